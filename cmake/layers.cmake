@@ -1,0 +1,34 @@
+# One static library a folder of src/. `mixtral_layer(nn ops)` makes mixtral_nn from src/nn/*.cc,
+# linked to mixtral_ops; what a folder links is what it may include (scripts/check_includes).
+add_library(mixtral_flags INTERFACE)
+target_include_directories(mixtral_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
+# Contraction is off so that a multiply-add is fused only where the code says so: results then do
+# not depend on the compiler's choices.
+target_compile_options(mixtral_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -ffp-contract=off>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${MIXTRAL_WERROR}>>:-Werror>)
+if(MIXTRAL_SANITIZE)
+  target_compile_options(mixtral_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MIXTRAL_SANITIZE} -fno-omit-frame-pointer
+                              -fno-sanitize-recover=all>)
+  target_link_options(mixtral_flags INTERFACE -fsanitize=${MIXTRAL_SANITIZE})
+endif()
+
+function(mixtral_layer name)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cc)
+  if(NOT sources)
+    add_library(mixtral_${name} INTERFACE)
+    set(scope INTERFACE)
+  else()
+    add_library(mixtral_${name} STATIC ${sources})
+    set(scope PUBLIC)
+  endif()
+  target_link_libraries(mixtral_${name} ${scope} mixtral_flags)
+  foreach(dependency ${ARGN})
+    if(TARGET mixtral_${dependency})
+      target_link_libraries(mixtral_${name} ${scope} mixtral_${dependency})
+    else()
+      target_link_libraries(mixtral_${name} ${scope} ${dependency})
+    endif()
+  endforeach()
+endfunction()
