@@ -96,7 +96,7 @@ inline f16::operator float() const {
   const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
   const uint32_t rest = bits & 0x7fffu;
   if (rest >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-  if (rest >= 0x400u) return std::bit_cast<float>(sign | (rest << 13) + 0x38000000u);
+  if (rest >= 0x400u) return std::bit_cast<float>(sign | ((rest << 13) + 0x38000000u));
   const float value = static_cast<float>(rest) * 0x1p-24f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
 }
