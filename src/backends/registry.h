@@ -1,0 +1,23 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace mixtral {
+
+/// Opens a device by name: "cpu", "ref", "cuda" or "cuda:1", or "auto" (the first GPU if this build
+/// has the CUDA backend and the machine one, else "cpu"). `threads` is the number of CPU threads, 0
+/// for one a core. Throws UsageError for an unknown name, or one that this build lacks.
+std::unique_ptr<Backend> make_backend(const std::string& device, int threads = 0);
+
+/// The names that make_backend accepts in this build, for help texts.
+std::vector<std::string> backend_names();
+
+/// A backend that computes nothing and whose memory is never touched: running a step on it measures
+/// exactly what the step would allocate. `like` answers for the device's memory figures.
+std::unique_ptr<Backend> make_planning_backend();
+
+}  // namespace mixtral

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+#include "ops/moe.h"
+#include "ops/norm.h"
+#include "ops/optim.h"
+#include "ops/vocab.h"
+#include "tensor/buffer.h"
+
+namespace mixtral {
+
+/// A recorded piece of work that can be done again on the same addresses.
+class Program {
+ public:
+  virtual ~Program() = default;
+  virtual void replay() = 0;
+};
+
+/// A device: its memory, and every op. Work is issued in order and may complete later; copies to
+/// the host and `synchronize` wait for it. One thread at a time may use a backend.
+class Backend : public Allocator {
+ public:
+  struct MemoryInfo {
+    int64_t total = 0;      // bytes of the device
+    int64_t available = 0;  // bytes that this process could still allocate
+  };
+
+  virtual std::string name() const = 0;         // "cpu", "ref", "cuda:0"
+  virtual std::string description() const = 0;  // the processor, its threads and instruction sets
+  virtual MemoryInfo memory() const = 0;
+
+  /// Copies between a tensor here and one in ordinary memory, of the same type and element count.
+  virtual void upload(const Tensor& host, const Tensor& device) = 0;
+  virtual void download(const Tensor& device, const Tensor& host) = 0;
+  virtual void synchronize() = 0;
+
+  /// Runs `work` once and keeps it for replay: a CUDA graph there, a plain call elsewhere.
+  virtual std::unique_ptr<Program> record(std::function<void()> work);
+
+  virtual void run(const ops::GroupedMatmul&) = 0;
+  virtual void run(const ops::GroupedMatmulInput&) = 0;
+  virtual void run(const ops::GroupedMatmulWeight&) = 0;
+  virtual void run(const ops::RmsNorm&) = 0;
+  virtual void run(const ops::RmsNormBackward&) = 0;
+  virtual void run(const ops::Rope&) = 0;
+  virtual void run(const ops::Attention&) = 0;
+  virtual void run(const ops::AttentionBackward&) = 0;
+  virtual void run(const ops::CacheAppend&) = 0;
+  virtual void run(const ops::CachedAttention&) = 0;
+  virtual void run(const ops::Route&) = 0;
+  virtual void run(const ops::RouteBackward&) = 0;
+  virtual void run(const ops::RouterStatistics&) = 0;
+  virtual void run(const ops::BalanceLoss&) = 0;
+  virtual void run(const ops::GatherRows&) = 0;
+  virtual void run(const ops::CombineRows&) = 0;
+  virtual void run(const ops::SwiGlu&) = 0;
+  virtual void run(const ops::SwiGluBackward&) = 0;
+  virtual void run(const ops::Embedding&) = 0;
+  virtual void run(const ops::EmbeddingBackward&) = 0;
+  virtual void run(const ops::CrossEntropy&) = 0;
+  virtual void run(const ops::SegmentSum&) = 0;
+  virtual void run(const ops::Sample&) = 0;
+  virtual void run(const ops::Advance&) = 0;
+  virtual void run(const ops::SquaredNorm&) = 0;
+  virtual void run(const ops::AdamW&) = 0;
+  virtual void run(const ops::Fill&) = 0;
+  virtual void run(const ops::Convert&) = 0;
+  virtual void run(const ops::AddScaled&) = 0;
+  virtual void run(const ops::RandomNormal&) = 0;
+  virtual void run(const ops::Dropout&) = 0;
+};
+
+}  // namespace mixtral

@@ -1,0 +1,49 @@
+#pragma once
+
+#include "ops/backend.h"
+#include "ops/profiler.h"
+
+namespace mixtral {
+
+/// What a computation needs: a device, room for activations, and how to compute. Passed by
+/// reference; `run` is the only place where work is issued.
+class Context {
+ public:
+  Context(Backend& backend, Arena& arena, Dtype dtype, Profiler* profiler = nullptr)
+      : backend_(backend), arena_(arena), dtype_(dtype), profiler_(profiler) {}
+
+  Backend& backend() { return backend_; }
+  Arena& arena() { return arena_; }
+  /// The type of activations.
+  Dtype dtype() const { return dtype_; }
+  /// The type of statistics beside them.
+  Dtype statistics() const { return ops::statistics_dtype(dtype_); }
+  /// How linear layers round the operands of their products (the router always takes them exact).
+  ops::Operands operands() const { return operands_; }
+  void set_operands(ops::Operands operands) { operands_ = operands; }
+
+  /// A tensor from the arena, of the activations' type unless another is named.
+  Tensor allocate(Shape shape) { return arena_.allocate(shape, dtype_); }
+  Tensor allocate(Shape shape, Dtype dtype) { return arena_.allocate(shape, dtype); }
+
+  template <class Op>
+  void run(const Op& op) {
+    check(op);
+    if (!profiler_) {
+      backend_.run(op);
+      return;
+    }
+    profiler_->begin();
+    backend_.run(op);
+    profiler_->end(Op::kName, cost(op));
+  }
+
+ private:
+  Backend& backend_;
+  Arena& arena_;
+  Dtype dtype_;
+  ops::Operands operands_ = ops::Operands::exact;
+  Profiler* profiler_;
+};
+
+}  // namespace mixtral

@@ -1,0 +1,57 @@
+#include "ops/matmul.h"
+
+namespace mixtral::ops {
+namespace {
+
+using detail::expect_dtype;
+using detail::expect_float;
+using detail::expect_shape;
+
+/// `narrow` is [N, I]; `wide` has N rows and at least begin + O columns; weight is [G, O, I].
+void check_product(const Tensor& narrow, const Tensor& wide, const Tensor& weight,
+                   const Tensor& offsets, int64_t begin) {
+  expect_shape("weight", weight, {-1, -1, -1});
+  expect_shape("x", narrow, {-1, weight.dim(2)});
+  expect_shape("y", wide, {narrow.dim(0), -1});
+  expect_float("x", narrow);
+  expect_float("y", wide);
+  expect_float("weight", weight);
+  CHECK(begin >= 0 && begin + weight.dim(1) <= wide.dim(1), "columns out of range");
+  if (offsets.empty()) {
+    CHECK(weight.dim(0) == 1, "several groups need offsets");
+  } else {
+    expect_shape("offsets", offsets, {weight.dim(0) + 1});
+    expect_dtype("offsets", offsets, Dtype::i32);
+  }
+}
+
+Cost cost_product(const Tensor& narrow, const Tensor& wide, const Tensor& weight) {
+  const auto rows = static_cast<double>(narrow.dim(0));
+  const auto outputs = static_cast<double>(weight.dim(1));
+  const auto inputs = static_cast<double>(weight.dim(2));
+  return {2 * rows * outputs * inputs,
+          static_cast<double>(narrow.bytes() + weight.bytes()) +
+              rows * outputs * static_cast<double>(size_of(wide.dtype()))};
+}
+
+}  // namespace
+
+void check(const GroupedMatmul& op) {
+  check_product(op.x, op.y, op.weight, op.offsets, op.y_begin);
+}
+void check(const GroupedMatmulInput& op) {
+  check_product(op.dx, op.dy, op.weight, op.offsets, op.dy_begin);
+}
+void check(const GroupedMatmulWeight& op) {
+  check_product(op.x, op.dy, op.dweight, op.offsets, op.dy_begin);
+  expect_dtype("dweight", op.dweight, statistics_dtype(op.x.dtype()));
+}
+Cost cost(const GroupedMatmul& op) { return cost_product(op.x, op.y, op.weight); }
+Cost cost(const GroupedMatmulInput& op) { return cost_product(op.dx, op.dy, op.weight); }
+Cost cost(const GroupedMatmulWeight& op) {
+  Cost c = cost_product(op.x, op.dy, op.dweight);
+  c.bytes += static_cast<double>(op.dweight.bytes());  // read and written
+  return c;
+}
+
+}  // namespace mixtral::ops

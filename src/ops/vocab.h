@@ -1,0 +1,95 @@
+#pragma once
+
+#include "ops/common.h"
+
+namespace mixtral::ops {
+
+/// A label that takes no part in the loss.
+inline constexpr int32_t kIgnoredLabel = -100;
+
+/// x[n] = table[tokens[n]]
+struct Embedding {
+  static constexpr std::string_view kName = "embedding";
+  Tensor table;   // [V, D] any floating-point type
+  Tensor tokens;  // [N] i32, each in [0, V)
+  Tensor x;       // [N, D]
+};
+
+/// dtable[tokens[n]] += dx[n]; rows that share a token are added in order of n.
+struct EmbeddingBackward {
+  static constexpr std::string_view kName = "embedding_backward";
+  Tensor dx;      // [N, D]
+  Tensor tokens;  // [N] i32
+  Tensor dtable;  // [V, D] statistics
+};
+
+/// loss[n] = log Σ_v exp(logits[n, v]) − logits[n, label], or 0 where the label is ignored;
+/// dlogits[n] = scale[n] · (softmax(logits[n]) − onehot(label)), or 0.
+struct CrossEntropy {
+  static constexpr std::string_view kName = "cross_entropy";
+  Tensor logits;   // [n, V] f64, f32 or bf16
+  Tensor labels;   // [n] i32
+  Tensor loss;     // [n] statistics
+  Tensor scale;    // [1] or [n] statistics; empty when no gradient is wanted
+  Tensor dlogits;  // [n, V], may alias logits; given exactly when scale is
+};
+
+/// y[s] = Σ x[starts[s] .. starts[s+1]]  (+= if accumulate); with empty starts, y[0] = Σ x.
+struct SegmentSum {
+  static constexpr std::string_view kName = "segment_sum";
+  Tensor x;       // [N] statistics
+  Tensor starts;  // [S+1] i32, or empty
+  Tensor y;       // [S] f64, or [1]
+  bool accumulate = false;
+};
+
+/// How one sequence's next token is drawn. Filters apply in this order: repetition penalty,
+/// temperature, top-k, top-p, min-p.
+struct SamplingSettings {
+  float temperature = 1;     // 0: the most probable token (ties to the lower id)
+  int32_t top_k = 0;         // 0: no limit
+  float top_p = 1;           // keep the smallest set of most probable tokens that reaches this mass
+  float min_p = 0;           // drop tokens less probable than this share of the most probable one
+  float repeat_penalty = 1;  // logits of tokens in `history`: divided if positive, else multiplied
+  float unused = 0;          // keeps the seed aligned
+  uint64_t seed = 0;
+};
+
+/// Draws a token per sequence from the filtered, renormalised distribution, by inversion of its
+/// cumulative sum in order of descending probability (ties to the lower id), with the uniform
+/// number philox(seed, 0, positions[s]): the draw depends on nothing but seed, position and logits.
+struct Sample {
+  static constexpr std::string_view kName = "sample";
+  Tensor logits;     // [S, V] statistics
+  Tensor settings;   // [S, sizeof(SamplingSettings)] u8
+  Tensor history;    // [S, W] i32, −1 where there is none; or empty
+  Tensor positions;  // [S] i32: the position of the token whose logits these are
+  Tensor tokens;     // [S] i32, assigned
+  Tensor
+      log_probability;  // [S]: log softmax(logits) of the drawn token, before any filter; or empty
+};
+
+/// One step of a decoding loop, on the device: the drawn tokens become the next inputs.
+///   inputs = drawn; positions += 1; history[s, positions[s] mod W] = drawn[s]
+struct Advance {
+  static constexpr std::string_view kName = "advance";
+  Tensor drawn;      // [S] i32
+  Tensor inputs;     // [S] i32
+  Tensor positions;  // [S] i32
+  Tensor history;    // [S, W] i32, or empty
+};
+
+void check(const Embedding&);
+void check(const EmbeddingBackward&);
+void check(const CrossEntropy&);
+void check(const SegmentSum&);
+void check(const Sample&);
+void check(const Advance&);
+Cost cost(const Embedding&);
+Cost cost(const EmbeddingBackward&);
+Cost cost(const CrossEntropy&);
+Cost cost(const SegmentSum&);
+Cost cost(const Sample&);
+Cost cost(const Advance&);
+
+}  // namespace mixtral::ops
