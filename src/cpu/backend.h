@@ -1,0 +1,52 @@
+#pragma once
+
+#include "base/threads.h"
+#include "ops/host_backend.h"
+
+namespace mixtral::cpu {
+
+/// The processor: threads and SIMD kernels, chosen at run time for the instruction sets it has. The
+/// same inputs give the same bits with any number of threads and any batch around a row.
+class CpuBackend final : public HostBackend {
+ public:
+  explicit CpuBackend(int threads = 0) : pool_(threads) {}
+  std::string name() const override { return "cpu"; }
+  std::string description() const override;  // "AMD EPYC, 2 threads, AVX3_ZEN4"
+
+  void run(const ops::GroupedMatmul&) override;
+  void run(const ops::GroupedMatmulInput&) override;
+  void run(const ops::GroupedMatmulWeight&) override;
+  void run(const ops::RmsNorm&) override;
+  void run(const ops::RmsNormBackward&) override;
+  void run(const ops::Rope&) override;
+  void run(const ops::Attention&) override;
+  void run(const ops::AttentionBackward&) override;
+  void run(const ops::CacheAppend&) override;
+  void run(const ops::CachedAttention&) override;
+  void run(const ops::Route&) override;
+  void run(const ops::RouteBackward&) override;
+  void run(const ops::RouterStatistics&) override;
+  void run(const ops::BalanceLoss&) override;
+  void run(const ops::GatherRows&) override;
+  void run(const ops::CombineRows&) override;
+  void run(const ops::SwiGlu&) override;
+  void run(const ops::SwiGluBackward&) override;
+  void run(const ops::Embedding&) override;
+  void run(const ops::EmbeddingBackward&) override;
+  void run(const ops::CrossEntropy&) override;
+  void run(const ops::SegmentSum&) override;
+  void run(const ops::Sample&) override;
+  void run(const ops::Advance&) override;
+  void run(const ops::SquaredNorm&) override;
+  void run(const ops::AdamW&) override;
+  void run(const ops::Fill&) override;
+  void run(const ops::Convert&) override;
+  void run(const ops::AddScaled&) override;
+  void run(const ops::RandomNormal&) override;
+  void run(const ops::Dropout&) override;
+
+ private:
+  ThreadPool pool_;
+};
+
+}  // namespace mixtral::cpu
