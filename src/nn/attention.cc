@@ -1,0 +1,83 @@
+#include "nn/attention.h"
+
+#include <cmath>
+
+namespace mixtral::nn {
+
+void Attention::forward(Context& ctx, const Tensor& x, const Sequences& sequences,
+                        const CacheView& cache, const Tensor& y, Saved* saved) const {
+  const ArenaScope scope(ctx.arena());
+  const int64_t n = x.dim(0);
+  Saved local;
+  if (!saved) {
+    local.qkv = ctx.allocate({n, heads.columns()});
+    local.out = ctx.allocate({n, int64_t{heads.query} * heads.width});
+  }
+  const Saved& s = saved ? *saved : local;
+  const double scale = 1 / std::sqrt(static_cast<double>(heads.width));
+
+  qkv->forward(ctx, x, {}, s.qkv);
+  ctx.run(ops::Rope{
+      .qkv = s.qkv, .positions = sequences.positions, .table = rope_table, .heads = heads});
+  if (cache.keys) {
+    ctx.run(ops::CacheAppend{.qkv = s.qkv,
+                             .positions = sequences.positions,
+                             .slots = sequences.slots,
+                             .keys = cache.keys,
+                             .values = cache.values,
+                             .heads = heads});
+    ctx.run(ops::CachedAttention{.qkv = s.qkv,
+                                 .positions = sequences.positions,
+                                 .slots = sequences.slots,
+                                 .keys = cache.keys,
+                                 .values = cache.values,
+                                 .out = s.out,
+                                 .heads = heads,
+                                 .window = window,
+                                 .scale = scale});
+  } else {
+    ctx.run(ops::Attention{.qkv = s.qkv,
+                           .sequence_starts = sequences.starts,
+                           .out = s.out,
+                           .log_sum = s.log_sum,
+                           .heads = heads,
+                           .window = window,
+                           .scale = scale,
+                           .longest = sequences.longest});
+  }
+  output->forward(ctx, s.out, {}, y);
+}
+
+void Attention::backward(Context& ctx, const Tensor& dy, const Tensor& x,
+                         const Sequences& sequences, const Saved& saved, const Tensor& dx) const {
+  const ArenaScope scope(ctx.arena());
+  const Tensor dout = ctx.allocate(saved.out.shape());
+  const Tensor dqkv = ctx.allocate(saved.qkv.shape());
+  const Tensor delta = ctx.allocate(saved.log_sum.shape(), ctx.statistics());
+
+  output->backward(ctx, dy, saved.out, {}, dout, Write::assign);
+  ctx.run(ops::AttentionBackward{.qkv = saved.qkv,
+                                 .sequence_starts = sequences.starts,
+                                 .out = saved.out,
+                                 .log_sum = saved.log_sum,
+                                 .dout = dout,
+                                 .dqkv = dqkv,
+                                 .delta = delta,
+                                 .heads = heads,
+                                 .window = window,
+                                 .scale = 1 / std::sqrt(static_cast<double>(heads.width)),
+                                 .longest = sequences.longest});
+  ctx.run(ops::Rope{.qkv = dqkv,
+                    .positions = sequences.positions,
+                    .table = rope_table,
+                    .heads = heads,
+                    .inverse = true});
+  qkv->backward(ctx, dqkv, x, {}, dx, Write::assign);
+}
+
+void Attention::for_each_parameter(const ParameterVisitor& visit) {
+  qkv->for_each_parameter(visit);
+  output->for_each_parameter(visit);
+}
+
+}  // namespace mixtral::nn

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+
+#include "nn/projection.h"
+
+namespace mixtral::nn {
+
+/// Which tokens of which sequences a computation is about: N tokens of S sequences end to end.
+struct Sequences {
+  Tensor positions;     // [N] i32: of each token in its sequence
+  Tensor starts;        // [S+1] i32: where each sequence begins among the tokens
+  Tensor slots;         // [N] i32: the cache slot of each token's sequence; empty without a cache
+  int64_t longest = 0;  // an upper bound of the sequences' lengths
+};
+
+/// One layer's keys and values of earlier tokens. Empty tensors: no cache.
+struct CacheView {
+  Tensor keys;    // [slots, C, G, h]
+  Tensor values;  // [slots, C, G, h]
+};
+
+/// Grouped-query attention with rotary positions:
+///   q, k, v = x Wqkvᵀ;  out = softmax(scale · rope(q) rope(k)ᵀ, causal) v Woᵀ
+class Attention {
+ public:
+  struct Saved {
+    Tensor qkv;      // [N, (H + 2G) h], rotated
+    Tensor out;      // [N, H h], before the output projection
+    Tensor log_sum;  // [N, H]
+  };
+
+  ops::Heads heads;
+  int64_t window = 0;
+  Tensor rope_table;                   // [P, 2, h/2]
+  std::unique_ptr<Projection> qkv;     // [(H + 2G) h, D]
+  std::unique_ptr<Projection> output;  // [D, H h]
+
+  /// y [N, D] from the normed x [N, D]. With a cache, new tokens are appended and see what it
+  /// holds.
+  void forward(Context& ctx, const Tensor& x, const Sequences& sequences, const CacheView& cache,
+               const Tensor& y, Saved* saved) const;
+  /// dx [N, D] is assigned.
+  void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Sequences& sequences,
+                const Saved& saved, const Tensor& dx) const;
+
+  void for_each_parameter(const ParameterVisitor& visit);
+};
+
+}  // namespace mixtral::nn

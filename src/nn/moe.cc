@@ -1,0 +1,99 @@
+#include "nn/moe.h"
+
+namespace mixtral::nn {
+
+MixtureOfExperts::Saved MixtureOfExperts::allocate_saved(Context& ctx, int64_t n) const {
+  const int64_t k = experts_per_token, e = router->outputs(), rows = n * k;
+  return {.logits = ctx.allocate({n, e}, ctx.statistics()),
+          .weights = ctx.allocate({n, k}, ctx.statistics()),
+          .expert = ctx.allocate({n, k}, Dtype::i32),
+          .slot = ctx.allocate({n, k}, Dtype::i32),
+          .source = ctx.allocate({rows}, Dtype::i32),
+          .offsets = ctx.allocate({e + 1}, Dtype::i32),
+          .gate_up = ctx.allocate({rows, gate_up->outputs()})};
+}
+
+void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& residual,
+                               const Tensor& out, Saved* saved, const RouterReport* report) const {
+  const ArenaScope scope(ctx.arena());
+  const int64_t n = x.dim(0), d = x.dim(1), rows = n * experts_per_token;
+  const Saved s = saved ? *saved : allocate_saved(ctx, n);
+
+  router->forward(ctx, x, {}, s.logits);
+  ctx.run(ops::Route{.logits = s.logits,
+                     .weights = s.weights,
+                     .expert = s.expert,
+                     .slot = s.slot,
+                     .source = s.source,
+                     .offsets = s.offsets});
+  if (report) {
+    ctx.run(ops::RouterStatistics{.logits = s.logits,
+                                  .offsets = s.offsets,
+                                  .load = report->load,
+                                  .importance = report->importance,
+                                  .z = report->z,
+                                  .entropy = report->entropy});
+  }
+  const Tensor h = ctx.allocate({rows, down->inputs()});
+  {
+    const ArenaScope gathered(ctx.arena());
+    const Tensor xs = ctx.allocate({rows, d});
+    ctx.run(ops::GatherRows{.x = x, .source = s.source, .y = xs, .divisor = experts_per_token});
+    gate_up->forward(ctx, xs, s.offsets, s.gate_up);
+  }
+  ctx.run(ops::SwiGlu{.gate_up = s.gate_up, .weights = s.weights, .source = s.source, .h = h});
+  const Tensor ys = ctx.allocate({rows, d});
+  down->forward(ctx, h, s.offsets, ys);
+  ctx.run(ops::CombineRows{.y = ys, .slot = s.slot, .residual = residual, .out = out});
+}
+
+void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& x,
+                                const Saved& saved, const RouterGradient& losses,
+                                const Tensor& dx) const {
+  const ArenaScope scope(ctx.arena());
+  const int64_t rows = saved.source.dim(0), d = x.dim(1);
+  const Tensor dweights = ctx.allocate(saved.weights.shape(), ctx.statistics());
+  const Tensor d_gate_up = ctx.allocate(saved.gate_up.shape());
+  {
+    // h is not kept: recomputing it costs an elementwise pass, keeping it a third more memory.
+    const ArenaScope hidden(ctx.arena());
+    const Tensor dys = ctx.allocate({rows, d});
+    const Tensor h = ctx.allocate({rows, down->inputs()});
+    const Tensor dh = ctx.allocate(h.shape());
+    ctx.run(
+        ops::GatherRows{.x = dout, .source = saved.source, .y = dys, .divisor = experts_per_token});
+    ctx.run(ops::SwiGlu{
+        .gate_up = saved.gate_up, .weights = saved.weights, .source = saved.source, .h = h});
+    down->backward(ctx, dys, h, saved.offsets, dh, Write::assign);
+    ctx.run(ops::SwiGluBackward{.gate_up = saved.gate_up,
+                                .weights = saved.weights,
+                                .source = saved.source,
+                                .dh = dh,
+                                .d_gate_up = d_gate_up,
+                                .dweights = dweights});
+  }
+  const Tensor xs = ctx.allocate({rows, d});
+  const Tensor dxs = ctx.allocate({rows, d});
+  ctx.run(ops::GatherRows{.x = x, .source = saved.source, .y = xs, .divisor = experts_per_token});
+  gate_up->backward(ctx, d_gate_up, xs, saved.offsets, dxs, Write::assign);
+  ctx.run(ops::CombineRows{.y = dxs, .slot = saved.slot, .out = dx});
+
+  const Tensor dlogits = ctx.allocate(saved.logits.shape(), ctx.statistics());
+  ctx.run(ops::RouteBackward{.logits = saved.logits,
+                             .weights = saved.weights,
+                             .expert = saved.expert,
+                             .dweights = dweights,
+                             .dprobability = losses.dprobability,
+                             .dlogits = dlogits,
+                             .z_scale = losses.z_scale});
+  // x reaches the loss through the experts and through the router: the second path joins here.
+  router->backward(ctx, dlogits, x, {}, dx, Write::accumulate);
+}
+
+void MixtureOfExperts::for_each_parameter(const ParameterVisitor& visit) {
+  router->for_each_parameter(visit);
+  gate_up->for_each_parameter(visit);
+  down->for_each_parameter(visit);
+}
+
+}  // namespace mixtral::nn

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+
+#include "nn/projection.h"
+
+namespace mixtral::nn {
+
+/// What a layer's router did, per ops::RouterStatistics; empty tensors where nobody asks.
+struct RouterReport {
+  Tensor load;        // [E]
+  Tensor importance;  // [E]
+  Tensor z;           // [1]
+  Tensor entropy;     // [1]
+};
+
+/// The gradient that the router receives from its own losses (ops::RouteBackward).
+struct RouterGradient {
+  Tensor dprobability;  // [E], or empty
+  double z_scale = 0;
+};
+
+/// A sparse mixture of SwiGLU experts:
+///   out = residual + Σ_{e in top-k} w_e · (silu(x W1ᵀ) · (x W3ᵀ)) W2ᵀ
+class MixtureOfExperts {
+ public:
+  struct Saved {
+    Tensor logits;   // [N, E] statistics
+    Tensor weights;  // [N, k] statistics
+    Tensor expert;   // [N, k] i32
+    Tensor slot;     // [N, k] i32
+    Tensor source;   // [R] i32
+    Tensor offsets;  // [E+1] i32
+    Tensor gate_up;  // [R, 2F]
+  };
+
+  int64_t experts_per_token = 2;        // k
+  std::unique_ptr<Projection> router;   // [E, D]
+  std::unique_ptr<Projection> gate_up;  // [E, 2F, D]: w1's rows, then w3's
+  std::unique_ptr<Projection> down;     // [E, D, F]
+
+  /// out [N, D] from the normed x [N, D]; out may alias residual.
+  void forward(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& out,
+               Saved* saved, const RouterReport* report) const;
+  /// dx [N, D] is assigned. `dout` is also the residual's gradient, which the caller keeps.
+  void backward(Context& ctx, const Tensor& dout, const Tensor& x, const Saved& saved,
+                const RouterGradient& losses, const Tensor& dx) const;
+
+  /// Room for what backward needs.
+  Saved allocate_saved(Context& ctx, int64_t tokens) const;
+  void for_each_parameter(const ParameterVisitor& visit);
+};
+
+}  // namespace mixtral::nn

@@ -1,0 +1,115 @@
+#include "nn/parameter.h"
+
+#include <cmath>
+#include <utility>
+
+namespace mixtral::nn {
+namespace {
+
+constexpr int64_t kAlignment =
+    64;  // elements between parameters of a group: whole vectors and tiles
+
+int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
+
+/// FNV-1a: a stable number for a name.
+uint64_t hash(const std::string& text) {
+  uint64_t h = 0xcbf29ce484222325u;
+  for (unsigned char c : text) h = (h ^ c) * 0x100000001b3u;
+  return h;
+}
+
+}  // namespace
+
+Parameter make_parameter(std::string name, Shape shape, Role role) {
+  Parameter parameter;
+  parameter.shape = shape;
+  parameter.role = role;
+  parameter.parts.push_back({std::move(name), 0, shape});
+  return parameter;
+}
+
+ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, Dtype values,
+                               Dtype gradients) {
+  for (const bool trainable : {true, false}) {
+    for (const bool decay : {true, false}) {
+      auto in_group = [&](const Parameter& p) {
+        return p.value.empty() && p.trainable == trainable && p.decays() == decay;
+      };
+      int64_t count = 0;
+      source([&](Parameter& p) {
+        if (in_group(p)) count += aligned(p.shape.numel());
+      });
+      if (count == 0) continue;
+      Group group;
+      group.decay = decay;
+      group.trainable = trainable;
+      buffers_.emplace_back(backend, count * size_of(values));
+      group.value = buffers_.back().tensor({count}, values);
+      // The gaps between parameters must hold numbers: the optimizer and the norm run over them.
+      backend.run(ops::Fill{.x = group.value});
+      if (trainable) {
+        buffers_.emplace_back(backend, count * size_of(gradients));
+        group.grad = buffers_.back().tensor({count}, gradients);
+        backend.run(ops::Fill{.x = group.grad});
+      }
+      int64_t offset = 0;
+      source([&](Parameter& p) {
+        if (!in_group(p)) return;
+        p.value = group.value.view(offset, p.shape);
+        if (trainable) p.grad = group.grad.view(offset, p.shape);
+        offset += aligned(p.shape.numel());
+      });
+      groups_.push_back(group);
+    }
+  }
+}
+
+int64_t ParameterStore::value_bytes() const {
+  int64_t bytes = 0;
+  for (const Group& group : groups_) bytes += group.value.bytes();
+  return bytes;
+}
+
+int64_t ParameterStore::gradient_bytes() const {
+  int64_t bytes = 0;
+  for (const Group& group : groups_) bytes += group.grad.bytes();
+  return bytes;
+}
+
+void ParameterStore::zero_gradients(Backend& backend) const {
+  for (const Group& group : groups_)
+    if (group.grad) backend.run(ops::Fill{.x = group.grad});
+}
+
+void initialise(Backend& backend, const ParameterSource& source, const Initialisation& how) {
+  source([&](Parameter& p) {
+    for (const auto& part : p.parts) {
+      const Tensor value = p.value_of(part);
+      auto normal = [&](double deviation) {
+        backend.run(ops::RandomNormal{
+            .x = value, .seed = how.seed, .stream = hash(part.name), .deviation = deviation});
+      };
+      switch (p.role) {
+        case Role::norm:
+          backend.run(ops::Fill{.x = value, .value = 1});
+          break;
+        case Role::lora_b:
+          backend.run(ops::Fill{.x = value, .value = 0});
+          break;
+        case Role::lora_a:
+          normal(1 / std::sqrt(static_cast<double>(part.shape[part.shape.rank() - 1])));
+          break;
+        case Role::embedding:
+          normal(how.embedding_deviation);
+          break;
+        case Role::residual_projection:
+          normal(how.residual_deviation);
+          break;
+        default:
+          normal(how.deviation);
+      }
+    }
+  });
+}
+
+}  // namespace mixtral::nn

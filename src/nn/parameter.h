@@ -1,0 +1,83 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace mixtral::nn {
+
+/// What a parameter is for: decides how it starts, and whether weight decay applies (to matrices).
+enum class Role { embedding, norm, projection, residual_projection, router, head, lora_a, lora_b };
+
+/// A learnable tensor. In memory it may hold several of the tensors that stand in a model's files
+/// (queries, keys and values packed into one; all experts of a layer): `parts` names those.
+struct Parameter {
+  struct Part {
+    std::string name;    // in a Hugging Face model file
+    int64_t offset = 0;  // first element, in the parameter
+    Shape shape;
+  };
+
+  Shape shape;
+  Role role = Role::projection;
+  std::vector<Part> parts;
+  std::string packed_name;  // transformers 5's name of the whole, where it has one; else empty
+  bool trainable = true;
+
+  Tensor value;  // set by ParameterStore
+  Tensor grad;   // empty when frozen
+
+  bool decays() const { return role != Role::norm; }
+  Tensor value_of(const Part& part) const { return value.view(part.offset, part.shape); }
+  Tensor grad_of(const Part& part) const {
+    return grad ? grad.view(part.offset, part.shape) : Tensor();
+  }
+};
+
+using ParameterVisitor = std::function<void(Parameter&)>;
+using ParameterSource = std::function<void(const ParameterVisitor&)>;
+
+/// One part of a parameter, with shape and name: the whole of it.
+Parameter make_parameter(std::string name, Shape shape, Role role);
+
+/// Gives parameters their memory: each group (matrices that decay, vectors that do not) of values
+/// and of gradients is one buffer, so that the optimizer, clipping and reductions are single
+/// launches.
+class ParameterStore {
+ public:
+  struct Group {
+    Tensor value;  // [n]
+    Tensor grad;   // [n], or empty when no parameter of the group is trainable
+    bool decay = false;
+    bool trainable = false;
+  };
+
+  /// Lays out every parameter that `source` enumerates and that has no memory yet, and points
+  /// `value` and `grad` into it. Values are undefined; gradients of the type `gradients` start at
+  /// 0.
+  ParameterStore(Backend& backend, const ParameterSource& source, Dtype values, Dtype gradients);
+
+  const std::vector<Group>& groups() const { return groups_; }
+  int64_t value_bytes() const;
+  int64_t gradient_bytes() const;
+  void zero_gradients(Backend& backend) const;
+
+ private:
+  std::vector<Buffer> buffers_;
+  std::vector<Group> groups_;
+};
+
+/// Draws starting values: normal with deviation `deviation` for matrices, the residual outputs
+/// (o_proj and w2) with `residual_deviation`, ones for norms, zeros for LoRA's B. A part's numbers
+/// depend on (seed, its name) alone, not on how it is packed.
+struct Initialisation {
+  uint64_t seed = 0;
+  double deviation = 0.02;
+  double residual_deviation = 0.02;
+  double embedding_deviation = 0.02;
+};
+void initialise(Backend& backend, const ParameterSource& source, const Initialisation& how);
+
+}  // namespace mixtral::nn
