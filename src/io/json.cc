@@ -67,7 +67,8 @@ std::string_view describe(simdjson::error_code code) {
   }
 }
 
-// What an error shows of a key or string that may be hostile: short, and without control codes.
+}  // namespace
+
 std::string printable(std::string_view text) {
   std::string shown;
   for (const char c : text.substr(0, kLongestShown))
@@ -79,8 +80,6 @@ std::string printable(std::string_view text) {
   }
   return shown;
 }
-
-}  // namespace
 
 /// Walks simdjson's lazy document once, checks all that it leaves unchecked, and builds the tree.
 class JsonReader {

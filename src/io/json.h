@@ -17,6 +17,10 @@ struct JsonLimits {
   int depth = 64;  // arrays and objects within one another; at most 512
 };
 
+/// What an error shows of text that may be hostile: at most 80 bytes, control codes as '?', whole
+/// characters.
+std::string printable(std::string_view text);
+
 /// An immutable parsed JSON value; copies share their contents. Parsing is strict (RFC 8259): valid
 /// UTF-8 without lone surrogates, no byte order mark, no trailing text, no duplicate keys, limited
 /// depth, finite numbers. Every value knows where it stood, so that errors name source and key.

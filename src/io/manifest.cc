@@ -1,0 +1,90 @@
+#include "io/manifest.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "io/json.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool stays_inside(const fs::path& name) {
+  if (name.empty() || name.is_absolute()) return false;
+  for (const auto& part : name)
+    if (part == ".." || part == ".") return false;
+  return true;
+}
+
+FileChecksum read_checksum(const Json& json) {
+  FileChecksum sum;
+  const int64_t bytes = json.at("bytes").as_int();
+  if (bytes < 0)
+    throw Error(fmt::format("{}: expected a size, found {}", json.at("bytes").where(), bytes));
+  sum.bytes = static_cast<uint64_t>(bytes);
+  const std::string& hex = json.at("xxh3").as_string();
+  const auto [end, error] = std::from_chars(hex.data(), hex.data() + hex.size(), sum.xxh3, 16);
+  if (hex.size() != 16 || error != std::errc() || end != hex.data() + hex.size())
+    throw Error(fmt::format("{}: expected 16 hexadecimal digits, found \"{}\"",
+                            json.at("xxh3").where(), printable(hex)));
+  return sum;
+}
+
+}  // namespace
+
+Manifest Manifest::of_directory(const fs::path& directory) {
+  Manifest manifest;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const std::string name = entry.path().lexically_relative(directory).generic_string();
+    if (entry.is_regular_file() && name != kFileName && name.find(".tmp-") == std::string::npos)
+      manifest.add(name, checksum_file(entry.path()));
+  }
+  return manifest;
+}
+
+Manifest Manifest::load(const fs::path& directory) {
+  const Json json = Json::load(directory / kFileName);
+  Manifest manifest;
+  for (const auto& [name, value] : json.members()) {
+    if (!stays_inside(name))
+      throw Error(fmt::format("{}: expected a name inside the directory", value.where()));
+    manifest.add(name, read_checksum(value));
+  }
+  return manifest;
+}
+
+void Manifest::save(const fs::path& directory) const {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [name, sum] : files_) json[name] = {{"bytes", sum.bytes}, {"xxh3", sum.hex()}};
+  write_file(directory / kFileName, json.dump(2) + "\n");
+}
+
+void Manifest::verify(const fs::path& directory) const {
+  for (const auto& [name, expected] : files_) {
+    const fs::path path = directory / name;
+    std::error_code error;
+    const uint64_t bytes = fs::file_size(path, error);
+    if (error)
+      throw Error(fmt::format("{} is named by {} but cannot be read: {}", path.string(), kFileName,
+                              error.message()));
+    if (bytes != expected.bytes)
+      throw Error(fmt::format("{} is damaged: it has {} bytes, but {} says {}", path.string(),
+                              bytes, kFileName, expected.bytes));
+  }
+  for (const auto& [name, expected] : files_) {
+    const fs::path path = directory / name;
+    const FileChecksum found = checksum_file(path);
+    if (found != expected)
+      throw Error(fmt::format("{} is damaged: its checksum is {}, but {} says {}", path.string(),
+                              found.hex(), kFileName, expected.hex()));
+  }
+}
+
+void verify_manifest(const fs::path& directory) { Manifest::load(directory).verify(directory); }
+
+}  // namespace mixtral
