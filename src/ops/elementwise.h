@@ -26,9 +26,10 @@ struct AddScaled {
   double scale = 1;
 };
 
-/// x[i] ~ N(0, deviation²): element i is Box-Muller's cosine branch on the words 2·(i mod 2) and
-/// 2·(i mod 2) + 1 of philox(seed, stream, i / 2); the same numbers on every backend up to
-/// rounding.
+/// x[i] ~ N(0, deviation²): element i is Box-Muller's cosine branch,
+///   deviation · sqrt(−2 log unit_float_open(a)) · cos(2π unit_float(b)),
+/// on words a = 2·(i mod 2) and b = a + 1 of philox(seed, stream, i / 2); the same numbers on every
+/// backend up to rounding.
 struct RandomNormal {
   static constexpr std::string_view kName = "random_normal";
   Tensor x;  // any floating-point type
@@ -38,7 +39,7 @@ struct RandomNormal {
 };
 
 /// y[i] = x[i] / (1 − p) with probability 1 − p, else 0; kept when unit_float(word i mod 4 of
-/// philox(seed, stream, i / 4)) >= p. The gradient is the same op on dy.
+/// philox(seed, stream, i / 4)) >= p, compared in f64. The gradient is the same op on dy.
 struct Dropout {
   static constexpr std::string_view kName = "dropout";
   Tensor x;

@@ -10,8 +10,8 @@ namespace mixtral::ops {
 // inverse, the row of assignment (n, j); with both, every gather, scatter and gradient below reads
 // what it needs and writes each output once, without atomics.
 
-/// probabilities = softmax over all E logits; the k largest are chosen (ties to the lower index, in
-/// descending order) and renormalised to sum to 1; then rows are sorted by expert.
+/// probabilities = softmax over all E logits; those of the k largest logits are chosen (ties to the
+/// lower index, in descending order) and renormalised to sum to 1; then rows are sorted by expert.
 struct Route {
   static constexpr std::string_view kName = "route";
   Tensor logits;   // [N, E] statistics

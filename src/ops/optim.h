@@ -1,6 +1,9 @@
 #pragma once
 
+#include <bit>
+
 #include "ops/common.h"
+#include "tensor/dtype.h"
 
 namespace mixtral::ops {
 
@@ -12,13 +15,22 @@ struct SquaredNorm {
   bool accumulate = false;
 };
 
+/// A value rounded to bf16 stochastically: up with the probability of the part that is cut off.
+/// Uses the low 16 bits of `word`. Infinities and NaN convert as usual.
+inline bf16 round_stochastically(float value, uint32_t word) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7f800000u) == 0x7f800000u) return bf16(value);
+  return bf16(std::bit_cast<float>((bits + (word & 0xffffu)) & 0xffff0000u));
+}
+
 /// AdamW with decoupled weight decay (Loshchilov & Hutter 2019), as PyTorch computes it:
 ///   g = grad · min(1, clip / (sqrt(squared_norm) + 1e-6))            (clip = 0: no clipping)
 ///   value −= lr · weight_decay · value
 ///   m = β1 m + (1 − β1) g;   v = β2 v + (1 − β2) g²
 ///   value −= lr · (m / (1 − β1^t)) / (sqrt(v / (1 − β2^t)) + eps)
 /// Nothing changes when squared_norm is not finite: a bad step is skipped without asking the host.
-/// m and v may be bf16; they are then rounded stochastically, with philox(seed, t, element).
+/// m and v may be bf16; they are then rounded to f32 and from there stochastically, with words 0
+/// (for m) and 1 (for v) of philox(seed, t, element); the update uses them as they were before.
 struct AdamW {
   static constexpr std::string_view kName = "adamw";
   Tensor value;         // [n] statistics type: the parameters, or their master copy
