@@ -1,0 +1,63 @@
+#include "model/batch.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace mixtral {
+
+int64_t HostBatch::longest() const {
+  int32_t most = 0;
+  for (size_t s = 1; s < sequence_starts.size(); ++s)
+    most = std::max(most, sequence_starts[s] - sequence_starts[s - 1]);
+  return most;
+}
+
+int64_t HostBatch::label_count() const {
+  return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
+}
+
+void HostBatch::append(std::span<const int32_t> sequence, std::span<const int32_t> targets) {
+  CHECK(targets.empty() || targets.size() == sequence.size());
+  if (sequence_starts.empty()) sequence_starts.push_back(0);
+  const auto& source = targets.empty() ? sequence : targets;
+  for (size_t i = 0; i < sequence.size(); ++i) {
+    tokens.push_back(sequence[i]);
+    positions.push_back(static_cast<int32_t>(i));
+    labels.push_back(i + 1 < sequence.size() ? source[i + 1] : ops::kIgnoredLabel);
+  }
+  sequence_starts.push_back(static_cast<int32_t>(tokens.size()));
+}
+
+Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t context) {
+  for (size_t i = 0; i < host.tokens.size(); ++i) {
+    if (host.tokens[i] < 0 || host.tokens[i] >= vocabulary)
+      throw Error(
+          fmt::format("token id {} is outside the model's vocabulary of {}; use the model's "
+                      "own tokenizer",
+                      host.tokens[i], vocabulary));
+    if (host.positions[i] < 0 || host.positions[i] >= context)
+      throw Error(
+          fmt::format("a sequence of {} tokens does not fit a context of {}; shorten it, or "
+                      "raise --context",
+                      host.positions[i] + 1, context));
+  }
+  auto send = [&](const std::vector<int32_t>& values) {
+    if (values.empty()) return Tensor();
+    const Tensor device = ctx.allocate({static_cast<int64_t>(values.size())}, Dtype::i32);
+    // The view is only read from.
+    ctx.backend().upload(Tensor(const_cast<int32_t*>(values.data()), device.shape(), Dtype::i32),
+                         device);
+    return device;
+  };
+  Batch batch;
+  batch.tokens = send(host.tokens);
+  batch.labels = send(host.labels);
+  batch.sequences = {.positions = send(host.positions),
+                     .starts = send(host.sequence_starts),
+                     .slots = send(host.slots),
+                     .longest = host.longest()};
+  return batch;
+}
+
+}  // namespace mixtral

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nn/attention.h"
+#include "ops/context.h"
+
+namespace mixtral {
+
+/// N tokens of S sequences end to end, in ordinary memory.
+struct HostBatch {
+  std::vector<int32_t> tokens;           // [N]
+  std::vector<int32_t> labels;           // [N]: the token that should come next, or −100; or empty
+  std::vector<int32_t> positions;        // [N]: from 0 in each sequence, or from a cache's length
+  std::vector<int32_t> sequence_starts;  // [S+1]
+  std::vector<int32_t> slots;            // [N]: cache slots; or empty
+
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t sequences() const { return static_cast<int64_t>(sequence_starts.size()) - 1; }
+  int64_t longest() const;      // tokens of the longest sequence
+  int64_t label_count() const;  // labels that take part in the loss
+
+  /// Appends one sequence. `labels` are per position as in Hugging Face's data, not shifted: the
+  /// label of position i is what position i − 1 must predict. Empty: every token is one.
+  void append(std::span<const int32_t> sequence, std::span<const int32_t> labels = {});
+};
+
+/// The same on the device, in the context's arena.
+struct Batch {
+  Tensor tokens;  // [N] i32
+  Tensor labels;  // [N] i32, or empty
+  nn::Sequences sequences;
+
+  int64_t size() const { return tokens.dim(0); }
+};
+
+/// Copies a batch to the device. Tokens outside [0, vocabulary) and positions outside [0, context)
+/// are refused (Error), since kernels index with them.
+Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t context);
+
+}  // namespace mixtral

@@ -1,0 +1,192 @@
+#include "model/mixtral.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace mixtral {
+namespace {
+
+using nn::Parameter;
+using nn::Role;
+
+/// Rows packed one after another: each part is `rows` of width `columns`.
+Parameter pack_rows(std::vector<std::pair<std::string, int64_t>> parts, int64_t columns,
+                    Role role) {
+  Parameter parameter;
+  parameter.role = role;
+  int64_t rows = 0;
+  for (auto& [name, count] : parts) {
+    parameter.parts.push_back({std::move(name), rows * columns, {count, columns}});
+    rows += count;
+  }
+  parameter.shape = {rows, columns};
+  return parameter;
+}
+
+Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table) {
+  const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const std::string moe = prefix + "block_sparse_moe.";
+  Block block;
+  block.eps = c.rms_norm_eps;
+  block.attention_norm = nn::make_parameter(prefix + "input_layernorm.weight", {d}, Role::norm);
+  block.experts_norm =
+      nn::make_parameter(prefix + "post_attention_layernorm.weight", {d}, Role::norm);
+
+  block.attention.heads = {.query = static_cast<int>(c.num_heads),
+                           .kv = static_cast<int>(c.num_kv_heads),
+                           .width = static_cast<int>(c.head_dim)};
+  block.attention.window = c.sliding_window;
+  block.attention.rope_table = rope_table;
+  const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  block.attention.qkv =
+      std::make_unique<nn::Dense>(pack_rows({{prefix + "self_attn.q_proj.weight", q},
+                                             {prefix + "self_attn.k_proj.weight", kv},
+                                             {prefix + "self_attn.v_proj.weight", kv}},
+                                            d, Role::projection));
+  block.attention.output = std::make_unique<nn::Dense>(
+      nn::make_parameter(prefix + "self_attn.o_proj.weight", {d, q}, Role::residual_projection));
+
+  Parameter gate_up, down;
+  gate_up.shape = {e, 2 * f, d};
+  gate_up.packed_name = prefix + "mlp.experts.gate_up_proj";
+  down.shape = {e, d, f};
+  down.role = Role::residual_projection;
+  down.packed_name = prefix + "mlp.experts.down_proj";
+  for (int64_t i = 0; i < e; ++i) {
+    const std::string expert = fmt::format("{}experts.{}.", moe, i);
+    gate_up.parts.push_back({expert + "w1.weight", 2 * i * f * d, {f, d}});
+    gate_up.parts.push_back({expert + "w3.weight", (2 * i + 1) * f * d, {f, d}});
+    down.parts.push_back({expert + "w2.weight", i * d * f, {d, f}});
+  }
+  Parameter router = nn::make_parameter(moe + "gate.weight", {e, d}, Role::router);
+  router.packed_name = prefix + "mlp.gate.weight";
+  auto router_projection = std::make_unique<nn::Dense>(std::move(router));
+  router_projection->exact();
+  block.experts.experts_per_token = c.experts_per_token;
+  block.experts.router = std::move(router_projection);
+  block.experts.gate_up = std::make_unique<nn::Dense>(std::move(gate_up));
+  block.experts.down = std::make_unique<nn::Dense>(std::move(down));
+  return block;
+}
+
+}  // namespace
+
+Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& options)
+    : config_(config),
+      options_(options),
+      context_(options.context > 0 ? options.context : config.max_positions),
+      embedding_(std::make_shared<Parameter>(nn::make_parameter(
+          "model.embed_tokens.weight", {config.vocab_size, config.hidden_size}, Role::embedding))),
+      final_norm_(nn::make_parameter("model.norm.weight", {config.hidden_size}, Role::norm)) {
+  const Dtype statistics = ops::statistics_dtype(options.compute);
+  const Shape table_shape{context_, 2, config.head_dim / 2};
+  rope_ = Buffer(backend, table_shape.numel() * size_of(statistics));
+  const Tensor table = rope_.tensor(table_shape, statistics);
+  {
+    const Buffer host(host_memory(), table.bytes());
+    const Tensor values = host.tensor(table_shape, statistics);
+    ops::fill_rope_table(values, config.rope_theta);
+    backend.upload(values, table);
+  }
+  for (int64_t i = 0; i < config.num_layers; ++i) blocks_.push_back(make_block(config, i, table));
+  head_ = config.tie_embeddings
+              ? std::make_unique<nn::Dense>(embedding_, /*owner=*/false)
+              : std::make_unique<nn::Dense>(nn::make_parameter(
+                    "lm_head.weight", {config.vocab_size, config.hidden_size}, Role::head));
+  if (!options.trainable) for_each_parameter([](Parameter& p) { p.trainable = false; });
+  store_ = std::make_unique<nn::ParameterStore>(backend, parameters(), options.weights, statistics);
+}
+
+void Mixtral::for_each_parameter(const nn::ParameterVisitor& visit) {
+  visit(*embedding_);
+  for (Block& block : blocks_) block.for_each_parameter(visit);
+  visit(final_norm_);
+  head_->for_each_parameter(visit);
+}
+
+Mixtral::RouterReports Mixtral::allocate_reports(Context& ctx) const {
+  const Shape per_expert{config_.num_layers, config_.num_experts}, per_layer{config_.num_layers};
+  return {.load = ctx.allocate(per_expert, ctx.statistics()),
+          .importance = ctx.allocate(per_expert, ctx.statistics()),
+          .z = ctx.allocate(per_layer, ctx.statistics()),
+          .entropy = ctx.allocate(per_layer, ctx.statistics())};
+}
+
+Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
+                        const RouterReports* reports) const {
+  const Shape shape{batch.size(), config_.hidden_size};
+  const Tensor hidden = ctx.allocate(shape);
+  if (saved) {
+    saved->rstd = ctx.allocate({batch.size()}, ctx.statistics());
+    saved->inputs.clear();
+    saved->blocks.clear();
+  }
+  Tensor x = ctx.allocate(shape);
+  ctx.run(ops::Embedding{.table = embedding_->value, .tokens = batch.tokens, .x = x});
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    const Block& block = blocks_[i];
+    const nn::CacheView view = cache ? cache->layer(layer) : nn::CacheView{};
+    nn::RouterReport report;
+    if (reports) {
+      report = {.load = reports->load[layer],
+                .importance = reports->importance[layer],
+                .z = reports->z.slice(layer, layer + 1),
+                .entropy = reports->entropy.slice(layer, layer + 1)};
+    }
+    const Tensor out = saved ? ctx.allocate(shape) : x;
+    Block::Saved* kept = nullptr;
+    if (saved) {
+      saved->inputs.push_back(x);
+      if (!saved->recompute)
+        kept = &saved->blocks.emplace_back(block.allocate_saved(ctx, batch.size()));
+    }
+    block.forward(ctx, x, batch.sequences, view, out, kept, reports ? &report : nullptr);
+    x = out;
+  }
+  ctx.run(ops::RmsNorm{.x = x,
+                       .weight = final_norm_.value,
+                       .y = hidden,
+                       .rstd = saved ? saved->rstd : Tensor(),
+                       .eps = config_.rms_norm_eps});
+  if (saved) saved->last = x;
+  return hidden;
+}
+
+void Mixtral::backward(Context& ctx, const Batch& batch, const Tensor& d, const Saved& saved,
+                       const nn::RouterGradient& losses) const {
+  const ArenaScope scope(ctx.arena());
+  const Tensor dx = ctx.allocate(d.shape());
+  ctx.run(ops::RmsNormBackward{.dy = d,
+                               .x = saved.last,
+                               .weight = final_norm_.value,
+                               .rstd = saved.rstd,
+                               .dx = dx,
+                               .dweight = final_norm_.grad});
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    const ArenaScope layer(ctx.arena());
+    const Block& block = blocks_[i];
+    const nn::RouterGradient router{
+        .dprobability =
+            losses.dprobability ? losses.dprobability[static_cast<int64_t>(i)] : Tensor(),
+        .z_scale = losses.z_scale};
+    if (saved.recompute) {
+      Block::Saved again = block.allocate_saved(ctx, batch.size());
+      const Tensor out = ctx.allocate(d.shape());
+      block.forward(ctx, saved.inputs[i], batch.sequences, {}, out, &again, nullptr);
+      block.backward(ctx, dx, batch.sequences, again, router);
+    } else {
+      block.backward(ctx, dx, batch.sequences, saved.blocks[i], router);
+    }
+  }
+  if (embedding_->grad)
+    ctx.run(ops::EmbeddingBackward{.dx = dx, .tokens = batch.tokens, .dtable = embedding_->grad});
+}
+
+void Mixtral::logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const {
+  head_->forward(ctx, hidden, {}, logits);
+}
+
+}  // namespace mixtral

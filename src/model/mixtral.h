@@ -1,0 +1,85 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/block.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+
+namespace mixtral {
+
+/// A Mixtral model (Jiang et al. 2024, "Mixtral of experts"): token embedding, L blocks, a final
+/// norm, and a vocabulary head. The same forward pass trains, scores, prefills and decodes.
+class Mixtral {
+ public:
+  struct Options {
+    Dtype weights = Dtype::f32;  // how parameters are stored
+    Dtype compute = Dtype::f32;  // the type of activations
+    int64_t context = 0;         // positions to prepare for; 0: the configuration's maximum
+    bool trainable = false;      // whether parameters get gradients
+  };
+
+  /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed.
+  struct Saved {
+    std::vector<Tensor> inputs;        // L of [N, D]: what each block was given
+    std::vector<Block::Saved> blocks;  // L, or empty with recompute
+    Tensor last;                       // [N, D]: the last block's output
+    Tensor rstd;                       // [N]
+    bool recompute = false;            // set by the caller: keep only `inputs`
+  };
+
+  /// Per-layer router figures of one forward pass.
+  struct RouterReports {
+    Tensor load;        // [L, E] statistics
+    Tensor importance;  // [L, E]
+    Tensor z;           // [L]
+    Tensor entropy;     // [L]
+  };
+
+  /// Allocates the parameters (undefined: load or initialise them next) on `backend`.
+  Mixtral(Backend& backend, const ModelConfig& config, const Options& options);
+
+  const ModelConfig& config() const { return config_; }
+  const Options& options() const { return options_; }
+  int64_t context() const { return context_; }
+
+  /// Hidden states [N, D] after the final norm, in the context's arena. With a cache, the batch's
+  /// slots and positions say where its tokens stand. `saved` and `reports` may be null.
+  Tensor forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
+                 const RouterReports* reports) const;
+  /// d [N, D]: the gradient of forward's result, consumed. `losses`: dprobability [L, E] (or empty)
+  /// and the z-loss's scale for each layer.
+  void backward(Context& ctx, const Batch& batch, const Tensor& d, const Saved& saved,
+                const nn::RouterGradient& losses) const;
+
+  /// logits [n, V] (statistics' type) of hidden states [n, D].
+  void logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const;
+  const nn::Projection& head() const { return *head_; }
+
+  RouterReports allocate_reports(Context& ctx) const;
+
+  /// Every parameter, in the order of the layers: the only enumeration there is.
+  void for_each_parameter(const nn::ParameterVisitor& visit);
+  nn::ParameterSource parameters() {
+    return [this](const nn::ParameterVisitor& visit) { for_each_parameter(visit); };
+  }
+  const nn::ParameterStore& store() const { return *store_; }
+  std::vector<Block>& blocks() { return blocks_; }
+  const std::vector<Block>& blocks() const { return blocks_; }
+
+ private:
+  ModelConfig config_;
+  Options options_;
+  int64_t context_;
+  std::shared_ptr<nn::Parameter> embedding_;  // [V, D]
+  std::vector<Block> blocks_;
+  nn::Parameter final_norm_;  // [D]
+  std::unique_ptr<nn::Projection> head_;
+  Buffer rope_;
+  std::unique_ptr<nn::ParameterStore> store_;
+};
+
+}  // namespace mixtral
