@@ -47,10 +47,10 @@ struct SegmentSum {
 /// temperature, top-k, top-p, min-p; each sees the distribution that the ones before it left,
 /// renormalised. All arithmetic is in f64.
 struct SamplingSettings {
-  float temperature = 1;     // logits are divided by it; 0: the largest (after the penalty) is taken
-  int32_t top_k = 0;         // keep this many most probable tokens; 0: no limit
-  float top_p = 1;           // keep a token while the mass of those before it is below this; 1: all
-  float min_p = 0;           // keep tokens at least this share as probable as the most probable one
+  float temperature = 1;  // logits are divided by it; 0: the largest (after the penalty) is taken
+  int32_t top_k = 0;      // keep this many most probable tokens; 0: no limit
+  float top_p = 1;        // keep a token while the mass of those before it is below this; 1: all
+  float min_p = 0;        // keep tokens at least this share as probable as the most probable one
   float repeat_penalty = 1;  // logits of tokens in `history`: divided if positive, else multiplied,
                              // once however often a token occurs
   float unused = 0;          // keeps the seed aligned
@@ -58,11 +58,11 @@ struct SamplingSettings {
 };
 
 /// Draws a token per sequence from the filtered, renormalised distribution, by inversion of its
-/// cumulative sum in order of descending logits (ties to the lower id): the first token at which the
-/// sum exceeds u times the whole sum, else the last one kept, where u = (w >> 11) · 2^-53 and w is
-/// word 0 (low half) and word 1 of philox(seed, 0, positions[s]). The draw depends on nothing but
-/// seed, position, history and logits. The first token in that order always survives the filters;
-/// it is the one drawn when its logit is infinite. A logit that is NaN counts as −∞.
+/// cumulative sum in order of descending logits (ties to the lower id): the first token at which
+/// the sum exceeds u times the whole sum, else the last one kept, where u = (w >> 11) · 2^-53 and w
+/// is word 0 (low half) and word 1 of philox(seed, 0, positions[s]). The draw depends on nothing
+/// but seed, position, history and logits. The first token in that order always survives the
+/// filters; it is the one drawn when its logit is infinite. A logit that is NaN counts as −∞.
 struct Sample {
   static constexpr std::string_view kName = "sample";
   Tensor logits;     // [S, V] statistics
