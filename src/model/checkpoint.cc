@@ -120,7 +120,9 @@ std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::pat
 std::map<std::string, FileChecksum> save_model(Backend& backend, Mixtral& model,
                                                const std::filesystem::path& directory,
                                                Dtype dtype) {
-  model.config().save(directory, dtype);
+  ModelConfig config = model.config();
+  config.dtype = dtype;
+  config.save(directory);
   std::vector<PlannedTensor> plan;
   const auto sources = named_parts(model.parameters(), false, &plan, dtype);
   Staging staging;
