@@ -249,7 +249,7 @@ std::string ModelConfig::to_json() const {
   const auto* type = std::ranges::find(kDtypes, dtype, &std::pair<std::string_view, Dtype>::second);
   CHECK(type != std::end(kDtypes));
   const nlohmann::ordered_json json = {
-      {"architectures", {"MixtralForCausalLM"}},
+      {"architectures", nlohmann::ordered_json::array({"MixtralForCausalLM"})},
       {"attention_dropout", 0.0},
       {"bos_token_id", id_or_null(bos_id)},
       {"eos_token_id", eos_value(eos_ids)},
