@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/planning.h"
 #include "ops/backend.h"
 
 namespace mixtral {
@@ -17,7 +18,8 @@ std::unique_ptr<Backend> make_backend(const std::string& device, int threads = 0
 std::vector<std::string> backend_names();
 
 /// A backend that computes nothing and whose memory is never touched: running a step on it measures
-/// exactly what the step would allocate. `like` answers for the device's memory figures.
-std::unique_ptr<Backend> make_planning_backend();
+/// exactly what the step would allocate. It takes its name and memory figures from `like`, or the
+/// machine's.
+std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like = nullptr);
 
 }  // namespace mixtral

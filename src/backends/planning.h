@@ -1,0 +1,68 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ops/backend.h"
+
+namespace mixtral {
+
+/// A backend that computes nothing and whose memory is never touched. Addresses are reserved
+/// without access, so a model of terabytes can be "allocated" anywhere; reading one is a defect and
+/// ends the program. Running a step on it measures exactly what the step would allocate.
+class PlanningBackend final : public Backend {
+ public:
+  explicit PlanningBackend(const Backend* like = nullptr);
+
+  int64_t allocated() const { return allocated_; }  // bytes held now
+  int64_t peak() const { return peak_; }            // the most that were held at once
+
+  void* allocate(int64_t bytes) override;
+  void free(void* data, int64_t bytes) noexcept override;
+  std::string name() const override { return name_; }
+  std::string description() const override { return "planning: computes nothing"; }
+  MemoryInfo memory() const override { return memory_; }
+  void upload(const Tensor&, const Tensor&) override {}
+  void download(const Tensor& device, const Tensor& host) override;  // zeros
+  void synchronize() override {}
+
+  void run(const ops::GroupedMatmul&) override {}
+  void run(const ops::GroupedMatmulInput&) override {}
+  void run(const ops::GroupedMatmulWeight&) override {}
+  void run(const ops::RmsNorm&) override {}
+  void run(const ops::RmsNormBackward&) override {}
+  void run(const ops::Rope&) override {}
+  void run(const ops::Attention&) override {}
+  void run(const ops::AttentionBackward&) override {}
+  void run(const ops::CacheAppend&) override {}
+  void run(const ops::CachedAttention&) override {}
+  void run(const ops::Route&) override {}
+  void run(const ops::RouteBackward&) override {}
+  void run(const ops::RouterStatistics&) override {}
+  void run(const ops::BalanceLoss&) override {}
+  void run(const ops::GatherRows&) override {}
+  void run(const ops::CombineRows&) override {}
+  void run(const ops::SwiGlu&) override {}
+  void run(const ops::SwiGluBackward&) override {}
+  void run(const ops::Embedding&) override {}
+  void run(const ops::EmbeddingBackward&) override {}
+  void run(const ops::CrossEntropy&) override {}
+  void run(const ops::SegmentSum&) override {}
+  void run(const ops::Sample&) override {}
+  void run(const ops::Advance&) override {}
+  void run(const ops::SquaredNorm&) override {}
+  void run(const ops::AdamW&) override {}
+  void run(const ops::Fill&) override {}
+  void run(const ops::Convert&) override {}
+  void run(const ops::AddScaled&) override {}
+  void run(const ops::RandomNormal&) override {}
+  void run(const ops::Dropout&) override {}
+
+ private:
+  std::string name_;
+  MemoryInfo memory_;
+  int64_t allocated_ = 0;
+  int64_t peak_ = 0;
+};
+
+}  // namespace mixtral

@@ -1,0 +1,74 @@
+#include "backends/registry.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+
+#include "cpu/backend.h"
+#include "ref/backend.h"
+#ifdef MIXTRAL_CUDA
+#include "cuda/backend.h"
+#endif
+
+namespace mixtral {
+namespace {
+
+/// GPUs that this build can use and this machine has.
+int gpu_count() {
+#ifdef MIXTRAL_CUDA
+  return cuda::device_count();
+#else
+  return 0;
+#endif
+}
+
+std::unique_ptr<Backend> make_cuda([[maybe_unused]] int index) {
+#ifdef MIXTRAL_CUDA
+  if (index < cuda::device_count()) return cuda::make_backend(index);
+  throw Error(fmt::format(
+      "--device cuda:{}: this machine has {} usable GPUs; choose a lower number, or cpu", index,
+      cuda::device_count()));
+#else
+  throw UsageError(
+      "--device cuda: this program was built without CUDA; choose cpu, or build with "
+      "-DMIXTRAL_CUDA=ON");
+#endif
+}
+
+/// N of "cuda:N", 0 for "cuda", -1 for anything else.
+int gpu_index(std::string_view device) {
+  if (device == "cuda") return 0;
+  constexpr std::string_view kPrefix = "cuda:";
+  if (!device.starts_with(kPrefix)) return -1;
+  const char* const begin = device.data() + kPrefix.size();
+  const char* const end = device.data() + device.size();
+  int index = -1;
+  const auto [stop, error] = std::from_chars(begin, end, index);
+  return error == std::errc() && stop == end ? index : -1;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
+  if (device == "auto") return gpu_count() > 0 ? make_cuda(0) : make_backend("cpu", threads);
+  if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads);
+  if (device == "ref") return std::make_unique<ref::RefBackend>();
+  if (const int index = gpu_index(device); index >= 0) return make_cuda(index);
+  throw UsageError(fmt::format("--device {}: no such device; expected {}", device,
+                               fmt::join(backend_names(), ", ")));
+}
+
+std::vector<std::string> backend_names() {
+  std::vector<std::string> names{"auto", "cpu", "ref"};
+#ifdef MIXTRAL_CUDA
+  names.insert(names.end(), {"cuda", "cuda:N"});
+#endif
+  return names;
+}
+
+std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like) {
+  return std::make_unique<PlanningBackend>(like);
+}
+
+}  // namespace mixtral

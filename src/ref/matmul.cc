@@ -1,0 +1,103 @@
+#include "ops/matmul.h"
+
+#include <vector>
+
+#include "ref/array.h"
+#include "ref/backend.h"
+
+namespace mixtral::ref {
+namespace {
+
+/// An operand of a product in f64, rounded first as the op asks.
+std::vector<double> operand(const Tensor& tensor, ops::Operands rounding) {
+  const Floats elements(tensor);
+  std::vector<double> values(static_cast<size_t>(tensor.numel()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = elements[static_cast<int64_t>(i)];
+    if (rounding == ops::Operands::bf16)
+      values[i] = static_cast<double>(static_cast<float>(round_to<bf16>(values[i])));
+  }
+  return values;
+}
+
+/// The rows of one group.
+struct Range {
+  int64_t begin, end;
+};
+
+Range rows_of(const Tensor& offsets, int64_t group, int64_t rows) {
+  if (offsets.empty()) return {0, rows};
+  const Integers offset(offsets);
+  return {offset[group], offset[group + 1]};
+}
+
+}  // namespace
+
+void RefBackend::run(const ops::GroupedMatmul& op) {
+  const int64_t groups = op.weight.dim(0), outputs = op.weight.dim(1), inputs = op.weight.dim(2);
+  const Floats y(op.y);
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
+    if (begin == end) continue;
+    const std::vector<double> weight = operand(op.weight[g], op.operands);
+    const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t o = 0; o < outputs; ++o) {
+        const double* x_row = x.data() + (r - begin) * inputs;
+        const double* weight_row = weight.data() + o * inputs;
+        double sum = 0;
+        for (int64_t i = 0; i < inputs; ++i) sum += x_row[i] * weight_row[i];
+        const double before = op.accumulate ? y(r, op.y_begin + o) : 0.0;
+        y(r, op.y_begin + o) = before + op.scale * sum;
+      }
+    }
+  }
+}
+
+void RefBackend::run(const ops::GroupedMatmulInput& op) {
+  const int64_t groups = op.weight.dim(0), outputs = op.weight.dim(1), inputs = op.weight.dim(2);
+  const int64_t columns = op.dy.dim(1);
+  const Floats dx(op.dx);
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto [begin, end] = rows_of(op.offsets, g, op.dx.dim(0));
+    if (begin == end) continue;
+    const std::vector<double> weight = operand(op.weight[g], op.operands);
+    const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
+    for (int64_t r = begin; r < end; ++r) {
+      std::vector<double> sum(static_cast<size_t>(inputs), 0.0);
+      for (int64_t o = 0; o < outputs; ++o) {
+        const double dy_o = dy[static_cast<size_t>((r - begin) * columns + op.dy_begin + o)];
+        const double* weight_row = weight.data() + o * inputs;
+        for (int64_t i = 0; i < inputs; ++i) sum[static_cast<size_t>(i)] += dy_o * weight_row[i];
+      }
+      for (int64_t i = 0; i < inputs; ++i) {
+        const double before = op.accumulate ? dx(r, i) : 0.0;
+        dx(r, i) = before + op.scale * sum[static_cast<size_t>(i)];
+      }
+    }
+  }
+}
+
+void RefBackend::run(const ops::GroupedMatmulWeight& op) {
+  const int64_t groups = op.dweight.dim(0), outputs = op.dweight.dim(1), inputs = op.dweight.dim(2);
+  const int64_t columns = op.dy.dim(1);
+  const Floats dweight(op.dweight);
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
+    if (begin == end) continue;
+    const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
+    const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
+    for (int64_t o = 0; o < outputs; ++o) {
+      std::vector<double> sum(static_cast<size_t>(inputs), 0.0);
+      for (int64_t r = 0; r < end - begin; ++r) {
+        const double dy_o = dy[static_cast<size_t>(r * columns + op.dy_begin + o)];
+        const double* x_row = x.data() + r * inputs;
+        for (int64_t i = 0; i < inputs; ++i) sum[static_cast<size_t>(i)] += dy_o * x_row[i];
+      }
+      for (int64_t i = 0; i < inputs; ++i)
+        dweight(g, o, i) += op.scale * sum[static_cast<size_t>(i)];
+    }
+  }
+}
+
+}  // namespace mixtral::ref
