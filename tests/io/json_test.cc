@@ -5,21 +5,12 @@
 
 #include <cmath>
 
-#include "base/error.h"
+#include "tests/io/support.h"
 
 namespace mixtral {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string message_of(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Json, ReadsEveryKind) {
   const Json json = Json::parse(
