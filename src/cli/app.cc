@@ -1,0 +1,58 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <new>
+
+#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/version.h"
+
+namespace mixtral {
+namespace {
+
+constexpr const char* kAbout =
+    "mixtral trains, evaluates and runs Mixtral models (sparse mixtures of experts) on ordinary\n"
+    "computers and NVIDIA Hopper GPUs. `mixtral COMMAND --help` explains each command.";
+
+constexpr const char* kFooter =
+    "A first model in minutes:\n"
+    "  mixtral data stories --out data --size 20MB\n"
+    "  mixtral tokenizer train --data data/pretrain_data/train.jsonl --vocab-size 4096 --out tok\n"
+    "  mixtral pretrain --model tiny --tokenizer tok --data data/pretrain_data --out runs/first\n"
+    "  mixtral generate --model runs/first --prompt \"Once upon a time\"\n";
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  CLI::App app(kAbout, "mixtral");
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string(kVersion));
+  app.require_subcommand(1);
+  app.option_defaults()->always_capture_default(false);
+  add_commands(app);
+  try {
+    app.parse(argc, argv);
+    return std::fflush(stdout) == 0 ? 0 : 1;
+  } catch (const CLI::Success& request) {  // --help, --version
+    return app.exit(request);
+  } catch (const ExitStatus& status) {
+    return status.code;
+  } catch (const CLI::ParseError& error) {
+    app.exit(error);
+    return 2;
+  } catch (const UsageError& error) {
+    fmt::print(stderr, "mixtral: {}\n", error.what());
+    return 2;
+  } catch (const Error& error) {
+    fmt::print(stderr, "mixtral: {}\n", error.what());
+    return 1;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "mixtral: out of memory; `mixtral info` shows what a model needs\n");
+    return 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "mixtral: a defect in the program, please report it: {}\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace mixtral

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace mixtral {
+
+/// Thrown by a command that ends with a code of its own: 128+n after signal n.
+struct ExitStatus {
+  int code = 0;
+};
+
+/// Adds every subcommand to the program.
+void add_commands(CLI::App& app);
+
+}  // namespace mixtral

@@ -1,0 +1,149 @@
+#include "cli/common.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdio>
+
+#include "backends/registry.h"
+#include "base/file.h"
+#include "model/checkpoint.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What RUN/checkpoints/NAME points to, or empty: a link, or a file that holds a folder's name.
+fs::path follow_pointer(const fs::path& pointer) {
+  std::error_code error;
+  if (fs::is_directory(pointer, error)) return fs::canonical(pointer);
+  if (!fs::is_regular_file(pointer, error)) return {};
+  std::string name = read_file(pointer, 4096);
+  while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
+  const fs::path target = pointer.parent_path() / fs::path(name).filename();
+  return fs::is_directory(target, error) ? target : fs::path();
+}
+
+nn::Initialisation default_initialisation(const ModelConfig& config, uint64_t seed) {
+  nn::Initialisation how;
+  how.seed = seed;
+  how.deviation = how.residual_deviation = how.embedding_deviation = config.initializer_range;
+  return how;
+}
+
+}  // namespace
+
+void CommonOptions::add_to(CLI::App& command) {
+  command.add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
+      ->capture_default_str();
+  command
+      .add_option("--dtype", dtype,
+                  "auto, fp32, bf16 or fp64: how numbers are held and multiplied")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp64"}));
+  command.add_option("-t,--threads", threads, "CPU threads; 0: one a core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
+  command.add_option("-s,--seed", seed, "Seed of everything random")->capture_default_str();
+  command.add_flag("-q,--quiet", quiet, "Say nothing on stderr but errors");
+  command.add_flag("--json", json, "Print results as one JSON object");
+}
+
+std::unique_ptr<Backend> CommonOptions::open_device() const {
+  return make_backend(device, threads);
+}
+
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored) {
+  const std::string name = backend.name();
+  const bool gpu = name.starts_with("cuda");
+  Precision p;
+  if (dtype == "fp64") {
+    if (name != "ref")
+      throw UsageError(fmt::format("--dtype fp64 computes on --device ref only, not on {}", name));
+    p.weights = p.compute = Dtype::f64;
+  } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
+    if (gpu) {
+      p.weights = p.compute = Dtype::bf16;
+    } else if (purpose == Purpose::inference) {
+      p.weights = Dtype::bf16;
+    } else {
+      p.operands = ops::Operands::bf16;
+    }
+  } else if (dtype == "auto" && purpose == Purpose::inference &&
+             (stored == Dtype::bf16 || stored == Dtype::f16)) {
+    p.weights = stored;
+  } else if (dtype != "auto" && dtype != "fp32") {
+    throw UsageError(fmt::format("--dtype is '{}', expected auto, fp32, bf16 or fp64", dtype));
+  }
+  return p;
+}
+
+fs::path resolve_model(const std::string& model) {
+  const fs::path path(model);
+  std::error_code error;
+  if (fs::exists(path / "config.json", error)) return path;
+  for (const char* pointer : {"best", "latest"}) {
+    const fs::path target = follow_pointer(path / "checkpoints" / pointer);
+    if (!target.empty()) return target;
+  }
+  if (!fs::exists(path, error))
+    throw Error(fmt::format("--model {}: there is no such directory, and the built-in "
+                            "configurations are {}",
+                            model, fmt::join(builtin_config_names(), ", ")));
+  throw Error(fmt::format("--model {}: found neither config.json (a model) nor checkpoints/best or "
+                          "checkpoints/latest (a run) in it",
+                          model));
+}
+
+ModelConfig model_config(const std::string& model) {
+  std::error_code error;
+  if (is_builtin_config(model) && !fs::exists(model, error)) return builtin_config(model);
+  return ModelConfig::load(resolve_model(model));
+}
+
+std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
+                                    const Mixtral::Options& options, uint64_t seed) {
+  std::error_code error;
+  if (is_builtin_config(model) && !fs::exists(model, error)) {
+    const ModelConfig config = builtin_config(model);
+    auto result = std::make_unique<Mixtral>(backend, config, options);
+    nn::initialise(backend, result->parameters(), default_initialisation(config, seed));
+    return result;
+  }
+  return load_model(backend, resolve_model(model), options);
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& tokenizer, const std::string& model) {
+  if (!tokenizer.empty()) return load_tokenizer(tokenizer);
+  std::error_code error;
+  if (is_builtin_config(model) && !fs::exists(model, error)) return nullptr;
+  return find_tokenizer(resolve_model(model));
+}
+
+std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text) {
+  std::vector<int32_t> ids;
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    std::string_view item = text.substr(begin, end - begin);
+    while (!item.empty() && item.front() == ' ') item.remove_prefix(1);
+    while (!item.empty() && item.back() == ' ') item.remove_suffix(1);
+    int32_t id = 0;
+    const auto [stop, failure] = std::from_chars(item.data(), item.data() + item.size(), id);
+    if (failure != std::errc() || stop != item.data() + item.size() || id < 0)
+      throw UsageError(fmt::format("{}: '{}' is not a token id; give numbers like 5,7,9", flag, item));
+    ids.push_back(id);
+    begin = end + 1;
+  }
+  return ids;
+}
+
+void say(const CommonOptions& common, std::string_view line) {
+  if (common.quiet) return;
+  fmt::print(stderr, "{}\n", line);
+  std::fflush(stderr);
+}
+
+}  // namespace mixtral

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "model/mixtral.h"
+#include "text/tokenizer.h"
+
+namespace mixtral {
+
+/// The flags that every command that computes has.
+struct CommonOptions {
+  std::string device = "auto";
+  std::string dtype = "auto";
+  int threads = 0;
+  uint64_t seed = 1;
+  bool quiet = false;
+  bool json = false;
+
+  void add_to(CLI::App& command);
+  std::unique_ptr<Backend> open_device() const;
+};
+
+/// How numbers are held and multiplied.
+struct Precision {
+  Dtype weights = Dtype::f32;
+  Dtype compute = Dtype::f32;
+  ops::Operands operands = ops::Operands::exact;
+};
+enum class Purpose { inference, training };
+
+/// What --dtype means on a device. fp32: everything in f32 (on `ref`, f32 storage). fp64: `ref` only.
+/// bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for inference (the
+/// arithmetic stays f32), and products of bf16-rounded operands for training. auto: bf16 on a GPU;
+/// on a CPU f32, except that a model stored in 16 bits stays so for inference. Throws UsageError.
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored);
+
+/// What --model names: a model directory, or a run directory's best checkpoint (else its latest).
+/// Throws Error, which says what was looked for.
+std::filesystem::path resolve_model(const std::string& model);
+
+/// A model from a directory or a run; or, for a built-in configuration's name, one with random
+/// weights drawn from the seed (a warning says so).
+std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
+                                    const Mixtral::Options& options, uint64_t seed);
+
+/// The configuration that open_model would use.
+ModelConfig model_config(const std::string& model);
+
+/// The tokenizer named by --tokenizer, or else the model's own; null when there is none.
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& tokenizer, const std::string& model);
+
+/// "5,7,9" as token ids. Throws UsageError naming the flag and the first bad item.
+std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text);
+
+/// Prints one line to stderr, unless --quiet.
+void say(const CommonOptions& common, std::string_view line);
+
+/// Runs the command line; returns the exit code (docs: 0 done, 1 failed, 2 usage, 128+n signal).
+int run_command_line(int argc, char** argv);
+
+}  // namespace mixtral
