@@ -1,0 +1,11 @@
+#include "cli/commands.h"
+
+#include "cli/generate_command.h"
+
+namespace mixtral {
+
+void add_commands(CLI::App& app) {
+  add_generate_command(app);
+}
+
+}  // namespace mixtral

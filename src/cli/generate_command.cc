@@ -1,0 +1,271 @@
+#include "cli/generate_command.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/common.h"
+#include "infer/methods.h"
+#include "io/safetensors_writer.h"
+
+namespace mixtral {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct GenerateOptions {
+  CommonOptions common;
+  std::string model, tokenizer, method = "generate", prompt, ids, out;
+  int64_t max_tokens = 256, context = 0, top = 5, repeat_last_n = 64;
+  float temperature = 0.8f, top_p = 1, min_p = 0, repeat_penalty = 1;
+  int32_t top_k = 0;
+  std::vector<std::string> stop;
+  bool log_probabilities = false, ignore_eos = false;
+};
+
+/// Everything a method needs, opened.
+struct Session {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Tokenizer> tokenizer;  // may be null
+  std::unique_ptr<Mixtral> model;
+  std::unique_ptr<Generator> generator;
+  std::vector<int32_t> prompt;
+};
+
+Session open_session(const GenerateOptions& o) {
+  Session s;
+  s.tokenizer = open_tokenizer(o.tokenizer, o.model);
+  if (!o.ids.empty()) {
+    if (!o.prompt.empty()) throw UsageError("give --prompt or --ids, not both");
+    s.prompt = parse_ids("--ids", o.ids);
+  } else {
+    if (!s.tokenizer)
+      throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer, or give token "
+                                   "ids with --ids",
+                                   o.model));
+    s.prompt = prompt_tokens(*s.tokenizer, o.prompt);
+    if (s.prompt.empty())
+      throw UsageError("the prompt is empty and this tokenizer has no begin token; give --prompt");
+  }
+  s.backend = o.common.open_device();
+  const ModelConfig config = model_config(o.model);
+  const Precision precision =
+      choose_precision(o.common.dtype, *s.backend, Purpose::inference, config.dtype);
+  if (s.tokenizer && s.tokenizer->vocab_size() > config.vocab_size)
+    throw Error(fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
+                            "not belong together",
+                            s.tokenizer->vocab_size(), config.vocab_size));
+  const auto needed = static_cast<int64_t>(s.prompt.size()) + o.max_tokens;
+  const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
+  s.model = open_model(*s.backend, o.model,
+                       {.weights = precision.weights, .compute = precision.compute, .context = context},
+                       o.common.seed);
+  s.generator = std::make_unique<Generator>(*s.backend, *s.model);
+  return s;
+}
+
+GenerationOptions token_options(const GenerateOptions& o, const Session& s) {
+  GenerationOptions options;
+  options.sampling.temperature = o.temperature;
+  options.sampling.top_k = o.top_k;
+  options.sampling.top_p = o.top_p;
+  options.sampling.min_p = o.min_p;
+  options.sampling.repeat_penalty = o.repeat_penalty;
+  options.sampling.seed = o.common.seed;
+  options.repeat_last_n = o.repeat_last_n;
+  options.max_tokens = o.max_tokens;
+  if (!o.ignore_eos) options.stop_ids = s.model->config().eos_ids;
+  return options;
+}
+
+std::string readable(const Tokenizer* tokenizer, int32_t id) {
+  return tokenizer ? tokenizer->label(id) : std::to_string(id);
+}
+
+void run_generate(const GenerateOptions& o) {
+  Session s = open_session(o);
+  TextOptions options{.tokens = token_options(o, s), .stop = o.stop};
+  const bool stream = !o.common.json && s.tokenizer;
+  if (stream && !o.prompt.empty()) fmt::print("{}", o.prompt);
+  const GeneratedText result =
+      generate(*s.generator, s.tokenizer.get(), s.prompt, options, [&](std::string_view text) {
+        if (!stream) return;
+        std::fwrite(text.data(), 1, text.size(), stdout);
+        std::fflush(stdout);
+      });
+  std::vector<int32_t> ids = s.prompt;
+  for (const auto& token : result.tokens) ids.push_back(token.id);
+  if (stream) fmt::print("\n");
+  if (o.common.json) {
+    ordered_json json;
+    json["ids"] = ids;
+    if (s.tokenizer) json["text"] = result.text;
+    json["finish_reason"] = result.reason == FinishReason::stop ? "stop" : "length";
+    if (o.log_probabilities) {
+      json["logprobs"] = ordered_json::array();
+      for (const auto& token : result.tokens) json["logprobs"].push_back(token.log_probability);
+    }
+    json["prompt_tokens"] = s.prompt.size();
+    json["new_tokens"] = result.tokens.size();
+    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+  } else if (!s.tokenizer) {
+    fmt::print("{}\n", fmt::join(ids, ","));
+  }
+  if (o.log_probabilities && !o.common.json) {
+    for (const auto& token : result.tokens)
+      fmt::print("{:>7}  {:>9.4f}  {}\n", token.id, token.log_probability,
+                 readable(s.tokenizer.get(), token.id));
+  }
+  const auto decoded = static_cast<double>(result.tokens.size()) - 1;
+  if (result.tokens.size() > 1 && result.decode_seconds > 0)
+    say(o.common, fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s",
+                              s.prompt.size(), result.prompt_seconds, result.tokens.size(),
+                              decoded / result.decode_seconds));
+}
+
+void run_raw(const GenerateOptions& o) {
+  Session s = open_session(o);
+  const int64_t vocabulary = s.model->config().vocab_size;
+  std::vector<float> logits = generate_raw(*s.generator, s.prompt, vocabulary);
+  const auto rows = static_cast<int64_t>(s.prompt.size());
+  if (!o.out.empty()) {
+    write_safetensors(o.out, {{"logits", Tensor(logits.data(), {rows, vocabulary}, Dtype::f32)}});
+    say(o.common, fmt::format("wrote logits [{}, {}] to {}", rows, vocabulary, o.out));
+    return;
+  }
+  // A table: for each position its token, and the tokens that the model ranks highest after it.
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* values = logits.data() + row * vocabulary;
+    std::vector<int32_t> order(static_cast<size_t>(vocabulary));
+    for (int32_t v = 0; v < vocabulary; ++v) order[static_cast<size_t>(v)] = v;
+    const auto count = std::min<int64_t>(o.top, vocabulary);
+    std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                      [&](int32_t a, int32_t b) {
+                        return values[a] != values[b] ? values[a] > values[b] : a < b;
+                      });
+    fmt::print("{:>4}  {:<14}", row,
+               readable(s.tokenizer.get(), s.prompt[static_cast<size_t>(row)]));
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t id = order[static_cast<size_t>(i)];
+      fmt::print("  {} {:.3f}", readable(s.tokenizer.get(), id), values[id]);
+    }
+    fmt::print("\n");
+  }
+}
+
+void run_one_token(const GenerateOptions& o) {
+  Session s = open_session(o);
+  const GeneratedToken token = generate_one_token(*s.generator, s.prompt, token_options(o, s));
+  if (o.common.json) {
+    ordered_json json{{"id", token.id}, {"logprob", token.log_probability}};
+    if (s.tokenizer) json["token"] = s.tokenizer->label(token.id);
+    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+  } else {
+    fmt::print("{}  {}  (log-probability {:.4f})\n", token.id,
+               readable(s.tokenizer.get(), token.id), token.log_probability);
+  }
+}
+
+void run_one_god_damn_token(const GenerateOptions& o) {
+  Session s = open_session(o);
+  const auto ranked = just_generate_one_god_damn_token(*s.generator, s.prompt,
+                                                       s.model->config().vocab_size, o.top);
+  if (o.common.json) {
+    ordered_json json;
+    json["prompt_ids"] = s.prompt;
+    json["id"] = ranked.front().id;
+    json["best"] = ordered_json::array();
+    for (const auto& token : ranked) {
+      json["best"].push_back({{"id", token.id},
+                              {"token", readable(s.tokenizer.get(), token.id)},
+                              {"probability", token.probability}});
+    }
+    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    return;
+  }
+  fmt::print("prompt:");
+  for (const int32_t id : s.prompt) fmt::print(" {}:{}", id, readable(s.tokenizer.get(), id));
+  fmt::print("\nnext:   {}:{}\n", ranked.front().id,
+             readable(s.tokenizer.get(), ranked.front().id));
+  for (const auto& token : ranked) {
+    fmt::print("  {:>6.2f}%  {:>6}  {}\n", 100 * token.probability, token.id,
+               readable(s.tokenizer.get(), token.id));
+  }
+}
+
+void run_after_training(const GenerateOptions& o) {
+  Session s = open_session(o);
+  if (!s.tokenizer) throw UsageError("--method generate_after_training needs a tokenizer");
+  generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.max_tokens, o.common.seed,
+                          [](std::string_view text) {
+                            std::fwrite(text.data(), 1, text.size(), stdout);
+                            std::fflush(stdout);
+                          });
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto o = std::make_shared<GenerateOptions>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a prompt with a model");
+  command->footer(
+      "Methods:\n"
+      "  generate                          text from a prompt, streamed as it comes\n"
+      "  generate_raw                      the logits of every prompt token: to --out, or a table\n"
+      "  generate_one_token                one sampled token and its log-probability\n"
+      "  just_generate_one_god_damn_token  one token, the most probable, and the next best\n"
+      "  generate_after_training           the sample that a training run ends with\n\n"
+      "Example: mixtral generate --model runs/first -p \"Once upon a time\" -n 200 --temp 0.8\n");
+  command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
+      ->required();
+  command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
+  command->add_option("--method", o->method, "How to generate (see below)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"generate", "generate_raw", "generate_one_token",
+                             "just_generate_one_god_damn_token", "generate_after_training"}));
+  command->add_option("-p,--prompt", o->prompt, "The text to continue");
+  command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
+  command->add_option("-n,--max-tokens", o->max_tokens, "New tokens, at most")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--temp,--temperature", o->temperature, "0: always the most probable token")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0f, 100.0f));
+  command->add_option("--top-k", o->top_k, "Draw from the k most probable tokens; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", o->top_p, "Draw from the fewest tokens with this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0f, 1.0f));
+  command->add_option("--min-p", o->min_p, "Drop tokens below this share of the best one's")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0f, 1.0f));
+  command->add_option("--repeat-penalty", o->repeat_penalty, "Above 1: discourage recent tokens")
+      ->capture_default_str()
+      ->check(CLI::Range(0.01f, 100.0f));
+  command->add_option("--repeat-last-n", o->repeat_last_n, "Tokens that the penalty looks back on")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 20));
+  command->add_option("--stop", o->stop, "Text that ends the generation (may be repeated)");
+  command->add_flag("--ignore-eos", o->ignore_eos, "Go on past the end-of-text token");
+  command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");
+  command->add_option("--top", o->top, "How many tokens tables show")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  command->add_option("--out", o->out, "generate_raw: write the logits to this .safetensors file");
+  o->common.add_to(*command);
+  command->callback([o] {
+    if (o->method == "generate_raw") return run_raw(*o);
+    if (o->method == "generate_one_token") return run_one_token(*o);
+    if (o->method == "just_generate_one_god_damn_token") return run_one_god_damn_token(*o);
+    if (o->method == "generate_after_training") return run_after_training(*o);
+    run_generate(*o);
+  });
+}
+
+}  // namespace mixtral

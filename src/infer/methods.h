@@ -1,0 +1,60 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "infer/generator.h"
+#include "text/tokenizer.h"
+
+// The ways to generate, under the names they had in the Python project that this program grew from.
+namespace mixtral {
+
+/// What to generate, and what may end it besides tokens.
+struct TextOptions {
+  GenerationOptions tokens;
+  std::vector<std::string> stop;  // texts that end the generation and are not part of the result
+};
+
+struct GeneratedText {
+  std::vector<GeneratedToken> tokens;
+  std::string text;  // of the new tokens, whole characters, without the stop text
+  FinishReason reason = FinishReason::length;
+  double prompt_seconds = 0, decode_seconds = 0;  // until the first token, and from there on
+};
+
+/// Receives text as it becomes final: whole characters that no stop text can begin in.
+using TextSink = std::function<void(std::string_view)>;
+
+/// The tokens of a prompt: BOS where the tokenizer has one, then the text's.
+std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, std::string_view text);
+
+/// Continues a prompt with sampled text. `tokenizer` may be null: then there is no text, only ids.
+GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
+                       const std::vector<int32_t>& prompt, const TextOptions& options,
+                       const TextSink& sink = {});
+
+/// The logits of every token of a prompt, [T, V] row by row.
+std::vector<float> generate_raw(Generator& generator, const std::vector<int32_t>& prompt,
+                                int64_t vocabulary);
+
+/// One sampled token.
+GeneratedToken generate_one_token(Generator& generator, const std::vector<int32_t>& prompt,
+                                  const GenerationOptions& options);
+
+/// One token, the most probable one, together with the next best.
+struct RankedToken {
+  int32_t id = 0;
+  double probability = 0;
+};
+std::vector<RankedToken> just_generate_one_god_damn_token(Generator& generator,
+                                                          const std::vector<int32_t>& prompt,
+                                                          int64_t vocabulary, int64_t best);
+
+/// A sample after a training run: streams a continuation of `prompt` to `sink`, ending with a new
+/// line, at the settings that show a young model best (temperature 0.8, top-p 0.95).
+GeneratedText generate_after_training(Generator& generator, const Tokenizer& tokenizer,
+                                      std::string_view prompt, int64_t max_tokens, uint64_t seed,
+                                      const TextSink& sink);
+
+}  // namespace mixtral
