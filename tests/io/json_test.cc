@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "tests/io/support.h"
+#include "tests/support/files.h"
 
 namespace mixtral {
 namespace {

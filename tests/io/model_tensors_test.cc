@@ -13,7 +13,7 @@
 #include "base/random.h"
 #include "io/manifest.h"
 #include "io/safetensors_writer.h"
-#include "tests/io/support.h"
+#include "tests/support/files.h"
 
 namespace mixtral {
 namespace {

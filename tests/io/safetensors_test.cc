@@ -11,7 +11,7 @@
 #include "base/random.h"
 #include "io/convert.h"
 #include "io/safetensors_writer.h"
-#include "tests/io/support.h"
+#include "tests/support/files.h"
 
 namespace mixtral {
 namespace {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "tests/support/files.h"
 
 namespace mixtral {
 namespace {
@@ -15,24 +16,8 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-std::string message_of(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 ModelConfig parse(std::string_view text) {
   return ModelConfig::parse(Json::parse(text, "m/config.json"));
-}
-
-fs::path fresh_directory(const std::string& name) {
-  const fs::path path = fs::temp_directory_path() / ("mixtral_config_test_" + name);
-  fs::remove_all(path);
-  fs::create_directories(path);
-  return path;
 }
 
 // A config.json of the released kind in which `key` has the text `value`, or is absent when `value`
@@ -189,7 +174,8 @@ TEST(Config, RefusesFieldsThatAreTooLargeTogether) {
 }
 
 TEST(Config, SavesWhatItReads) {
-  const fs::path directory = fresh_directory("save");
+  const TemporaryDirectory temporary;
+  const fs::path& directory = temporary.path();
   for (const auto& name : builtin_config_names()) {
     ModelConfig config = builtin_config(name);
     config.save(directory);
@@ -214,7 +200,8 @@ TEST(Config, SavesWhatItReads) {
 }
 
 TEST(Config, GenerationSettingsOverrideTokenIds) {
-  const fs::path directory = fresh_directory("generation");
+  const TemporaryDirectory temporary;
+  const fs::path& directory = temporary.path();
   write_file(directory / "config.json", with("eos_token_id", "2"));
   EXPECT_EQ(ModelConfig::load(directory).eos_ids, std::vector<int64_t>{2});
   write_file(directory / "generation_config.json", R"({"eos_token_id":[5,6],"bos_token_id":4})");
