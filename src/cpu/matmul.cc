@@ -1,0 +1,280 @@
+#include "cpu/matmul.h"
+
+#include <fmt/format.h>
+#include <hwy/targets.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/backend.h"
+
+namespace mixtral::cpu {
+namespace {
+
+constexpr int64_t kMaxRows = 504;     // of a block of C: its partial sums stay in the L2 cache
+constexpr int64_t kMaxColumns = 256;  // of a block of C: its packed B stays in the L2 cache
+constexpr int64_t kItemsPerThread = 8;
+constexpr double kMinItemWork = 1 << 19;  // multiply-adds: a few microseconds
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+/// The length, a multiple of `grain`, of nearly equal parts of `total`, each at most about `limit`.
+int64_t even_part(int64_t total, int64_t limit, int64_t grain) {
+  return round_up(divide_up(total, divide_up(total, std::max(limit, grain))), grain);
+}
+
+/// Whether few rows meet lines of B that are contiguous in k: then B is read once, unpacked.
+bool streams(const Product& p, const Kernels& kernels) {
+  return p.m <= kernels.stream_rows && p.a.layout == Layout::k_contiguous &&
+         p.b.layout == Layout::k_contiguous && p.k > 0;
+}
+
+Element element_of(const Tensor& tensor, std::string_view what) {
+  switch (tensor.dtype()) {
+    case Dtype::f32:
+      return Element::f32;
+    case Dtype::bf16:
+      return Element::bf16;
+    case Dtype::f16:
+      return Element::f16;
+    default:
+      throw Error(fmt::format(
+          "the cpu backend multiplies f32 activations with f32, bf16 or f16 weights, but {} is {}; "
+          "use --device ref for f64",
+          what, to_string(tensor.dtype())));
+  }
+}
+
+/// Activations and gradients are f32 here.
+const float* floats(const Tensor& tensor, std::string_view what) {
+  if (tensor.dtype() != Dtype::f32)
+    throw Error(
+        fmt::format("the cpu backend computes with f32 activations, but {} is {}; use "
+                    "--device ref for f64, or --dtype bf16 for products of bf16 operands",
+                    what, to_string(tensor.dtype())));
+  return static_cast<const float*>(tensor.data());
+}
+
+/// Calls body(group, first row, rows) for each group that has rows.
+template <class Body>
+void for_each_group(const Tensor& offsets, int64_t rows, const Body& body) {
+  if (offsets.empty()) {
+    if (rows > 0) body(int64_t{0}, int64_t{0}, rows);
+    return;
+  }
+  const int32_t* starts = offsets.as<int32_t>();
+  const int64_t groups = offsets.dim(0) - 1;
+  for (int64_t g = 0; g < groups; ++g) {
+    CHECK(starts[g] >= 0 && starts[g] <= starts[g + 1] && starts[g + 1] <= rows,
+          "group offsets out of range");
+    if (starts[g] < starts[g + 1]) body(g, int64_t{starts[g]}, int64_t{starts[g + 1] - starts[g]});
+  }
+}
+
+}  // namespace
+
+const Kernels* bf16_kernels() {
+#if defined(__x86_64__)
+  // A rule and not a measurement, so that the same machine always gives the same bits. AMD's Zen 4
+  // and later multiply pairs at the rate of floats, twice the products; Intel's cores were measured
+  // at half the rate of floats, so they round the operands and multiply floats.
+  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd") &&
+      (hwy::SupportedTargets() & HWY_AVX3) != 0)
+    return kPairKernels;
+#endif
+  return nullptr;
+}
+
+void Products::plan(const Kernels& kernels) {
+  items_.clear();
+  double work = 0;
+  for (const Product& p : products_)
+    work += static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  const double target =
+      std::max(work / static_cast<double>(kItemsPerThread * pool_.size()), kMinItemWork);
+  // The largest products first, so that the small ones fill the gaps at the end.
+  std::stable_sort(products_.begin(), products_.end(),
+                   [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
+  for (const Product& p : products_) {
+    const auto k = static_cast<double>(std::max<int64_t>(p.k, 1));
+    const auto part = [&](double lines) {
+      return static_cast<int64_t>(std::clamp(target / (k * lines), 1.0, 1e9));
+    };
+    int64_t rows = streams(p, kernels) ? p.m : even_part(p.m, kMaxRows, kernels.rows);
+    const int64_t columns =
+        even_part(p.n, std::min(kMaxColumns, part(static_cast<double>(std::min(rows, p.m)))),
+                  kernels.columns);
+    if (!streams(p, kernels))
+      rows = even_part(p.m, std::min(rows, part(static_cast<double>(columns)) + kernels.rows - 1),
+                       kernels.rows);
+    for (int64_t m = 0; m < p.m; m += rows)
+      for (int64_t n = 0; n < p.n; n += columns)
+        items_.push_back({&p, m, std::min(m + rows, p.m), n, std::min(n + columns, p.n)});
+  }
+}
+
+void Products::compute(const Item& item, const Settings& settings, int thread) {
+  const Kernels& kernels = *settings.kernels;
+  const Product& p = *item.product;
+  const int64_t panels = divide_up(item.n_end - item.n, kernels.columns);
+  const int64_t tiles = divide_up(item.m_end - item.m, kernels.rows);
+  const int64_t block = kBlockUnits * kernels.unit;
+  const int64_t k_blocks = std::max<int64_t>(divide_up(p.k, block), 1);
+  // A panel, a row tile, and partial sums, all of 32-bit units.
+  const int64_t panel_units = kBlockUnits * kernels.columns;
+  const int64_t row_units = round_up(kernels.rows * kRowStride + 64, 64);
+  const int64_t tile_units = round_up(int64_t{kernels.rows} * kernels.columns, 64);
+  const int64_t partial_tiles = k_blocks > 1 ? tiles * panels : 1;
+  auto* b = static_cast<float*>(
+      scratch_.get(thread, 4 * (panels * panel_units + row_units + partial_tiles * tile_units)));
+  float* a = b + panels * panel_units;
+  float* partial = a + row_units;
+
+  Tile tile;
+  tile.a = a;
+  tile.layout = p.a.layout;
+  tile.c_stride = p.c_stride;
+  tile.scale = settings.scale;
+  tile.accumulate = settings.accumulate;
+  for (int64_t i = 0; i < k_blocks; ++i) {
+    const int64_t k = i * block, count = std::min(block, p.k - k);
+    tile.units = divide_up(count, kernels.unit);
+    tile.first = i == 0;
+    tile.last = i == k_blocks - 1;
+    for (int64_t j = 0; j < panels && count > 0; ++j) {
+      const int64_t n = item.n + j * kernels.columns;
+      kernels.pack_columns(
+          {p.b, n, std::min<int64_t>(kernels.columns, item.n_end - n), k, count, settings.round},
+          b + j * panel_units);
+    }
+    for (int64_t r = 0; r < tiles; ++r) {
+      const int64_t m = item.m + r * kernels.rows;
+      tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
+      if (count > 0) kernels.pack_rows({p.a, m, tile.rows, k, count, settings.round}, a);
+      for (int64_t j = 0; j < panels; ++j) {
+        const int64_t n = item.n + j * kernels.columns;
+        tile.b = b + j * panel_units;
+        tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * tile_units;
+        tile.c = p.c + m * p.c_stride + n;
+        tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
+        kernels.tile(tile);
+      }
+    }
+  }
+}
+
+void Products::stream(const Item& item, const Settings& settings, int thread) {
+  const Kernels& kernels = *settings.kernels;
+  const Product& p = *item.product;
+  Stream s;
+  s.rows = static_cast<int>(p.m);
+  s.a = p.a.data;
+  s.a_stride = p.a.stride;
+  if (settings.round || kernels.unit > 1) {
+    // Rows are packed block by block: a row tile's rows lie kRowStride apart.
+    const int64_t block = kBlockUnits * kernels.unit;
+    const int64_t units = divide_up(p.k, kernels.unit);
+    const int64_t stride = round_up(units, 64);
+    auto* rows =
+        static_cast<float*>(scratch_.get(thread, 4 * (s.rows * stride + s.rows * kRowStride + 64)));
+    float* packed = rows + s.rows * stride;
+    for (int64_t k = 0; k < p.k; k += block) {
+      const int64_t count = std::min(block, p.k - k);
+      kernels.pack_rows({p.a, 0, s.rows, k, count, settings.round}, packed);
+      for (int64_t r = 0; r < s.rows; ++r)
+        std::memcpy(rows + r * stride + k / kernels.unit, packed + r * kRowStride,
+                    static_cast<size_t>(divide_up(count, kernels.unit)) * 4);
+    }
+    s.a = rows;
+    s.a_stride = stride;
+  }
+  s.b = {p.b, item.n, item.n_end - item.n, 0, p.k, settings.round};
+  s.c = p.c + item.n;
+  s.c_stride = p.c_stride;
+  s.scale = settings.scale;
+  s.accumulate = settings.accumulate;
+  kernels.stream(s);
+}
+
+void Products::run(float scale, bool accumulate, bool bf16) {
+  const Kernels* pairs = bf16 ? bf16_kernels() : nullptr;
+  const Settings settings{pairs ? pairs : float_kernels(), scale, accumulate, bf16 && !pairs};
+  if (!settings.kernels)
+    throw Error("the cpu backend needs a processor with AVX2 and FMA, or NEON; use --device ref");
+  plan(*settings.kernels);
+  struct Job {
+    Products& products;
+    const Settings& settings;
+  } job{*this, settings};
+  // One captured reference, so that std::function does not allocate.
+  pool_.for_each(static_cast<int64_t>(items_.size()), [&job](int64_t i, int thread) {
+    const Item& item = job.products.items_[static_cast<size_t>(i)];
+    if (streams(*item.product, *job.settings.kernels))
+      job.products.stream(item, job.settings, thread);
+    else
+      job.products.compute(item, job.settings, thread);
+  });
+}
+
+void CpuBackend::run(const ops::GroupedMatmul& op) {
+  const float* x = floats(op.x, "x");
+  float* y = const_cast<float*>(floats(op.y, "y"));
+  const Element element = element_of(op.weight, "weight");
+  const int64_t outputs = op.weight.dim(1), inputs = op.weight.dim(2), y_width = op.y.dim(1);
+  const int64_t weight_bytes = outputs * inputs * size_of(op.weight.dtype());
+  products_.clear();
+  for_each_group(op.offsets, op.x.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
+    products_.add({.m = rows,
+                   .n = outputs,
+                   .k = inputs,
+                   .a = {x + row * inputs, inputs, Element::f32, Layout::k_contiguous},
+                   .b = {static_cast<const char*>(op.weight.data()) + group * weight_bytes, inputs,
+                         element, Layout::k_contiguous},
+                   .c = y + row * y_width + op.y_begin,
+                   .c_stride = y_width});
+  });
+  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
+}
+
+void CpuBackend::run(const ops::GroupedMatmulInput& op) {
+  const float* dy = floats(op.dy, "dy");
+  float* dx = const_cast<float*>(floats(op.dx, "dx"));
+  const Element element = element_of(op.weight, "weight");
+  const int64_t outputs = op.weight.dim(1), inputs = op.weight.dim(2), y_width = op.dy.dim(1);
+  const int64_t weight_bytes = outputs * inputs * size_of(op.weight.dtype());
+  products_.clear();
+  for_each_group(op.offsets, op.dx.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
+    products_.add(
+        {.m = rows,
+         .n = inputs,
+         .k = outputs,
+         .a = {dy + row * y_width + op.dy_begin, y_width, Element::f32, Layout::k_contiguous},
+         .b = {static_cast<const char*>(op.weight.data()) + group * weight_bytes, inputs, element,
+               Layout::k_strided},
+         .c = dx + row * inputs,
+         .c_stride = inputs});
+  });
+  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
+}
+
+void CpuBackend::run(const ops::GroupedMatmulWeight& op) {
+  const float* dy = floats(op.dy, "dy");
+  const float* x = floats(op.x, "x");
+  float* dweight = const_cast<float*>(floats(op.dweight, "dweight"));
+  const int64_t outputs = op.dweight.dim(1), inputs = op.dweight.dim(2), y_width = op.dy.dim(1);
+  products_.clear();
+  for_each_group(op.offsets, op.x.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
+    products_.add(
+        {.m = outputs,
+         .n = inputs,
+         .k = rows,
+         .a = {dy + row * y_width + op.dy_begin, y_width, Element::f32, Layout::k_strided},
+         .b = {x + row * inputs, inputs, Element::f32, Layout::k_strided},
+         .c = dweight + group * outputs * inputs,
+         .c_stride = inputs});
+  });
+  products_.run(static_cast<float>(op.scale), true, op.operands == ops::Operands::bf16);
+}
+
+}  // namespace mixtral::cpu

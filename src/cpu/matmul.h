@@ -1,0 +1,55 @@
+#pragma once
+
+#include <vector>
+
+#include "base/threads.h"
+#include "cpu/matmul_kernels.h"
+#include "cpu/scratch.h"
+
+namespace mixtral::cpu {
+
+/// One group's product C[m, n] = scale · Σ_k A[m, k] B[k, n] (+ C if accumulate), C in f32.
+struct Product {
+  int64_t m = 0, n = 0, k = 0;
+  Operand a;  // f32; its lines are the rows of C
+  Operand b;  // its lines are the columns of C
+  float* c = nullptr;
+  int64_t c_stride = 0;
+};
+
+/// Computes groups of products with all threads. Each thread owns a block of a C at a time: it
+/// packs the part of B that the block needs, a panel at a time, and the rows of A that pass over
+/// it; no packed data is shared, so threads never wait for one another.
+class Products {
+ public:
+  Products(ThreadPool& pool, Scratch& scratch) : pool_(pool), scratch_(scratch) {}
+
+  /// Empties the list of products, keeping its memory.
+  void clear() { products_.clear(); }
+  void add(const Product& product) { products_.push_back(product); }
+  /// Computes what was added. With `bf16`, operands are rounded to bf16 first.
+  void run(float scale, bool accumulate, bool bf16);
+
+ private:
+  /// Rows [m, m_end) and columns [n, n_end) of one product's C.
+  struct Item {
+    const Product* product;
+    int64_t m, m_end, n, n_end;
+  };
+  struct Settings {
+    const Kernels* kernels;
+    float scale;
+    bool accumulate, round;
+  };
+
+  void plan(const Kernels& kernels);
+  void compute(const Item& item, const Settings& settings, int thread);
+  void stream(const Item& item, const Settings& settings, int thread);
+
+  ThreadPool& pool_;
+  Scratch& scratch_;
+  std::vector<Product> products_;
+  std::vector<Item> items_;
+};
+
+}  // namespace mixtral::cpu

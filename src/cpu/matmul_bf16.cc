@@ -1,0 +1,366 @@
+// Products of bf16 pairs with f32 sums, for processors with AVX512_BF16. A unit is a pair of
+// neighbours in k; vdpbf16ps adds both products of a pair to the sum. The plan is that of
+// matmul_float.cc: 14 × 2 vectors of sums. This file alone is compiled for these instructions, and
+// nothing in it runs before `bf16_kernels` has looked at the processor.
+
+#include "cpu/matmul_kernels.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+// g++ 12 takes the headers' deliberately undefined values for mistakes.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+namespace mixtral::cpu {
+namespace {
+
+using Unit = uint32_t;
+constexpr int kLanes = 16;
+constexpr int kColumns = 2 * kLanes;
+constexpr int kRows = 14;
+constexpr int kStreamRows = 8;
+
+constexpr int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
+
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+[[gnu::always_inline]] inline __m512i as_words(__m512bh v) { return reinterpret_cast<__m512i>(v); }
+[[gnu::always_inline]] inline __m512bh as_pairs(__m512i v) { return reinterpret_cast<__m512bh>(v); }
+
+/// Rounds the floats of `low`, then of `high`, to 32 bf16.
+[[gnu::always_inline]] inline __m512i round_pairs(__m512 high, __m512 low) {
+  return as_words(_mm512_cvtne2ps_pbh(high, low));
+}
+
+/// `count` <= 16 elements as floats, the rest zero.
+template <Element kElement>
+[[gnu::always_inline]] inline __m512 load_floats(const uint8_t* from, int64_t count) {
+  const auto mask = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+  if constexpr (kElement == Element::f32) {
+    return _mm512_maskz_loadu_ps(mask, from);
+  } else {
+    const __m256i half = _mm256_maskz_loadu_epi16(mask, from);
+    if constexpr (kElement == Element::f16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+}
+
+/// Elements [0, count) of two lines of the same k: word i pairs even[i] with odd[i]. count <= 16.
+template <Element kElement>
+[[gnu::always_inline]] inline __m512i interleave(const uint8_t* even, const uint8_t* odd,
+                                                 int64_t count) {
+  const __m512 e = load_floats<kElement>(even, count);
+  const __m512 o = odd ? load_floats<kElement>(odd, count) : _mm512_setzero_ps();
+  const __m512i halves = round_pairs(o, e);  // 16 of `even`, then 16 of `odd`
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, halves);
+}
+
+/// 8 elements of k from each of 4 lines, as bf16: one 128-bit block a line.
+template <Element kElement>
+[[gnu::always_inline]] inline __m512i load_blocks(const uint8_t* l0, const uint8_t* l1,
+                                                  const uint8_t* l2, const uint8_t* l3) {
+  if constexpr (kElement == Element::bf16) {
+    const auto load = [](const uint8_t* p) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    };
+    __m512i v = _mm512_castsi128_si512(load(l0));
+    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load(l1));
+    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load(l2));
+    return _mm512_mask_broadcast_i32x4(v, 0xf000, load(l3));
+  } else if constexpr (kElement == Element::f32) {
+    const auto load = [](const uint8_t* p) {
+      return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+    };
+    const __m512 low = _mm512_insertf32x8(_mm512_castps256_ps512(load(l0)), load(l1), 1);
+    const __m512 high = _mm512_insertf32x8(_mm512_castps256_ps512(load(l2)), load(l3), 1);
+    return round_pairs(high, low);
+  } else {
+    const auto load = [](const uint8_t* p, const uint8_t* q) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+      return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1));
+    };
+    return round_pairs(load(l2, l3), load(l0, l1));
+  }
+}
+
+/// Reads 8 elements of k from each of 16 lines (`stride` bytes apart, never past line `last`) and
+/// transposes them: out[u] holds unit u of every line.
+template <Element kElement>
+[[gnu::always_inline]] inline void transpose(const uint8_t* base, int64_t stride, int64_t last,
+                                             __m512i* out) {
+  const auto line = [=](int64_t l)
+                        __attribute__((always_inline)) { return base + smaller(l, last) * stride; };
+  __m512i v[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j)
+    v[j] = load_blocks<kElement>(line(j), line(4 + j), line(8 + j), line(12 + j));
+  const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]);
+  const __m512i low23 = _mm512_unpacklo_epi32(v[2], v[3]);
+  const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]);
+  const __m512i high23 = _mm512_unpackhi_epi32(v[2], v[3]);
+  out[0] = _mm512_unpacklo_epi64(low01, low23);
+  out[1] = _mm512_unpackhi_epi64(low01, low23);
+  out[2] = _mm512_unpacklo_epi64(high01, high23);
+  out[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
+/// The last `count` < 8 elements of each line, zero-padded, 32 bytes a line for `transpose`.
+template <Element kElement>
+void copy_tail(const uint8_t* base, int64_t stride, int64_t last, int64_t count, uint8_t* tail) {
+  const auto bytes = static_cast<size_t>(count * bytes_of(kElement));
+  __builtin_memset(tail, 0, kLanes * 32);
+  for (int64_t l = 0; l <= smaller(last, kLanes - 1); ++l)
+    __builtin_memcpy(tail + l * 32, base + l * stride, bytes);
+}
+
+template <Element kElement>
+void pack_contiguous_columns(const Block& block, Unit* panel) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t stride = block.operand.stride * kSize;
+  const auto* base =
+      static_cast<const uint8_t*>(block.operand.data) + block.line * stride + block.k * kSize;
+  for (int half = 0; half < 2; ++half, base += kLanes * stride, panel += kLanes) {
+    const int64_t last = block.lines - 1 - half * kLanes;
+    if (last < 0) {
+      for (int64_t u = 0; u < (block.count + 1) / 2; ++u)
+        _mm512_store_si512(panel + u * kColumns, _mm512_setzero_si512());
+      continue;
+    }
+    __m512i v[4];
+    int64_t k = 0;
+    for (; k + 8 <= block.count; k += 8) {
+      transpose<kElement>(base + k * kSize, stride, last, v);
+      for (int u = 0; u < 4; ++u) _mm512_store_si512(panel + (k / 2 + u) * kColumns, v[u]);
+    }
+    if (k < block.count) {
+      alignas(64) uint8_t tail[kLanes * 32];
+      copy_tail<kElement>(base + k * kSize, stride, last, block.count - k, tail);
+      transpose<kElement>(tail, 32, kLanes - 1, v);
+      for (int u = 0; u < (block.count - k + 1) / 2; ++u)
+        _mm512_store_si512(panel + (k / 2 + u) * kColumns, v[u]);
+    }
+  }
+}
+
+template <Element kElement>
+void pack_strided_columns(const Block& block, Unit* panel) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t step = block.operand.stride * kSize;
+  const auto* even =
+      static_cast<const uint8_t*>(block.operand.data) + block.k * step + block.line * kSize;
+  for (int64_t k = 0; k < block.count; k += 2, even += 2 * step, panel += kColumns) {
+    const uint8_t* odd = k + 1 < block.count ? even + step : nullptr;
+    for (int64_t j = 0; j < kColumns; j += kLanes) {
+      const int64_t count = block.lines - j;
+      const __m512i v = count <= 0 ? _mm512_setzero_si512()
+                                   : interleave<kElement>(even + j * kSize,
+                                                          odd ? odd + j * kSize : nullptr, count);
+      _mm512_store_si512(panel + j, v);
+    }
+  }
+}
+
+template <Element kElement>
+void pack_columns_of(const Block& block, Unit* panel) {
+  block.operand.layout == Layout::k_contiguous ? pack_contiguous_columns<kElement>(block, panel)
+                                               : pack_strided_columns<kElement>(block, panel);
+}
+
+void pack_columns(const Block& block, void* panel) {
+  switch (block.operand.element) {
+    case Element::f32:
+      return pack_columns_of<Element::f32>(block, static_cast<Unit*>(panel));
+    case Element::bf16:
+      return pack_columns_of<Element::bf16>(block, static_cast<Unit*>(panel));
+    case Element::f16:
+      return pack_columns_of<Element::f16>(block, static_cast<Unit*>(panel));
+  }
+}
+
+void pack_rows(const Block& block, void* tile) {
+  auto* to = static_cast<Unit*>(tile);
+  const int64_t step = block.operand.stride * 4;
+  const auto* data = static_cast<const uint8_t*>(block.operand.data);
+  if (block.operand.layout == Layout::k_contiguous) {
+    data += block.line * step + block.k * 4;
+    for (int64_t r = 0; r < block.lines; ++r, data += step, to += kRowStride)
+      for (int64_t k = 0; k < block.count; k += 32) {
+        const int64_t count = block.count - k;
+        const __m512 low = load_floats<Element::f32>(data + k * 4, count);
+        const __m512 high = count > 16 ? load_floats<Element::f32>(data + k * 4 + 64, count - 16)
+                                       : _mm512_setzero_ps();
+        _mm512_storeu_si512(to + k / 2, round_pairs(high, low));
+      }
+  } else {
+    data += block.k * step + block.line * 4;
+    for (int64_t k = 0; k < block.count; k += 2, data += 2 * step, to += kRows)
+      _mm512_storeu_si512(  // reaches into the next unit, which is written later
+          to,
+          interleave<Element::f32>(data, k + 1 < block.count ? data + step : nullptr, block.lines));
+  }
+}
+
+/// c[0 .. count) = scale · sum (+ c), count <= 16.
+[[gnu::always_inline]] inline void finish(__m512 sum, float* c, int64_t count, __m512 scale,
+                                          bool accumulate) {
+  const auto mask = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+  const __m512 v = accumulate ? _mm512_fmadd_ps(sum, scale, _mm512_maskz_loadu_ps(mask, c))
+                              : _mm512_mul_ps(sum, scale);
+  _mm512_mask_storeu_ps(c, mask, v);
+}
+
+template <int kM, Layout kLayout>
+void run_tile(const Tile& t) {
+  constexpr int64_t kRowStep = kLayout == Layout::k_contiguous ? kRowStride : 1;
+  constexpr int64_t kUnitStep = kLayout == Layout::k_contiguous ? 1 : kRows;
+  __m512 sum[kM][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < kM; ++r) {
+    sum[r][0] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns);
+    sum[r][1] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns + kLanes);
+  }
+  const auto* a = static_cast<const int*>(t.a);
+  const auto* b = static_cast<const Unit*>(t.b);
+  for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += kColumns) {
+    const __m512bh b0 = as_pairs(_mm512_load_si512(b));
+    const __m512bh b1 = as_pairs(_mm512_load_si512(b + kLanes));
+#pragma GCC unroll 16
+    for (int r = 0; r < kM; ++r) {
+      const __m512bh x = as_pairs(_mm512_set1_epi32(a[r * kRowStep]));
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, b0);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
+    }
+  }
+  if (!t.last) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kM; ++r) {
+      _mm512_store_ps(t.partial + r * kColumns, sum[r][0]);
+      _mm512_store_ps(t.partial + r * kColumns + kLanes, sum[r][1]);
+    }
+    return;
+  }
+  const __m512 scale = _mm512_set1_ps(t.scale);
+  float* c = t.c;
+#pragma GCC unroll 16
+  for (int r = 0; r < kM; ++r, c += t.c_stride) {
+    finish(sum[r][0], c, t.columns, scale, t.accumulate);
+    if (t.columns > kLanes) finish(sum[r][1], c + kLanes, t.columns - kLanes, scale, t.accumulate);
+  }
+}
+
+template <Layout kLayout>
+constexpr void (*kTiles[kRows])(const Tile&) = {
+    run_tile<1, kLayout>,  run_tile<2, kLayout>,  run_tile<3, kLayout>,  run_tile<4, kLayout>,
+    run_tile<5, kLayout>,  run_tile<6, kLayout>,  run_tile<7, kLayout>,  run_tile<8, kLayout>,
+    run_tile<9, kLayout>,  run_tile<10, kLayout>, run_tile<11, kLayout>, run_tile<12, kLayout>,
+    run_tile<13, kLayout>, run_tile<14, kLayout>};
+
+void tile(const Tile& t) {
+  (t.layout == Layout::k_contiguous ? kTiles<Layout::k_contiguous>
+                                    : kTiles<Layout::k_strided>)[t.rows - 1](t);
+}
+
+/// kGroups vectors of lines for kM rows at a time.
+template <Element kElement, int kM, int kGroups>
+void stream_lines(const Stream& s, int64_t done, int64_t lines) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t stride = s.b.operand.stride * kSize;
+  const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
+  const auto* a = static_cast<const int*>(s.a);
+  __m512 sum[kM][kGroups];
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
+  __m512i v[kGroups][4];
+  const auto multiply = [&](int64_t unit, int units) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      if (u >= units) break;
+#pragma GCC unroll 8
+      for (int r = 0; r < kM; ++r) {
+        const __m512bh x = as_pairs(_mm512_set1_epi32(a[r * s.a_stride + unit + u]));
+#pragma GCC unroll 2
+        for (int g = 0; g < kGroups; ++g)
+          sum[r][g] = _mm512_dpbf16_ps(sum[r][g], x, as_pairs(v[g][u]));
+      }
+    }
+  };
+  int64_t k = 0;
+  for (; k + 8 <= s.b.count; k += 8) {
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g)
+      transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
+                          v[g]);
+    multiply(k / 2, 4);
+  }
+  if (k < s.b.count) {
+    alignas(64) uint8_t tail[kLanes * 32];
+    for (int g = 0; g < kGroups; ++g) {
+      copy_tail<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
+                          s.b.count - k, tail);
+      transpose<kElement>(tail, 32, kLanes - 1, v[g]);
+    }
+    multiply(k / 2, static_cast<int>((s.b.count - k + 1) / 2));
+  }
+  const __m512 scale = _mm512_set1_ps(s.scale);
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g)
+      finish(sum[r][g], s.c + done + g * kLanes + r * s.c_stride, lines - g * kLanes, scale,
+             s.accumulate);
+}
+
+template <Element kElement, int kM>
+void stream_rows(const Stream& s) {
+  int64_t done = 0;
+  for (; done + 2 * kLanes <= s.b.lines; done += 2 * kLanes)
+    stream_lines<kElement, kM, 2>(s, done, 2 * kLanes);
+  for (; done < s.b.lines; done += kLanes)
+    stream_lines<kElement, kM, 1>(s, done, smaller(s.b.lines - done, kLanes));
+}
+
+template <Element kElement>
+constexpr void (*kStreams[kStreamRows])(const Stream&) = {
+    stream_rows<kElement, 1>, stream_rows<kElement, 2>, stream_rows<kElement, 3>,
+    stream_rows<kElement, 4>, stream_rows<kElement, 5>, stream_rows<kElement, 6>,
+    stream_rows<kElement, 7>, stream_rows<kElement, 8>};
+
+void stream(const Stream& s) {
+  switch (s.b.operand.element) {
+    case Element::f32:
+      return kStreams<Element::f32>[s.rows - 1](s);
+    case Element::bf16:
+      return kStreams<Element::bf16>[s.rows - 1](s);
+    case Element::f16:
+      return kStreams<Element::f16>[s.rows - 1](s);
+  }
+}
+
+constexpr Kernels kTable{kRows, kColumns, 2, kStreamRows, pack_rows, pack_columns, tile, stream};
+
+}  // namespace
+
+const Kernels* const kPairKernels = &kTable;
+
+}  // namespace mixtral::cpu
+
+#else
+
+namespace mixtral::cpu {
+
+const Kernels* const kPairKernels = nullptr;
+
+}  // namespace mixtral::cpu
+
+#endif

@@ -1,0 +1,438 @@
+// Products of floats for each instruction set (Highway compiles this file once for each).
+//
+// A tile is 14 × 2 vectors where there are 32 wide registers (28 sums, 2 columns of B, rows of A
+// broadcast from memory), 6 × 2 where there are 16, 12 × 2 on NEON.
+
+#include "cpu/matmul_kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/matmul_float.cc"
+// AVX2 (with FMA), AVX-512 and NEON: chains of multiply-adds give the same bits on all of them.
+// Vectors of unknown size cannot be tiled.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <cstring>
+#include <utility>
+
+HWY_BEFORE_NAMESPACE();
+namespace mixtral::cpu::HWY_NAMESPACE {
+#if HWY_TARGET == HWY_SCALAR
+const Kernels* get_float_kernels() { return nullptr; }
+#else
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F = hn::ScalableTag<float>;
+using U = hn::RebindToUnsigned<F>;
+using W = hn::Repartition<uint64_t, F>;
+using V = hn::Vec<F>;
+
+constexpr int kLanes = HWY_MAX_BYTES / 4;
+constexpr int kColumns = 2 * kLanes;
+#if HWY_TARGET == HWY_NEON
+constexpr int kRows = 12;
+#elif HWY_MAX_BYTES == 64
+constexpr int kRows = 14;
+#else
+constexpr int kRows = 6;
+#endif
+constexpr int kBlocks = kLanes / 4;  // of 128 bits in a vector
+constexpr int kStreamRows = kRows > 8 ? 8 : 4;
+
+/// Rounds floats to bf16, to nearest even; a NaN stays one.
+HWY_INLINE V round_bf16(V v) {
+  const U u;
+  const auto bits = hn::BitCast(u, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(u, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(u, 0x7fffu)));
+  const auto quiet = hn::Or(bits, hn::Set(u, 0x400000u));
+  const auto result = hn::IfThenElse(hn::RebindMask(u, hn::IsNaN(v)), quiet, rounded);
+  return hn::BitCast(F(), hn::And(result, hn::Set(u, 0xffff0000u)));
+}
+
+/// The halves in the low 16 bits of each lane as floats, subnormals and infinities included.
+HWY_INLINE V from_half(hn::Vec<U> bits) {
+  const U u;
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(u, 0x8000u)));
+  const auto magnitude = hn::And(bits, hn::Set(u, 0x7fffu));
+  const auto scaled =
+      hn::Mul(hn::BitCast(F(), hn::ShiftLeft<13>(magnitude)), hn::Set(F(), 0x1p112f));
+  const hn::RebindToSigned<F> i;
+  const auto special = hn::Gt(hn::BitCast(i, magnitude), hn::Set(i, 0x7bff));
+  const auto exponent = hn::IfThenElseZero(hn::RebindMask(u, special), hn::Set(u, 0x7f800000u));
+  return hn::BitCast(F(), hn::Or(hn::Or(hn::BitCast(u, scaled), exponent), sign));
+}
+
+/// Two neighbours in k from lanes of 16-bit pairs.
+template <Element kElement>
+HWY_INLINE void split_pair(hn::Vec<U> pairs, V& even, V& odd) {
+  const U u;
+  if constexpr (kElement == Element::bf16) {
+    even = hn::BitCast(F(), hn::ShiftLeft<16>(pairs));
+    odd = hn::BitCast(F(), hn::And(pairs, hn::Set(u, 0xffff0000u)));
+  } else {
+    even = from_half(hn::And(pairs, hn::Set(u, 0xffffu)));
+    odd = from_half(hn::ShiftRight<16>(pairs));
+  }
+}
+
+constexpr int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
+
+/// Inner indices that `transpose` takes at once: 16 bytes a line.
+template <Element kElement>
+constexpr int kStep = kElement == Element::f32 ? 4 : 8;
+
+/// Reads 16 bytes from each of kLanes lines (line l at base + l · stride bytes, but never past
+/// line `last`) and transposes them: out[k] holds element k of every line. Each vector first
+/// gathers one 128-bit block from each of kBlocks lines, so that 4 × 4 transposes within blocks
+/// suffice.
+template <Element kElement>
+HWY_INLINE void transpose(const uint8_t* base, int64_t stride, int64_t last, V* out) {
+  const F f;
+  const W w;
+  V v[4];
+  const auto load = [=](int64_t line) HWY_ATTR {
+    return hn::LoadDup128(f, reinterpret_cast<const float*>(base + HWY_MIN(line, last) * stride));
+  };
+  const auto lane = hn::Iota(f, 0.0f);
+  for (int j = 0; j < 4; ++j) {
+    v[j] = load(j);
+    for (int b = 1; b < kBlocks; ++b)
+      v[j] = hn::IfThenElse(hn::Lt(lane, hn::Set(f, static_cast<float>(4 * b))), v[j],
+                            load(4 * b + j));
+  }
+  const auto low01 = hn::BitCast(w, hn::InterleaveLower(f, v[0], v[1]));
+  const auto low23 = hn::BitCast(w, hn::InterleaveLower(f, v[2], v[3]));
+  const auto high01 = hn::BitCast(w, hn::InterleaveUpper(f, v[0], v[1]));
+  const auto high23 = hn::BitCast(w, hn::InterleaveUpper(f, v[2], v[3]));
+  const V t[4] = {hn::BitCast(f, hn::InterleaveLower(w, low01, low23)),
+                  hn::BitCast(f, hn::InterleaveUpper(w, low01, low23)),
+                  hn::BitCast(f, hn::InterleaveLower(w, high01, high23)),
+                  hn::BitCast(f, hn::InterleaveUpper(w, high01, high23))};
+  if constexpr (kElement == Element::f32) {
+    for (int k = 0; k < 4; ++k) out[k] = t[k];
+  } else {
+    for (int k = 0; k < 4; ++k)
+      split_pair<kElement>(hn::BitCast(U(), t[k]), out[2 * k], out[2 * k + 1]);
+  }
+}
+
+/// Copies the last `count` < kStep elements of each line to a zero-padded block that `transpose`
+/// may read, lines 16 bytes apart.
+template <Element kElement>
+HWY_INLINE void copy_tail(const uint8_t* base, int64_t stride, int64_t last, int64_t count,
+                          uint8_t* tail) {
+  std::memset(tail, 0, kLanes * 16);
+  for (int64_t l = 0; l <= HWY_MIN(last, int64_t{kLanes - 1}); ++l)
+    std::memcpy(tail + l * 16, base + l * stride, static_cast<size_t>(count * bytes_of(kElement)));
+}
+
+template <Element kElement, bool kRound>
+void pack_contiguous_columns(const Block& block, float* panel) {
+  const F f;
+  constexpr int kTake = kStep<kElement>;
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t stride = block.operand.stride * kSize;
+  const auto* base =
+      static_cast<const uint8_t*>(block.operand.data) + block.line * stride + block.k * kSize;
+  for (int half = 0; half < 2; ++half, base += kLanes * stride, panel += kLanes) {
+    const int64_t last = block.lines - 1 - half * kLanes;
+    if (last < 0) {
+      for (int64_t k = 0; k < block.count; ++k) hn::Store(hn::Zero(f), f, panel + k * kColumns);
+      continue;
+    }
+    V v[kTake];
+    int64_t k = 0;
+    const auto store = [&](int64_t count) HWY_ATTR {
+      for (int i = 0; i < count; ++i)
+        hn::Store(kRound ? round_bf16(v[i]) : v[i], f, panel + (k + i) * kColumns);
+    };
+    for (; k + kTake <= block.count; k += kTake) {
+      transpose<kElement>(base + k * kSize, stride, last, v);
+      store(kTake);
+    }
+    if (k < block.count) {
+      alignas(64) uint8_t tail[kLanes * 16];
+      copy_tail<kElement>(base + k * kSize, stride, last, block.count - k, tail);
+      transpose<kElement>(tail, 16, kLanes - 1, v);
+      store(block.count - k);
+    }
+  }
+}
+
+/// A vector of elements as floats.
+template <Element kElement>
+HWY_INLINE V load_elements(const uint8_t* from) {
+  if constexpr (kElement == Element::f32) {
+    return hn::LoadU(F(), reinterpret_cast<const float*>(from));
+  } else {
+    const auto half = hn::LoadU(hn::Rebind<uint16_t, F>(), reinterpret_cast<const uint16_t*>(from));
+    const auto bits = hn::PromoteTo(U(), half);
+    if constexpr (kElement == Element::bf16)
+      return hn::BitCast(F(), hn::ShiftLeft<16>(bits));
+    else
+      return from_half(bits);
+  }
+}
+
+/// Copies `count` elements to floats. May write up to the next multiple of kLanes.
+template <Element kElement, bool kRound>
+HWY_INLINE void copy_line(const uint8_t* from, int64_t count, float* to) {
+  const F f;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const V v = load_elements<kElement>(from + i * bytes_of(kElement));
+    hn::StoreU(kRound ? round_bf16(v) : v, f, to + i);
+  }
+  if (i < count) {
+    alignas(64) uint8_t tail[kLanes * 4] = {};
+    std::memcpy(tail, from + i * bytes_of(kElement),
+                static_cast<size_t>((count - i) * bytes_of(kElement)));
+    const V v = load_elements<kElement>(tail);
+    hn::StoreU(kRound ? round_bf16(v) : v, f, to + i);
+  }
+}
+
+template <Element kElement, bool kRound>
+void pack_strided_columns(const Block& block, float* panel) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  const auto* base = static_cast<const uint8_t*>(block.operand.data) +
+                     (block.k * block.operand.stride + block.line) * kSize;
+  const int64_t step = block.operand.stride * kSize;
+  const int64_t padding = kColumns - block.lines;
+  for (int64_t k = 0; k < block.count; ++k, base += step, panel += kColumns) {
+    copy_line<kElement, kRound>(base, block.lines, panel);
+    if (padding > 0) std::memset(panel + block.lines, 0, static_cast<size_t>(padding) * 4);
+  }
+}
+
+template <Element kElement, bool kRound>
+void pack_columns_of(const Block& block, float* panel) {
+  if (block.operand.layout == Layout::k_contiguous)
+    pack_contiguous_columns<kElement, kRound>(block, panel);
+  else
+    pack_strided_columns<kElement, kRound>(block, panel);
+}
+
+void pack_columns(const Block& block, void* panel_memory) {
+  auto* panel = static_cast<float*>(panel_memory);
+  switch (block.operand.element) {
+    case Element::f32:
+      return block.round ? pack_columns_of<Element::f32, true>(block, panel)
+                         : pack_columns_of<Element::f32, false>(block, panel);
+    case Element::bf16:
+      return pack_columns_of<Element::bf16, false>(block, panel);
+    case Element::f16:
+      return block.round ? pack_columns_of<Element::f16, true>(block, panel)
+                         : pack_columns_of<Element::f16, false>(block, panel);
+  }
+}
+
+template <bool kRound>
+void pack_rows_of(const Block& block, float* tile) {
+  const auto* data = static_cast<const float*>(block.operand.data);
+  const int64_t stride = block.operand.stride;
+  if (block.operand.layout == Layout::k_contiguous) {
+    for (int64_t r = 0; r < block.lines; ++r)
+      copy_line<Element::f32, kRound>(
+          reinterpret_cast<const uint8_t*>(data + (block.line + r) * stride + block.k), block.count,
+          tile + r * kRowStride);
+  } else {
+    for (int64_t k = 0; k < block.count; ++k)  // a vector may reach into the next, written later
+      copy_line<Element::f32, kRound>(
+          reinterpret_cast<const uint8_t*>(data + (block.k + k) * stride + block.line), block.lines,
+          tile + k * kRows);
+  }
+}
+
+void pack_rows(const Block& block, void* tile) {
+  block.round ? pack_rows_of<true>(block, static_cast<float*>(tile))
+              : pack_rows_of<false>(block, static_cast<float*>(tile));
+}
+
+/// c[0 .. columns) = scale · sum (+ c). `sum` has a whole number of vectors.
+HWY_INLINE void finish_row(const float* sum, float* c, int64_t columns, float scale,
+                           bool accumulate) {
+  const F f;
+  const V s = hn::Set(f, scale);
+  int64_t j = 0;
+  for (; j + kLanes <= columns; j += kLanes) {
+    const V v = hn::LoadU(f, sum + j);
+    hn::StoreU(accumulate ? hn::MulAdd(v, s, hn::LoadU(f, c + j)) : hn::Mul(v, s), f, c + j);
+  }
+  if (j < columns) {
+    float tail[kLanes] = {};
+    const auto bytes = static_cast<size_t>(columns - j) * 4;
+    if (accumulate) std::memcpy(tail, c + j, bytes);
+    const V v = hn::LoadU(f, sum + j);
+    hn::StoreU(accumulate ? hn::MulAdd(v, s, hn::LoadU(f, tail)) : hn::Mul(v, s), f, tail);
+    std::memcpy(c + j, tail, bytes);
+  }
+}
+
+template <int kM, Layout kLayout>
+void run_tile(const Tile& t) {
+  const F f;
+  constexpr int64_t kRowStep = kLayout == Layout::k_contiguous ? kRowStride : 1;
+  constexpr int64_t kUnitStep = kLayout == Layout::k_contiguous ? 1 : kRows;
+  V sum[kM][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < kM; ++r) {
+    sum[r][0] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns);
+    sum[r][1] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns + kLanes);
+  }
+  const auto* a = static_cast<const float*>(t.a);
+  const auto* b = static_cast<const float*>(t.b);
+  for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += kColumns) {
+    const V b0 = hn::Load(f, b);
+    const V b1 = hn::Load(f, b + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kM; ++r) {
+      const V x = hn::Set(f, a[r * kRowStep]);
+      sum[r][0] = hn::MulAdd(x, b0, sum[r][0]);
+      sum[r][1] = hn::MulAdd(x, b1, sum[r][1]);
+    }
+  }
+  if (t.last && t.columns == kColumns) {
+    const V s = hn::Set(f, t.scale);
+    float* c = t.c;
+#pragma GCC unroll 16
+    for (int r = 0; r < kM; ++r, c += t.c_stride) {
+      if (t.accumulate) {
+        hn::StoreU(hn::MulAdd(sum[r][0], s, hn::LoadU(f, c)), f, c);
+        hn::StoreU(hn::MulAdd(sum[r][1], s, hn::LoadU(f, c + kLanes)), f, c + kLanes);
+      } else {
+        hn::StoreU(hn::Mul(sum[r][0], s), f, c);
+        hn::StoreU(hn::Mul(sum[r][1], s), f, c + kLanes);
+      }
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kM; ++r) {
+    hn::Store(sum[r][0], f, t.partial + r * kColumns);
+    hn::Store(sum[r][1], f, t.partial + r * kColumns + kLanes);
+  }
+  if (!t.last) return;
+  for (int r = 0; r < kM; ++r)
+    finish_row(t.partial + r * kColumns, t.c + r * t.c_stride, t.columns, t.scale, t.accumulate);
+}
+
+using TileFunction = void (*)(const Tile&);
+
+template <Layout kLayout, int... kM>
+void choose_tile(const Tile& tile, std::integer_sequence<int, kM...>) {
+  static constexpr TileFunction kTable[] = {run_tile<kM + 1, kLayout>...};
+  kTable[tile.rows - 1](tile);
+}
+
+void tile(const Tile& t) {
+  constexpr std::make_integer_sequence<int, kRows> kSizes;
+  t.layout == Layout::k_contiguous ? choose_tile<Layout::k_contiguous>(t, kSizes)
+                                   : choose_tile<Layout::k_strided>(t, kSizes);
+}
+
+/// kGroups vectors of lines for kM rows at a time.
+template <Element kElement, int kM, int kGroups>
+void stream_lines(const Stream& s, int64_t line, int64_t lines) {
+  const F f;
+  constexpr int kTake = kStep<kElement>;
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t stride = s.b.operand.stride * kSize;
+  const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + line * stride;
+  const auto* a = static_cast<const float*>(s.a);
+  V sum[kM][kGroups];
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) sum[r][g] = hn::Zero(f);
+  V v[kGroups][kTake];
+  const int64_t count = s.b.count;
+  int64_t k = 0;
+  for (; k + kTake <= count; k += kTake) {
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g)
+      transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
+                          v[g]);
+#pragma GCC unroll 8
+    for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < kTake; ++i) {
+        V x = hn::Set(f, a[r * s.a_stride + k + i]);
+#pragma GCC unroll 2
+        for (int g = 0; g < kGroups; ++g)
+          sum[r][g] = hn::MulAdd(x, s.b.round ? round_bf16(v[g][i]) : v[g][i], sum[r][g]);
+      }
+  }
+  if (k < count) {
+    alignas(64) uint8_t tail[kLanes * 16];
+    for (int g = 0; g < kGroups; ++g) {
+      copy_tail<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
+                          count - k, tail);
+      transpose<kElement>(tail, 16, kLanes - 1, v[g]);
+      for (int i = 0; i < count - k; ++i)
+        for (int r = 0; r < kM; ++r)
+          sum[r][g] = hn::MulAdd(hn::Set(f, a[r * s.a_stride + k + i]),
+                                 s.b.round ? round_bf16(v[g][i]) : v[g][i], sum[r][g]);
+    }
+  }
+  float* c = s.c + (line - s.b.line);
+  for (int r = 0; r < kM; ++r) {
+    alignas(64) float row[kGroups * kLanes];
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) hn::Store(sum[r][g], f, row + g * kLanes);
+    finish_row(row, c + r * s.c_stride, lines, s.scale, s.accumulate);
+  }
+}
+
+template <Element kElement, int kM>
+void stream_rows(const Stream& s) {
+  int64_t done = 0;
+  for (; done + 2 * kLanes <= s.b.lines; done += 2 * kLanes)
+    stream_lines<kElement, kM, 2>(s, s.b.line + done, 2 * kLanes);
+  for (; done < s.b.lines; done += kLanes)
+    stream_lines<kElement, kM, 1>(s, s.b.line + done, HWY_MIN(s.b.lines - done, int64_t{kLanes}));
+}
+
+template <Element kElement, int... kM>
+void choose_stream(const Stream& s, std::integer_sequence<int, kM...>) {
+  static constexpr void (*kTable[])(const Stream&) = {stream_rows<kElement, kM + 1>...};
+  kTable[s.rows - 1](s);
+}
+
+void stream(const Stream& s) {
+  constexpr std::make_integer_sequence<int, kStreamRows> kSizes;
+  switch (s.b.operand.element) {
+    case Element::f32:
+      return choose_stream<Element::f32>(s, kSizes);
+    case Element::bf16:
+      return choose_stream<Element::bf16>(s, kSizes);
+    case Element::f16:
+      return choose_stream<Element::f16>(s, kSizes);
+  }
+}
+
+}  // namespace
+
+const Kernels* get_float_kernels() {
+  static constexpr Kernels kernels{kRows,     kColumns,     1,    kStreamRows,
+                                   pack_rows, pack_columns, tile, stream};
+  return &kernels;
+}
+#endif
+
+}  // namespace mixtral::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mixtral::cpu {
+
+HWY_EXPORT(get_float_kernels);
+
+const Kernels* float_kernels() { return HWY_DYNAMIC_DISPATCH(get_float_kernels)(); }
+
+}  // namespace mixtral::cpu
+#endif

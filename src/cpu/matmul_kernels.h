@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+
+namespace mixtral::cpu {
+
+// The inner loops of products C = A Bᵀ-or-B on blocks that fit the caches. A block of A is packed
+// into row tiles of `rows` rows and a block of B into panels of `columns` columns, both of 32-bit
+// units: a float, or (with bf16 dot products) a pair of bf16 that are neighbours in k. Every
+// element of C is one chain of fused multiply-adds in order of k; where k is cut into blocks, the
+// chain goes on through memory. So the bits do not depend on tile, blocking or row count.
+//
+// This header is included by files that are compiled for one instruction set: no inline functions.
+
+/// How a matrix of A or B lies in memory. Its "lines" are rows of A or columns of B.
+enum class Layout : uint8_t {
+  k_contiguous,  // line l, inner index k at data[l * stride + k]
+  k_strided,     // data[k * stride + l]
+};
+
+/// Storage of an operand's elements.
+enum class Element : uint8_t { f32, bf16, f16 };
+
+struct Operand {
+  const void* data = nullptr;
+  int64_t stride = 0;  // elements
+  Element element = Element::f32;
+  Layout layout = Layout::k_contiguous;
+};
+
+/// Lines [line, line + lines) and inner indices [k, k + count) of an operand.
+struct Block {
+  Operand operand;
+  int64_t line = 0, lines = 0;
+  int64_t k = 0, count = 0;
+  bool round = false;  // to bf16 (kernels of floats only; those of bf16 pairs always do)
+};
+
+/// One tile of C: `rows` rows of a packed row tile times one packed panel, over `units` units of k.
+struct Tile {
+  const void* a = nullptr;  // row tile
+  const void* b = nullptr;  // panel: [units][columns]
+  int64_t units = 0;
+  int rows = 0;
+  Layout layout = Layout::k_contiguous;  // of the row tile: [rows][kRowStride], or [units][rows]
+  bool first = true;                     // start from 0, otherwise from `partial`
+  bool last = true;                      // finish into c, otherwise store to `partial`
+  float* partial = nullptr;              // [rows][columns], aligned
+  float* c = nullptr;                    // c = scale · sum (+ c if accumulate)
+  int64_t c_stride = 0;
+  int64_t columns = 0;  // that exist in c, at most the kernel's
+  float scale = 1;
+  bool accumulate = false;
+};
+
+/// Few rows of A times many k-contiguous lines of B, each of which is read once and not packed:
+/// c[r, j] for lines [line, line + lines).
+struct Stream {
+  const void* a = nullptr;  // [rows][a_stride], units
+  int64_t a_stride = 0;
+  int rows = 0;
+  Block b;  // k = 0, count = all
+  float* c = nullptr;
+  int64_t c_stride = 0;
+  float scale = 1;
+  bool accumulate = false;
+};
+
+/// Most units of k in a packed block, and the distance of a row tile's rows when k is contiguous:
+/// off a power of two, so that the rows fall into different cache sets.
+inline constexpr int64_t kBlockUnits = 256;
+inline constexpr int64_t kRowStride = kBlockUnits + 16;
+
+/// The kernels of one instruction set.
+struct Kernels {
+  int rows = 0;         // of a tile
+  int columns = 0;      // of a panel
+  int unit = 1;         // elements of k in a unit
+  int stream_rows = 0;  // most rows that `stream` takes
+  /// Packs lines into a row tile, in the tile layout that the operand's layout asks for.
+  void (*pack_rows)(const Block& block, void* tile) = nullptr;
+  /// Packs at most `columns` lines into a panel. Lines past the end hold finite junk or zeros.
+  void (*pack_columns)(const Block& block, void* panel) = nullptr;
+  void (*tile)(const Tile& tile) = nullptr;
+  void (*stream)(const Stream& stream) = nullptr;
+};
+
+/// Kernels that multiply floats; null on processors without AVX2 or NEON.
+const Kernels* float_kernels();
+/// Kernels that multiply pairs of bf16, if compiled in; for processors with AVX512_BF16 only.
+extern const Kernels* const kPairKernels;
+/// Those, where they are faster than floats; otherwise null.
+const Kernels* bf16_kernels();
+
+}  // namespace mixtral::cpu
