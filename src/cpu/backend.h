@@ -1,6 +1,8 @@
 #pragma once
 
 #include "base/threads.h"
+#include "cpu/matmul.h"
+#include "cpu/scratch.h"
 #include "ops/host_backend.h"
 
 namespace mixtral::cpu {
@@ -47,6 +49,9 @@ class CpuBackend final : public HostBackend {
 
  private:
   ThreadPool pool_;
+  Scratch scratch_{pool_.size()};
+  Scratch shared_{1};  // one block for all threads of an op
+  Products products_{pool_, scratch_};
 };
 
 }  // namespace mixtral::cpu
