@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <new>
 
-#include "cli/common.h"
 #include "cli/commands.h"
+#include "cli/common.h"
 #include "cli/version.h"
 
 namespace mixtral {

@@ -35,11 +35,11 @@ nn::Initialisation default_initialisation(const ModelConfig& config, uint64_t se
 }  // namespace
 
 void CommonOptions::add_to(CLI::App& command) {
-  command.add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
+  command
+      .add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
       ->capture_default_str();
   command
-      .add_option("--dtype", dtype,
-                  "auto, fp32, bf16 or fp64: how numbers are held and multiplied")
+      .add_option("--dtype", dtype, "auto, fp32, bf16 or fp64: how numbers are held and multiplied")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp64"}));
   command.add_option("-t,--threads", threads, "CPU threads; 0: one a core")
@@ -89,12 +89,14 @@ fs::path resolve_model(const std::string& model) {
     if (!target.empty()) return target;
   }
   if (!fs::exists(path, error))
-    throw Error(fmt::format("--model {}: there is no such directory, and the built-in "
-                            "configurations are {}",
-                            model, fmt::join(builtin_config_names(), ", ")));
-  throw Error(fmt::format("--model {}: found neither config.json (a model) nor checkpoints/best or "
-                          "checkpoints/latest (a run) in it",
-                          model));
+    throw Error(
+        fmt::format("--model {}: there is no such directory, and the built-in "
+                    "configurations are {}",
+                    model, fmt::join(builtin_config_names(), ", ")));
+  throw Error(
+      fmt::format("--model {}: found neither config.json (a model) nor checkpoints/best or "
+                  "checkpoints/latest (a run) in it",
+                  model));
 }
 
 ModelConfig model_config(const std::string& model) {
@@ -133,7 +135,8 @@ std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text) {
     int32_t id = 0;
     const auto [stop, failure] = std::from_chars(item.data(), item.data() + item.size(), id);
     if (failure != std::errc() || stop != item.data() + item.size() || id < 0)
-      throw UsageError(fmt::format("{}: '{}' is not a token id; give numbers like 5,7,9", flag, item));
+      throw UsageError(
+          fmt::format("{}: '{}' is not a token id; give numbers like 5,7,9", flag, item));
     ids.push_back(id);
     begin = end + 1;
   }

@@ -43,9 +43,10 @@ Session open_session(const GenerateOptions& o) {
     s.prompt = parse_ids("--ids", o.ids);
   } else {
     if (!s.tokenizer)
-      throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer, or give token "
-                                   "ids with --ids",
-                                   o.model));
+      throw UsageError(
+          fmt::format("{} has no tokenizer; name one with --tokenizer, or give token "
+                      "ids with --ids",
+                      o.model));
     s.prompt = prompt_tokens(*s.tokenizer, o.prompt);
     if (s.prompt.empty())
       throw UsageError("the prompt is empty and this tokenizer has no begin token; give --prompt");
@@ -55,14 +56,16 @@ Session open_session(const GenerateOptions& o) {
   const Precision precision =
       choose_precision(o.common.dtype, *s.backend, Purpose::inference, config.dtype);
   if (s.tokenizer && s.tokenizer->vocab_size() > config.vocab_size)
-    throw Error(fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
-                            "not belong together",
-                            s.tokenizer->vocab_size(), config.vocab_size));
+    throw Error(
+        fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
+                    "not belong together",
+                    s.tokenizer->vocab_size(), config.vocab_size));
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.max_tokens;
   const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
-  s.model = open_model(*s.backend, o.model,
-                       {.weights = precision.weights, .compute = precision.compute, .context = context},
-                       o.common.seed);
+  s.model =
+      open_model(*s.backend, o.model,
+                 {.weights = precision.weights, .compute = precision.compute, .context = context},
+                 o.common.seed);
   s.generator = std::make_unique<Generator>(*s.backend, *s.model);
   return s;
 }
@@ -121,9 +124,9 @@ void run_generate(const GenerateOptions& o) {
   }
   const auto decoded = static_cast<double>(result.tokens.size()) - 1;
   if (result.tokens.size() > 1 && result.decode_seconds > 0)
-    say(o.common, fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s",
-                              s.prompt.size(), result.prompt_seconds, result.tokens.size(),
-                              decoded / result.decode_seconds));
+    say(o.common,
+        fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s", s.prompt.size(),
+                    result.prompt_seconds, result.tokens.size(), decoded / result.decode_seconds));
 }
 
 void run_raw(const GenerateOptions& o) {
@@ -142,10 +145,9 @@ void run_raw(const GenerateOptions& o) {
     std::vector<int32_t> order(static_cast<size_t>(vocabulary));
     for (int32_t v = 0; v < vocabulary; ++v) order[static_cast<size_t>(v)] = v;
     const auto count = std::min<int64_t>(o.top, vocabulary);
-    std::partial_sort(order.begin(), order.begin() + count, order.end(),
-                      [&](int32_t a, int32_t b) {
-                        return values[a] != values[b] ? values[a] > values[b] : a < b;
-                      });
+    std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int32_t a, int32_t b) {
+      return values[a] != values[b] ? values[a] > values[b] : a < b;
+    });
     fmt::print("{:>4}  {:<14}", row,
                readable(s.tokenizer.get(), s.prompt[static_cast<size_t>(row)]));
     for (int64_t i = 0; i < count; ++i) {
@@ -171,8 +173,8 @@ void run_one_token(const GenerateOptions& o) {
 
 void run_one_god_damn_token(const GenerateOptions& o) {
   Session s = open_session(o);
-  const auto ranked = just_generate_one_god_damn_token(*s.generator, s.prompt,
-                                                       s.model->config().vocab_size, o.top);
+  const auto ranked =
+      just_generate_one_god_damn_token(*s.generator, s.prompt, s.model->config().vocab_size, o.top);
   if (o.common.json) {
     ordered_json json;
     json["prompt_ids"] = s.prompt;

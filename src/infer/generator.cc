@@ -13,11 +13,11 @@ constexpr int64_t kChunk = 256;  // prompt tokens read at once
 }  // namespace
 
 struct Generator::Step {
-  Batch batch;               // one token
-  Tensor settings;           // [1, sizeof(SamplingSettings)]
-  Tensor history;            // [1, W], or empty
-  Tensor drawn;              // [1] i32
-  Tensor log_probability;    // [1] statistics
+  Batch batch;             // one token
+  Tensor settings;         // [1, sizeof(SamplingSettings)]
+  Tensor history;          // [1, W], or empty
+  Tensor drawn;            // [1] i32
+  Tensor log_probability;  // [1] statistics
 };
 
 Generator::Generator(Backend& backend, const Mixtral& model, int64_t context)
@@ -27,11 +27,11 @@ Generator::Generator(Backend& backend, const Mixtral& model, int64_t context)
       step_arena_(backend),
       ctx_(backend, arena_, model.options().compute),
       cache_(backend, model.config(), 1, context > 0 ? context : model.context(),
-             std::min(kChunk, context > 0 ? context : model.context()),
-             model.options().compute) {
+             std::min(kChunk, context > 0 ? context : model.context()), model.options().compute) {
   if (cache_.context() > model.context())
-    throw Error(fmt::format("a context of {} tokens was asked for, but the model was prepared for {}",
-                            cache_.context(), model.context()));
+    throw Error(
+        fmt::format("a context of {} tokens was asked for, but the model was prepared for {}",
+                    cache_.context(), model.context()));
 }
 
 Generator::~Generator() = default;
@@ -39,9 +39,10 @@ Generator::~Generator() = default;
 void Generator::check_prompt(std::span<const int32_t> prompt, int64_t room) const {
   if (prompt.empty()) throw Error("the prompt has no tokens; give at least one");
   if (static_cast<int64_t>(prompt.size()) + room > context())
-    throw Error(fmt::format("a prompt of {} tokens does not fit a context of {} with room for {} "
-                            "more; shorten it, or raise --context",
-                            prompt.size(), context(), room));
+    throw Error(
+        fmt::format("a prompt of {} tokens does not fit a context of {} with room for {} "
+                    "more; shorten it, or raise --context",
+                    prompt.size(), context(), room));
 }
 
 Tensor Generator::prefill(std::span<const int32_t> prompt, int64_t begin, int64_t end) {

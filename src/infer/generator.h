@@ -12,8 +12,8 @@ namespace mixtral {
 /// How to draw tokens, and when to stop.
 struct GenerationOptions {
   ops::SamplingSettings sampling;
-  int64_t repeat_last_n = 64;  // how many of the last tokens the repetition penalty looks at
-  int64_t max_tokens = 256;    // at most; the context ends a generation too
+  int64_t repeat_last_n = 64;     // how many of the last tokens the repetition penalty looks at
+  int64_t max_tokens = 256;       // at most; the context ends a generation too
   std::vector<int64_t> stop_ids;  // tokens that end the text (not reported)
 };
 

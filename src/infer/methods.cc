@@ -79,16 +79,15 @@ GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
   const auto start = Clock::now();
   auto first = start;
   bool stopped = false;
-  result.reason =
-      generator.generate(prompt, options.tokens, [&](const GeneratedToken& token) {
-        if (result.tokens.empty()) {
-          first = Clock::now();
-          result.prompt_seconds = seconds_since(start);
-        }
-        result.tokens.push_back(token);
-        if (decoder) stopped = filter.push(decoder->push(token.id));
-        return !stopped;
-      });
+  result.reason = generator.generate(prompt, options.tokens, [&](const GeneratedToken& token) {
+    if (result.tokens.empty()) {
+      first = Clock::now();
+      result.prompt_seconds = seconds_since(start);
+    }
+    result.tokens.push_back(token);
+    if (decoder) stopped = filter.push(decoder->push(token.id));
+    return !stopped;
+  });
   if (stopped) {
     result.reason = FinishReason::stop;
   } else if (decoder && !filter.push(decoder->flush())) {
