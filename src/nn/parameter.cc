@@ -11,14 +11,13 @@ constexpr int64_t kAlignment =
 
 int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
 
-/// FNV-1a: a stable number for a name.
-uint64_t hash(const std::string& text) {
+}  // namespace
+
+uint64_t name_hash(std::string_view name) {
   uint64_t h = 0xcbf29ce484222325u;
-  for (unsigned char c : text) h = (h ^ c) * 0x100000001b3u;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return h;
 }
-
-}  // namespace
 
 Parameter make_parameter(std::string name, Shape shape, Role role) {
   Parameter parameter;
@@ -87,7 +86,7 @@ void initialise(Backend& backend, const ParameterSource& source, const Initialis
       const Tensor value = p.value_of(part);
       auto normal = [&](double deviation) {
         backend.run(ops::RandomNormal{
-            .x = value, .seed = how.seed, .stream = hash(part.name), .deviation = deviation});
+            .x = value, .seed = how.seed, .stream = name_hash(part.name), .deviation = deviation});
       };
       switch (p.role) {
         case Role::norm:

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ops/backend.h"
@@ -38,6 +39,9 @@ struct Parameter {
 
 using ParameterVisitor = std::function<void(Parameter&)>;
 using ParameterSource = std::function<void(const ParameterVisitor&)>;
+
+/// A stable number for a name (FNV-1a, 64 bits): the random stream of a parameter.
+uint64_t name_hash(std::string_view name);
 
 /// One part of a parameter, with shape and name: the whole of it.
 Parameter make_parameter(std::string name, Shape shape, Role role);

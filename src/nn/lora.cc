@@ -1,0 +1,117 @@
+#include "nn/lora.h"
+
+#include <utility>
+
+namespace mixtral::nn {
+
+Lora::Lora(std::unique_ptr<Projection> base, std::vector<LoraBranch> branches)
+    : base_(std::move(base)), branches_(std::move(branches)) {
+  for (const LoraBranch& branch : branches_) {
+    CHECK(branch.a.shape.rank() == 3 && branch.b.shape.rank() == 3);
+    CHECK(branch.a.shape[0] == groups() && branch.b.shape[0] == groups());
+    CHECK(branch.a.shape[2] == inputs() && branch.b.shape[2] == branch.rank());
+    CHECK(branch.begin >= 0 && branch.begin + branch.rows() <= outputs());
+  }
+}
+
+Tensor Lora::dropped(Context& ctx, const LoraBranch& branch, const Tensor& x) const {
+  if (branch.dropout <= 0 || !ctx.dropout_seed()) return x;
+  const Tensor kept = ctx.allocate(x.shape());
+  ctx.run(ops::Dropout{.x = x,
+                       .y = kept,
+                       .probability = branch.dropout,
+                       .seed = *ctx.dropout_seed(),
+                       .stream = name_hash(branch.a.parts.front().name)});
+  return kept;
+}
+
+void Lora::forward(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& y) const {
+  base_->forward(ctx, x, offsets, y);
+  if (!enabled_) return;
+  for (const LoraBranch& branch : branches_) {
+    const ArenaScope scope(ctx.arena());
+    const Tensor input = dropped(ctx, branch, x);
+    const Tensor narrow = ctx.allocate({x.dim(0), branch.rank()});
+    ctx.run(ops::GroupedMatmul{.x = input,
+                               .weight = branch.a.value,
+                               .offsets = offsets,
+                               .y = narrow,
+                               .operands = ctx.operands()});
+    ctx.run(ops::GroupedMatmul{.x = narrow,
+                               .weight = branch.b.value,
+                               .offsets = offsets,
+                               .y = y,
+                               .y_begin = branch.begin,
+                               .scale = branch.scale,
+                               .accumulate = true,
+                               .operands = ctx.operands()});
+  }
+}
+
+void Lora::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                    const Tensor& dx, Write write) const {
+  base_->backward(ctx, dy, x, offsets, dx, write);
+  if (!enabled_) return;
+  for (const LoraBranch& branch : branches_) {
+    const ArenaScope scope(ctx.arena());
+    const Tensor input = dropped(ctx, branch, x);  // the same elements as in forward
+    const Tensor narrow = ctx.allocate({x.dim(0), branch.rank()});
+    const Tensor dnarrow = ctx.allocate(narrow.shape());
+    ctx.run(ops::GroupedMatmulInput{.dy = dy,
+                                    .weight = branch.b.value,
+                                    .offsets = offsets,
+                                    .dx = dnarrow,
+                                    .dy_begin = branch.begin,
+                                    .scale = branch.scale,
+                                    .operands = ctx.operands()});
+    if (branch.b.grad) {
+      // x Aᵀ is not kept: it is as cheap to compute as to load.
+      ctx.run(ops::GroupedMatmul{.x = input,
+                                 .weight = branch.a.value,
+                                 .offsets = offsets,
+                                 .y = narrow,
+                                 .operands = ctx.operands()});
+      ctx.run(ops::GroupedMatmulWeight{.dy = dy,
+                                       .x = narrow,
+                                       .offsets = offsets,
+                                       .dweight = branch.b.grad,
+                                       .dy_begin = branch.begin,
+                                       .scale = branch.scale,
+                                       .operands = ctx.operands()});
+    }
+    if (branch.a.grad) {
+      ctx.run(ops::GroupedMatmulWeight{.dy = dnarrow,
+                                       .x = input,
+                                       .offsets = offsets,
+                                       .dweight = branch.a.grad,
+                                       .operands = ctx.operands()});
+    }
+    if (!dx) continue;
+    const bool drops = input.data() != x.data();
+    const Tensor dinput = drops ? ctx.allocate(x.shape()) : dx;
+    ctx.run(ops::GroupedMatmulInput{.dy = dnarrow,
+                                    .weight = branch.a.value,
+                                    .offsets = offsets,
+                                    .dx = dinput,
+                                    .accumulate = !drops,
+                                    .operands = ctx.operands()});
+    if (drops) {
+      ctx.run(ops::Dropout{.x = dinput,
+                           .y = dinput,
+                           .probability = branch.dropout,
+                           .seed = *ctx.dropout_seed(),
+                           .stream = name_hash(branch.a.parts.front().name)});
+      ctx.run(ops::AddScaled{.x = dinput, .y = dx});
+    }
+  }
+}
+
+void Lora::for_each_parameter(const ParameterVisitor& visit) {
+  base_->for_each_parameter(visit);
+  for (LoraBranch& branch : branches_) {
+    visit(branch.a);
+    visit(branch.b);
+  }
+}
+
+}  // namespace mixtral::nn
