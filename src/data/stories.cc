@@ -1,0 +1,83 @@
+#include "data/stories.h"
+
+#include "base/error.h"
+#include "data/story_plots.h"
+
+namespace mixtral {
+
+std::string_view split_name(Split split) {
+  constexpr std::string_view kNames[] = {"train", "val", "test"};
+  return kNames[static_cast<int>(split)];
+}
+
+namespace stories {
+namespace {
+
+constexpr int kMinWords = 60, kMaxWords = 250;
+
+uint64_t hash_text(uint64_t hash, std::string_view text) {
+  for (unsigned char c : text) hash = (hash ^ c) * 0x100000001B3u;
+  return (hash ^ 0xFF) * 0x100000001B3u;
+}
+
+Premise draw_premise(RandomStream& random) {
+  auto pick = [&](size_t n) { return static_cast<size_t>(random.below(n)); };
+  Premise p;
+  const auto all = plots();
+  p.plot = static_cast<int>(pick(all.size()));
+  const Plot& plot = all[static_cast<size_t>(p.plot)];
+  p.animals = !plot.people_only && random.uniform() < 0.2;
+  p.gender = random.uniform() < 0.5 ? Gender::female : Gender::male;
+  const auto names = p.animals                    ? animal_child_names()
+                     : p.gender == Gender::female ? girl_names()
+                                                  : boy_names();
+  p.hero = names[pick(names.size())];
+  const auto things = thing_kinds();
+  do {
+    p.thing = static_cast<int>(pick(things.size()));
+  } while (!(things[static_cast<size_t>(p.thing)].categories & plot.things));
+  const ThingKind& thing = things[static_cast<size_t>(p.thing)];
+  if (!thing.colours.empty()) {
+    p.colour = choice(thing.colours,
+                      static_cast<int>(pick(static_cast<size_t>(choice_count(thing.colours)))));
+  }
+  if (!thing.qualities.empty() && random.uniform() < 0.6) {
+    p.quality = choice(thing.qualities,
+                       static_cast<int>(pick(static_cast<size_t>(choice_count(thing.qualities)))));
+  }
+  const auto places = place_kinds();
+  do {
+    p.place = 1 + static_cast<int>(pick(places.size() - 1));
+  } while (!(1u << static_cast<unsigned>(places[static_cast<size_t>(p.place)].zone) & plot.zones));
+  return p;
+}
+
+}  // namespace
+
+Split split_of(const Premise& p) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  hash = hash_text(hash, p.hero);
+  hash = hash_text(hash, plots()[static_cast<size_t>(p.plot)].name);
+  hash = hash_text(hash, thing_kinds()[static_cast<size_t>(p.thing)].noun);
+  hash = hash_text(hash, place_kinds()[static_cast<size_t>(p.place)].name);
+  const uint64_t bucket = (hash ^ (hash >> 29)) % 20;
+  return bucket < 18 ? Split::train : bucket == 18 ? Split::val : Split::test;
+}
+
+Story tell_story(uint64_t seed, Split split, uint64_t index) {
+  // Each story has a stream of its own; 2^8 splits and kinds of text, 2^56 stories.
+  RandomStream random(seed, index << 8 | static_cast<uint64_t>(split));
+  while (true) {
+    const Premise premise = draw_premise(random);
+    if (split_of(premise) != split) continue;
+    const Plot& plot = plots()[static_cast<size_t>(premise.plot)];
+    Stage stage(premise, RandomStream(random.next(), 0));
+    plot.tell(stage);
+    const int words = stage.teller.words();
+    if (words < kMinWords || words > kMaxWords) continue;
+    return {stage.teller.text(), std::string(plot.name), premise.hero, premise};
+  }
+}
+
+}  // namespace stories
+}  // namespace mixtral

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/threads.h"
+#include "data/story_stage.h"
+
+namespace mixtral {
+
+enum class Split { train, val, test };
+/// "train", "val", "test".
+std::string_view split_name(Split split);
+
+namespace stories {
+
+struct Story {
+  std::string text;
+  std::string plot;
+  std::string hero;
+  Premise premise;
+};
+
+/// The split that a premise belongs to: 18 of 20 to train, one each to val and test, by a hash of
+/// hero, plot, main thing and main place, whatever the seed. Two splits thus never share such a
+/// combination.
+Split split_of(const Premise& premise);
+
+/// The `index`-th story of a split: a function of (seed, split, index) alone. 60 to 250 words.
+Story tell_story(uint64_t seed, Split split, uint64_t index);
+
+}  // namespace stories
+}  // namespace mixtral

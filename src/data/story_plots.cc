@@ -1,0 +1,42 @@
+#include "data/story_plots.h"
+
+namespace mixtral::stories {
+namespace {
+
+constexpr unsigned bit(Zone zone) { return 1u << static_cast<unsigned>(zone); }
+constexpr unsigned kVillage = bit(Zone::village), kNature = bit(Zone::nature);
+constexpr unsigned kWater = bit(Zone::water), kHouse = bit(Zone::house);
+constexpr unsigned kOutside = kVillage | kNature | kWater;
+
+constexpr Plot kPlots[] = {
+    {"lost thing", tell_lost_thing, kTreasure | kWear | kToy, kOutside},
+    {"wish", tell_wish, kMade, kOutside},
+    {"lost animal", tell_lost_animal, kFood, kOutside, true},
+    {"rescue", tell_rescue, kReach, kNature | kWater, true},
+    {"quarrel", tell_quarrel, kToy | kTreasure, kOutside | kHouse},
+    {"broken", tell_broken, kFragile, kOutside},
+    {"birthday", tell_birthday, kMade, kOutside},
+    {"shelter", tell_shelter, kFood | kWear | kTool, kNature | kWater},
+    {"darkness", tell_darkness, kTool | kTreasure | kFood, kHouse | kNature},
+    {"lost way", tell_lost_way, kTreasure | kNature | kFood, kNature},
+    {"cooking", tell_cooking, kFood | kVessel, kOutside},
+    {"garden", tell_garden, kTool | kVessel, kOutside},
+    {"newcomer", tell_newcomer, kToy | kTreasure, kOutside},
+    {"race", tell_race, kTreasure | kMade, kNature | kWater | kVillage},
+    {"borrowed", tell_borrowed, kTool | kVessel | kToy, kOutside},
+    {"thief", tell_thief, kTreasure | kWear | kFood, kOutside, true},
+    {"delivery", tell_delivery, kMade | kFood | kTreasure, kOutside},
+    {"treasure", tell_treasure, kTreasure | kToy, kOutside},
+    {"sharing", tell_sharing, kFood, kOutside},
+    {"ill friend", tell_ill_friend, kTreasure | kToy | kFood, kOutside},
+    {"building", tell_building, kTool, kNature | kWater},
+    {"practice", tell_practice, kMusic | kToy, kOutside},
+    {"finder", tell_finder, kTreasure | kWear, kOutside},
+    {"boast", tell_boast, kToy | kWear | kTreasure, kOutside},
+};
+
+}  // namespace
+
+std::span<const Plot> plots() { return kPlots; }
+
+}  // namespace mixtral::stories
