@@ -42,6 +42,13 @@ void CommonOptions::add_to(CLI::App& command) {
       .add_option("--dtype", dtype, "auto, fp32, bf16 or fp64: how numbers are held and multiplied")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp64"}));
+  command
+      .add_option(
+          "--rope-frequencies", rope_frequencies,
+          "fp32, as transformers has them after loading; bf16 or fp16 reproduce a model that "
+          "was cast as a whole (model.half())")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   command.add_option("-t,--threads", threads, "CPU threads; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
@@ -52,6 +59,11 @@ void CommonOptions::add_to(CLI::App& command) {
 
 std::unique_ptr<Backend> CommonOptions::open_device() const {
   return make_backend(device, threads);
+}
+
+Dtype CommonOptions::rope_dtype() const {
+  if (rope_frequencies == "bf16") return Dtype::bf16;
+  return rope_frequencies == "fp16" ? Dtype::f16 : Dtype::f32;
 }
 
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,

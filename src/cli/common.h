@@ -16,6 +16,7 @@ namespace mixtral {
 struct CommonOptions {
   std::string device = "auto";
   std::string dtype = "auto";
+  std::string rope_frequencies = "fp32";
   int threads = 0;
   uint64_t seed = 1;
   bool quiet = false;
@@ -23,6 +24,7 @@ struct CommonOptions {
 
   void add_to(CLI::App& command);
   std::unique_ptr<Backend> open_device() const;
+  Dtype rope_dtype() const;  // of --rope-frequencies
 };
 
 /// How numbers are held and multiplied.
@@ -33,10 +35,11 @@ struct Precision {
 };
 enum class Purpose { inference, training };
 
-/// What --dtype means on a device. fp32: everything in f32 (on `ref`, f32 storage). fp64: `ref` only.
-/// bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for inference (the
-/// arithmetic stays f32), and products of bf16-rounded operands for training. auto: bf16 on a GPU;
-/// on a CPU f32, except that a model stored in 16 bits stays so for inference. Throws UsageError.
+/// What --dtype means on a device. fp32: everything in f32 (on `ref`, f32 storage). fp64: `ref`
+/// only. bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for inference
+/// (the arithmetic stays f32), and products of bf16-rounded operands for training. auto: bf16 on a
+/// GPU; on a CPU f32, except that a model stored in 16 bits stays so for inference. Throws
+/// UsageError.
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored);
 

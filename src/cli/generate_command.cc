@@ -62,10 +62,12 @@ Session open_session(const GenerateOptions& o) {
                     s.tokenizer->vocab_size(), config.vocab_size));
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.max_tokens;
   const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
-  s.model =
-      open_model(*s.backend, o.model,
-                 {.weights = precision.weights, .compute = precision.compute, .context = context},
-                 o.common.seed);
+  s.model = open_model(*s.backend, o.model,
+                       {.weights = precision.weights,
+                        .compute = precision.compute,
+                        .context = context,
+                        .rope_frequencies = o.common.rope_dtype()},
+                       o.common.seed);
   s.generator = std::make_unique<Generator>(*s.backend, *s.model);
   return s;
 }

@@ -87,7 +87,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   {
     const Buffer host(host_memory(), table.bytes());
     const Tensor values = host.tensor(table_shape, statistics);
-    ops::fill_rope_table(values, config.rope_theta);
+    ops::fill_rope_table(values, config.rope_theta, options.rope_frequencies);
     backend.upload(values, table);
   }
   for (int64_t i = 0; i < config.num_layers; ++i) blocks_.push_back(make_block(config, i, table));

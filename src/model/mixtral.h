@@ -20,6 +20,7 @@ class Mixtral {
     Dtype compute = Dtype::f32;  // the type of activations
     int64_t context = 0;         // positions to prepare for; 0: the configuration's maximum
     bool trainable = false;      // whether parameters get gradients
+    Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
   };
 
   /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed.

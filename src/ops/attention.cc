@@ -118,13 +118,18 @@ Cost cost(const CachedAttention& op) {
           static_cast<double>(op.keys.bytes() + op.values.bytes())};
 }
 
-void fill_rope_table(const Tensor& table, double theta) {
+void fill_rope_table(const Tensor& table, double theta, Dtype frequencies) {
+  auto rounded = [&](float frequency) {
+    if (frequencies == Dtype::bf16) return static_cast<float>(bf16(frequency));
+    if (frequencies == Dtype::f16) return static_cast<float>(f16(frequency));
+    return frequency;
+  };
   expect_shape("table", table, {-1, 2, -1});
   const int64_t half = table.dim(2);
   auto fill = [&]<class T>(T* out) {
     for (int64_t i = 0; i < half; ++i) {
       const double exponent = 2.0 * static_cast<double>(i) / (2.0 * static_cast<double>(half));
-      const auto frequency = static_cast<float>(1.0 / std::pow(theta, exponent));
+      const float frequency = rounded(static_cast<float>(1.0 / std::pow(theta, exponent)));
       for (int64_t p = 0; p < table.dim(0); ++p) {
         const float angle = static_cast<float>(p) * frequency;
         out[(2 * p) * half + i] = static_cast<T>(std::cos(static_cast<double>(angle)));

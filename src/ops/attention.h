@@ -101,6 +101,8 @@ Cost cost(const CachedAttention&);
 
 /// Fills a host table for Rope: [positions, 2, h/2]. As Hugging Face computes it, frequencies and
 /// angles are rounded to float before the cosine is taken, so that long contexts agree with it.
-void fill_rope_table(const Tensor& table, double theta);
+/// `frequencies` bf16 or f16 rounds the frequencies further, as casting a whole transformers model
+/// to that type does to its buffer of them (model.half()); loading a 16-bit model does not.
+void fill_rope_table(const Tensor& table, double theta, Dtype frequencies = Dtype::f32);
 
 }  // namespace mixtral::ops
