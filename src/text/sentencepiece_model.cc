@@ -21,6 +21,7 @@ using PieceType = SentencePieceModel::PieceType;
 class OnlyOnce {
  public:
   explicit OnlyOnce(std::string context) : context_(std::move(context)) {}
+  bool saw(uint32_t number) const { return seen_.contains(number); }
   void operator()(const ProtoField& field) {
     if (!seen_.insert(field.number).second) {
       throw Error(fmt::format("{}: field {} appears twice, expected once; the file is damaged",
@@ -208,6 +209,14 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, std::string
     }
   }
   index_special_pieces(model, source);
+  // Every writer puts these after the pieces; a file cut off between pieces is well-formed
+  // otherwise.
+  if (!once.saw(2) || !once.saw(3)) {
+    throw Error(
+        fmt::format("{}: the file ends after {} pieces without the {} settings, expected "
+                    "both; it is cut short",
+                    source, model.pieces.size(), once.saw(2) ? "normaliser" : "trainer"));
+  }
   if (!model.charsmap.empty()) Charsmap(model.charsmap, source);  // throws if it is damaged
   return model;
 }

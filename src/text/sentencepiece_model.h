@@ -53,8 +53,8 @@ inline constexpr size_t kMaxPieceBytes = 512;
 /// Parses and checks a model file's bytes. `source` names them in errors. Refuses, with an Error
 /// that says which rule is broken: malformed protobuf, repeated sections, no pieces or too many,
 /// pieces that are empty, overlong, not UTF-8 or repeated, scores that are not finite, no unknown
-/// piece or several, an incomplete set of byte pieces, model types other than BPE and unigram,
-/// denormalisers, and damaged character maps.
+/// piece or several, missing settings, an incomplete set of byte pieces, model types other than BPE
+/// and unigram, denormalisers, and damaged character maps.
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes, std::string_view source);
 
 /// Fills the ids of the special pieces and bytes from `pieces`, and checks the pieces as above.

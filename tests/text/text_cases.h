@@ -9,6 +9,8 @@
 
 #include "base/file.h"
 #include "base/random.h"
+#include "tests/support/files.h"
+#include "text/sentencepiece_training.h"
 
 namespace mixtral {
 
@@ -118,6 +120,34 @@ inline std::string random_text(RandomStream& random, const std::vector<std::stri
     }
   }
   return text;
+}
+
+/// English-like text of `sentences` lines from a few dozen words.
+inline std::string plain_text(uint64_t seed, int sentences) {
+  static const std::vector<std::string> words = {
+      "the",   "a",     "fox",    "river", "old",  "quickly", "house",   "and",   "with",   "under",
+      "Mara",  "Who",   "owns",   "red",   "boat", "walked",  "talked",  "brief", "Be",     "then",
+      "bread", "baker", "basket", "seven", "17",   "1984",    "singing", "song",  "answer", "?"};
+  RandomStream random(seed);
+  std::string text;
+  for (int i = 0; i < sentences; ++i) {
+    for (uint64_t n = 4 + random.below(9); n > 0; --n) {
+      text += words[random.below(words.size())] + (n == 1 ? ".\n" : " ");
+    }
+  }
+  return text;
+}
+
+/// The bytes of a small model of Mixtral's kind, trained once on plain_text.
+inline const std::string& own_model() {
+  static const std::string model = [] {
+    const TemporaryDirectory directory;
+    write_file(directory.path() / "text.txt", plain_text(7, 2000));
+    SentencePieceTraining settings;
+    settings.vocab_size = 400;
+    return train_sentencepiece({directory.path() / "text.txt"}, settings).model;
+  }();
+  return model;
 }
 
 }  // namespace mixtral
