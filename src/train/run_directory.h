@@ -1,0 +1,41 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string_view>
+
+#include "train/checkpoint_store.h"
+
+namespace mixtral {
+
+/// A run's directory, open for writing by this process alone.
+class RunDirectory {
+ public:
+  enum class Open {
+    fresh,      // must not hold a run yet
+    replace,    // what a run left there is removed
+    continued,  // must hold a run
+  };
+
+  /// Throws Error when the directory is not as `how` wants it, when another process trains there,
+  /// or when it cannot be created.
+  RunDirectory(std::filesystem::path path, Open how);
+  ~RunDirectory();
+  RunDirectory(const RunDirectory&) = delete;
+  RunDirectory& operator=(const RunDirectory&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path metrics_path() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path config_path() const { return path_ / "config.yaml"; }
+  CheckpointStore& checkpoints() { return *checkpoints_; }
+
+  /// Throws Error unless the disk has room for `checkpoints` more of `bytes` each.
+  void require_space(int64_t bytes, int64_t checkpoints) const;
+
+ private:
+  std::filesystem::path path_;
+  int lock_ = -1;
+  std::unique_ptr<CheckpointStore> checkpoints_;
+};
+
+}  // namespace mixtral

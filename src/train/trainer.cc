@@ -1,0 +1,310 @@
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace mixtral {
+namespace {
+
+constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
+// Results are read at least this often, for the progress display; more often only where a line or
+// a checkpoint needs them, because reading waits for the device.
+constexpr std::chrono::milliseconds kReadInterval{200};
+constexpr std::chrono::seconds kSyncInterval{1};
+
+bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+double since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+void TrainSettings::validate() const {
+  auto require = [](int64_t value, int64_t least, std::string_view flag) {
+    if (value < least)
+      throw UsageError(fmt::format("{}: expected at least {}, found {}", flag, least, value));
+  };
+  schedule.validate();
+  optimizer.validate();
+  require(accumulation, 1, "--grad-accumulation");
+  require(log_every, 1, "--log-every");
+  require(eval_every, 0, "--eval-every");
+  require(eval_batches, 0, "--eval-batches");
+  require(save_every, 0, "--save-every");
+  require(keep_last, 1, "--keep-last");
+  require(patience, 0, "--patience");
+  require(max_skipped, 1, "--max-skipped");
+}
+
+Trainer::Trainer(const Parts& parts, const TrainSettings& settings)
+    : parts_(parts),
+      settings_(settings),
+      optimizer_(parts.ctx.backend(), parts.model.groups(), settings.optimizer),
+      norms_buffer_(parts.ctx.backend(), parts.criterion.rows() * size_of(Dtype::f64)),
+      norms_(norms_buffer_.tensor({parts.criterion.rows()}, Dtype::f64)) {
+  state_.seed = settings.seed;
+}
+
+void Trainer::require_space() {
+  // One more than is kept exists while a checkpoint is being written.
+  const int64_t kept = settings_.keep_last + (settings_.keep_best && parts_.validation ? 1 : 0);
+  const auto present = static_cast<int64_t>(parts_.run.checkpoints().list().size());
+  constexpr int64_t kOtherFiles = int64_t{8} << 20;
+  parts_.run.require_space(parts_.model.bytes() + optimizer_.state_bytes() + kOtherFiles,
+                           std::max<int64_t>(kept + 1 - present, 1));
+}
+
+void Trainer::resume() {
+  CheckpointStore& store = parts_.run.checkpoints();
+  const auto entry =
+      store.newest_whole([&](std::string_view note) { parts_.observer.on_note(note); });
+  if (!entry)
+    throw Error(
+        fmt::format("{} has no whole checkpoint to continue from; start the run again "
+                    "with --overwrite",
+                    store.directory().string()));
+  const Json json = Json::load(entry->path / TrainState::kFileName);
+  TrainState state = TrainState::parse(json);
+  if (state.step != entry->step)
+    throw Error(fmt::format("{}: it is of step {}, but stands in the checkpoint of step {}",
+                            json.at("step").where(), state.step, entry->step));
+  parts_.model.load(entry->path);
+  optimizer_.load(parts_.ctx.backend(), parts_.model.parameters(), entry->path / kOptimizerFile,
+                  state.optimizer_steps);
+  parts_.train.restore(json.at("data"));
+  state_ = state;
+  seconds_before_ = state.seconds;
+  store.set_aside_after(state.step);
+  store.mark_latest(state.step);
+  if (state.best && settings_.keep_best)
+    for (const auto& whole : store.list())
+      if (whole.step == state.best->step) store.mark_best(whole.step);
+  parts_.observer.on_note(fmt::format("continuing from {} (step {} of {})", entry->path.string(),
+                                      state.step, settings_.schedule.iterations));
+}
+
+void Trainer::train_step() {
+  Context& ctx = parts_.ctx;
+  ctx.arena().reset();
+  std::vector<HostBatch> batches;
+  StepSize size{.weight = 0, .batches = settings_.accumulation};
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < settings_.accumulation; ++i) {
+    auto batch = parts_.train.next();
+    CHECK(batch.has_value(), "training data ended");
+    size.weight += parts_.criterion.weight(*batch);
+    tokens += batch->size();
+    batches.push_back(std::move(*batch));
+  }
+  const auto row = static_cast<int64_t>(pending_.size());
+  parts_.criterion.begin(ctx, row);
+  for (const HostBatch& batch : batches) parts_.criterion.add_gradients(ctx, batch, size, row);
+  ++state_.step;
+  state_.tokens += tokens;
+  optimizer_.step(ctx, settings_.schedule.at(state_.step), norms_.slice(row, row + 1));
+  pending_.push_back({state_.step, size});
+  ++rate_steps_;
+  rate_tokens_ += tokens;
+}
+
+void Trainer::read_pending() {
+  if (pending_.empty()) return;
+  const auto count = static_cast<int64_t>(pending_.size());
+  std::vector<double> norms(pending_.size());
+  parts_.ctx.backend().download(norms_.slice(0, count), Tensor(std::span(norms)));
+  for (int64_t row = 0; row < count; ++row) {
+    const Pending& step = pending_[static_cast<size_t>(row)];
+    last_ = parts_.criterion.read(parts_.ctx, row, step.size);
+    last_norm_ = std::sqrt(norms[static_cast<size_t>(row)]);
+    if (std::isfinite(last_.loss) && std::isfinite(last_norm_)) {
+      state_.skipped_in_row = 0;
+      ++state_.window_steps;
+      state_.window_loss += last_.cross_entropy;
+      continue;
+    }
+    ++state_.skipped;
+    ++state_.skipped_in_row;
+    parts_.observer.on_skip(step.step, last_.loss, last_norm_);
+    if (state_.skipped_in_row < settings_.max_skipped) continue;
+    const auto last = parts_.run.checkpoints().latest();
+    throw Error(fmt::format(
+        "{} steps in a row, up to step {}, had a loss or gradient that is no finite number, and "
+        "were skipped; {}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
+        state_.skipped_in_row, step.step,
+        last ? fmt::format("the last checkpoint is {}", last->path.string())
+             : std::string("nothing was saved")));
+  }
+  pending_.clear();
+  last_read_ = Clock::now();
+}
+
+double Trainer::evaluate(BatchSource& source, int64_t batches) {
+  Context& ctx = parts_.ctx;
+  CHECK(pending_.empty());
+  source.rewind();
+  parts_.criterion.begin(ctx, 0);
+  StepSize size{.weight = 0, .batches = 1};
+  for (int64_t i = 0; batches == 0 || i < batches; ++i) {
+    const auto batch = source.next();
+    if (!batch) break;
+    ctx.arena().reset();
+    size.weight += parts_.criterion.weight(*batch);
+    parts_.criterion.add_losses(ctx, *batch, size, 0);
+  }
+  return parts_.criterion.read(ctx, 0, size).cross_entropy;
+}
+
+MetricsLine Trainer::make_line() {
+  MetricsLine line;
+  line.step = state_.step;
+  line.tokens = state_.tokens;
+  line.loss = last_.loss;
+  line.cross_entropy = last_.cross_entropy;
+  if (state_.window_steps > 0)
+    state_.train_loss = state_.window_loss / static_cast<double>(state_.window_steps);
+  state_.window_steps = 0;
+  state_.window_loss = 0;
+  line.train_loss = state_.train_loss;
+  line.lr = settings_.schedule.at(state_.step);
+  line.grad_norm = last_norm_;
+  line.aux_loss = last_.aux;
+  line.z_loss = last_.z;
+  line.more = last_.more;
+  line.router = parts_.criterion.read_routers(parts_.ctx);
+  line.skipped = state_.skipped;
+  if (rate_seconds_ > 0) {
+    line.tok_per_s = static_cast<double>(rate_tokens_) / rate_seconds_;
+    line.it_per_s = static_cast<double>(rate_steps_) / rate_seconds_;
+  }
+  line.peak_bytes = peak_memory(parts_.ctx.backend());
+  state_.seconds = seconds_before_ + since(session_start_);
+  line.seconds = state_.seconds;
+  return line;
+}
+
+TrainObserver::Progress Trainer::progress() const {
+  const int64_t left = settings_.schedule.iterations - state_.step;
+  const double seconds = rate_seconds_ > 0 ? rate_seconds_ : 1;
+  return {.step = state_.step,
+          .iterations = settings_.schedule.iterations,
+          .loss = last_.cross_entropy,
+          .lr = settings_.schedule.at(state_.step),
+          .tok_per_s = static_cast<double>(rate_tokens_) / seconds,
+          .it_per_s = static_cast<double>(rate_steps_) / seconds,
+          .peak_bytes = peak_memory(parts_.ctx.backend()),
+          .seconds_left = static_cast<double>(left) * step_seconds_};
+}
+
+void Trainer::save(bool best) {
+  read_pending();
+  if (!optimizer_.values_are_finite(parts_.ctx))
+    throw Error(
+        fmt::format("after step {} the weights hold a value that is no finite number, so they are "
+                    "not saved; try a lower --lr or a longer --warmup",
+                    state_.step));
+  metrics_->sync();
+  state_.optimizer_steps = optimizer_.steps();
+  state_.data = parts_.train.position();
+  state_.seconds = seconds_before_ + since(session_start_);
+  const auto entry =
+      parts_.run.checkpoints().save(state_.step, [&](const std::filesystem::path& directory) {
+        auto sums = parts_.model.save(directory);
+        sums[std::string(kOptimizerFile)] = optimizer_.save(
+            parts_.ctx.backend(), parts_.model.parameters(), directory / kOptimizerFile);
+        write_file(directory / TrainState::kFileName, state_.to_json());
+        return sums;
+      });
+  if (best) parts_.run.checkpoints().mark_best(state_.step);
+  parts_.run.checkpoints().prune(settings_.keep_last);
+  parts_.observer.on_checkpoint(entry, best);
+}
+
+TrainResult Trainer::run() {
+  require_space();
+  metrics_.emplace(parts_.run.metrics_path(), state_.step);
+  session_start_ = last_read_ = last_sync_ = Clock::now();
+  while (state_.step < settings_.schedule.iterations) {
+    const auto start = Clock::now();
+    train_step();
+    const int signal = parts_.stop_signal();
+    const int64_t step = state_.step;
+    const bool last = step == settings_.schedule.iterations;
+    const bool evaluating = parts_.validation && (last || due(step, settings_.eval_every));
+    const bool logging = step == 1 || last || evaluating || due(step, settings_.log_every);
+    const bool full = static_cast<int64_t>(pending_.size()) == parts_.criterion.rows();
+    const bool showing = Clock::now() - last_read_ > kReadInterval;
+    if (logging || full || showing || signal) read_pending();
+    const double seconds = since(start);
+    rate_seconds_ += seconds;
+    step_seconds_ = step_seconds_ > 0 ? 0.95 * step_seconds_ + 0.05 * seconds : seconds;
+    if (showing && !logging) parts_.observer.on_progress(progress());
+
+    bool best = false, stopping = false;
+    if (logging) {
+      MetricsLine line = make_line();
+      if (evaluating) {
+        line.val_loss = state_.val_loss = evaluate(*parts_.validation, settings_.eval_batches);
+        best = std::isfinite(*line.val_loss) &&
+               (!state_.best || *line.val_loss < state_.best->val_loss);
+        if (best) state_.best = {.step = step, .val_loss = *line.val_loss};
+        state_.evaluations_since_best = best ? 0 : state_.evaluations_since_best + 1;
+        stopping = settings_.patience > 0 && state_.evaluations_since_best >= settings_.patience;
+      }
+      metrics_->append(line);
+      if (evaluating || Clock::now() - last_sync_ > kSyncInterval) {
+        metrics_->sync();
+        last_sync_ = Clock::now();
+      }
+      parts_.observer.on_line(line, progress());
+      if (evaluating) parts_.observer.on_evaluation(line, best);
+      rate_steps_ = rate_tokens_ = 0;
+      rate_seconds_ = 0;
+    }
+    const bool keep = best && settings_.keep_best;
+    if (last || signal || stopping || keep || due(step, settings_.save_every)) save(keep);
+    if (signal) return finish(TrainResult::Reason::signal, signal);
+    if (stopping && !last) return finish(TrainResult::Reason::no_improvement, 0);
+  }
+  return finish(TrainResult::Reason::finished, 0);
+}
+
+TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
+  CheckpointStore& store = parts_.run.checkpoints();
+  TrainResult result{.reason = reason,
+                     .signal = signal,
+                     .step = state_.step,
+                     .tokens = state_.tokens,
+                     .skipped = state_.skipped,
+                     .train_loss = state_.train_loss,
+                     .val_loss = state_.val_loss,
+                     .best = state_.best,
+                     .checkpoint = store.latest()};
+  if (reason != TrainResult::Reason::signal) {
+    if (const auto best = store.best(); best && settings_.keep_best) {
+      if (best->step != state_.step) parts_.model.load(best->path);
+      result.checkpoint = best;
+    }
+    if (parts_.test) result.test_loss = evaluate(*parts_.test, 0);
+  }
+  result.seconds = seconds_before_ + since(session_start_);
+  return result;
+}
+
+int64_t peak_memory(const Backend& backend) {
+  if (backend.name().starts_with("cuda")) {
+    const auto memory = backend.memory();
+    return memory.total - memory.available;
+  }
+  struct rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace mixtral
