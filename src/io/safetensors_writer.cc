@@ -67,9 +67,12 @@ void check_space(const fs::path& path, uint64_t bytes) {
 }
 
 std::vector<PlannedTensor> aligned_order(std::vector<PlannedTensor> plan) {
-  std::ranges::stable_sort(plan, std::ranges::greater(),
-                           [](const PlannedTensor& tensor) { return size_of(tensor.dtype); });
-  return plan;
+  std::vector<PlannedTensor> ordered;
+  ordered.reserve(plan.size());
+  for (const int64_t size : {8, 4, 2, 1})
+    for (auto& tensor : plan)
+      if (size_of(tensor.dtype) == size) ordered.push_back(std::move(tensor));
+  return ordered;
 }
 
 // The eight bytes of length and the padded JSON.

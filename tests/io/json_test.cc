@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
+#include "base/random.h"
 #include "tests/support/files.h"
 
 namespace mixtral {
@@ -50,6 +52,31 @@ TEST(Json, KeepsIntegersExact) {
                 HasSubstr("expected an integer"))
         << text;
   EXPECT_EQ(Json::parse("18446744073709551616", "t").as_double(), 0x1p64);
+  EXPECT_EQ(Json::parse("18446744073709551615 ", "t").as_double(), 0x1p64);
+  EXPECT_EQ(Json::parse("-18446744073709551616", "t").as_double(), -0x1p64);
+  EXPECT_EQ(Json::parse("1" + std::string(300, '0'), "t").as_double(), 1e300);
+  EXPECT_THROW(Json::parse("1" + std::string(310, '0'), "t"), Error);
+}
+
+TEST(Json, ReadsFractionsOfAnyLength) {
+  EXPECT_EQ(Json::parse("0.0184463770447040701844637704470400", "t").as_double(),
+            0.01844637704470407);
+  EXPECT_EQ(Json::parse("1e-400", "t").as_double(), 0);
+  EXPECT_TRUE(std::signbit(Json::parse("-1e-400", "t").as_double()));
+  EXPECT_EQ(Json::parse("4.9e-324", "t").as_double(), 4.9e-324);
+  EXPECT_EQ(Json::parse("1.7976931348623157e308", "t").as_double(), 1.7976931348623157e308);
+  EXPECT_THROW(Json::parse("1.8e308", "t"), Error);
+  RandomStream random(9);
+  for (int i = 0; i < 20000; ++i) {
+    std::string text = random.below(2) ? "-" : "";
+    text += random.below(2) ? "0." : "7";
+    const uint64_t digits = 1 + random.below(40);
+    for (uint64_t j = 0; j < digits; ++j)
+      text += static_cast<char>('0' + random.below(random.below(2) ? 10 : 1));
+    if (text.find('.') == std::string::npos && random.below(2)) text += ".25";
+    if (random.below(2)) text += "e" + std::to_string(static_cast<int>(random.below(40)) - 20);
+    ASSERT_EQ(Json::parse(text, "t").as_double(), std::strtod(text.c_str(), nullptr)) << text;
+  }
 }
 
 TEST(Json, KindErrorsNameSourceAndKey) {
@@ -107,8 +134,10 @@ TEST(Json, RefusesWhatIsNotStrictJson) {
       {std::string(65, '[') + std::string(65, ']'), "deeper than 64"},
       {std::string(100000, '['), "deeper than 64"},
   };
-  for (const auto& [text, words] : cases) {
-    const std::string message = message_of([&, &text = text] { Json::parse(text, "file.json"); });
+  for (const auto& row : cases) {
+    const auto& text = row.first;
+    const char* words = row.second;
+    const std::string message = message_of([&] { Json::parse(text, "file.json"); });
     EXPECT_THAT(message, HasSubstr(words)) << text.substr(0, 40);
     EXPECT_THAT(message, testing::StartsWith("file.json: ")) << text.substr(0, 40);
   }

@@ -147,7 +147,9 @@ TEST(ModelTensors, RefusesABadIndex) {
        "total_size is 9, but the shards' tensors have 8"},
       {R"({"metadata":{"total_size":-8},"weight_map":{"a":"one.safetensors"}})", "total_size"},
   };
-  for (const auto& [text, words] : cases) {
+  for (const auto& row : cases) {
+    const auto& text = row.first;
+    const char* words = row.second;
     write_file(model / "model.safetensors.index.json", text);
     EXPECT_THAT(message_of([&] { ModelTensors tensors(model); }), HasSubstr(words)) << text;
   }
@@ -311,7 +313,9 @@ TEST(Manifest, RefusesABadManifest) {
       {R"({"x":{"bytes":1}})", "\"xxh3\" is missing"},
       {R"({"x":1})", "expected an object"},
   };
-  for (const auto& [text, words] : cases) {
+  for (const auto& row : cases) {
+    const auto& text = row.first;
+    const char* words = row.second;
     write_file(directory.path() / "manifest.json", text);
     EXPECT_THAT(message_of([&] { verify_manifest(directory.path()); }), HasSubstr(words)) << text;
   }

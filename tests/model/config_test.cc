@@ -154,10 +154,10 @@ TEST(Config, RefusesHostileValues) {
       {"eos_token_id", "-1", "eos_token_id"},
       {"eos_token_id", "\"</s>\"", "eos_token_id: expected an integer"},
   };
-  for (const auto& [key, value, words] : cases) {
-    const std::string message = message_of([&, k = key, v = value] { parse(with(k, v)); });
-    EXPECT_THAT(message, HasSubstr(words)) << key << " = " << value;
-    EXPECT_THAT(message, StartsWith("m/config.json: ")) << key << " = " << value;
+  for (const Case& row : cases) {
+    const std::string message = message_of([&] { parse(with(row.key, row.value)); });
+    EXPECT_THAT(message, HasSubstr(row.words)) << row.key << " = " << row.value;
+    EXPECT_THAT(message, StartsWith("m/config.json: ")) << row.key << " = " << row.value;
   }
   EXPECT_THAT(message_of([] { parse("{}"); }), HasSubstr("model_type"));
   EXPECT_THAT(message_of([] { parse("[]"); }), HasSubstr("expected an object"));
