@@ -46,9 +46,12 @@ Premise draw_premise(RandomStream& random) {
                        static_cast<int>(pick(static_cast<size_t>(choice_count(thing.qualities)))));
   }
   const auto places = place_kinds();
-  do {
+  while (true) {
     p.place = 1 + static_cast<int>(pick(places.size() - 1));
-  } while (!(1u << static_cast<unsigned>(places[static_cast<size_t>(p.place)].zone) & plot.zones));
+    const PlaceKind& place = places[static_cast<size_t>(p.place)];
+    const bool in_zone = (1u << static_cast<unsigned>(place.zone) & plot.zones) != 0;
+    if (in_zone && (place.air & plot.air) == plot.air) break;
+  }
   return p;
 }
 

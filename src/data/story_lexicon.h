@@ -10,11 +10,18 @@ namespace mixtral::stories {
 
 enum class Zone { house, village, nature, water };
 
+enum Air : unsigned {
+  kIndoors = 0,
+  kOpen = 1,  // under the sky: games, storms
+  kWild = 3,  // and far enough out to lose one's way
+};
+
 struct PlaceKind {
   std::string_view name;  // "the market"
   std::string_view in;    // "at the market"
   std::string_view to;    // "to the market"
   Zone zone;
+  Air air;
   std::string_view spots;  // where a thing may lie there: "under a stall|behind the barrels"
   std::string_view
       sight;  // one thing to see or hear there, a clause: "the stalls were full of fruit"
@@ -32,6 +39,9 @@ enum Category : unsigned {
   kVessel = 256,   // holds things
   kFragile = 512,  // breaks when it falls
   kReach = 1024,   // helps to get someone out of a hole or off a ledge
+  kSkill = 2048,   // takes practice
+  kGrow = 4096,    // helps to plant a seed
+  kBuild = 8192,   // helps to build a hut
 };
 
 struct ThingKind {
@@ -64,6 +74,7 @@ struct AnimalKind {
   std::string_view home;   // a wild one's home: "its nest"; empty for pets
   std::string_view food;   // "a crust of bread"
   bool pet;
+  bool water = false;  // lives in or on the water
 };
 
 struct SpeciesKind {          // people of the animal village

@@ -15,6 +15,7 @@ struct Plot {
   unsigned things;
   unsigned zones;
   bool people_only = false;  // makes no sense in the animal village
+  unsigned air = kIndoors;   // what the main place must be at least
 };
 
 std::span<const Plot> plots();

@@ -55,7 +55,7 @@ void tell_lost_animal(Stage& s) {
          "`Can I keep you?` {h.n} whispered. But {h.he} knew the answer. A {n} belongs outdoors."});
     if (s.chance(0.5)) {
       const int g = s.elder('e');
-      s.say({"{h} did not know what to do, and so {h.he} carried the {n} to {e}."});
+      s.say({"{h} did not know what to do, and so {h.he} carried the {n} to {e.o}."});
       s.go_silently("ha", s.world.being(g).place);
       s.say({"`It needs {w},` said {e.n}. `It is not far, and you will hear its family call.`",
              "{e.n} put on {e.his} glasses. `This little one needs {w},` {e.he} said. `Be quick, "
@@ -64,7 +64,7 @@ void tell_lost_animal(Stage& s) {
       s.say({"{h} listened. Somewhere, not far away, another {n} was calling.",
              "{h} looked for tracks on the ground and found some, small and fresh."});
     }
-    const int q = s.other_place('s', {Zone::nature, Zone::water});
+    const int q = s.other_place('s', {kind.water ? Zone::water : Zone::nature});
     s.go_silently("ha", q);
     s.say({"So {h} carried the {n} {s.to}, very carefully.",
            "With the {n} under {h.his} coat, {h} walked all the way {s.to}."});
@@ -97,7 +97,7 @@ void tell_lost_animal(Stage& s) {
          "The {n} saw {g} first and ran as fast as its legs would carry it. `{C}, there you are!` "
          "{g.he} cried."});
   s.thank('g', 'h');
-  s.say({"`Come and visit us whenever you like,` said {g.n}.",
+  s.say({"`Come and visit us whenever you like,` {g} added.",
          "`Would you like to take {c} for a walk every day?` asked {g.n}. {H.n} did not need to "
          "think about it."});
   s.paragraph();
@@ -119,7 +119,7 @@ void tell_rescue(Stage& s) {
     s.child('f', s.chance(0.5) ? "friend" : "brother", s.main);
     companions = "f";
     s.say({"{T}, {h.n} and {f} were {p.in} when they heard a cry.",
-           "{T}, {h} went {p.to} with {f}. Suddenly they both stopped."});
+           "{T}, {h} went {p.to} with {f.o}. Suddenly they both stopped."});
   } else {
     s.say({"{T}, {h} was {p.in} when {h.he} heard a cry.",
            "{T}, {h} went {p.to}. Suddenly {h.he} stopped and listened."});
@@ -264,8 +264,8 @@ void tell_darkness(Stage& s) {
   s.paragraph();
   s.teller.bind_text('t', s.day());
   s.teller.bind_text('w', s.world.thing(x).spot);
-  s.say({"{T}, {k} said, `Please fetch {x.a} for me. {X.it} {x.is} {q.in}, {w}.`",
-         "{T}, {k} needed {x.a}. `Run {q.to} and bring {x.them},` {k.he} said. `You will find "
+  s.say({"{T}, {k} said, `Please fetch {x} for me. {X.it} {x.is} {q.in}, {w}.`",
+         "{T}, {k} needed {x}. `Run {q.to} and bring {x.them},` {k.he} said. `You will find "
          "{x.them} {w}.`"});
   s.say({"{h} went as far as the door and stopped. Behind it was nothing but black.",
          "{h} opened the door a crack. It was as dark as ink."});
@@ -278,7 +278,7 @@ void tell_darkness(Stage& s) {
   if (way == 0) {
     s.child('f', s.chance(0.5) ? "brother" : "sister", s.home);
     s.say(
-        {"`I will hold your sleeve,` said {f.n}, who was [even smaller|not much bigger]. `Then we "
+        {"`I will hold your sleeve,` said {f.n}, who had heard everything. `Then we "
          "are two.`",
          "`Are you afraid, too?` asked {f.n}. `Then let us be afraid together.`"});
     keys += 'f';
@@ -411,7 +411,7 @@ void tell_thief(Stage& s) {
   s.say({"{h} decided to find out.", "`I will catch the thief,` said {h.n}.",
          "`Leave it to me,` said {h.n}, and fetched {h.his} notebook."});
   s.paragraph();
-  const int a = s.animal('a', s.main, -1, true);
+  const int a = s.animal_of('a', s.main, -1, s.chance(0.6) ? "squirrel" : "hedgehog");
   s.teller.bind_text('n', s.world.being(a).noun);
   s.say({"First {h} looked for tracks. On the windowsill were some tiny scratches.",
          "{h} sprinkled flour on the windowsill. In the morning there were little marks in it.",
@@ -450,7 +450,7 @@ void tell_thief(Stage& s) {
   } else {
     s.go("h", s.home);
   }
-  s.say({"`The thief has four feet, and needs them all,` {h.n} told {k}.",
+  s.say({"`The thief is no bigger than a loaf of bread,` {h.n} told {k.o}.",
          "`And who was it?` asked {k.n}. `Somebody who did not know better,` said {h.n}."});
   s.paragraph();
   s.end(s.chance(0.6) ? Theme::clever : Theme::kindness);

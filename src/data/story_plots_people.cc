@@ -30,7 +30,7 @@ void tell_birthday(Stage& s) {
   if (s.chance(0.4)) {
     s.child('f', "friend", s.main);
     s.say(
-        {"There {h.he} met {f}. `I will come with you,` said {f.n}. `Two heads are better than "
+        {"There {h.he} met {f.o}. `I will come with you,` said {f.n}. `Two heads are better than "
          "one.`",
          "{f} was there too and wanted to help."});
     companion = true;
@@ -131,7 +131,7 @@ void tell_borrowed(Stage& s) {
   s.paragraph();
   s.teller.bind_text('t', s.day());
   s.go_silently("h", s.main);
-  s.say({"{T}, {h} met {f} {p.in}. {F.n} had {x.a}, and {h.n} needed one very much.",
+  s.say({"{T}, {h} met {f.o} {p.in}. {F.n} had {x.a}, and {h.n} needed one very much.",
          "{T}, {h} went {p.to} to see {f}, who was the only one with {x.a}."});
   s.say(
       {"`May I borrow your {x.n}?` asked {h.n}. `Yes,` said {f.n}, `but bring {x.them} back before "
@@ -287,9 +287,9 @@ void tell_sharing(Stage& s) {
   s.teller.bind_text('t', s.day());
   s.teller.bind_text('m', many);
   s.teller.bind_text('n', number_word(left));
-  s.say({"{T}, {k} gave {h} {n} {m} in a bag. `They are all for you,` {k.he} said.",
-         "{T}, {h} got {n} {m} from {k}. How good they smelled!"});
-  s.go("h", s.main, "to eat them in the sun");
+  s.say({"{T}, {k} gave {h.o} {n} {m} in a bag. `They are all for you,` {k.he} said.",
+         "{T}, {h} got {n} {m} from {k.o}. How good they smelled!"});
+  s.go("h", s.main, "to eat them in peace");
   const int meetings = 2 + s.pick(2);
   for (int i = 0; i < meetings && left > 1; ++i) {
     const char key = static_cast<char>('a' + i);
@@ -303,7 +303,7 @@ void tell_sharing(Stage& s) {
     } else {
       s.child(key, i == 0 ? "friend" : "child", s.world.being(s.hero()).place);
       s.teller.bind_being('u', s.being(key));
-      s.say({"There {h} met {u}, who had had no breakfast. `Here, take one,` said {h.n}.",
+      s.say({"There {h} met {u.o}, who had had no breakfast. `Here, take one,` said {h.n}.",
              "{U} sat there, looking hungry. {h.n} reached into the bag and gave {u.o} one.",
              "Then {u} came along. `What have you got?` {u.he} asked. `I will show you,` said "
              "{h.n}, and gave {u.o} one."});
@@ -325,10 +325,10 @@ void tell_sharing(Stage& s) {
       {"In the evening there was a knock at the door. All those who had got something were there, "
        "and each had brought something, too: nuts, and milk, and a warm cake.",
        "The next day, {h} found a little parcel on the doorstep. `From your friends,` it said, and "
-       "there were {n} cherries in it, and a drawing.",
+       "there were a handful of cherries in it, and a drawing.",
        "Then {a.n} called, `Come on, we are making a fire! You can sit in the best place.` And "
        "everybody moved up for {h.o}."});
-  s.end(Theme::sharing);
+  s.end(Theme::meal);
 }
 
 void tell_ill_friend(Stage& s) {
@@ -336,7 +336,7 @@ void tell_ill_friend(Stage& s) {
   const int f =
       s.child('f', s.chance(0.6) ? "friend" : (s.chance(0.5) ? "sister" : "brother"), bed);
   s.open();
-  s.say({"Every day, {h} played with {f}.", "The one {h} liked best was {f}."});
+  s.say({"Every day, {h} played with {f.o}.", "The one {h} liked best was {f}."});
   s.paragraph();
   s.teller.bind_text('t', s.day());
   s.say(
@@ -407,7 +407,7 @@ void tell_practice(Stage& s) {
   s.maybe(0.6, {"Three times {h.he} tried, and three times {h.he} failed.",
                 "It was no good. Again and again it went wrong."});
   s.say({
-      "`I will never learn it!` cried {h.n}, and threw {x} on the ground.",
+      "`I will never learn it!` cried {h.n}, and threw {x} down.",
       "{h} wanted to give up.",
   });
   s.feel('h', Mood::cross);

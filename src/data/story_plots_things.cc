@@ -85,10 +85,11 @@ void tell_lost_thing(Stage& s) {
       return s.end(Theme::home);
     case 1: {
       const int c = s.child('c', "child", s.main);
+      s.teller.bind_text('w', s.world.thing(x).spot);
       s.world.take(c, x);
       s.say({"There sat {c}, and in {c.s} lap lay {x}.",
              "{C} was standing there with {x}, and did not know what to do with {x.them}.",
-             "There they met {c}, who was holding {x}."});
+             "There they met {c.o}, who was holding {x}."});
       s.say(
           {"`Is it {x} that you are looking for?` asked {c.n}. `I was waiting for someone to come "
            "back.`",
@@ -135,8 +136,8 @@ void tell_wish(Stage& s) {
            "{h} had even drawn a picture of it and hung it over {h.his} bed."});
   } else {
     s.child('f', s.chance(0.5) ? "sister" : "brother", s.home);
-    s.say({"It was not for {h.self}. It was for {f}, who had been sad for days.",
-           "It was meant as a surprise for {f}."});
+    s.say({"It was not for {h.self}. It was for {f.o}, who had been sad for days.",
+           "It was meant as a surprise for {f.o}."});
   }
   s.paragraph();
   s.teller.bind_text('t', s.day());
@@ -332,7 +333,7 @@ void tell_finder(Stage& s) {
   const bool adult = s.chance(0.4);
   const int c = adult ? s.elder('c') : s.child('c', "child", place);
   s.go("h", s.world.being(c).place);
-  s.say({"There {h} met {c}, who was looking [at the ground|under every stone|very sad].",
+  s.say({"There {h} met {c.o}, who was looking [at the ground|under every stone|very sad].",
          "And there was {c}, searching and searching.",
          "{C} was there, turning out {c.his} pockets one by one."});
   s.say({
@@ -358,7 +359,7 @@ void tell_boast(Stage& s) {
   s.paragraph();
   s.teller.bind_text('t', s.day());
   s.go_silently("h", s.main);
-  s.say({"{T}, {h} took {x} {p.to} to show {x.them} to {f}.", "{T}, {h} met {f} {p.in}."});
+  s.say({"{T}, {h} took {x} {p.to} to show {x.them} to {f}.", "{T}, {h} met {f.o} {p.in}."});
   s.say({"`Mine {x.is} the finest in the whole land,` said {h.n}. `Yours is nothing beside it.`",
          "`Nobody has {x.a} like this,` said {h.n}. `You may look, but you may not touch.`"});
   s.say({"{f.n} said nothing and looked at {f.his} shoes.",

@@ -12,17 +12,19 @@ void tell_cooking(Stage& s) {
   s.paragraph();
   s.teller.bind_text('t', s.day());
   constexpr std::string_view kDishes =
-      "an apple pie|a pot of soup|a plum cake|pancakes|a big stew|honey buns";
+      "a birthday supper|a picnic|a feast for the whole street|a surprise supper";
   s.teller.bind_text('d', std::string(s.one_of(kDishes)));
   s.say(
-      {"{T}, {h.n} and {k} wanted to make {d}. But when they looked in the cupboard, something was "
+      {"{T}, {h.n} and {k} wanted to prepare {d}. But when they looked in the cupboard, something "
+       "was "
        "missing.",
-       "{T}, guests were coming, and {k} wanted to make {d}. `Oh dear,` {k.he} said, `the cupboard "
+       "{T}, guests were coming, and {k} wanted to prepare {d}. `Oh dear,` {k.he} said, `the "
+       "cupboard "
        "is half empty!`"});
   // What is missing: the main thing first, then one or two more.
   std::vector<int> kinds{s.premise.thing};
   kinds.push_back(s.thing_kind_of(kFood));
-  if (s.maker_of(kinds[1]) < 0 && s.chance(0.5)) kinds[1] = s.thing_kind_of(kVessel | kMade);
+  if (s.maker_of(kinds[1]) < 0 && s.chance(0.5)) kinds[1] = s.thing_kind_of(kVessel | kFragile);
   std::vector<std::string> phrases;
   for (int kind : kinds)
     phrases.push_back(with_article(thing_kinds()[static_cast<size_t>(kind)].noun));
@@ -36,10 +38,21 @@ void tell_cooking(Stage& s) {
   (void)x;
   s.maybe(0.4, {"That was the first thing.", "One down, one to go!"});
   s.paragraph();
-  s.lent = true;  // food and pots for a meal are not lent
-  s.obtain('y', kinds[1], "", 0);
+  if (s.teller.words() < 120) {
+    s.lent = true;  // what goes into a meal is not lent
+    s.obtain('y', kinds[1], "", 0);
+  } else {
+    const int e = s.elder('e');
+    const int here = s.world.being(s.hero()).place;
+    s.world.go(e, here);
+    const int y = s.add_thing('y', kinds[1], e, e);
+    s.say(
+        {"{h} was just about to go on when {e} came by with {y.a}. `Take it,` {e.he} said. `I have "
+         "two.`",
+         "Then {e} came along, and in {e.s} bag was {y.a}. {E.n} gave it to {h.o} with a wink."});
+    s.world.give(e, s.hero(), y);
+  }
   s.maybe(0.4, {"Now {h} had everything."});
-  s.interlude();
   s.paragraph();
   s.go("h", s.home);
   s.give('h', 'k', 'x');
@@ -48,20 +61,20 @@ void tell_cooking(Stage& s) {
          "Then came {y}. `You have thought of everything,` said {k.n}."});
   s.say({"They stirred and tasted, and tasted again.",
          "{h} was allowed to stir. There was flour on the floor, on the chair, and on {h.s} nose.",
-         "Soon the whole house smelled of {d}."});
+         "They set the table with flowers and folded every napkin into a boat."});
   s.maybe(0.5, {"Once it almost burned, but only almost."});
   s.say(
       {"In the evening they all sat round the table. `Who made this?` asked the guests. `We did,` "
        "said {k.n}, and winked at {h.n}.",
        "It was so good that nobody spoke until all the plates were empty."});
-  s.end(s.chance(0.5) ? Theme::sharing : Theme::home);
+  s.end(s.chance(0.6) ? Theme::meal : Theme::home);
 }
 
 void tell_garden(Stage& s) {
   const int garden = s.add_place('b', place_kind("the garden"));
   s.open();
   s.say({"{h} had a little bed in the garden, no bigger than a table.",
-         "Behind the house was a small patch of earth, and it belonged to {h}."});
+         "Behind the house was a small patch of earth, and it belonged to {h.o}."});
   s.paragraph();
   constexpr std::string_view kPlants =
       "sunflower|pumpkin|bean|tomato plant|strawberry plant|pea plant";
@@ -70,9 +83,9 @@ void tell_garden(Stage& s) {
   s.go_silently("h", s.main);
   s.world.go(g, s.main);
   s.say(
-      {"One day in spring, {p.in}, {g} gave {h} a single seed. `What will it be?` asked {h.n}. "
+      {"One day in spring, {p.in}, {g} gave {h.o} a single seed. `What will it be?` asked {h.n}. "
        "`Wait and see,` said {g.n}.",
-       "One spring morning, {h} met {g} {p.in} and got a present: one small brown seed."});
+       "One spring morning, {h} met {g.o} {p.in} and got a present: one small brown seed."});
   const std::string noun(thing_kinds()[static_cast<size_t>(s.premise.thing)].noun);
   s.teller.bind_text('w', with_article(noun));
   s.say({"To plant it well, {h} needed {w}.",
@@ -128,9 +141,9 @@ void tell_building(Stage& s) {
   s.teller.bind_text('t', s.day());
   s.go_silently("hf", s.main);
   s.say({"{T}, {h.n} and {f} had nothing to do. `Let us build {n},` said {h.n}. `Here, {p.in}.`",
-         "{T}, {h} was {p.in} with {f}. `I know,` said {f.n} suddenly. `We will build {n}!`"});
+         "{T}, {h} was {p.in} with {f.o}. `I know,` said {f.n} suddenly. `We will build {n}!`"});
   s.say({"They dragged branches and boards together[ until their arms were sore|].",
-         "They drew a plan in the [earth|sand] with a stick."});
+         "They drew a plan in the earth with a stick."});
   s.say(
       {"The first try fell apart with a crash.", "{f.n} sat down on it to test it, and it broke."});
   if (winter) s.maybe(0.5, {"Their fingers were red with cold, but they did not stop."});

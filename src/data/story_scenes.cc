@@ -66,14 +66,19 @@ void Stage::end(Theme theme) {
       return say({"{h} was still a little afraid sometimes, but {h.he} knew what to do about it.",
                   "To be brave, {h} had found out, is to be afraid and to go all the same.",
                   "That evening {h} told the story three times, and each time it grew a little.",
-                  "From then on, everyone called {h.o} {h.n} the Brave.",
+                  "From then on, everyone called {h.him} {h.n} the Brave.",
                   "{h} never forgot the day when {h.he} was brave."});
     case Theme::sharing:
-      return say({"Things taste better when they are shared, and there was enough for everyone.",
-                  "{h} had less than before, and yet {h.he} felt richer.",
+      return say({"{h} had less than before, and yet {h.he} felt richer.",
                   "Half of something nice, thought {h.n}, is twice as nice with a friend.",
+                  "One toy and two friends is better than two toys and no friend.",
+                  "What is shared is never lost, and {h} was glad to know it."});
+    case Theme::meal:
+      return say({"Things taste better when they are shared, and there was enough for everyone.",
                   "They ate every crumb and laughed until it was dark.",
-                  "And nobody went home hungry that day."});
+                  "And nobody went home hungry that day.",
+                  "{h} was so full that {h.he} had to be carried to bed.",
+                  "It was the best meal of the whole year, and everyone had helped to make it."});
     case Theme::patience:
       return say({"Good things take time, and {h} had learned to wait.",
                   "{h} had not given up, and that was the whole secret.",
@@ -109,7 +114,8 @@ void Stage::end(Theme theme) {
 }
 
 int Stage::obtain_outdoors(char key, int kind, std::string_view companions) {
-  const int depth_place = other_place('q', {Zone::nature, Zone::water});
+  const Teller::Scope scope(teller);
+  const int depth_place = other_place('v', {Zone::nature, Zone::water});
   const int x = add_thing(key, kind, -1, -1, depth_place);
   std::string keys = "h";
   keys += companions;
@@ -130,6 +136,7 @@ int Stage::obtain_outdoors(char key, int kind, std::string_view companions) {
 int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
   const int trade = maker_of(kind);
   if (trade < 0) return obtain_outdoors(key, kind, companions);
+  const Teller::Scope scope(teller);
   const char seller = depth >= 2 ? 'g' : depth == 1 ? 'e' : 'l';
   const int who = elder(seller, trade);
   const int shop = world.being(who).place;
@@ -206,7 +213,7 @@ int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
     case 3:
       lent = true;
       lender = seller;
-      say({"`I can lend you {i.them},` said {u.n}, `but please bring {i.them} back.`",
+      say({"`I can lend {i.them} to you,` said {u.n}, `but please bring {i.them} back.`",
            "`Take mine,` said {u.n}, `but do not forget to return {i.them}.`",
            "`You may borrow {i.them} until this evening,` said {u.n}."});
       give(seller, 'h', key);

@@ -149,10 +149,18 @@ int Stage::elder(char key, int trade) {
 
 int Stage::animal(char key, int place, int owner, bool wild) {
   const auto kinds = animal_kinds();
-  int kind = -1;
-  while (kind < 0 || kinds[static_cast<size_t>(kind)].pet == wild) {
-    kind = pick(static_cast<int>(kinds.size()));
+  while (true) {
+    const AnimalKind& kind = kinds[static_cast<size_t>(pick(static_cast<int>(kinds.size())))];
+    if (kind.pet == wild) continue;
+    if (kind.water && world.place(place).zone != Zone::water) continue;
+    return animal_of(key, place, owner, kind.noun);
   }
+}
+
+int Stage::animal_of(char key, int place, int owner, std::string_view noun) {
+  const auto kinds = animal_kinds();
+  int kind = 0;
+  while (kinds[static_cast<size_t>(kind)].noun != noun) ++kind;
   const AnimalKind& k = kinds[static_cast<size_t>(kind)];
   Being being;
   being.noun = k.noun;
@@ -266,6 +274,7 @@ std::string Stage::day() {
 }
 
 void Stage::open() {
+  const Teller::Scope scope(teller);
   teller.bind_text('w', std::string(one_of(kHomes)));
   switch (pick(4)) {
     case 0:
@@ -317,12 +326,14 @@ void Stage::weather_line() {
 }
 
 void Stage::sight(int place) {
+  const Teller::Scope scope(teller);
   teller.bind_place('v', place);
   teller.bind_text('w', std::string(world.place(place).sight));
   say({"{V.in}, {w}.", "There, {w}.", "{W}."});
 }
 
 void Stage::feel(char who, Mood mood) {
+  const Teller::Scope scope(teller);
   teller.bind_being('u', being(who));
   switch (mood) {
     case Mood::sad:
@@ -374,6 +385,7 @@ void Stage::go_silently(std::string_view keys, int place) {
 
 void Stage::go(std::string_view keys, int to, std::string why) {
   if (world.being(being(keys[0])).place == to) return go_silently(keys, to);
+  const Teller::Scope scope(teller);
   for (char key : keys) world.go(being(key), to, why);
   teller.bind_place('v', to);
   teller.bind_text('w', why.empty() ? std::string() : " " + why);
@@ -410,6 +422,7 @@ void Stage::go(std::string_view keys, int to, std::string why) {
 }
 
 void Stage::give(char from, char to, char x) {
+  const Teller::Scope scope(teller);
   world.give(being(from), being(to), thing(x));
   teller.bind_being('u', being(from));
   teller.bind_being('j', being(to));
@@ -419,6 +432,7 @@ void Stage::give(char from, char to, char x) {
 }
 
 void Stage::take(char who, char x) {
+  const Teller::Scope scope(teller);
   world.take(being(who), thing(x));
   teller.bind_being('u', being(who));
   teller.bind_thing('i', thing(x));
@@ -427,7 +441,20 @@ void Stage::take(char who, char x) {
 }
 
 void Stage::pastime(char who, int place) {
+  const Teller::Scope scope(teller);
   teller.bind_being('u', being(who));
+  if (world.place(place).air == kIndoors) {
+    if (world.place(place).zone != Zone::village) {
+      return say({"{u} looked into every corner.", "{u} stood still for a while and listened.",
+                  "{u} called out loud and waited for the echo.", "{u} sat down and ate an apple.",
+                  "{u} tried to remember every single thing {u.he} saw."});
+    }
+    return say({"{u} looked into every corner.", "{u} talked to everyone {u.he} met.",
+                "{u} asked so many questions that people laughed.",
+                "{u} looked at everything twice.", "{u} stood still for a while and listened.",
+                "{u} watched the people at work.",
+                "{u} tried to remember every single thing {u.he} saw."});
+  }
   switch (world.place(place).zone) {
     case Zone::village:
       return say({"{u} looked at everything [twice|from all sides].",
@@ -455,6 +482,7 @@ void Stage::pastime(char who, int place) {
 }
 
 void Stage::meet_elder(char elder) {
+  const Teller::Scope scope(teller);
   const Being& person = world.being(being(elder));
   teller.bind_being('u', being(elder));
   teller.bind_place('v', person.place);
@@ -464,6 +492,7 @@ void Stage::meet_elder(char elder) {
 }
 
 void Stage::thank(char who, char whom) {
+  const Teller::Scope scope(teller);
   teller.bind_being('u', being(who));
   teller.bind_being('j', being(whom));
   say({"`Thank you, {j.n}!` said {u.n}.",

@@ -31,6 +31,7 @@ enum class Theme {
   honesty,
   courage,
   sharing,
+  meal,
   patience,
   home,
   kindness,
@@ -51,8 +52,8 @@ struct Premise {
 };
 
 /// The set on which a story plays: the world, the teller, and scenes that do both at once, which
-/// change the world and say so. Letters are bound as in Teller: h is the hero; u, v, w, i and j
-/// belong to the scenes.
+/// change the world and say so. Letters are bound as in Teller: h is the hero; the scenes put
+/// back what they bind, except for those whom they bring in.
 class Stage {
  public:
   Stage(const Premise& premise, RandomStream random);
@@ -92,6 +93,8 @@ class Stage {
   int elder(char key, int trade = -1);
   /// An animal at a place; a pet of `owner` (-1: wild or nobody's yet). `wild` picks the kind.
   int animal(char key, int place, int owner, bool wild);
+  /// The same of a given kind ("squirrel").
+  int animal_of(char key, int place, int owner, std::string_view noun);
   int add_place(char key, int kind);
   /// A place of one of the zones, not yet in the story.
   int other_place(char key, std::initializer_list<Zone> zones);

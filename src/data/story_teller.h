@@ -23,6 +23,13 @@ namespace mixtral::stories {
 /// number. Forms of a place: {k} the market, {k.in} at the market, {k.to} to the market. A text
 /// bound to a letter stands as it is.
 class Teller {
+  struct Ref {
+    enum class Kind { none, being, thing, place, text } kind = Kind::none;
+    int index = -1;
+    std::string text;
+  };
+  using Keys = std::array<Ref, 26>;
+
  public:
   Teller(World& world, RandomStream& random) : world_(world), random_(random) {}
 
@@ -34,6 +41,23 @@ class Teller {
   }
   /// What a key is bound to: the index of the being, thing or place.
   int bound(char key) const { return keys_[slot(key)].index; }
+
+  /// While it lives, rebinding keys is temporary: scenes within a plot use it.
+  class Scope {
+   public:
+    explicit Scope(Teller& teller, std::string_view keys = "uvwij")
+        : teller_(teller), names_(keys), saved_(teller.keys_) {}
+    ~Scope() {
+      for (char key : names_) teller_.keys_[slot(key)] = saved_[slot(key)];
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Teller& teller_;
+    std::string_view names_;
+    Keys saved_;
+  };
 
   /// Adds one sentence or more.
   void say(std::string_view pattern);
@@ -53,11 +77,6 @@ class Teller {
   bool chance(double probability) { return random_.uniform() < probability; }
 
  private:
-  struct Ref {
-    enum class Kind { none, being, thing, place, text } kind = Kind::none;
-    int index = -1;
-    std::string text;
-  };
   struct Mention {
     int sentence = -100;  // of the last mention
     int named = -100;     // of the last mention by name
@@ -81,7 +100,7 @@ class Teller {
 
   World& world_;
   RandomStream& random_;
-  std::array<Ref, 26> keys_;
+  Keys keys_;
   std::string text_;
   std::vector<Mention> beings_;
   std::vector<int> things_;  // sentence of the last mention
