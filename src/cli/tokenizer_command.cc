@@ -157,9 +157,6 @@ void add_train(CLI::App& parent) {
       ->capture_default_str();
   command->add_option("--seed,-s", options->settings.seed, "Seed of the sample")
       ->capture_default_str();
-  command->add_option("--threads,-t", options->settings.threads, "Threads")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
   command->add_flag("--no-split-digits", options->no_split_digits,
                     "Let pieces hold several digits");
   command->add_flag("--no-specials", options->no_specials, "With --kind bytes: no BOS and EOS");

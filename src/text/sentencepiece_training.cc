@@ -199,7 +199,9 @@ SentencePieceTrained train_sentencepiece(const std::vector<std::filesystem::path
       {"bos_id", "1"},
       {"eos_id", "2"},
       {"pad_id", "-1"},
-      {"num_threads", std::to_string(settings.threads)},
+      // The number is written into the model, whose bytes should not depend on the machine;
+      // learning BPE hardly uses it.
+      {"num_threads", "2"},
       {"minloglevel", "2"},
   };
   Lines iterator(lines);

@@ -18,7 +18,6 @@ struct SentencePieceTraining {
   /// Text beyond this is sampled, line by line, down to at most this many bytes.
   uint64_t sample_bytes = uint64_t{128} << 20;
   uint64_t seed = 0;  // of the sampling
-  int threads = 2;
 };
 
 /// What training saw and made.

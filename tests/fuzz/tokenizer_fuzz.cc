@@ -23,7 +23,7 @@ bool promises_round_trip(const SentencePieceModel& model) {
 /// A space and U+2581 are the same to SentencePiece.
 std::string with_spaces(std::string text) {
   for (size_t at = 0; (at = text.find(kSpaceSymbol, at)) != std::string::npos; ++at) {
-    text.replace(at, kSpaceSymbol.size(), " ");
+    text.replace(at, kSpaceSymbol.size(), 1, ' ');
   }
   return text;
 }
