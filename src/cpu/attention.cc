@@ -1,0 +1,363 @@
+// The forward pass of attention: for each group of rows in registers, scores with a block of keys,
+// their exponentials (an online softmax), and the product with the block's values. Bound by the
+// multiply-adds; a decoded token, by reading the cache.
+
+#include "ops/attention.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/attention_tile.h"
+#include "cpu/backend.h"
+#include "cpu/simd_targets.h"
+#include "cpu/types.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/attention.cc"
+#include <hwy/foreach_target.h>
+
+#include "cpu/attention_blocks.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mixtral::cpu::HWY_NAMESPACE {
+namespace {
+
+/// A tile's working memory, and what its rows have come to.
+struct TileState {
+  float* query;    // [rows, padded width], scaled by scale · log₂ e
+  float* out;      // [rows, padded width]: Σ p v
+  float* keys;     // [width, kKeys]
+  float* values;   // [kKeys, padded width]
+  float* scores;   // [kTileRows, kKeys]
+  float* total;    // [rows, 16]: Σ p, by lane
+  float* largest;  // [rows]: of the scores so far
+  float* room;     // [4, padded width]
+};
+
+/// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
+/// relative to the new maximum, and gives each row's factor for what was summed before.
+HWY_INLINE void soften(const AttentionTile& t, const TileState& s, int64_t row, int64_t rows,
+                       int64_t block, int64_t groups, float* factor) {
+  float newest[kLanes];
+  std::copy(s.largest + row, s.largest + row + kLanes, newest);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* scores = s.scores + i * kKeys;
+    const int64_t high = t.first + (row + i) / t.heads - block;
+    const int64_t low = t.window > 0 ? high - t.window + 1 : 0;
+    Floats most = broadcast(-HUGE_VALF);
+    for (int64_t g = 0; g < groups; ++g) {
+      const Floats masked = mask_scores(load(scores + g * kLanes), g, low, high);
+      store(masked, scores + g * kLanes);
+      most = maximum(masked, most);
+    }
+    newest[i] = std::max(newest[i], lane_max(most));
+  }
+  const Floats factors = exponential2(load(s.largest + row) - load(newest));
+  store(factors, factor);
+  std::copy(newest, newest + rows, s.largest + row);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* scores = s.scores + i * kKeys;
+    const Floats shift = broadcast(newest[i]);
+    Floats sum = broadcast(0);
+    for (int64_t g = 0; g < groups; ++g) {
+      const Floats p = exponential2(load(scores + g * kLanes) - shift);
+      store(p, scores + g * kLanes);
+      sum = sum + p;
+    }
+    float* total = s.total + (row + i) * kLanes;
+    store(multiply_add(load(total), broadcast(factor[i]), sum), total);
+  }
+}
+
+template <class T>
+void attend(const AttentionTile& t, const TileState& s) {
+  const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
+  const int64_t last = t.first + t.positions - 1;
+  const int64_t first_key = t.window > 0 ? std::max<int64_t>(0, t.first - t.window + 1) : 0;
+  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.capacity};
+  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.capacity};
+  for (int64_t block = first_key / kKeys * kKeys; block <= last; block += kKeys) {
+    pack_transposed(keys, block, first_key, last, width, s.room, s.keys);
+    pack_rows(values, block, first_key, last, width, 1, s.values);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, rows - row);
+      const int64_t top = t.first + (row + count - 1) / t.heads;  // the last key that a row sees
+      if (top < block) continue;
+      // The first row's window is the earliest.
+      if (t.window > 0 && t.first + row / t.heads - t.window + 1 >= block + kKeys) continue;
+      const int64_t visible = std::min(kKeys, top - block + 1);
+      const int64_t groups = (visible + kLanes - 1) / kLanes;
+      multiply({.a = s.query + row * stride,
+                .a_row = stride,
+                .a_step = 1,
+                .b = s.keys,
+                .b_stride = kKeys,
+                .c = s.scores,
+                .c_stride = kKeys,
+                .depth = width},
+               count, groups * kLanes);
+      float factor[kLanes];
+      soften(t, s, row, count, block, groups, factor);
+      multiply({.a = s.scores,
+                .a_row = kKeys,
+                .a_step = 1,
+                .b = s.values,
+                .b_stride = stride,
+                .c = s.out + row * stride,
+                .c_stride = stride,
+                .depth = visible,
+                .start = Start::scaled_c,
+                .factor = factor},
+               count, stride);
+    }
+  }
+}
+
+void attention_tile(const AttentionTile& t) {
+  const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
+  TileState s;
+  s.query = t.scratch;
+  s.out = s.query + rows * stride;
+  s.keys = s.out + rows * stride;
+  s.values = s.keys + stride * kKeys;
+  s.scores = s.values + kKeys * stride;
+  s.total = s.scores + kTileRows * kKeys;
+  s.largest = s.total + rows * kLanes;
+  s.room = s.largest + padded(rows) + kLanes;
+  pack_heads(t.query, t.query_stride, t.positions, t.heads, width,
+             t.scale * kLog2E, s.query);
+  std::fill(s.out, s.out + rows * stride, 0.f);
+  std::fill(s.total, s.total + rows * kLanes, 0.f);
+  // Finite, so that a row that has seen no key yet is scaled by 1 and later by 0, not by NaN.
+  std::fill(s.largest, s.largest + padded(rows) + kLanes, -FLT_MAX);
+  if (t.type == Dtype::f32)
+    attend<float>(t, s);
+  else if (t.type == Dtype::bf16)
+    attend<bf16>(t, s);
+  else
+    attend<f16>(t, s);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t position = row / t.heads, head = row % t.heads;
+    const float total = lane_sum(load(s.total + row * kLanes));
+    const Floats inverse = broadcast(1 / total);
+    const float* from = s.out + row * stride;
+    float* to = t.out + position * t.out_stride + head * width;
+    for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
+      store_n(load(from + i) * inverse, to + i, count);
+    });
+    if (t.log_sum == nullptr) continue;
+    t.log_sum[position * t.log_sum_stride + head] =
+        static_cast<float>(static_cast<double>(s.largest[row]) * M_LN2 +
+                           std::log(static_cast<double>(total)));
+  }
+}
+
+int64_t tile_scratch(int64_t rows, int64_t width) {
+  const int64_t stride = padded(width);
+  return 2 * rows * stride + 2 * stride * kKeys + kTileRows * kKeys + rows * kLanes + padded(rows) +
+         kLanes + 4 * stride;
+}
+
+void rotate_rows(const ops::Rope& op, int64_t begin, int64_t end) {
+  const int64_t width = op.heads.width, half = width / 2, columns = op.heads.columns();
+  const int64_t heads = op.heads.query + op.heads.kv;
+  const Floats sign = broadcast(op.inverse ? -1.f : 1.f);
+  for (int64_t n = begin; n < end; ++n) {
+    const float* cosines = op.table.as<float>() + op.positions.as<int32_t>()[n] * width;
+    const float* sines = cosines + half;
+    float* row = op.qkv.as<float>() + n * columns;
+    for_lanes(half, [&](int64_t i, int64_t count) HWY_ATTR {
+      const Floats c = load_n(cosines + i, count), s = load_n(sines + i, count) * sign;
+      for (int64_t head = 0; head < heads; ++head) {
+        float* first = row + head * width + i;
+        float* second = first + half;
+        const Floats a = load_n(first, count), b = load_n(second, count);
+        store_n(subtract_product(a * c, b, s), first, count);
+        store_n(multiply_add(a, s, b * c), second, count);
+      }
+    });
+  }
+}
+
+template <class T>
+void append(const ops::CacheAppend& op, int64_t begin, int64_t end) {
+  const int64_t length = int64_t{op.heads.kv} * op.heads.width, columns = op.heads.columns();
+  const int64_t capacity = op.keys.dim(1);
+  for (int64_t n = begin; n < end; ++n) {
+    const float* keys = op.qkv.as<float>() + n * columns + int64_t{op.heads.query} * op.heads.width;
+    const int64_t index = op.slots.as<int32_t>()[n] * capacity +
+                          op.positions.as<int32_t>()[n] % capacity;
+    T* key_row = op.keys.as<T>() + index * length;
+    T* value_row = op.values.as<T>() + index * length;
+    for_lanes(length, [&](int64_t i, int64_t count) HWY_ATTR {
+      store_n(load_n(keys + i, count), key_row + i, count);
+      store_n(load_n(keys + length + i, count), value_row + i, count);
+    });
+  }
+}
+
+void append_rows(const ops::CacheAppend& op, int64_t begin, int64_t end) {
+  if (op.keys.dtype() == Dtype::f32)
+    append<float>(op, begin, end);
+  else if (op.keys.dtype() == Dtype::bf16)
+    append<bf16>(op, begin, end);
+  else
+    append<f16>(op, begin, end);
+}
+
+}  // namespace
+}  // namespace mixtral::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mixtral::cpu {
+namespace {
+
+HWY_EXPORT(attention_tile);
+HWY_EXPORT(tile_scratch);
+HWY_EXPORT(rotate_rows);
+HWY_EXPORT(append_rows);
+
+/// Tokens [token, token + count) at positions [first, first + count) of a sequence or slot.
+struct Run {
+  int64_t token, first, count, slot;
+};
+
+void expect_cache(std::string_view op, const Tensor& keys) {
+  if (!is_float(keys.dtype()) || keys.dtype() == Dtype::f64) refuse_type(op, "caches", keys);
+}
+
+/// Slots and positions of new tokens lie in the cache.
+void expect_places(const Tensor& positions, const Tensor& slots, int64_t slot_count) {
+  for (int32_t slot : slots.span<int32_t>()) CHECK(slot >= 0 && slot < slot_count, "no such slot");
+  for (int32_t p : positions.span<int32_t>()) CHECK(p >= 0, "a position is negative");
+}
+
+/// Positions of a tile of the forward pass.
+int64_t tile_positions(const ops::Heads& heads) {
+  return std::max<int64_t>(1, kForwardRows / (heads.query / heads.kv));
+}
+
+}  // namespace
+
+void CpuBackend::run(const ops::Rope& op) {
+  expect_f32(op.kName, {op.qkv, op.table});
+  const int64_t rows = op.table.dim(0);
+  for (int32_t p : op.positions.span<int32_t>())
+    CHECK(p >= 0 && p < rows, "a position outside the rope table");
+  pool_.for_ranges(op.qkv.dim(0), row_grain(op.heads.columns()), [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(rotate_rows)(op, begin, end);
+  });
+}
+
+void CpuBackend::run(const ops::CacheAppend& op) {
+  expect_f32(op.kName, {op.qkv});
+  expect_cache(op.kName, op.keys);
+  expect_places(op.positions, op.slots, op.keys.dim(0));
+  const int64_t length = int64_t{2} * op.heads.kv * op.heads.width;
+  pool_.for_ranges(op.qkv.dim(0), row_grain(length), [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(append_rows)(op, begin, end);
+  });
+}
+
+void CpuBackend::run(const ops::Attention& op) {
+  expect_f32(op.kName, {op.qkv, op.out, op.log_sum});
+  const ops::Heads& heads = op.heads;
+  const int64_t width = heads.width, columns = heads.columns(), shared = heads.query / heads.kv;
+  const int64_t step = tile_positions(heads), sequences = op.sequence_starts.dim(0) - 1;
+  const int32_t* starts = op.sequence_starts.as<int32_t>();
+  int64_t count = 0;
+  for (int64_t s = 0; s < sequences; ++s) count += (starts[s + 1] - starts[s] + step - 1) / step;
+  Run* runs = static_cast<Run*>(shared_.get(0, count * int64_t{sizeof(Run)}));
+  int64_t filled = 0;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t length = starts[s + 1] - starts[s];
+    // The last tiles see the most keys: they go first, so that no thread is left with one at the
+    // end.
+    for (int64_t first = (length - 1) / step * step; length > 0 && first >= 0; first -= step)
+      runs[filled++] = {starts[s] + first, first, std::min(step, length - first), starts[s]};
+  }
+  const int64_t scratch =
+      HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
+  pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
+    const Run& run = runs[item / heads.kv];
+    const int64_t group = item % heads.kv;
+    const float* token = op.qkv.as<float>() + run.token * columns;
+    const float* start = op.qkv.as<float>() + run.slot * columns;
+    HWY_DYNAMIC_DISPATCH(attention_tile)
+    ({.query = token + group * shared * width,
+      .query_stride = columns,
+      .first = run.first,
+      .positions = run.count,
+      .keys = start + (heads.query + group) * width,
+      .values = start + (heads.query + heads.kv + group) * width,
+      .type = Dtype::f32,
+      .stride = columns,
+      .capacity = INT64_MAX,
+      .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
+      .out_stride = heads.query * width,
+      .log_sum = op.log_sum ? op.log_sum.as<float>() + run.token * heads.query + group * shared
+                            : nullptr,
+      .log_sum_stride = heads.query,
+      .heads = shared,
+      .width = width,
+      .window = op.window,
+      .scale = static_cast<float>(op.scale),
+      .scratch = static_cast<float*>(scratch_.get(thread, scratch))});
+  });
+}
+
+void CpuBackend::run(const ops::CachedAttention& op) {
+  expect_f32(op.kName, {op.qkv, op.out});
+  expect_cache(op.kName, op.keys);
+  expect_places(op.positions, op.slots, op.keys.dim(0));
+  const ops::Heads& heads = op.heads;
+  const int64_t width = heads.width, columns = heads.columns(), shared = heads.query / heads.kv;
+  const int64_t capacity = op.keys.dim(1), tokens = op.qkv.dim(0), step = tile_positions(heads);
+  const int32_t* positions = op.positions.as<int32_t>();
+  const int32_t* slots = op.slots.as<int32_t>();
+  Run* runs = static_cast<Run*>(shared_.get(0, tokens * int64_t{sizeof(Run)}));
+  int64_t count = 0;
+  for (int64_t n = 0; n < tokens; ++n) {
+    const int64_t seen = op.window > 0 ? std::min<int64_t>(op.window, positions[n] + 1)
+                                       : positions[n] + int64_t{1};
+    CHECK(seen <= capacity, "the cache is too short for what a token sees");
+    Run* last = count > 0 ? &runs[count - 1] : nullptr;
+    if (last != nullptr && last->count < step && last->slot == slots[n] &&
+        last->first + last->count == positions[n])
+      ++last->count;
+    else
+      runs[count++] = {n, positions[n], 1, slots[n]};
+  }
+  const int64_t scratch =
+      HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
+  const int64_t element = size_of(op.keys.dtype());
+  pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
+    // From the last: the tiles of a long prompt that see the most keys go first.
+    const Run& run = runs[count - 1 - item / heads.kv];
+    const int64_t group = item % heads.kv;
+    const int64_t offset = (run.slot * capacity * heads.kv + group) * width * element;
+    HWY_DYNAMIC_DISPATCH(attention_tile)
+    ({.query = op.qkv.as<float>() + run.token * columns + group * shared * width,
+      .query_stride = columns,
+      .first = run.first,
+      .positions = run.count,
+      .keys = static_cast<const std::byte*>(op.keys.data()) + offset,
+      .values = static_cast<const std::byte*>(op.values.data()) + offset,
+      .type = op.keys.dtype(),
+      .stride = heads.kv * width,
+      .capacity = capacity,
+      .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
+      .out_stride = heads.query * width,
+      .heads = shared,
+      .width = width,
+      .window = op.window,
+      .scale = static_cast<float>(op.scale),
+      .scratch = static_cast<float*>(scratch_.get(thread, scratch))});
+  });
+}
+
+}  // namespace mixtral::cpu
+#endif  // HWY_ONCE
