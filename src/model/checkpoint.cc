@@ -48,30 +48,69 @@ class Staging {
   Buffer buffer_;
 };
 
-std::map<std::string, std::pair<Tensor, Shape>> named_parts(const nn::ParameterSource& parameters,
-                                                            bool gradients,
-                                                            std::vector<PlannedTensor>* plan,
-                                                            Dtype dtype) {
-  std::map<std::string, std::pair<Tensor, Shape>> sources;
+/// A tensor of a file and where its elements are: values, or gradients.
+struct Save {
+  Tensor device;
+  const nn::Parameter* parameter = nullptr;
+  const Part* part = nullptr;
+};
+enum class What { values, gradients };
+
+std::map<std::string, Save> plan_saves(const nn::ParameterSource& parameters, What what,
+                                       Dtype dtype, std::vector<PlannedTensor>* plan) {
+  std::map<std::string, Save> saves;
   parameters([&](nn::Parameter& p) {
-    if (gradients && !p.grad) return;
+    if (what == What::gradients && !p.grad) return;
     for (const Part& part : p.parts) {
       plan->push_back({.name = part.name, .shape = part.shape, .dtype = dtype});
-      sources[part.name] = {gradients ? p.grad_of(part) : p.value_of(part), part.shape};
+      saves[part.name] = {what == What::values ? p.value_of(part) : p.grad_of(part), &p, &part};
     }
   });
-  return sources;
+  return saves;
 }
 
-TensorSource downloader(Backend& backend,
-                        const std::map<std::string, std::pair<Tensor, Shape>>& sources,
-                        Staging& staging) {
-  return [&](const PlannedTensor& planned) {
-    const Tensor device = sources.at(planned.name).first;
-    const Tensor host = staging.tensor(planned.shape, device.dtype());
-    backend.download(device, host);
-    return host;
-  };
+/// [G, rows, r] as [rows, r · G] with the group fastest (Part::Order::group_fastest).
+template <class T>
+void group_fastest(const T* in, const Shape& shape, T* out) {
+  for (int64_t g = 0; g < shape[0]; ++g)
+    for (int64_t row = 0; row < shape[1]; ++row)
+      for (int64_t j = 0; j < shape[2]; ++j)
+        out[(row * shape[2] + j) * shape[0] + g] = in[(g * shape[1] + row) * shape[2] + j];
+}
+
+/// Fetches tensors from the device one at a time, in the file's order.
+class Downloader {
+ public:
+  Downloader(Backend& backend, const std::map<std::string, Save>& saves)
+      : backend_(backend), saves_(saves) {}
+
+  Tensor operator()(const PlannedTensor& planned) {
+    const Save& save = saves_.at(planned.name);
+    const Dtype dtype = save.device.dtype();
+    const Tensor host = staging_.tensor(planned.shape, dtype);
+    backend_.download(save.device, host);
+    if (save.part->order == Part::Order::same) return host;
+    const Tensor turned = turned_.tensor(planned.shape, dtype);
+    if (dtype == Dtype::f64)
+      group_fastest(host.as<double>(), save.parameter->shape, turned.as<double>());
+    else
+      group_fastest(host.as<float>(), save.parameter->shape, turned.as<float>());
+    return turned;
+  }
+
+ private:
+  Backend& backend_;
+  const std::map<std::string, Save>& saves_;
+  Staging staging_, turned_;
+};
+
+FileChecksum save_file(Backend& backend, const nn::ParameterSource& parameters, What what,
+                       const std::filesystem::path& path) {
+  std::vector<PlannedTensor> plan;
+  const auto saves = plan_saves(parameters, what, Dtype::f32, &plan);
+  Downloader download(backend, saves);
+  return write_safetensors(path, std::move(plan),
+                           [&](const PlannedTensor& planned) { return download(planned); });
 }
 
 }  // namespace
@@ -124,17 +163,47 @@ std::map<std::string, FileChecksum> save_model(Backend& backend, Mixtral& model,
   config.dtype = dtype;
   config.save(directory);
   std::vector<PlannedTensor> plan;
-  const auto sources = named_parts(model.parameters(), false, &plan, dtype);
-  Staging staging;
-  return write_model_tensors(directory, plan, downloader(backend, sources, staging));
+  const auto saves = plan_saves(model.parameters(), What::values, dtype, &plan);
+  Downloader download(backend, saves);
+  return write_model_tensors(directory, plan,
+                             [&](const PlannedTensor& planned) { return download(planned); });
+}
+
+std::vector<std::pair<std::string, Shape>> on_disk_tensors(const ModelConfig& config) {
+  std::vector<std::pair<std::string, Shape>> tensors;
+  const int64_t d = config.hidden_size, f = config.intermediate_size;
+  const int64_t q = config.num_heads * config.head_dim;
+  const int64_t kv = config.num_kv_heads * config.head_dim;
+  tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, d}});
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer);
+    tensors.push_back({prefix + "input_layernorm.weight", {d}});
+    tensors.push_back({prefix + "self_attn.q_proj.weight", {q, d}});
+    tensors.push_back({prefix + "self_attn.k_proj.weight", {kv, d}});
+    tensors.push_back({prefix + "self_attn.v_proj.weight", {kv, d}});
+    tensors.push_back({prefix + "self_attn.o_proj.weight", {d, q}});
+    tensors.push_back({prefix + "post_attention_layernorm.weight", {d}});
+    tensors.push_back({prefix + "block_sparse_moe.gate.weight", {config.num_experts, d}});
+    for (int64_t e = 0; e < config.num_experts; ++e) {
+      const std::string expert = fmt::format("{}block_sparse_moe.experts.{}.", prefix, e);
+      tensors.push_back({expert + "w1.weight", {f, d}});
+      tensors.push_back({expert + "w2.weight", {d, f}});
+      tensors.push_back({expert + "w3.weight", {f, d}});
+    }
+  }
+  tensors.push_back({"model.norm.weight", {d}});
+  if (!config.tie_embeddings) tensors.push_back({"lm_head.weight", {config.vocab_size, d}});
+  return tensors;
+}
+
+FileChecksum save_parameters(Backend& backend, const nn::ParameterSource& parameters,
+                             const std::filesystem::path& path) {
+  return save_file(backend, parameters, What::values, path);
 }
 
 void save_gradients(Backend& backend, const nn::ParameterSource& parameters,
                     const std::filesystem::path& path) {
-  std::vector<PlannedTensor> plan;
-  const auto sources = named_parts(parameters, true, &plan, Dtype::f32);
-  Staging staging;
-  write_safetensors(path, std::move(plan), downloader(backend, sources, staging));
+  save_file(backend, parameters, What::gradients, path);
 }
 
 }  // namespace mixtral

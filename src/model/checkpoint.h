@@ -4,6 +4,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "io/model_tensors.h"
 #include "io/safetensors_writer.h"
@@ -25,6 +27,13 @@ std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::pat
 /// reads. Returns the checksum of each weight file. The directory must exist.
 std::map<std::string, FileChecksum> save_model(Backend& backend, Mixtral& model,
                                                const std::filesystem::path& directory, Dtype dtype);
+
+/// Name and shape of each tensor of a model's files, one an expert.
+std::vector<std::pair<std::string, Shape>> on_disk_tensors(const ModelConfig& config);
+
+/// Writes every parameter under its on-disk name, in f32, to one safetensors file.
+FileChecksum save_parameters(Backend& backend, const nn::ParameterSource& parameters,
+                             const std::filesystem::path& path);
 
 /// Writes every parameter's gradient under its on-disk name, in f32, to one safetensors file.
 void save_gradients(Backend& backend, const nn::ParameterSource& parameters,

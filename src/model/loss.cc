@@ -64,6 +64,10 @@ void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, con
 
 }  // namespace
 
+int64_t logits_slice_bytes(int64_t tokens, int64_t vocabulary, Dtype statistics) {
+  return slice_rows(tokens, vocabulary) * vocabulary * size_of(statistics);
+}
+
 LossTotals LossTotals::allocate(Context& ctx) {
   LossTotals totals{.cross_entropy = ctx.allocate({1}, Dtype::f64),
                     .router = ctx.allocate({2}, ctx.statistics())};

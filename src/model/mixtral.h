@@ -59,6 +59,7 @@ class Mixtral {
   /// logits [n, V] (statistics' type) of hidden states [n, D].
   void logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const;
   const nn::Projection& head() const { return *head_; }
+  std::unique_ptr<nn::Projection>& head_projection() { return head_; }
 
   RouterReports allocate_reports(Context& ctx) const;
 

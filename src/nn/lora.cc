@@ -86,6 +86,10 @@ void Lora::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tenso
                                        .dweight = branch.a.grad,
                                        .operands = ctx.operands()});
     }
+    for (const int64_t group : branch.untouched) {
+      if (branch.a.grad) ctx.run(ops::Fill{.x = branch.a.grad[group]});
+      if (branch.b.grad) ctx.run(ops::Fill{.x = branch.b.grad[group]});
+    }
     if (!dx) continue;
     const bool drops = input.data() != x.data();
     const Tensor dinput = drops ? ctx.allocate(x.shape()) : dx;

@@ -10,11 +10,12 @@ namespace mixtral::nn {
 /// One low-rank update of some output columns of a projection, per group:
 ///   y[:, begin .. begin + rows) += scale · (dropout(x) Aᵀ) Bᵀ
 struct LoraBranch {
-  int64_t begin = 0;   // first output column that it changes
-  double scale = 1;    // alpha / r, or alpha / sqrt(r) with rsLoRA
-  double dropout = 0;  // probability that an element of x is dropped in training
-  Parameter a;         // [G, r, I]
-  Parameter b;         // [G, rows, r]
+  int64_t begin = 0;               // first output column that it changes
+  double scale = 1;                // alpha / r, or alpha / sqrt(r) with rsLoRA
+  double dropout = 0;              // probability that an element of x is dropped in training
+  std::vector<int64_t> untouched;  // groups that are not tuned: their gradients stay zero
+  Parameter a;                     // [G, r, I]
+  Parameter b;                     // [G, rows, r]
 
   int64_t rank() const { return a.shape[1]; }
   int64_t rows() const { return b.shape[1]; }

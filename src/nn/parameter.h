@@ -16,9 +16,14 @@ enum class Role { embedding, norm, projection, residual_projection, router, head
 /// (queries, keys and values packed into one; all experts of a layer): `parts` names those.
 struct Parameter {
   struct Part {
-    std::string name;    // in a Hugging Face model file
+    /// How the file orders the elements: as they stand here, or, of a [G, rows, r] parameter, as
+    /// [rows, r · G] with the group index fastest (PEFT's lora_B of fused experts).
+    enum class Order : uint8_t { same, group_fastest };
+
+    std::string name;    // in a model or adapter file
     int64_t offset = 0;  // first element, in the parameter
-    Shape shape;
+    Shape shape;         // in the file
+    Order order = Order::same;
   };
 
   Shape shape;

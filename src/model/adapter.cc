@@ -1,0 +1,309 @@
+#include "model/adapter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "base/file.h"
+#include "model/checkpoint.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+using nn::LoraBranch;
+using nn::Parameter;
+
+/// Whether gate_up_proj and down_proj are both tuned in a layer (see peft_name).
+bool both_fused(const AdapterFile& file, int64_t layer) {
+  int count = 0;
+  for (const AdapterModule& module : file.modules)
+    count += module.layer == layer && adapter_target(module.target).fused;
+  return count == 2;
+}
+
+/// The parameter of one matrix: as one tensor of the file, or as one an expert.
+Parameter matrix(const AdapterFile& file, const AdapterModule& module, char which,
+                 const TargetShape& shape) {
+  const bool is_a = which == 'A';
+  const int64_t r = module.rank;
+  const bool both = both_fused(file, module.layer);
+  const AdapterTarget& target = adapter_target(module.target);
+  Parameter p;
+  p.role = is_a ? nn::Role::lora_a : nn::Role::lora_b;
+  p.shape = is_a ? Shape{shape.groups, r, shape.inputs} : Shape{shape.groups, shape.rows, r};
+  const Shape one = is_a ? Shape{r, shape.inputs} : Shape{shape.rows, r};
+  if (target.per_expert) {
+    for (const int64_t e : module.experts)
+      p.parts.push_back({peft_name(module, which, e, both), e * one.numel(), one});
+  } else if (target.fused) {
+    const std::string name = peft_name(module, which, 0, both);
+    if (is_a)
+      p.parts.push_back({name, 0, {shape.groups * r, shape.inputs}});
+    else
+      p.parts.push_back(
+          {name, 0, {shape.rows, r * shape.groups}, Parameter::Part::Order::group_fastest});
+  } else {
+    p.parts.push_back({peft_name(module, which, 0, both), 0, one});
+  }
+  return p;
+}
+
+/// The first output column that a target changes in the projection that holds it.
+int64_t first_column(const ModelConfig& c, std::string_view target) {
+  if (target == "k_proj") return c.num_heads * c.head_dim;
+  if (target == "v_proj") return (c.num_heads + c.num_kv_heads) * c.head_dim;
+  if (target == "w3") return c.intermediate_size;
+  return 0;
+}
+
+std::unique_ptr<nn::Projection>& projection_of(Mixtral& model, const AdapterModule& module) {
+  if (module.layer < 0) return model.head_projection();
+  Block& block = model.blocks()[static_cast<size_t>(module.layer)];
+  const std::string& t = module.target;
+  if (t == "q_proj" || t == "k_proj" || t == "v_proj") return block.attention.qkv;
+  if (t == "o_proj") return block.attention.output;
+  if (t == "gate") return block.experts.router;
+  if (t == "w2" || t == "down_proj") return block.experts.down;
+  return block.experts.gate_up;
+}
+
+/// Experts that a module leaves alone: their updates stay zero.
+std::vector<int64_t> untouched_groups(const AdapterModule& module, int64_t groups) {
+  std::vector<int64_t> result;
+  if (!adapter_target(module.target).per_expert) return result;
+  for (int64_t e = 0; e < groups; ++e)
+    if (!std::binary_search(module.experts.begin(), module.experts.end(), e)) result.push_back(e);
+  return result;
+}
+
+}  // namespace
+
+Adapter::Adapter(Backend& backend, Mixtral& model, AdapterFile file, const Options& options)
+    : backend_(backend), model_(model), file_(std::move(file)) {
+  std::map<std::unique_ptr<nn::Projection>*, std::vector<LoraBranch>> branches;
+  std::vector<std::unique_ptr<nn::Projection>*> order;
+  for (const AdapterModule& module : file_.modules) {
+    const TargetShape shape = target_shape(model.config(), module.target);
+    LoraBranch branch;
+    branch.begin = first_column(model.config(), module.target);
+    branch.scale = module.scale;
+    branch.dropout = file_.dropout;
+    branch.untouched = untouched_groups(module, shape.groups);
+    branch.a = matrix(file_, module, 'A', shape);
+    branch.b = matrix(file_, module, 'B', shape);
+    branch.a.trainable = branch.b.trainable = options.trainable;
+    auto& place = projection_of(model, module);
+    if (!branches.contains(&place)) order.push_back(&place);
+    branches[&place].push_back(std::move(branch));
+  }
+  for (auto* place : order) wrap(*place, std::move(branches[place]));
+
+  const Dtype type = ops::statistics_dtype(model.options().compute);
+  store_ = std::make_unique<nn::ParameterStore>(backend, parameters(), type, type);
+  nn::initialise(backend, parameters(), {.seed = options.seed});
+  // The branches stand in the order of the modules within each projection: walk both.
+  std::map<nn::Lora*, size_t> next;
+  for (AdapterModule& module : file_.modules) {
+    auto* lora = dynamic_cast<nn::Lora*>(projection_of(model, module).get());
+    LoraBranch& branch = lora->branches()[next[lora]++];
+    auto send = [&](const std::vector<float>& values, const Tensor& device) {
+      const Buffer host(host_memory(), device.bytes());
+      const Tensor typed = host.tensor(device.shape(), device.dtype());
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (type == Dtype::f64)
+          typed.as<double>()[i] = static_cast<double>(values[i]);
+        else
+          typed.as<float>()[i] = values[i];
+      }
+      backend.upload(typed, device);
+      backend.synchronize();
+    };
+    if (!module.a.empty()) {
+      send(module.a, branch.a.value);
+      send(module.b, branch.b.value);
+      module.a = module.b = {};
+    } else {
+      for (const int64_t group : branch.untouched)
+        backend.run(ops::Fill{.x = branch.a.value[group]});
+    }
+  }
+}
+
+Adapter::~Adapter() { unwrap(); }
+
+void Adapter::wrap(std::unique_ptr<nn::Projection>& place, std::vector<LoraBranch> branches) {
+  auto lora = std::make_unique<nn::Lora>(std::move(place), std::move(branches));
+  wrapped_.push_back({&place, lora.get()});
+  place = std::move(lora);
+}
+
+void Adapter::unwrap() {
+  for (const Wrapped& wrapped : wrapped_) {
+    auto base = wrapped.lora->release_base();
+    *wrapped.place = std::move(base);
+  }
+  wrapped_.clear();
+}
+
+nn::ParameterSource Adapter::parameters() {
+  return [this](const nn::ParameterVisitor& visit) {
+    for (const Wrapped& wrapped : wrapped_) {
+      for (LoraBranch& branch : wrapped.lora->branches()) {
+        visit(branch.a);
+        visit(branch.b);
+      }
+    }
+  };
+}
+
+void Adapter::enable(bool enabled) {
+  for (const Wrapped& wrapped : wrapped_) wrapped.lora->enable(enabled);
+}
+
+std::map<std::string, FileChecksum> Adapter::save(const fs::path& directory) {
+  write_file(directory / "adapter_config.json", peft_config(file_));
+  const FileChecksum sum =
+      save_parameters(backend_, parameters(), directory / "adapter_model.safetensors");
+  return {{"adapter_model.safetensors", sum}};
+}
+
+void Adapter::merge() {
+  for (const Wrapped& wrapped : wrapped_) {
+    const Tensor weight = wrapped.lora->base().plain_weight();
+    CHECK(!weight.empty(), "only plain weights can be merged into");
+    for (const LoraBranch& branch : wrapped.lora->branches()) {
+      for (int64_t g = 0; g < weight.dim(0); ++g) {
+        // W += scale · B A: B's rows are "dy", A is the weight that they are multiplied by.
+        const Tensor rows = weight[g].slice(branch.begin, branch.begin + branch.rows());
+        backend_.run(ops::GroupedMatmulInput{.dy = branch.b.value[g],
+                                             .weight = branch.a.value.slice(g, g + 1),
+                                             .dx = rows,
+                                             .scale = branch.scale,
+                                             .accumulate = true});
+      }
+    }
+  }
+  unwrap();
+}
+
+namespace {
+
+/// One adapter's update of one on-disk weight [rows, inputs], added to `values` in f64.
+class Updates {
+ public:
+  Updates(const AdapterFile& file, double weight, const ModelConfig& config)
+      : file_(file), weight_(weight), config_(config) {
+    for (size_t i = 0; i < file.modules.size(); ++i) index(i);
+  }
+
+  /// Returns whether it had one.
+  bool add_to(const std::string& name, std::vector<double>& values) const {
+    const auto [begin, end] = by_name_.equal_range(name);
+    for (auto it = begin; it != end; ++it) add(it->second, values);
+    return begin != end;
+  }
+
+ private:
+  struct Slice {
+    size_t module = 0;
+    int64_t group = 0;
+    int64_t first_row = 0, rows = 0;  // of the module's output rows
+  };
+
+  void index(size_t i) {
+    const AdapterModule& module = file_.modules[i];
+    const TargetShape shape = target_shape(config_, module.target);
+    const AdapterTarget& target = adapter_target(module.target);
+    if (module.layer < 0) {
+      by_name_.emplace("lm_head.weight", Slice{i, 0, 0, shape.rows});
+      return;
+    }
+    const std::string prefix = fmt::format("model.layers.{}.", module.layer);
+    const std::string expert = prefix + "block_sparse_moe.experts.{}.{}.weight";
+    if (target.per_expert) {
+      for (const int64_t e : module.experts)
+        by_name_.emplace(fmt::format(fmt::runtime(expert), e, module.target),
+                         Slice{i, e, 0, shape.rows});
+    } else if (module.target == "gate_up_proj") {
+      const int64_t f = config_.intermediate_size;
+      for (int64_t e = 0; e < shape.groups; ++e) {
+        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w1"), Slice{i, e, 0, f});
+        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w3"), Slice{i, e, f, f});
+      }
+    } else if (module.target == "down_proj") {
+      for (int64_t e = 0; e < shape.groups; ++e)
+        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w2"), Slice{i, e, 0, shape.rows});
+    } else {
+      by_name_.emplace(prefix + target.module + ".weight", Slice{i, 0, 0, shape.rows});
+    }
+  }
+
+  void add(const Slice& slice, std::vector<double>& values) const {
+    const AdapterModule& module = file_.modules[slice.module];
+    const TargetShape shape = target_shape(config_, module.target);
+    const int64_t r = module.rank, inputs = shape.inputs;
+    const float* a = module.a.data() + slice.group * r * inputs;
+    const float* b = module.b.data() + (slice.group * shape.rows + slice.first_row) * r;
+    for (int64_t row = 0; row < slice.rows; ++row) {
+      double* out = values.data() + row * inputs;
+      for (int64_t j = 0; j < r; ++j) {
+        const double factor = weight_ * module.scale * static_cast<double>(b[row * r + j]);
+        if (factor == 0) continue;
+        for (int64_t i = 0; i < inputs; ++i)
+          out[i] += factor * static_cast<double>(a[j * inputs + i]);
+      }
+    }
+  }
+
+  const AdapterFile& file_;
+  double weight_;
+  const ModelConfig& config_;
+  std::multimap<std::string, Slice> by_name_;
+};
+
+}  // namespace
+
+int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>& adapters,
+                       const fs::path& out) {
+  const ModelConfig config = ModelConfig::load(base);
+  const ModelTensors tensors(base);
+  std::vector<Updates> updates;
+  for (const WeightedAdapter& adapter : adapters)
+    updates.emplace_back(adapter.file, adapter.weight, config);
+  std::vector<PlannedTensor> plan;
+  for (const auto& [name, shape] : on_disk_tensors(config)) {
+    if (!tensors.find(name))
+      throw Error(
+          fmt::format("{}: tensor {} is missing; merging needs a model with one tensor an "
+                      "expert",
+                      base.string(), name));
+    const SafetensorsEntry& entry = tensors.at(name);
+    if (!entry.dtype || !is_float(*entry.dtype))
+      throw Error(
+          fmt::format("{}: tensor {} is {}: updates cannot be added to quantized weights; "
+                      "merge into the full-precision model, then quantize that",
+                      base.string(), name, entry.type));
+    plan.push_back({.name = name, .shape = shape, .dtype = *entry.dtype});
+  }
+  std::error_code error;
+  fs::create_directories(out, error);
+  config.save(out);
+  int64_t changed = 0;
+  std::vector<double> values;
+  write_model_tensors(out, plan, [&](const PlannedTensor& planned) {
+    values.resize(static_cast<size_t>(planned.shape.numel()));
+    const Tensor host(values.data(), planned.shape, Dtype::f64);
+    tensors.read_into(planned.name, host);
+    bool any = false;
+    for (const Updates& update : updates) any |= update.add_to(planned.name, values);
+    changed += any;
+    return host;
+  });
+  return changed;
+}
+
+}  // namespace mixtral
