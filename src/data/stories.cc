@@ -5,11 +5,6 @@
 
 namespace mixtral {
 
-std::string_view split_name(Split split) {
-  constexpr std::string_view kNames[] = {"train", "val", "test"};
-  return kNames[static_cast<int>(split)];
-}
-
 namespace stories {
 namespace {
 

@@ -7,13 +7,10 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "data/record.h"
 #include "data/story_stage.h"
 
 namespace mixtral {
-
-enum class Split { train, val, test };
-/// "train", "val", "test".
-std::string_view split_name(Split split);
 
 namespace stories {
 

@@ -117,7 +117,7 @@ void tell_rescue(Stage& s) {
   s.go_silently("h", s.main);
   if (with_friend) {
     s.child('f', s.chance(0.5) ? "friend" : "brother", s.main);
-    companions = "f";
+    companions += 'f';
     s.say({"{T}, {h.n} and {f} were {p.in} when they heard a cry.",
            "{T}, {h} went {p.to} with {f.o}. Suddenly they both stopped."});
   } else {

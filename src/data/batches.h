@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/corpus.h"
+#include "io/json.h"
+#include "model/batch.h"
+
+namespace mixtral {
+
+/// How documents become rows of at most T tokens. In no mode does a document attend to another:
+/// each piece of one is a sequence of its own, with positions from 0.
+enum class Packing {
+  off,   // one record a row, cut off after T tokens
+  on,    // whole records share rows; those longer than T become windows of T, each a piece
+  fill,  // as `on`, but rows are exactly T tokens: a piece is cut where a row ends
+};
+/// "off", "on", "fill". Throws UsageError naming the flag's values.
+Packing parse_packing(std::string_view name);
+
+struct BatchOptions {
+  int64_t context = 256;  // T
+  int64_t rows = 8;       // a batch; a row of preference data is a pair
+  Packing packing = Packing::on;
+  bool shuffle = true;
+  /// Rows are T tokens from anywhere in the text, drawn anew each time (as nanoGPT trains), rather
+  /// than each document once an epoch.
+  bool random_windows = false;
+  bool endless = true;  // goes on to the next epoch; otherwise ends after one
+  uint64_t seed = 1;
+};
+
+/// Rows of a corpus, batch by batch. All randomness comes from (seed, epoch), so that the whole
+/// state is the epoch and the row within it.
+class Batches {
+ public:
+  /// The corpus must outlive this. Throws UsageError for options that make no sense together.
+  Batches(const Corpus& corpus, const BatchOptions& options);
+
+  /// The next batch of options.rows rows, or of `rows`: fewer at the end of a pass, then nothing.
+  /// Labels are shifted: label i is the token after i in its document, or -100 at a document's end
+  /// and where it is masked. The last token of a window that ends within its document has the
+  /// document's next token as label, so that no token goes unlearnt; the end of a record that was
+  /// cut off by Packing::off has none.
+  std::optional<HostBatch> next() { return next(options_.rows); }
+  std::optional<HostBatch> next(int64_t rows);
+  void rewind();
+
+  /// How far it has come, as JSON; restore() goes on from there. Throws Error for a position of
+  /// other data or another seed.
+  std::string position() const;
+  void restore(const Json& position);
+  uint64_t epoch() const { return epoch_; }
+  int64_t row() const { return row_; }
+
+  int64_t rows_per_epoch() const { return rows_per_epoch_; }
+  /// Tokens of an epoch as arranged: fewer than the corpus has where records are cut off.
+  int64_t tokens_per_epoch() const { return tokens_per_epoch_; }
+  /// Records longer than T, and the tokens that Packing::off drops of them.
+  int64_t long_records() const { return long_records_; }
+  int64_t dropped_tokens() const { return dropped_tokens_; }
+
+ private:
+  struct Piece {
+    int64_t begin;  // among the corpus's tokens
+    int32_t length;
+    bool goes_on;  // the document's next token is known to follow
+  };
+  void cut_pieces();
+  void arrange();  // the rows of epoch_
+  void pack_whole(const std::vector<Piece>& pieces);
+  void pack_exact(const std::vector<Piece>& pieces);
+  void append(const Piece& piece, HostBatch& batch) const;
+  void append_random_window(HostBatch& batch) const;
+
+  const Corpus& corpus_;
+  BatchOptions options_;
+  std::vector<Piece> pieces_;        // of every document, in file order
+  std::vector<Piece> arranged_;      // in the order of this epoch
+  std::vector<int64_t> row_starts_;  // [rows + 1] into arranged_
+  uint64_t epoch_ = 0;
+  int64_t row_ = 0;
+  int64_t rows_per_epoch_ = 0, tokens_per_epoch_ = 0, long_records_ = 0, dropped_tokens_ = 0;
+};
+
+}  // namespace mixtral
