@@ -63,6 +63,13 @@ int64_t Arena::reserved() const {
   return bytes;
 }
 
+void Arena::reserve(int64_t bytes) {
+  reset();
+  if (!blocks_.empty() && blocks_[0].bytes() >= bytes) return;
+  blocks_.clear();
+  blocks_.emplace_back(*allocator_, std::max(bytes, kLeastBlock));
+}
+
 void Arena::reset() {
   current_ = 0;
   offset_ = 0;

@@ -74,6 +74,8 @@ class Arena {
   }
   /// Gives everything back, and joins the blocks if there are several.
   void reset();
+  /// Gives everything back, and holds at least `bytes` in one block: no growth up to there.
+  void reserve(int64_t bytes);
 
   int64_t used() const;                   // bytes in use now
   int64_t peak() const { return peak_; }  // the most that were in use since construction

@@ -1,0 +1,115 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "train/chart_layout.h"
+
+namespace mixtral {
+namespace {
+
+using detail::Limits;
+
+constexpr std::string_view kMarks = "*o+x#@%&";
+constexpr std::string_view kShades = " .:-=+*#%@";
+
+/// Lines of characters to draw into.
+struct Canvas {
+  int width = 0;
+  std::vector<std::string> rows;
+
+  Canvas(int w, int h)
+      : width(w), rows(static_cast<size_t>(h), std::string(static_cast<size_t>(w), ' ')) {}
+  void set(int x, int y, char mark) {
+    if (x >= 0 && x < width && y >= 0 && y < static_cast<int>(rows.size()))
+      rows[static_cast<size_t>(y)][static_cast<size_t>(x)] = mark;
+  }
+};
+
+void draw_curve(Canvas& canvas, const Limits& limits, const Curve& curve, char mark) {
+  const int height = static_cast<int>(canvas.rows.size());
+  auto column = [&](double x) {
+    return (x - limits.left) / (limits.right - limits.left) * (canvas.width - 1);
+  };
+  auto row = [&](double y) {
+    const double place = (limits.top - y) / (limits.top - limits.bottom) * (height - 1);
+    return static_cast<int>(std::lround(std::clamp(place, -1.0, static_cast<double>(height))));
+  };
+  for (size_t i = 0; i < curve.points.size(); ++i) {
+    const auto& [x, y] = curve.points[i];
+    if (!std::isfinite(y)) continue;
+    canvas.set(static_cast<int>(std::lround(column(x))), row(y), mark);
+    if (i + 1 == curve.points.size() || !std::isfinite(curve.points[i + 1].second)) continue;
+    // The columns in between, in a straight line.
+    const auto& [next_x, next_y] = curve.points[i + 1];
+    const double begin = column(x), end = column(next_x);
+    for (double c = std::ceil(begin); c < end; ++c)
+      canvas.set(static_cast<int>(c), row(y + (next_y - y) * (c - begin) / (end - begin)), mark);
+  }
+}
+
+void draw_heat(Canvas& canvas, const HeatMap& map) {
+  const auto rows = map.values.size(), columns = map.x.size();
+  if (columns == 0) return;
+  for (size_t r = 0; r < rows && r < canvas.rows.size(); ++r) {
+    for (int c = 0; c < canvas.width; ++c) {
+      const size_t source = static_cast<size_t>(c) * columns / static_cast<size_t>(canvas.width);
+      const double share = map.extreme > 0 ? map.values[r][source] / map.extreme : 0;
+      const auto level = static_cast<size_t>(std::clamp(share, 0.0, 1.0) * 9.0);
+      canvas.set(c, static_cast<int>(r), kShades[level]);
+    }
+  }
+}
+
+std::string panel_as_text(const Panel& panel, int width, int height) {
+  const Limits limits = detail::find_limits(panel);
+  const bool is_heat = !panel.heat.values.empty();
+  constexpr int kMargin = 10;
+  Canvas canvas(std::max(width - kMargin, 10),
+                is_heat ? static_cast<int>(panel.heat.values.size()) : height);
+  std::string legend;
+  size_t mark = 0;
+  if (is_heat) {
+    draw_heat(canvas, panel.heat);
+    legend = fmt::format("  \"{}\": 0 to {} of a layer's assignments\n", kShades,
+                         axis_label(panel.heat.extreme));
+  }
+  for (const Curve& curve : panel.curves) {
+    if (curve.label.empty() && curve.style == Curve::Style::faint) continue;
+    const char c = kMarks[mark++ % kMarks.size()];
+    draw_curve(canvas, limits, curve, c);
+    legend += fmt::format("  {} {}\n", c, curve.label);
+  }
+  std::string text = panel.title + "\n" + legend;
+  const auto last = canvas.rows.size() - 1;
+  for (size_t r = 0; r <= last; ++r) {
+    std::string label;
+    if (is_heat)
+      label = r < panel.heat.row_labels.size() ? panel.heat.row_labels[r] : "";
+    else if (r % 4 == 0 || r == last)
+      label = axis_label(limits.top - (limits.top - limits.bottom) * static_cast<double>(r) /
+                                          static_cast<double>(std::max<size_t>(last, 1)));
+    text += fmt::format("{:>{}} |{}\n", label, kMargin - 2, canvas.rows[r]);
+  }
+  const std::string left = axis_label(limits.left), right = axis_label(limits.right);
+  const auto room = static_cast<size_t>(canvas.width);
+  text += std::string(kMargin - 1, ' ') + "+" + std::string(room, '-') + "\n";
+  std::string axis = std::string(kMargin, ' ') + left;
+  const std::string middle = panel.x_label;
+  const size_t middle_at = kMargin + room / 2 - std::min(room / 2, middle.size() / 2);
+  if (axis.size() < middle_at) axis += std::string(middle_at - axis.size(), ' ') + middle;
+  const size_t right_at = kMargin + room - std::min(room, right.size());
+  if (axis.size() < right_at) axis += std::string(right_at - axis.size(), ' ');
+  return text + axis + right + "\n";
+}
+
+}  // namespace
+
+std::string chart_as_text(const Chart& chart, int width, int height) {
+  std::string text = chart.title.empty() ? "" : chart.title + "\n";
+  if (!chart.subtitle.empty()) text += chart.subtitle + "\n";
+  for (const Panel& panel : chart.panels) text += "\n" + panel_as_text(panel, width, height);
+  return text;
+}
+
+}  // namespace mixtral

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/loss.h"
+#include "train/optimizer.h"
+
+namespace mixtral {
+
+/// What a run needs of a device's memory, item by item.
+struct MemoryPlan {
+  struct Item {
+    std::string name;  // "weights"
+    int64_t bytes = 0;
+  };
+  std::vector<Item> items;
+
+  int64_t total() const;
+  /// Lines of names and sizes, the total last.
+  std::string table() const;
+};
+
+/// The settings that decide how much memory training takes.
+struct TrainingShape {
+  ModelConfig config;
+  Mixtral::Options options;
+  Objective objective;
+  OptimizerSettings optimizer;
+  int64_t rows = 1;     // sequences of a micro-batch
+  int64_t context = 0;  // tokens of each
+  bool recompute = false;
+};
+
+/// Runs one step, and one evaluation batch, on `planner` (backends/registry.h's planning backend,
+/// which computes nothing and touches no memory), and counts what they allocate.
+MemoryPlan plan_training(Backend& planner, const TrainingShape& shape);
+
+/// The same for generation: weights, the cache of `sequences` sequences of `context` tokens, and
+/// the activations of a prompt's chunk of `chunk` tokens.
+struct InferenceShape {
+  ModelConfig config;
+  Mixtral::Options options;
+  int64_t sequences = 1, context = 2048, chunk = 512;
+};
+MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
+
+/// Throws Error with the plan's table, and the changes of flags under which it would fit, unless
+/// the plan fits into `memory.available`.
+void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
+                    const Backend::MemoryInfo& memory);
+
+/// "1.25 GiB"
+std::string format_bytes(int64_t bytes);
+
+}  // namespace mixtral

@@ -1,0 +1,278 @@
+#include "train/run_plot.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kIgnoredStart = 0.03;  // of the steps, when a loss plot's limits are chosen
+constexpr size_t kHeatColumns = 160;
+
+using Points = std::vector<std::pair<double, double>>;
+
+Points points(const std::vector<MetricsLine>& lines,
+              const std::function<double(const MetricsLine&)>& value) {
+  Points result;
+  for (const MetricsLine& line : lines)
+    result.emplace_back(static_cast<double>(line.step), value(line));
+  return result;
+}
+
+Points validation_points(const std::vector<MetricsLine>& lines) {
+  Points result;
+  for (const MetricsLine& line : lines)
+    if (line.val_loss) result.emplace_back(static_cast<double>(line.step), *line.val_loss);
+  return result;
+}
+
+/// An exponential mean over about a fiftieth of the curve, without the usual pull to the first
+/// value.
+Points smoothed(const Points& raw) {
+  const double keep = 1 - 1 / std::max(1.0, static_cast<double>(raw.size()) / 50);
+  Points result;
+  double sum = 0, weight = 0;
+  for (const auto& [x, y] : raw) {
+    if (std::isfinite(y)) {
+      sum = keep * sum + y;
+      weight = keep * weight + 1;
+    }
+    result.emplace_back(x, weight > 0 ? sum / weight : kNaN);
+  }
+  return result;
+}
+
+double last_finite(const Points& curve) {
+  for (auto point = curve.rbegin(); point != curve.rend(); ++point)
+    if (std::isfinite(point->second)) return point->second;
+  return kNaN;
+}
+
+std::string validation_label(const Points& validation) {
+  const auto best =
+      std::ranges::min_element(validation, {}, [](const auto& point) { return point.second; });
+  const double last = validation.back().second;
+  if (best->second == last) return fmt::format("validation {:.4g}", last);
+  return fmt::format("validation {:.4g} (best {:.4g} at {})", last, best->second,
+                     static_cast<int64_t>(best->first));
+}
+
+void add_losses(Panel& panel, const PlottedRun& run, const std::string& prefix, const Color& train,
+                const Color& validation, bool raw) {
+  const Points losses = points(run.lines, [](const MetricsLine& l) { return l.train_loss; });
+  const Points smooth = smoothed(losses);
+  if (raw)
+    panel.curves.push_back(
+        {.label = "", .color = train, .style = Curve::Style::faint, .points = losses});
+  panel.curves.push_back({.label = fmt::format("{}training {:.4g}", prefix, last_finite(smooth)),
+                          .color = train,
+                          .style = raw ? Curve::Style::line : Curve::Style::thin,
+                          .points = smooth});
+  const Points checks = validation_points(run.lines);
+  if (checks.empty()) return;
+  panel.curves.push_back({.label = prefix + validation_label(checks),
+                          .color = validation,
+                          .style = Curve::Style::marked,
+                          .points = checks});
+}
+
+Panel loss_panel() {
+  return {.title = "",
+          .x_label = "step",
+          .y_label = "loss (nats a token)",
+          .curves = {},
+          .heat = {},
+          .ignored_start = kIgnoredStart,
+          .from_zero = false};
+}
+
+/// The largest share of a layer's assignments that one expert has, relative to an even split.
+double imbalance(const std::vector<double>& load) {
+  return *std::ranges::max_element(load) * static_cast<double>(load.size());
+}
+
+double mean(const std::vector<double>& values) {
+  return values.empty() ? kNaN
+                        : std::accumulate(values.begin(), values.end(), 0.0) /
+                              static_cast<double>(values.size());
+}
+
+/// One curve a run of some figure of each line.
+Panel simple_panel(const std::vector<PlottedRun>& runs, std::string title,
+                   const std::function<double(const MetricsLine&)>& value) {
+  Panel panel;
+  panel.title = std::move(title);
+  panel.x_label = "step";
+  panel.from_zero = true;
+  for (size_t i = 0; i < runs.size(); ++i)
+    panel.curves.push_back({.label = runs.size() > 1 ? runs[i].name : "",
+                            .color = palette(i),
+                            .style = Curve::Style::thin,
+                            .points = points(runs[i].lines, value)});
+  return panel;
+}
+
+/// One curve a layer.
+Panel layer_panel(const PlottedRun& run, std::string title, size_t layers,
+                  const std::function<double(const RouterFigures&, size_t)>& value) {
+  Panel panel;
+  panel.title = std::move(title);
+  panel.x_label = "step";
+  panel.from_zero = true;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const bool labelled = layers <= 8 || layer == 0 || layer + 1 == layers;
+    panel.curves.push_back({.label = labelled ? fmt::format("layer {}", layer) : "",
+                            .color = sequential_color(layer, layers),
+                            .style = Curve::Style::thin,
+                            .points = points(run.lines, [&](const MetricsLine& line) {
+                              return line.router && layer < line.router->load.size()
+                                         ? value(*line.router, layer)
+                                         : kNaN;
+                            })});
+  }
+  return panel;
+}
+
+Panel load_panel(const PlottedRun& run) {
+  std::vector<const MetricsLine*> lines;
+  for (const MetricsLine& line : run.lines)
+    if (line.router && !line.router->load.empty()) lines.push_back(&line);
+  Panel panel;
+  panel.title = "Each expert's share of its layer's tokens";
+  panel.x_label = "step";
+  HeatMap& map = panel.heat;
+  const auto& first = lines.front()->router->load;
+  const size_t experts = first.front().size();
+  map.neutral = 1 / static_cast<double>(experts);
+  map.extreme = std::min(1.0, 3 * map.neutral);
+  map.values.resize(first.size() * experts);
+  map.row_labels.resize(first.size() * experts);
+  for (size_t layer = 0; layer < first.size(); ++layer)
+    map.row_labels[layer * experts] = fmt::format("layer {}", layer);
+  const size_t columns = std::min(kHeatColumns, lines.size());
+  for (size_t c = 0; c < columns; ++c) {
+    // The mean of the lines that fall into this column.
+    const size_t begin = c * lines.size() / columns, end = (c + 1) * lines.size() / columns;
+    map.x.push_back(static_cast<double>(lines[(begin + end) / 2]->step));
+    for (size_t row = 0; row < map.values.size(); ++row) {
+      double sum = 0;
+      for (size_t i = begin; i < end; ++i) {
+        const auto& load = lines[i]->router->load;
+        sum += row / experts < load.size() ? load[row / experts][row % experts] : kNaN;
+      }
+      map.values[row].push_back(sum / static_cast<double>(end - begin));
+    }
+  }
+  return panel;
+}
+
+std::string summary(const PlottedRun& run) {
+  if (run.lines.empty()) return "no steps yet";
+  const MetricsLine& last = run.lines.back();
+  std::string text = fmt::format("{} steps, {} tokens", axis_label(static_cast<double>(last.step)),
+                                 axis_label(static_cast<double>(last.tokens)));
+  if (last.seconds >= 1) {
+    const auto seconds = static_cast<int64_t>(last.seconds);
+    text += seconds < 120    ? fmt::format(", {} s", seconds)
+            : seconds < 7200 ? fmt::format(", {:.1f} minutes", last.seconds / 60)
+                             : fmt::format(", {:.1f} hours", last.seconds / 3600);
+  }
+  return text;
+}
+
+}  // namespace
+
+PlottedRun load_run(const fs::path& path) {
+  const bool is_directory = fs::is_directory(path);
+  const fs::path file = is_directory ? path / "metrics.jsonl" : path;
+  if (!fs::exists(file))
+    throw Error(
+        fmt::format("{}: expected a run directory with metrics.jsonl in it, or a metrics "
+                    "file",
+                    path.string()));
+  const fs::path whole = fs::weakly_canonical(path);
+  PlottedRun run{.name = (is_directory ? whole : whole.parent_path()).filename().string(),
+                 .lines = read_metrics(file)};
+  if (run.lines.empty())
+    throw Error(fmt::format("{} has no lines yet: nothing to plot", file.string()));
+  return run;
+}
+
+Chart loss_chart(const PlottedRun& run) {
+  Panel panel = loss_panel();
+  add_losses(panel, run, "", palette(0), palette(1), true);
+  return {.title = run.name, .subtitle = summary(run), .panels = {std::move(panel)}};
+}
+
+Chart comparison_chart(const std::vector<PlottedRun>& runs) {
+  Chart chart;
+  chart.columns = 2;
+  chart.panel_width = 620;
+  chart.panel_height = 360;
+  for (const PlottedRun& run : runs) chart.title += (chart.title.empty() ? "" : " · ") + run.name;
+  if (runs.size() == 1) chart.subtitle = summary(runs[0]);
+
+  Panel losses = loss_panel();
+  losses.title = "Loss";
+  losses.y_label = "";
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const bool alone = runs.size() == 1;
+    add_losses(losses, runs[i], alone ? "" : runs[i].name + ": ", palette(i),
+               alone ? palette(1) : palette(i), alone);
+  }
+  chart.panels.push_back(std::move(losses));
+  chart.panels.push_back(simple_panel(runs, "Learning rate", [](const auto& l) { return l.lr; }));
+  chart.panels.push_back(
+      simple_panel(runs, "Tokens a second", [](const auto& l) { return l.tok_per_s; }));
+  Panel norms = simple_panel(runs, "Gradient norm", [](const auto& l) { return l.grad_norm; });
+  norms.ignored_start = kIgnoredStart;
+  chart.panels.push_back(std::move(norms));
+
+  size_t layers = 0;
+  for (const PlottedRun& run : runs)
+    for (const MetricsLine& line : run.lines)
+      if (line.router) layers = std::max(layers, line.router->load.size());
+  if (layers == 0) return chart;
+  const std::string balance = "Busiest expert's load (1: even split)";
+  const std::string entropy = "Router entropy (nats)";
+  if (runs.size() == 1) {
+    chart.panels.push_back(layer_panel(
+        runs[0], balance, layers,
+        [](const RouterFigures& router, size_t layer) { return imbalance(router.load[layer]); }));
+    chart.panels.push_back(
+        layer_panel(runs[0], entropy, layers, [](const RouterFigures& router, size_t layer) {
+          return layer < router.entropy.size() ? router.entropy[layer] : kNaN;
+        }));
+    chart.panels.push_back(load_panel(runs[0]));
+  } else {
+    chart.panels.push_back(
+        simple_panel(runs, balance + ", mean of layers", [](const MetricsLine& line) {
+          if (!line.router) return kNaN;
+          std::vector<double> values;
+          for (const auto& load : line.router->load) values.push_back(imbalance(load));
+          return mean(values);
+        }));
+    chart.panels.push_back(simple_panel(
+        runs, entropy + ", mean of layers",
+        [](const MetricsLine& line) { return line.router ? mean(line.router->entropy) : kNaN; }));
+  }
+  return chart;
+}
+
+void draw_loss(const fs::path& run) {
+  const Chart chart = loss_chart(load_run(run));
+  draw_chart(chart, run / "loss.svg");
+  draw_chart(chart, run / "loss.png");
+}
+
+}  // namespace mixtral
