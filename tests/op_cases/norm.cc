@@ -71,6 +71,7 @@ void backward(Rig& rig, const NormGradient& c) {
   rig.gradient(y.x, op.dx, c.accumulate);
   if (!c.frozen) rig.gradient(y.weight, op.dweight, true);
   rig.set_inner(std::max(c.width, c.rows));
+  rig.set_magnitude(1);  // dx is nothing when D is 1
   rig.run(op);
 }
 

@@ -135,6 +135,7 @@ void sample(Rig& rig, const Draw& c) {
   if (c.log_probability)
     op.log_probability = rig.output("log_probability", {count}, rig.statistics());
   rig.set_inner(c.vocabulary);
+  rig.set_magnitude(1);  // the logarithm of a certain token's probability is nothing
   rig.run(op);
 }
 

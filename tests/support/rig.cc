@@ -257,8 +257,9 @@ std::vector<std::byte> from_doubles(const std::vector<double>& values, Dtype dty
   return bytes;
 }
 
-double normalised_error(const std::vector<double>& a, const std::vector<double>& b) {
-  double error = 0, largest = 0;
+double normalised_error(const std::vector<double>& a, const std::vector<double>& b,
+                        double magnitude) {
+  double error = 0, largest = magnitude;
   for (size_t i = 0; i < a.size(); ++i) {
     if (std::isnan(a[i]) != std::isnan(b[i])) return std::numeric_limits<double>::infinity();
     if (std::isfinite(b[i])) largest = std::max(largest, std::abs(b[i]));
@@ -276,7 +277,8 @@ std::string difference(const Rig& reference, const Rig& tested) {
     const int64_t count = operand.tensor.numel();
     const auto a = to_doubles(tested.download(operand).data(), dtype, count);
     const auto b = to_doubles(reference.download(reference.operands()[i]).data(), dtype, count);
-    const double error = normalised_error(a, b), limit = tolerance(dtype, reference.inner());
+    const double error = normalised_error(a, b, reference.magnitude());
+    const double limit = tolerance(dtype, reference.inner());
     if (!(error <= limit))
       faults += fmt::format("{} ({}): error {:.3g} exceeds {:.3g}; {}\n", operand.name,
                             to_string(dtype), error, limit, at_element(a, b));

@@ -106,6 +106,9 @@ class Rig {
 
   /// The length of the longest sum behind an output element; tolerances grow with it.
   void set_inner(int64_t inner) { inner_ = inner; }
+  /// The size of the terms behind outputs that may cancel to nothing; errors are relative to it
+  /// where the outputs are smaller.
+  void set_magnitude(double magnitude) { magnitude_ = magnitude; }
 
   // For the runners.
   Backend& backend() const { return backend_; }
@@ -113,6 +116,7 @@ class Rig {
   const std::vector<Loss>& losses() const { return losses_; }
   const std::vector<Gradient>& gradients() const { return gradients_; }
   int64_t inner() const { return inner_; }
+  double magnitude() const { return magnitude_; }
   const std::string& op_name() const { return op_name_; }
   const ops::Cost& cost_of_op() const { return cost_; }
   void execute() const {
@@ -146,6 +150,7 @@ class Rig {
   std::vector<Loss> losses_;
   std::vector<Gradient> gradients_;
   int64_t inner_ = 1;
+  double magnitude_ = 0;
   std::string op_name_;
   ops::Cost cost_;
 };
@@ -155,8 +160,9 @@ class Rig {
 std::vector<double> to_doubles(const void* data, Dtype dtype, int64_t count);
 std::vector<std::byte> from_doubles(const std::vector<double>& values, Dtype dtype);
 
-/// max |a − b| / max |b| of two arrays of one type; infinite where only one is not a number.
-double normalised_error(const std::vector<double>& a, const std::vector<double>& b);
+/// max |a − b| / max(magnitude, max |b|); infinite where only one is not a number.
+double normalised_error(const std::vector<double>& a, const std::vector<double>& b,
+                        double magnitude = 0);
 
 /// Compares the outputs of two rigs of one case: empty if each differs by no more than its type and
 /// its sums allow (integers not at all), inputs are unchanged and guard bytes intact; else what
