@@ -15,12 +15,14 @@ uint64_t hash_text(uint64_t hash, std::string_view text) {
   return (hash ^ 0xFF) * 0x100000001B3u;
 }
 
-Premise draw_premise(RandomStream& random) {
+Premise draw(RandomStream& random, int plot_index, const Plot& plot) {
   auto pick = [&](size_t n) { return static_cast<size_t>(random.below(n)); };
+  auto pick_word = [&](std::string_view list) {
+    return std::string(
+        choice(list, static_cast<int>(pick(static_cast<size_t>(choice_count(list))))));
+  };
   Premise p;
-  const auto all = plots();
-  p.plot = static_cast<int>(pick(all.size()));
-  const Plot& plot = all[static_cast<size_t>(p.plot)];
+  p.plot = plot_index;
   p.animals = !plot.people_only && random.uniform() < 0.2;
   p.gender = random.uniform() < 0.5 ? Gender::female : Gender::male;
   const auto names = p.animals                    ? animal_child_names()
@@ -32,22 +34,21 @@ Premise draw_premise(RandomStream& random) {
     p.thing = static_cast<int>(pick(things.size()));
   } while (!(things[static_cast<size_t>(p.thing)].categories & plot.things));
   const ThingKind& thing = things[static_cast<size_t>(p.thing)];
-  if (!thing.colours.empty()) {
-    p.colour = choice(thing.colours,
-                      static_cast<int>(pick(static_cast<size_t>(choice_count(thing.colours)))));
-  }
-  if (!thing.qualities.empty() && random.uniform() < 0.6) {
-    p.quality = choice(thing.qualities,
-                       static_cast<int>(pick(static_cast<size_t>(choice_count(thing.qualities)))));
-  }
+  if (!thing.colours.empty()) p.colour = pick_word(thing.colours);
+  if (!thing.qualities.empty() && random.uniform() < 0.6) p.quality = pick_word(thing.qualities);
   const auto places = place_kinds();
   while (true) {
     p.place = 1 + static_cast<int>(pick(places.size() - 1));
     const PlaceKind& place = places[static_cast<size_t>(p.place)];
     const bool in_zone = (1u << static_cast<unsigned>(place.zone) & plot.zones) != 0;
-    if (in_zone && (place.air & plot.air) == plot.air) break;
+    if (in_zone && (place.air & plot.air) == plot.air) return p;
   }
-  return p;
+}
+
+Premise draw_premise(RandomStream& random) {
+  const auto all = plots();
+  const auto plot = static_cast<size_t>(random.below(all.size()));
+  return draw(random, static_cast<int>(plot), all[plot]);
 }
 
 }  // namespace
@@ -55,11 +56,19 @@ Premise draw_premise(RandomStream& random) {
 Split split_of(const Premise& p) {
   uint64_t hash = 0xCBF29CE484222325u;
   hash = hash_text(hash, p.hero);
-  hash = hash_text(hash, plots()[static_cast<size_t>(p.plot)].name);
+  hash = hash_text(hash, p.plot < 0 ? "scene" : plots()[static_cast<size_t>(p.plot)].name);
   hash = hash_text(hash, thing_kinds()[static_cast<size_t>(p.thing)].noun);
   hash = hash_text(hash, place_kinds()[static_cast<size_t>(p.place)].name);
   const uint64_t bucket = (hash ^ (hash >> 29)) % 20;
   return bucket < 18 ? Split::train : bucket == 18 ? Split::val : Split::test;
+}
+
+Premise draw_scene_premise(RandomStream& random) {
+  while (true) {
+    Premise premise = draw(random, -1, {"scene", nullptr, ~0u, ~0u});
+    const ThingKind& thing = thing_kinds()[static_cast<size_t>(premise.thing)];
+    if (!thing.plural && !thing.colours.empty()) return premise;
+  }
 }
 
 Story tell_story(uint64_t seed, Split split, uint64_t index) {

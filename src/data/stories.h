@@ -26,6 +26,9 @@ struct Story {
 /// combination.
 Split split_of(const Premise& premise);
 
+/// A premise for a scene about which questions are asked (its plot is -1).
+Premise draw_scene_premise(RandomStream& random);
+
 /// The `index`-th story of a split: a function of (seed, split, index) alone. 60 to 250 words.
 Story tell_story(uint64_t seed, Split split, uint64_t index);
 

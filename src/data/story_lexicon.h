@@ -22,9 +22,9 @@ struct PlaceKind {
   std::string_view to;    // "to the market"
   Zone zone;
   Air air;
-  std::string_view spots;  // where a thing may lie there: "under a stall|behind the barrels"
-  std::string_view
-      sight;  // one thing to see or hear there, a clause: "the stalls were full of fruit"
+  std::string_view spots;    // where a thing may lie there: "under a stall|behind the barrels"
+  std::string_view sight;    // one thing to see or hear there, a clause
+  std::string_view reasons;  // why one goes there: "to buy eggs|to buy carrots"
 };
 
 enum Category : unsigned {

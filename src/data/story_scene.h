@@ -1,0 +1,18 @@
+#pragma once
+
+#include <vector>
+
+#include "data/story_stage.h"
+
+namespace mixtral::stories {
+
+/// What a scene for questions is about.
+struct SceneCast {
+  std::vector<int> people, things, places;
+};
+
+/// Tells a short scene in which people go about, carry things, give, swap, leave and find them, all
+/// in so many words that every question about it can be answered.
+SceneCast tell_scene(Stage& stage);
+
+}  // namespace mixtral::stories
