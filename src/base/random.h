@@ -9,7 +9,8 @@ namespace mixtral {
 /// Philox4x32-10: a counter-based generator (Salmon et al., "Parallel random numbers: as easy as
 /// 1, 2, 3", SC'11). The same (key, counter) gives the same four words on every machine, thread and
 /// backend, so random numbers need no shared state and no order of evaluation.
-inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
+constexpr std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high,
+                                         uint64_t counter_low) {
   std::array<uint32_t, 4> c{
       static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
       static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)};
@@ -26,8 +27,8 @@ inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint6
 }
 
 /// A uniform float in [0, 1) from 24 bits of a word, and one in (0, 1] for logarithms.
-inline float unit_float(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
-inline float unit_float_open(uint32_t word) {
+constexpr float unit_float(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+constexpr float unit_float_open(uint32_t word) {
   return static_cast<float>((word >> 8) + 1) * 0x1p-24f;
 }
 

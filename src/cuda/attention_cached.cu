@@ -1,0 +1,323 @@
+#include "cuda/backend.h"
+#include "cuda/device.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/flash_forward.cuh"
+#include "cuda/scratch.h"
+#include "cuda/status.h"
+#include "ops/attention.h"
+
+// Attention over the cache. Decoding has a token or a few a sequence, and is bound by reading the
+// cache: a block takes one token, one kv head with up to 8 of its query heads (so the cache is read
+// once for all of them), and a stretch of the positions; a second launch joins the stretches. Runs
+// of several tokens of one sequence (prefill) go through the tiles of flash_forward instead.
+namespace mixtral::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kUnroll = 4;  // keys in flight a group of lanes
+constexpr int kLeastRun = 8;
+
+template <class K>
+struct Cached {
+  static constexpr int kLeastRun = cuda::kLeastRun;
+  Activations qkv;
+  const int *positions, *slots;
+  const K *keys, *values;
+  int tokens, columns, width;
+  int heads, kv_heads, capacity, window;
+  float scale;
+
+  __device__ float query(int n, int head, int c) const {
+    return qkv.read(int64_t{n} * columns + head * width + c);
+  }
+  __device__ int slot(int n) const { return slots[n]; }
+  __device__ int last_seen(int n) const { return positions[n]; }
+  __device__ int first_seen(int n) const {
+    return window > 0 ? max(0, positions[n] - window + 1) : 0;
+  }
+  __device__ int64_t place(int slot, int t, int kv) const {
+    return ((int64_t{slot} * capacity + t % capacity) * kv_heads + kv) * width;
+  }
+  __device__ const K* key(int slot, int t, int kv) const { return keys + place(slot, t, kv); }
+  __device__ const K* value(int slot, int t, int kv) const { return values + place(slot, t, kv); }
+
+  /// Whether token n is in a run that flash_forward takes, with its tiles of `rows` tokens.
+  __device__ bool in_long_run(int n, int rows) const {
+    const int begin = n / rows * rows, end = min(begin + rows, tokens);
+    int length = 1;
+    for (int m = n - 1; m >= begin && slots[m] == slots[n] && length < kLeastRun; --m) ++length;
+    for (int m = n + 1; m < end && slots[m] == slots[n] && length < kLeastRun; ++m) ++length;
+    return length >= kLeastRun;
+  }
+};
+
+struct Stretches {
+  Activations out;
+  float* partial;  // [N, H, splits, 2 + h]: largest, total, sums; null when splits is 1
+  int splits;
+  int tile_rows;  // of flash_forward, or 0 when it is not used
+};
+
+/// Online softmax over some keys: sums of p · v, relative to the largest score.
+template <int m, int elements>
+struct Running {
+  float largest[m], total[m], sums[m][elements];
+
+  /// Joins another's, component by component.
+  __device__ void join(int i, float other_largest, float other_total,
+                       const float (&other)[elements]) {
+    const float most = fmaxf(largest[i], other_largest);
+    const float base = most == -INFINITY ? 0.0f : most;
+    const float mine = expf(largest[i] - base), theirs = expf(other_largest - base);
+    largest[i] = most;
+    total[i] = total[i] * mine + other_total * theirs;
+#pragma unroll
+    for (int c = 0; c < elements; ++c) sums[i][c] = sums[i][c] * mine + other[c] * theirs;
+  }
+};
+
+/// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
+/// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
+template <int n, int lanes, int packs, int m, class K>
+__global__ void __launch_bounds__(kThreads) cached_attention(Cached<K> op, Stretches to) {
+  constexpr int kElements = n * packs, kGroups = kThreads / lanes;
+  __shared__ float shared[kWarps][m][2 + lanes * kElements];
+  const int token = static_cast<int>(blockIdx.x);
+  if (to.tile_rows > 0 && op.in_long_run(token, to.tile_rows)) return;
+  const int group = op.heads / op.kv_heads, chunks = (group + m - 1) / m;
+  const int kv = static_cast<int>(blockIdx.y) / chunks;
+  const int first_head = kv * group + static_cast<int>(blockIdx.y) % chunks * m;
+  const int count = min(m, (kv + 1) * group - first_head);
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+
+  float q[m][kElements];
+#pragma unroll
+  for (int i = 0; i < m; ++i)
+#pragma unroll
+    for (int c = 0; c < kElements; ++c) {
+      const int column = (c / n * lanes + lane) * n + c % n;
+      const bool used = i < count && column < op.width;
+      q[i][c] = used ? op.query(token, first_head + i, column) * op.scale : 0.0f;
+    }
+
+  const int slot = op.slot(token), first = op.first_seen(token), last = op.last_seen(token);
+  const int stretch = (last + 1 - first + to.splits - 1) / to.splits;
+  const int begin = first + static_cast<int>(blockIdx.z) * stretch;
+  const int end = min(begin + stretch, last + 1);
+
+  Running<m, kElements> state;
+#pragma unroll
+  for (int i = 0; i < m; ++i) {
+    state.largest[i] = -INFINITY;
+    state.total[i] = 0;
+#pragma unroll
+    for (int c = 0; c < kElements; ++c) state.sums[i][c] = 0;
+  }
+  // All lanes of a warp take part in every turn, so that its shuffles are whole.
+  for (int turn = begin; turn < end; turn += kGroups * kUnroll) {
+    float key[kUnroll][kElements], value[kUnroll][kElements];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
+#pragma unroll
+      for (int p = 0; p < packs; ++p) {
+        const int column = (p * lanes + lane) * n;
+        float k[n] = {}, v[n] = {};
+        if (t < end && column < op.width) {
+          load(op.key(slot, t, kv) + column, k);
+          load(op.value(slot, t, kv) + column, v);
+        }
+#pragma unroll
+        for (int j = 0; j < n; ++j) {
+          key[u][p * n + j] = k[j];
+          value[u][p * n + j] = v[j];
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < m; ++i) {
+      float score[kUnroll], most = state.largest[i];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        float dot = 0;
+#pragma unroll
+        for (int c = 0; c < kElements; ++c) dot = fmaf(q[i][c], key[u][c], dot);
+        dot = warp_sum<lanes>(dot);
+        const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
+        score[u] = t < end ? dot : -INFINITY;
+        most = fmaxf(most, score[u]);
+      }
+      const float base = most == -INFINITY ? 0.0f : most;
+      const float shrink = expf(state.largest[i] - base);
+      state.largest[i] = most;
+      state.total[i] *= shrink;
+#pragma unroll
+      for (int c = 0; c < kElements; ++c) state.sums[i][c] *= shrink;
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const float p = expf(score[u] - base);
+        state.total[i] += p;
+#pragma unroll
+        for (int c = 0; c < kElements; ++c)
+          state.sums[i][c] = fmaf(p, value[u][c], state.sums[i][c]);
+      }
+    }
+  }
+
+  // Join the groups of a warp, then the warps.
+#pragma unroll
+  for (int i = 0; i < m; ++i) {
+#pragma unroll
+    for (int step = lanes; step < kWarp; step *= 2) {
+      float other[kElements];
+      const float largest = __shfl_xor_sync(kAllLanes, state.largest[i], step);
+      const float total = __shfl_xor_sync(kAllLanes, state.total[i], step);
+#pragma unroll
+      for (int c = 0; c < kElements; ++c)
+        other[c] = __shfl_xor_sync(kAllLanes, state.sums[i][c], step);
+      state.join(i, largest, total, other);
+    }
+    if (threadIdx.x % kWarp < lanes) {
+      float* place = shared[threadIdx.x / kWarp][i];
+      place[0] = state.largest[i];
+      place[1] = state.total[i];
+#pragma unroll
+      for (int c = 0; c < kElements; ++c) place[2 + c * lanes + lane] = state.sums[i][c];
+    }
+  }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) >= lanes) return;
+  for (int i = 0; i < count; ++i) {
+    Running<1, kElements> all;
+    all.largest[0] = -INFINITY;
+    all.total[0] = 0;
+#pragma unroll
+    for (int c = 0; c < kElements; ++c) all.sums[0][c] = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      const float* place = shared[w][i];
+      float other[kElements];
+#pragma unroll
+      for (int c = 0; c < kElements; ++c) other[c] = place[2 + c * lanes + lane];
+      all.join(0, place[0], place[1], other);
+    }
+    const int64_t row = int64_t{token} * op.heads + first_head + i;
+    float* partial =
+        to.partial ? to.partial + (row * to.splits + blockIdx.z) * (2 + op.width) : nullptr;
+    if (partial && lane == 0) {
+      partial[0] = all.largest[0];
+      partial[1] = all.total[0];
+    }
+#pragma unroll
+    for (int c = 0; c < kElements; ++c) {
+      const int column = (c / n * lanes + lane) * n + c % n;
+      if (column >= op.width) continue;
+      if (partial)
+        partial[2 + column] = all.sums[0][c];
+      else
+        to.out.write(row * op.width + column, all.sums[0][c] / all.total[0]);
+    }
+  }
+}
+
+/// A warp a head of a token.
+template <class K>
+__global__ void __launch_bounds__(kThreads) join_stretches(Cached<K> op, Stretches to) {
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  if (row >= int64_t{op.tokens} * op.heads) return;
+  if (to.tile_rows > 0 && op.in_long_run(static_cast<int>(row / op.heads), to.tile_rows)) return;
+  const float* partial = to.partial + row * to.splits * (2 + op.width);
+  float largest = -INFINITY, total = 0;
+  for (int s = 0; s < to.splits; ++s) largest = fmaxf(largest, partial[s * (2 + op.width)]);
+  for (int s = 0; s < to.splits; ++s) {
+    const float* part = partial + s * (2 + op.width);
+    total += part[1] * expf(part[0] - largest);
+  }
+  for (int c = static_cast<int>(threadIdx.x) % kWarp; c < op.width; c += kWarp) {
+    float sum = 0;
+    for (int s = 0; s < to.splits; ++s) {
+      const float* part = partial + s * (2 + op.width);
+      sum += part[2 + c] * expf(part[0] - largest);
+    }
+    to.out.write(row * op.width + c, sum / total);
+  }
+}
+
+/// Calls f with the pack, the lanes a key and the packs a lane (see cached_attention).
+template <class K, class F>
+void with_lanes(const ops::CachedAttention& op, F&& f) {
+  constexpr int n = kPackOf<K>;
+  const int width = op.heads.width;
+  if (!packs(n, width, {op.keys, op.values}) || width > 2 * kWarp * n) {
+    CHECK(width <= 256);
+    return f(std::integral_constant<int, 1>{}, std::integral_constant<int, 32>{},
+             std::integral_constant<int, 8>{});
+  }
+  const std::integral_constant<int, n> pack;
+  const std::integral_constant<int, 1> one;
+  if (width <= 8 * n) return f(pack, std::integral_constant<int, 8>{}, one);
+  if (width <= 16 * n) return f(pack, std::integral_constant<int, 16>{}, one);
+  if (width <= 32 * n) return f(pack, std::integral_constant<int, 32>{}, one);
+  f(pack, std::integral_constant<int, 32>{}, std::integral_constant<int, 2>{});
+}
+
+/// Calls f with how many query heads a block takes.
+template <class F>
+void with_query_heads(int group, bool wide, F&& f) {
+  if (group == 1 || wide) return f(std::integral_constant<int, 1>{});
+  if (group <= 4) return f(std::integral_constant<int, 4>{});
+  f(std::integral_constant<int, 8>{});
+}
+
+}  // namespace
+
+void CudaBackend::run(const ops::CachedAttention& op) {
+  const int64_t tokens = op.qkv.dim(0), slots = op.keys.dim(0), capacity = op.keys.dim(1);
+  if (tokens == 0) return;
+  if (op.heads.width > 256)
+    throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
+                std::to_string(op.heads.width));
+  const int group = op.heads.query / op.heads.kv;
+  const bool runs = tokens >= kLeastRun && tokens > slots;
+  with_weight(op.keys.dtype(), [&](auto k) {
+    using K = type_of<decltype(k)>;
+    const Activations out{op.out.data(), op.out.dtype() == Dtype::bf16};
+    const Cached<K> cached{{op.qkv.data(), op.qkv.dtype() == Dtype::bf16},
+                           data<int>(op.positions),
+                           data<int>(op.slots),
+                           data<K>(op.keys),
+                           data<K>(op.values),
+                           static_cast<int>(tokens),
+                           static_cast<int>(op.qkv.dim(1)),
+                           op.heads.width,
+                           op.heads.query,
+                           op.heads.kv,
+                           static_cast<int>(capacity),
+                           static_cast<int>(op.window),
+                           static_cast<float>(op.scale)};
+    const int tile_rows = runs ? (op.heads.width > 128 ? kFlashRows<256> : kFlashRows<128>) : 0;
+    if (runs) launch_flash_forward("cached_attention", cached, out, nullptr, stream_);
+    with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
+      with_query_heads(group, pack() == 1, [&](auto heads) {
+        const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
+        // About four blocks a multiprocessor, and at least 64 positions each when the cache is
+        // full.
+        const int64_t splits =
+            std::clamp<int64_t>(divide_up(int64_t{processors_} * 4, tokens * grid_heads), 1,
+                                std::max<int64_t>(1, std::min<int64_t>(capacity / 64, 128)));
+        const int64_t rows = tokens * op.heads.query;
+        float* partial =
+            splits == 1 ? nullptr : scratch().take<float>(rows * splits * (2 + op.heads.width));
+        const Stretches to{out, partial, static_cast<int>(splits), tile_rows};
+        cached_attention<pack(), lanes(), lane_packs(), heads()>
+            <<<dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream_>>>(
+                cached, to);
+        if (partial)
+          join_stretches<<<blocks(divide_up(rows, kWarps)), kThreads, 0, stream_>>>(cached, to);
+      });
+    });
+  });
+  check_launch("cached_attention");
+}
+
+}  // namespace mixtral::cuda

@@ -1,0 +1,197 @@
+#include "cuda/backend.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "cuda/blas.h"
+#include "cuda/scratch.h"
+#include "cuda/staging.h"
+#include "cuda/status.h"
+
+namespace mixtral::cuda {
+namespace {
+
+/// CUDA's ordinals of the GPUs that these kernels run on. Their machine code is for compute
+/// capability 9.0 exactly.
+std::vector<int> usable_devices(cudaError_t* status) {
+  int count = 0;
+  *status = cudaGetDeviceCount(&count);
+  if (*status != cudaSuccess) {
+    cudaGetLastError();
+    return {};
+  }
+  std::vector<int> usable;
+  for (int device = 0; device < count; ++device) {
+    int major = 0, minor = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (major == 9 && minor == 0) usable.push_back(device);
+  }
+  return usable;
+}
+
+/// A CUDA graph, ready to be launched again.
+class GraphProgram final : public Program {
+ public:
+  GraphProgram(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+    check_cuda(cudaGraphInstantiate(&executable_, graph, 0), "a recorded computation");
+  }
+  ~GraphProgram() override { cudaGraphExecDestroy(executable_); }
+  void replay() override {
+    check_cuda(cudaGraphLaunch(executable_, stream_), "a recorded computation");
+  }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+  cudaStream_t stream_;
+};
+
+}  // namespace
+
+int device_count() {
+  cudaError_t status;
+  return static_cast<int>(usable_devices(&status).size());
+}
+
+std::unique_ptr<Backend> make_backend(int index) {
+  const std::string flag = fmt::format("--device cuda:{}", index);
+  cudaError_t status;
+  const std::vector<int> usable = usable_devices(&status);
+  if (status == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    const std::string found = driver == 0
+                                  ? "there is no NVIDIA driver"
+                                  : fmt::format("the NVIDIA driver supports CUDA up to {}.{}",
+                                                driver / 1000, driver % 1000 / 10);
+    throw Error(
+        fmt::format("{}: {}, and this program needs one for CUDA {}.{} or later; install "
+                    "it, or choose --device cpu",
+                    flag, found, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
+  }
+  if (status == cudaErrorNoDevice)
+    throw Error(flag + ": this machine has no NVIDIA GPU; choose --device cpu");
+  if (status != cudaSuccess)
+    throw Error(fmt::format("{}: CUDA does not start: {}; choose --device cpu", flag,
+                            cudaGetErrorString(status)));
+  if (usable.empty())
+    throw Error(flag +
+                ": this machine's GPUs are not of the Hopper architecture (compute "
+                "capability 9.0), for which this program is built; choose --device cpu");
+  if (index >= static_cast<int>(usable.size()))
+    throw Error(
+        fmt::format("{}: this machine has {} usable GPUs; choose a number below that, or "
+                    "--device cpu",
+                    flag, usable.size()));
+  return std::make_unique<CudaBackend>(usable[static_cast<size_t>(index)], index);
+}
+
+CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index) {
+  check_cuda(cudaSetDevice(device_), "the GPU");
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device_), "the GPU");
+  processors_ = properties.multiProcessorCount;
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  description_ = fmt::format("{}, {:.0f} GiB, {} multiprocessors, CUDA {}.{}", properties.name,
+                             static_cast<double>(properties.totalGlobalMem) / (1 << 30),
+                             processors_, driver / 1000, driver % 1000 / 10);
+  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+  scratch_ = std::make_unique<Scratch>();
+  staging_ = std::make_unique<Staging>();
+  blas_ = std::make_unique<CublasLt>();
+}
+
+CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(stream_);
+  blas_.reset();
+  staging_.reset();
+  scratch_.reset();
+  cudaStreamDestroy(stream_);
+}
+
+std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }
+std::string CudaBackend::description() const { return description_; }
+
+Backend::MemoryInfo CudaBackend::memory() const {
+  size_t available = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
+  return {.total = static_cast<int64_t>(total), .available = static_cast<int64_t>(available)};
+}
+
+void* CudaBackend::allocate(int64_t bytes) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    const MemoryInfo info = memory();
+    throw Error(fmt::format(
+        "out of GPU memory: {} bytes were asked for, and {} of {} are free on {}; use a smaller "
+        "--batch-size or --context, --recompute, or a smaller model",
+        bytes, info.available, info.total, name()));
+  }
+  check_cuda(status, "an allocation");
+  return data;
+}
+
+void CudaBackend::free(void* data, int64_t) noexcept {
+  // cudaFree waits for all work of the device, so nothing still uses the block.
+  cudaFree(data);
+}
+
+void CudaBackend::upload(const Tensor& host, const Tensor& device) {
+  CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
+  CHECK(!recording_, "a copy from the host cannot be recorded");
+  staging_->upload(host.data(), device.data(), host.bytes(), stream_);
+}
+
+void CudaBackend::download(const Tensor& device, const Tensor& host) {
+  CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
+  CHECK(!recording_, "a copy to the host cannot be recorded");
+  staging_->download(device.data(), host.data(), host.bytes(), stream_);
+}
+
+void CudaBackend::synchronize() {
+  CHECK(!recording_, "waiting cannot be recorded");
+  check_cuda(cudaStreamSynchronize(stream_), "the GPU's work");
+}
+
+std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
+  CHECK(!recording_, "recordings do not nest");
+  // Relaxed: scratch memory and plans may still have to be made while the work is recorded.
+  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "a recording");
+  recording_ = true;
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    recording_ = false;
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  recording_ = false;
+  check_cuda(cudaStreamEndCapture(stream_, &graph), "a recording");
+  std::unique_ptr<GraphProgram> program;
+  try {
+    program = std::make_unique<GraphProgram>(graph, stream_);
+  } catch (...) {
+    cudaGraphDestroy(graph);
+    throw;
+  }
+  cudaGraphDestroy(graph);
+  program->replay();
+  return program;
+}
+
+Scratch& CudaBackend::scratch() {
+  scratch_->begin();
+  return *scratch_;
+}
+
+}  // namespace mixtral::cuda

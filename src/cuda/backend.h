@@ -1,0 +1,88 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ops/backend.h"
+
+struct CUstream_st;
+
+namespace mixtral::cuda {
+
+class CublasLt;
+class Scratch;
+class Staging;
+
+/// GPUs that this backend can use (compute capability 9.0), 0 when there is no driver.
+int device_count();
+
+/// Opens the index-th of them. Throws Error that says what is missing: a driver, a GPU, a GPU of
+/// this architecture, or that many of them.
+std::unique_ptr<Backend> make_backend(int index);
+
+/// A Hopper GPU. Ops are launches on one stream, without allocation or host synchronisation once
+/// their scratch memory and plans exist; sums have a fixed order, so the same inputs give the same
+/// bits on the same card. Activations are f32 or bf16.
+class CudaBackend final : public Backend {
+ public:
+  /// `device` is CUDA's ordinal of the GPU, `index` its number in this program's device names.
+  CudaBackend(int device, int index);
+  ~CudaBackend() override;
+
+  std::string name() const override;
+  std::string description() const override;
+  MemoryInfo memory() const override;
+  void* allocate(int64_t bytes) override;
+  void free(void* data, int64_t bytes) noexcept override;
+  void upload(const Tensor& host, const Tensor& device) override;
+  void download(const Tensor& device, const Tensor& host) override;
+  void synchronize() override;
+  std::unique_ptr<Program> record(std::function<void()> work) override;
+
+  void run(const ops::GroupedMatmul&) override;
+  void run(const ops::GroupedMatmulInput&) override;
+  void run(const ops::GroupedMatmulWeight&) override;
+  void run(const ops::RmsNorm&) override;
+  void run(const ops::RmsNormBackward&) override;
+  void run(const ops::Rope&) override;
+  void run(const ops::Attention&) override;
+  void run(const ops::AttentionBackward&) override;
+  void run(const ops::CacheAppend&) override;
+  void run(const ops::CachedAttention&) override;
+  void run(const ops::Route&) override;
+  void run(const ops::RouteBackward&) override;
+  void run(const ops::RouterStatistics&) override;
+  void run(const ops::BalanceLoss&) override;
+  void run(const ops::GatherRows&) override;
+  void run(const ops::CombineRows&) override;
+  void run(const ops::SwiGlu&) override;
+  void run(const ops::SwiGluBackward&) override;
+  void run(const ops::Embedding&) override;
+  void run(const ops::EmbeddingBackward&) override;
+  void run(const ops::CrossEntropy&) override;
+  void run(const ops::SegmentSum&) override;
+  void run(const ops::Sample&) override;
+  void run(const ops::Advance&) override;
+  void run(const ops::SquaredNorm&) override;
+  void run(const ops::AdamW&) override;
+  void run(const ops::Fill&) override;
+  void run(const ops::Convert&) override;
+  void run(const ops::AddScaled&) override;
+  void run(const ops::RandomNormal&) override;
+  void run(const ops::Dropout&) override;
+
+ private:
+  /// The scratch memory, for an op that begins.
+  Scratch& scratch();
+
+  int device_ = 0, index_ = 0;
+  int processors_ = 0;  // streaming multiprocessors
+  std::string description_;
+  CUstream_st* stream_ = nullptr;
+  bool recording_ = false;
+  std::unique_ptr<Scratch> scratch_;
+  std::unique_ptr<Staging> staging_;
+  std::unique_ptr<CublasLt> blas_;
+};
+
+}  // namespace mixtral::cuda

@@ -1,0 +1,133 @@
+#include "cuda/backend.h"
+#include "cuda/blas.h"
+#include "cuda/device.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/product.h"
+#include "cuda/scratch.h"
+#include "cuda/status.h"
+#include "ops/matmul.h"
+
+// Which implementation computes a product.
+namespace mixtral::cuda {
+namespace {
+
+constexpr int64_t kSkinnyOutputs = 16;
+
+/// to[r, c] = from[r, c] in bf16; rows of `from` are `stride` apart.
+__global__ void __launch_bounds__(256)
+    round_rows(const float* from, int64_t stride, int64_t width, int64_t count, Bf16* to) {
+  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * 256)
+    to[i] = __float2bfloat16_rn(from[i / width * stride + i % width]);
+}
+
+/// A copy of an f32 operand in bf16, in scratch memory.
+Bf16* rounded(const void* from, int64_t rows, int64_t width, int64_t stride, int processors,
+              Scratch& scratch, cudaStream_t stream) {
+  const int64_t count = rows * width;
+  auto* to = scratch.take<Bf16>(count);
+  round_rows<<<blocks(std::min<int64_t>(divide_up(count, 256), processors * 32)), 256, 0, stream>>>(
+      static_cast<const float*>(from), stride, width, count, to);
+  return to;
+}
+
+/// Replaces f32 operands by copies in bf16.
+Product with_rounded_operands(Product p, int processors, Scratch& scratch, cudaStream_t stream) {
+  using Form = Product::Form;
+  if (p.form != Form::weight && p.weight_type == Dtype::f32) {
+    p.weight =
+        rounded(p.weight, p.groups * p.outputs, p.inputs, p.inputs, processors, scratch, stream);
+    p.weight_type = Dtype::bf16;
+  }
+  if (p.form != Form::input && p.narrow_type == Dtype::f32) {
+    p.narrow = rounded(p.narrow, p.rows, p.inputs, p.inputs, processors, scratch, stream);
+    p.narrow_type = Dtype::bf16;
+  }
+  if (p.form != Form::forward && p.wide_type == Dtype::f32) {
+    p.wide = rounded(p.wide, p.rows, p.outputs, p.wide_stride, processors, scratch, stream);
+    p.wide_type = Dtype::bf16;
+    p.wide_stride = p.outputs;
+  }
+  return p;
+}
+
+void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaStream_t stream) {
+  if (p.rows == 0 || p.outputs == 0 || p.inputs == 0) return;
+  const bool both_f32 = p.left_type() == Dtype::f32 && p.right_type() == Dtype::f32;
+  const bool f16 = p.left_type() == Dtype::f16 || p.right_type() == Dtype::f16;
+  const bool skinny = p.groups == 1 && p.outputs <= kSkinnyOutputs;
+  if (skinny && !p.round) return skinny_product(p, processors, scratch, stream);
+  if (p.round && !f16 && (p.left_type() == Dtype::f32 || p.right_type() == Dtype::f32)) {
+    p = with_rounded_operands(p, processors, scratch, stream);
+    check_launch("rounding operands");
+  }
+  const bool both_bf16 = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
+  if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
+      blas.multiply(p, scratch, stream))
+    return;
+  simt_product(p, stream);
+}
+
+}  // namespace
+
+void CudaBackend::run(const ops::GroupedMatmul& op) {
+  Product p{.form = Product::Form::forward,
+            .wide = static_cast<char*>(op.y.data()) + op.y_begin * size_of(op.y.dtype()),
+            .narrow = op.x.data(),
+            .weight = op.weight.data(),
+            .wide_type = op.y.dtype(),
+            .narrow_type = op.x.dtype(),
+            .weight_type = op.weight.dtype(),
+            .rows = op.x.dim(0),
+            .outputs = op.weight.dim(1),
+            .inputs = op.weight.dim(2),
+            .groups = op.weight.dim(0),
+            .wide_stride = op.y.dim(1),
+            .offsets = data<int>(op.offsets),
+            .scale = op.scale,
+            .accumulate = op.accumulate,
+            .round = op.operands == ops::Operands::bf16};
+  multiply(p, processors_, *blas_, scratch(), stream_);
+}
+
+void CudaBackend::run(const ops::GroupedMatmulInput& op) {
+  Product p{.form = Product::Form::input,
+            .wide = static_cast<char*>(op.dy.data()) + op.dy_begin * size_of(op.dy.dtype()),
+            .narrow = op.dx.data(),
+            .weight = op.weight.data(),
+            .wide_type = op.dy.dtype(),
+            .narrow_type = op.dx.dtype(),
+            .weight_type = op.weight.dtype(),
+            .rows = op.dx.dim(0),
+            .outputs = op.weight.dim(1),
+            .inputs = op.weight.dim(2),
+            .groups = op.weight.dim(0),
+            .wide_stride = op.dy.dim(1),
+            .offsets = data<int>(op.offsets),
+            .scale = op.scale,
+            .accumulate = op.accumulate,
+            .round = op.operands == ops::Operands::bf16};
+  multiply(p, processors_, *blas_, scratch(), stream_);
+}
+
+void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
+  Product p{.form = Product::Form::weight,
+            .wide = static_cast<char*>(op.dy.data()) + op.dy_begin * size_of(op.dy.dtype()),
+            .narrow = op.x.data(),
+            .weight = op.dweight.data(),
+            .wide_type = op.dy.dtype(),
+            .narrow_type = op.x.dtype(),
+            .weight_type = op.dweight.dtype(),
+            .rows = op.x.dim(0),
+            .outputs = op.dweight.dim(1),
+            .inputs = op.dweight.dim(2),
+            .groups = op.dweight.dim(0),
+            .wide_stride = op.dy.dim(1),
+            .offsets = data<int>(op.offsets),
+            .scale = op.scale,
+            .accumulate = true,
+            .round = op.operands == ops::Operands::bf16};
+  multiply(p, processors_, *blas_, scratch(), stream_);
+}
+
+}  // namespace mixtral::cuda

@@ -1,0 +1,160 @@
+#include "cuda/backend.h"
+#include "cuda/device.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/rows.cuh"
+#include "cuda/status.h"
+#include "ops/moe.h"
+
+// Rows move between tokens' order and experts' order by the tables that Route made, each output
+// written once. One pass over memory, bound by bandwidth. (Route and its relatives: route.cu.)
+namespace mixtral::cuda {
+namespace {
+
+template <class T>
+struct Gather {
+  const T* x;
+  const int* source;
+  T* y;
+  int width, divisor;
+  template <int n>
+  __device__ void at(int64_t row, int column) const {
+    Pack<T, n> pack =
+        *reinterpret_cast<const Pack<T, n>*>(x + int64_t{source[row] / divisor} * width + column);
+    *reinterpret_cast<Pack<T, n>*>(y + row * width + column) = pack;
+  }
+};
+
+template <class T>
+struct Combine {
+  const T* y;
+  const int* slot;
+  const T* residual;
+  T* out;
+  int width, k;
+  template <int n>
+  __device__ void at(int64_t row, int column) const {
+    float sum[n] = {}, term[n];
+    for (int j = 0; j < k; ++j) {
+      load(y + int64_t{slot[row * k + j]} * width + column, term);
+#pragma unroll
+      for (int i = 0; i < n; ++i) sum[i] += term[i];
+    }
+    if (residual) {
+      load(residual + row * width + column, term);
+#pragma unroll
+      for (int i = 0; i < n; ++i) sum[i] += term[i];
+    }
+    store(out + row * width + column, sum);
+  }
+};
+
+template <class T>
+struct SwiGluForward {
+  const T* gate_up;
+  const float* weights;
+  const int* source;
+  T* h;
+  int width;
+  template <int n>
+  __device__ void at(int64_t row, int column) const {
+    const float w = weights[source[row]];
+    float gate[n], up[n];
+    load(gate_up + row * 2 * width + column, gate);
+    load(gate_up + (row * 2 + 1) * width + column, up);
+#pragma unroll
+    for (int i = 0; i < n; ++i) up[i] *= w * (gate[i] * sigmoid(gate[i]));
+    store(h + row * width + column, up);
+  }
+};
+
+template <class T>
+struct SwiGluGradient {
+  const T* gate_up;
+  const float* weights;
+  const int* source;
+  const T* dh;
+  T* d_gate_up;
+  float* dweights;
+  int width;
+};
+
+/// A block a row, for the sum over it.
+template <int n, class T>
+__global__ void __launch_bounds__(256) swiglu_backward(SwiGluGradient<T> op) {
+  const int64_t row = blockIdx.x;
+  const int assignment = op.source[row];
+  const float w = op.weights[assignment];
+  const T* gates = op.gate_up + row * 2 * op.width;
+  T* d_gates = op.d_gate_up + row * 2 * op.width;
+  float dw = 0;
+  for (int column = static_cast<int>(threadIdx.x) * n; column < op.width;
+       column += static_cast<int>(blockDim.x) * n) {
+    float gate[n], up[n], dh[n];
+    load(gates + column, gate);
+    load(gates + op.width + column, up);
+    load(op.dh + row * op.width + column, dh);
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      const float s = sigmoid(gate[i]);
+      const float silu = gate[i] * s;
+      dw += dh[i] * silu * up[i];
+      const float d_gate = w * dh[i] * up[i] * s * (1 + gate[i] * (1 - s));
+      up[i] = w * dh[i] * silu;
+      gate[i] = d_gate;
+    }
+    store(d_gates + column, gate);
+    store(d_gates + op.width + column, up);
+  }
+  dw = block_sum(dw);
+  if (threadIdx.x == 0) op.dweights[assignment] = dw;
+}
+
+}  // namespace
+
+void CudaBackend::run(const ops::GatherRows& op) {
+  const int64_t width = op.x.dim(1);
+  with_activation(op.x.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    each_row<kPackOf<T>>("gather_rows", op.y.dim(0), width, {op.x, op.y}, stream_,
+                         Gather<T>{data<T>(op.x), data<int>(op.source), data<T>(op.y),
+                                   static_cast<int>(width), static_cast<int>(op.divisor)});
+  });
+}
+
+void CudaBackend::run(const ops::CombineRows& op) {
+  const int64_t width = op.y.dim(1);
+  with_activation(op.y.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    each_row<kPackOf<T>>(
+        "combine_rows", op.out.dim(0), width, {op.y, op.residual, op.out}, stream_,
+        Combine<T>{data<T>(op.y), data<int>(op.slot), data<T>(op.residual), data<T>(op.out),
+                   static_cast<int>(width), static_cast<int>(op.slot.dim(1))});
+  });
+}
+
+void CudaBackend::run(const ops::SwiGlu& op) {
+  const int64_t width = op.h.dim(1);
+  with_activation(op.h.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    each_row<kPackOf<T>>(
+        "swiglu", op.h.dim(0), width, {op.gate_up, op.h}, stream_,
+        SwiGluForward<T>{data<T>(op.gate_up), data<float>(op.weights), data<int>(op.source),
+                         data<T>(op.h), static_cast<int>(width)});
+  });
+}
+
+void CudaBackend::run(const ops::SwiGluBackward& op) {
+  const int64_t rows = op.dh.dim(0), width = op.dh.dim(1);
+  if (rows == 0) return;
+  with_activation(op.dh.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    with_packs<kPackOf<T>>(width, {op.gate_up, op.dh, op.d_gate_up}, [&](auto pack) {
+      swiglu_backward<pack()><<<blocks(rows), 256, 0, stream_>>>(SwiGluGradient<T>{
+          data<T>(op.gate_up), data<float>(op.weights), data<int>(op.source), data<T>(op.dh),
+          data<T>(op.d_gate_up), data<float>(op.dweights), static_cast<int>(width)});
+    });
+  });
+  check_launch("swiglu_backward");
+}
+
+}  // namespace mixtral::cuda

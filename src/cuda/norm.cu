@@ -1,0 +1,195 @@
+#include <cmath>
+
+#include "cuda/backend.h"
+#include "cuda/device.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/product.h"
+#include "cuda/scratch.h"
+#include "cuda/status.h"
+#include "ops/norm.h"
+
+// A block a row, which it keeps in registers: memory is read and written once. The gradient of the
+// weight is a sum over rows: each of a fixed number of blocks sums the rows that fall to it, and a
+// second launch adds the blocks' sums in order. Bound by bandwidth.
+namespace mixtral::cuda {
+namespace {
+
+/// How a block spreads over a row: each thread holds `items` packs of it.
+struct RowShape {
+  int threads;
+  int64_t items;
+};
+
+RowShape shape_of(int64_t width, int pack) {
+  const int64_t packs = divide_up(width, pack);
+  int threads = 64;
+  while (threads < 512 && packs > threads) threads *= 2;
+  return {threads, divide_up(packs, threads)};
+}
+
+/// Calls f with the number of packs of n that a thread holds, as a constant; at most 64 elements,
+/// so that they stay in registers.
+template <int n, class F>
+void with_items(int64_t items, F&& f) {
+  if (items <= 1) return f(std::integral_constant<int, 1>{});
+  if (items <= 2) return f(std::integral_constant<int, 2>{});
+  if (items <= 4) return f(std::integral_constant<int, 4>{});
+  if (items <= 8) return f(std::integral_constant<int, 8>{});
+  if constexpr (n == 1)
+    if (items <= 32) return f(std::integral_constant<int, 32>{});
+  throw Error("--device cuda: rows to normalise are at most 16384 elements wide");
+}
+
+template <class T, class W>
+struct Forward {
+  const T *x, *residual;
+  const W* weight;
+  T *sum, *y;
+  float* rstd;
+  int width;
+  float eps;
+};
+
+template <int n, int items, class T, class W>
+__global__ void __launch_bounds__(512) rms_norm(Forward<T, W> op) {
+  const int64_t row = blockIdx.x;
+  const int64_t start = row * op.width;
+  float s[items][n];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+    if (column >= op.width) break;
+    load(op.x + start + column, s[i]);
+    if (op.residual) {
+      float added[n];
+      load(op.residual + start + column, added);
+#pragma unroll
+      for (int j = 0; j < n; ++j) s[i][j] = widen<float>(narrow<T>(s[i][j] + added[j]));
+      store(op.sum + start + column, s[i]);
+    }
+#pragma unroll
+    for (int j = 0; j < n; ++j) squares += s[i][j] * s[i][j];
+  }
+  const float mean = block_sum(squares) / static_cast<float>(op.width);
+  const float scale = 1.0f / sqrtf(mean + op.eps);
+  if (op.rstd && threadIdx.x == 0) op.rstd[row] = scale;
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+    if (column >= op.width) break;
+    float weight[n];
+    load(op.weight + column, weight);
+#pragma unroll
+    for (int j = 0; j < n; ++j) weight[j] *= s[i][j] * scale;
+    store(op.y + start + column, weight);
+  }
+}
+
+template <class T, class W>
+struct Backward {
+  const T *dy, *x;
+  const W* weight;
+  const float* rstd;
+  T* dx;
+  float* partial;  // [gridDim.x, width], or null
+  int64_t rows;
+  int width;
+  bool accumulate;
+};
+
+/// Rows blockIdx.x, blockIdx.x + gridDim.x, … of dx, and those rows' part of dweight.
+template <int n, int items, class T, class W>
+__global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
+  float dweight[items][n] = {};
+  for (int64_t row = blockIdx.x; row < op.rows; row += gridDim.x) {
+    const int64_t start = row * op.width;
+    const float rstd = op.rstd[row];
+    float normed[items][n], g[items][n];
+    float dot = 0;
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+      if (column >= op.width) break;
+      float weight[n];
+      load(op.x + start + column, normed[i]);
+      load(op.dy + start + column, g[i]);
+      load(op.weight + column, weight);
+#pragma unroll
+      for (int j = 0; j < n; ++j) {
+        normed[i][j] *= rstd;
+        dweight[i][j] += g[i][j] * normed[i][j];
+        g[i][j] *= weight[j];
+        dot += g[i][j] * normed[i][j];
+      }
+    }
+    const float mean = block_sum(dot) / static_cast<float>(op.width);
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+      if (column >= op.width) break;
+      float before[n] = {};
+      if (op.accumulate) load(op.dx + start + column, before);
+#pragma unroll
+      for (int j = 0; j < n; ++j) before[j] += rstd * (g[i][j] - normed[i][j] * mean);
+      store(op.dx + start + column, before);
+    }
+  }
+  if (!op.partial) return;
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+    if (column >= op.width) break;
+    store(op.partial + int64_t{blockIdx.x} * op.width + column, dweight[i]);
+  }
+}
+
+}  // namespace
+
+void CudaBackend::run(const ops::RmsNorm& op) {
+  const int64_t rows = op.x.dim(0), width = op.x.dim(1);
+  if (rows == 0) return;
+  with_activation(op.x.dtype(), [&](auto t) {
+    with_activation(op.weight.dtype(), [&](auto w) {
+      using T = type_of<decltype(t)>;
+      using W = type_of<decltype(w)>;
+      with_packs<kPackOf<T>>(width, {op.x, op.residual, op.weight, op.sum, op.y}, [&](auto pack) {
+        const RowShape shape = shape_of(width, pack());
+        with_items<pack()>(shape.items, [&](auto items) {
+          rms_norm<pack(), items()>
+              <<<blocks(rows), static_cast<unsigned>(shape.threads), 0, stream_>>>(
+                  Forward<T, W>{data<T>(op.x), data<T>(op.residual), data<W>(op.weight),
+                                data<T>(op.sum), data<T>(op.y), data<float>(op.rstd),
+                                static_cast<int>(width), static_cast<float>(op.eps)});
+        });
+      });
+    });
+  });
+  check_launch("rms_norm");
+}
+
+void CudaBackend::run(const ops::RmsNormBackward& op) {
+  const int64_t rows = op.x.dim(0), width = op.x.dim(1);
+  if (rows == 0) return;
+  const int64_t count = std::min<int64_t>(rows, int64_t{processors_} * 4);
+  float* partial = op.dweight ? scratch().take<float>(count * width) : nullptr;
+  with_activation(op.x.dtype(), [&](auto t) {
+    with_activation(op.weight.dtype(), [&](auto w) {
+      using T = type_of<decltype(t)>;
+      using W = type_of<decltype(w)>;
+      with_packs<kPackOf<T>>(width, {op.dy, op.x, op.weight, op.dx}, [&](auto pack) {
+        const RowShape shape = shape_of(width, pack());
+        with_items<pack()>(shape.items, [&](auto items) {
+          rms_norm_backward<pack(), items()>
+              <<<blocks(count), static_cast<unsigned>(shape.threads), 0, stream_>>>(Backward<T, W>{
+                  data<T>(op.dy), data<T>(op.x), data<W>(op.weight), data<float>(op.rstd),
+                  data<T>(op.dx), partial, rows, static_cast<int>(width), op.accumulate});
+        });
+      });
+    });
+  });
+  if (partial) add_columns(partial, count, width, data<float>(op.dweight), stream_);
+  check_launch("rms_norm_backward");
+}
+
+}  // namespace mixtral::cuda
