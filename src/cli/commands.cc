@@ -1,11 +1,13 @@
 #include "cli/commands.h"
 
+#include "cli/data_command.h"
 #include "cli/generate_command.h"
 #include "cli/tokenizer_command.h"
 
 namespace mixtral {
 
 void add_commands(CLI::App& app) {
+  add_data_command(app);
   add_generate_command(app);
   add_tokenizer_command(app);
 }

@@ -1,0 +1,526 @@
+#include "cli/data_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "cli/commands.h"
+#include "data/check.h"
+#include "data/import.h"
+#include "data/story_files.h"
+#include "text/tokenizer.h"
+
+namespace mixtral {
+namespace {
+
+using nlohmann::ordered_json;
+constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
+
+void put(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
+    throw Error("cannot write to standard output; is the disk full or the reader gone?");
+  }
+}
+
+/// A line on the terminal that is overwritten; nothing elsewhere.
+class ProgressLine {
+ public:
+  explicit ProgressLine(bool quiet) : shown_(!quiet && ::isatty(STDERR_FILENO) != 0) {}
+  ~ProgressLine() {
+    if (used_) fmt::print(stderr, "\r\x1b[K");
+  }
+  void show(std::string_view what, double share) {
+    if (!shown_) return;
+    used_ = true;
+    fmt::print(stderr, "\r{} {:3.0f}%", what, 100 * share);
+  }
+
+ private:
+  bool shown_, used_ = false;
+};
+
+std::string duration(double seconds) {
+  if (seconds < 120) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+// ---- stories
+
+void add_stories(CLI::App& parent) {
+  struct Options {
+    stories::StoryFilesOptions files;
+    uint64_t bytes = 20'000'000;
+    std::string out, form = "text";
+    int threads = 0;
+    bool quiet = false, json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = parent.add_subcommand("stories",
+                                            "Generate the built-in corpus: stories from a "
+                                            "simulated world to pretrain on, questions about "
+                                            "such stories to fine-tune on, and preference pairs");
+  command
+      ->add_option("--out,-o", options->out,
+                   "Directory; gets pretrain_data, finetune_data and preference_data")
+      ->required();
+  command->add_option("--size", options->bytes, "Story text over all splits, such as 20MB")
+      ->transform(CLI::AsSizeValue(true))
+      ->default_str("20MB");
+  command->add_option("--seed,-s", options->files.seed, "The same seed gives the same bytes")
+      ->default_str("1");
+  command
+      ->add_option("--questions", options->files.questions,
+                   "Questions for training; a twentieth of it each for val and test; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("20000");
+  command
+      ->add_option(
+          "--preferences", options->files.preferences,
+          "Preference pairs for training; a twentieth of it each for val and test; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("10000");
+  command
+      ->add_option("--form", options->form,
+                   "Questions as text ({\"text\"}) or completion ({\"prompt\", \"completion\"})")
+      ->check(CLI::IsMember({"text", "completion"}))
+      ->default_str("text");
+  command->add_option("--threads,-t", options->threads, "Threads; 0: one a core")->default_str("0");
+  command->add_flag("--quiet,-q", options->quiet, "No summary");
+  command->add_flag("--json", options->json, "The summary as JSON on standard output");
+  command->callback([options] {
+    if (options->bytes < 1000 || options->bytes > uint64_t{1} << 40) {
+      throw UsageError("--size must be between 1KB and 1TB");
+    }
+    stories::StoryFilesOptions files = options->files;
+    files.out = options->out;
+    files.bytes = static_cast<int64_t>(options->bytes);
+    files.form =
+        options->form == "text" ? stories::QuestionForm::text : stories::QuestionForm::completion;
+    const auto start = std::chrono::steady_clock::now();
+    ThreadPool pool(options->threads);
+    stories::StoryFilesSummary summary;
+    {
+      ProgressLine line(options->quiet);
+      files.progress = [&](double share) { line.show("stories", share); };
+      summary = write_story_files(files, pool);
+    }
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (options->json) {
+      ordered_json json{{"out", options->out}, {"seed", files.seed}};
+      for (Split split : kSplits) {
+        const auto s = static_cast<size_t>(split);
+        json[split_name(split)] = {{"stories", summary.stories[s]},
+                                   {"bytes", summary.bytes[s]},
+                                   {"words", summary.words[s]},
+                                   {"questions", summary.questions[s]},
+                                   {"preferences", summary.preferences[s]}};
+      }
+      json["chance"] = {{"guess", summary.chance.guess()},
+                        {"most_common", summary.chance.most_common()},
+                        {"last_mentioned", summary.chance.last_mentioned()}};
+      put(json.dump() + "\n");
+    }
+    if (options->quiet) return;
+    fmt::print(stderr, "{}  (seed {}, {:.1f} s)\n", options->out, files.seed, seconds);
+    fmt::print(stderr, "{:<18}{:>10}{:>10}{:>10}\n", "", "train", "val", "test");
+    auto row = [&](const char* name, const int64_t(&values)[3]) {
+      fmt::print(stderr, "{:<18}{:>10}{:>10}{:>10}\n", name, values[0], values[1], values[2]);
+    };
+    row("stories", summary.stories);
+    row("  words", summary.words);
+    row("  bytes", summary.bytes);
+    if (files.questions > 0) row("questions", summary.questions);
+    if (files.preferences > 0) row("preference pairs", summary.preferences);
+    fmt::print(stderr,
+               "\nNo combination of hero, plot, thing and place, and no text, is in two splits.\n"
+               "  pretrain_data    stories of 60 to 250 words: {{\"text\"}}\n");
+    if (files.questions > 0) {
+      fmt::print(
+          stderr,
+          "  finetune_data    \"###user: story, question ###Assistant: answer\"{}; answers are\n"
+          "                   scored by exact match. Without reading, a guess among the "
+          "answers that\n"
+          "                   the story offers is right {:.1f}% of the time, always the most "
+          "common answer\n"
+          "                   {:.1f}%, the last one mentioned {:.1f}% (test questions)\n",
+          options->form == "text" ? "" : " in two parts", 100 * summary.chance.guess(),
+          100 * summary.chance.most_common(), 100 * summary.chance.last_mentioned());
+    }
+    if (files.preferences > 0) {
+      fmt::print(stderr, "  preference_data  {{\"prompt\", \"chosen\", \"rejected\"}}\n");
+    }
+  });
+}
+
+// ---- import
+
+void add_import(CLI::App& parent) {
+  struct Options {
+    std::vector<std::string> inputs, extensions{"txt", "md"};
+    std::string out, encoding = "utf8";
+    ImportOptions import;
+    bool quiet = false, json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = parent.add_subcommand(
+      "import", "Turn text files or folders into train, val and test .jsonl files");
+  command->add_option("input", options->inputs, "Text files, and folders to search")->required();
+  command->add_option("--out,-o", options->out, "Directory for train, val and test .jsonl")
+      ->required();
+  command->add_option("--val", options->import.val, "Share of the documents for validation")
+      ->default_str("0.05");
+  command->add_option("--test", options->import.test, "Share of the documents for the test")
+      ->default_str("0.05");
+  command
+      ->add_option("--max-chars", options->import.max_characters,
+                   "Longer texts are cut, at chapters and paragraphs where possible")
+      ->default_str("20000");
+  command->add_option("--extensions", options->extensions, "Of the files taken from folders")
+      ->delimiter(',')
+      ->default_str("txt,md");
+  command->add_option("--encoding", options->encoding, "Of the files: utf8 or latin1")
+      ->check(CLI::IsMember({"utf8", "latin1"}))
+      ->default_str("utf8");
+  command->add_option("--seed,-s", options->import.seed, "Deals the documents out to the splits")
+      ->default_str("1");
+  command->add_flag("--quiet,-q", options->quiet, "No summary");
+  command->add_flag("--json", options->json, "The summary as JSON on standard output");
+  command->callback([options] {
+    ImportOptions import = options->import;
+    import.inputs.assign(options->inputs.begin(), options->inputs.end());
+    import.out = options->out;
+    import.extensions.clear();
+    for (const std::string& extension : options->extensions) {
+      import.extensions.push_back(extension.starts_with('.') ? extension : "." + extension);
+    }
+    import.encoding = options->encoding == "utf8" ? TextEncoding::utf8 : TextEncoding::latin1;
+    const ImportSummary summary = import_texts(import);
+    for (const std::string& note : summary.notes) fmt::print(stderr, "note: {}\n", note);
+    for (const std::string& skipped : summary.skipped) {
+      fmt::print(stderr, "skipped: {}\n", skipped);
+    }
+    if (options->json) {
+      ordered_json json{{"out", options->out}, {"files", summary.files}};
+      for (Split split : kSplits) {
+        const auto s = static_cast<size_t>(split);
+        json[split_name(split)] = {{"documents", summary.documents[s]},
+                                   {"bytes", summary.bytes[s]}};
+      }
+      json["notes"] = summary.notes;
+      json["skipped"] = summary.skipped;
+      put(json.dump() + "\n");
+    }
+    if (options->quiet) return;
+    fmt::print(stderr, "{}: {} files", options->out, summary.files);
+    for (Split split : kSplits) {
+      const auto s = static_cast<size_t>(split);
+      fmt::print(stderr, "; {} {} documents, {:.2f} MB", split_name(split), summary.documents[s],
+                 static_cast<double>(summary.bytes[s]) / 1e6);
+    }
+    fmt::print(stderr, "\n");
+  });
+}
+
+// ---- check
+
+struct CheckCommandOptions {
+  std::string data, tokenizer, fix, pack = "on", chat_template = "mistral-v1";
+  CheckOptions check;
+  int64_t vocab_size = 0, iters = 0, grad_accumulation = 1, shown_problems = 50;
+  double tokens_per_second = 0;
+  int threads = 0;
+  bool no_bos = false, no_eos = false, quiet = false, json = false;
+};
+
+/// How long a run takes: steps, tokens a step, epochs.
+struct RunEstimate {
+  double tokens_per_step = 0, epochs = 0, seconds = 0;
+};
+
+RunEstimate estimate(const SplitReport& train, const CheckCommandOptions& options) {
+  RunEstimate run;
+  if (train.rows == 0) return run;
+  const auto rows = static_cast<double>(options.check.batches.rows * options.grad_accumulation);
+  const auto epoch_rows = static_cast<double>(train.rows);
+  run.tokens_per_step = rows * static_cast<double>(train.arranged_tokens) / epoch_rows;
+  run.epochs = options.iters > 0 ? static_cast<double>(options.iters) * rows / epoch_rows : 1;
+  if (options.tokens_per_second > 0) {
+    run.seconds =
+        run.epochs * static_cast<double>(train.arranged_tokens) / options.tokens_per_second;
+  }
+  return run;
+}
+
+ordered_json to_json(const SplitReport& report) {
+  ordered_json kinds = ordered_json::object();
+  for (int k = 0; k < kRecordKinds; ++k) {
+    const int64_t n = report.counts.kinds[static_cast<size_t>(k)];
+    if (n > 0) kinds[std::string(record_kind_name(static_cast<RecordKind>(k)))] = n;
+  }
+  ordered_json problems = ordered_json::array();
+  for (const Problem& problem : report.problems) {
+    problems.push_back({{"line", problem.line}, {"message", problem.message}});
+  }
+  ordered_json sample{{"ids", ordered_json::array()},
+                      {"learnt", ordered_json::array()},
+                      {"bos", report.sample_bos}};
+  for (const SampleToken& token : report.sample) {
+    sample["ids"].push_back(token.id);
+    sample["learnt"].push_back(token.learnt ? 1 : 0);
+  }
+  return {{"split", split_name(report.split)},
+          {"file", report.path.string()},
+          {"bytes", report.counts.bytes},
+          {"records", report.counts.records},
+          {"kinds", kinds},
+          {"tokens", report.counts.tokens},
+          {"label_tokens", report.counts.label_tokens},
+          {"longest", report.counts.longest},
+          {"rows", report.rows},
+          {"arranged_tokens", report.arranged_tokens},
+          {"long_records", report.long_records},
+          {"dropped_tokens", report.dropped_tokens},
+          {"duplicates", report.counts.duplicates},
+          {"also_in_train", report.also_in_train},
+          {"problem_count", report.problem_count},
+          {"problems", problems},
+          {"sample", sample}};
+}
+
+void print_sample(const SplitReport& report) {
+  constexpr size_t kShown = 400;
+  std::string line;
+  bool learnt = false;
+  for (size_t i = 0; i < report.sample.size() && i < kShown; ++i) {
+    const SampleToken& token = report.sample[i];
+    if (i == 0 || token.learnt != learnt) {
+      if (i > 0) line += '\n';
+      line += token.learnt ? "  learnt  " : "  masked  ";
+      learnt = token.learnt;
+    }
+    line += token.label.empty() ? fmt::format(" {}", token.id)
+                                : fmt::format(" {}({})", token.label, token.id);
+  }
+  put(fmt::format(
+      "\nsample of {}: {} tokens, {} BOS{}\n{}\n", split_name(report.split), report.sample.size(),
+      report.sample_bos,
+      report.sample_bos > 1 ? " (one is right: does the text hold one of its own?)" : "", line));
+  if (report.sample.size() > kShown) {
+    put(fmt::format("  … and {} more tokens\n", report.sample.size() - kShown));
+  }
+}
+
+void print_report(const CheckReport& report, const CheckCommandOptions& options) {
+  for (const SplitReport& split : report.splits) {
+    const CorpusCounts& counts = split.counts;
+    std::string kinds;
+    for (int k = 0; k < kRecordKinds; ++k) {
+      const int64_t n = counts.kinds[static_cast<size_t>(k)];
+      if (n > 0) {
+        kinds += fmt::format("{}{} of {{{}}}", kinds.empty() ? "" : ", ", n,
+                             record_kind_name(static_cast<RecordKind>(k)));
+      }
+    }
+    put(fmt::format("{:<6}{}\n", split_name(split.split), split.path.string()));
+    put(fmt::format("  records       {}{}\n", counts.records,
+                    kinds.empty() ? "" : " (" + kinds + ")"));
+    put(fmt::format("  tokens        {} ({} learnt, {:.2f} bytes a token), longest record {}\n",
+                    counts.tokens, counts.label_tokens,
+                    counts.tokens == 0
+                        ? 0.0
+                        : static_cast<double>(counts.bytes) / static_cast<double>(counts.tokens),
+                    counts.longest));
+    put(fmt::format("  rows          {} of up to {} tokens (--pack {}), {:.1f}% filled\n",
+                    split.rows, options.check.batches.context, options.pack,
+                    split.rows == 0
+                        ? 0.0
+                        : 100 * static_cast<double>(split.arranged_tokens) /
+                              static_cast<double>(split.rows * options.check.batches.context)));
+    put(fmt::format(
+        "  truncations   {} records are longer than a row: {}\n", split.long_records,
+        split.dropped_tokens > 0
+            ? fmt::format("{} tokens are cut off (--context, or --pack on)", split.dropped_tokens)
+            : std::string("cut into windows, nothing is lost")));
+    if (counts.duplicates > 0) {
+      put(fmt::format("  duplicates    {} records occur more than once\n", counts.duplicates));
+    }
+    if (split.also_in_train > 0) {
+      put(fmt::format("  leaks         {} records are in train, too: scores will flatter\n",
+                      split.also_in_train));
+    }
+    if (split.problem_count > 0) {
+      put(fmt::format("  problems      {}\n", split.problem_count));
+      int64_t shown = 0;
+      for (const Problem& problem : split.problems) {
+        if (shown++ == options.shown_problems) break;
+        put(fmt::format("    {}\n", problem.message));
+      }
+      if (split.problem_count > shown) {
+        put(fmt::format("    and {} more (--problems N shows more of them)\n",
+                        split.problem_count - shown));
+      }
+    }
+  }
+  const SplitReport& train = report.splits.front();
+  if (train.rows > 0) {
+    const RunEstimate run = estimate(train, options);
+    put(fmt::format(
+        "\nbatches of {} rows{}: {:.0f} tokens a step, {:.1f} steps an epoch\n",
+        options.check.batches.rows,
+        options.grad_accumulation > 1 ? fmt::format(" × {} accumulated", options.grad_accumulation)
+                                      : std::string(),
+        run.tokens_per_step, static_cast<double>(train.arranged_tokens) / run.tokens_per_step));
+    if (options.iters > 0) {
+      put(fmt::format("{} steps: {:.3g} tokens, {:.2f} epochs\n", options.iters,
+                      run.epochs * static_cast<double>(train.arranged_tokens), run.epochs));
+    }
+    if (options.tokens_per_second > 0) {
+      put(fmt::format("{} at {:.0f} tokens a second: {}\n",
+                      options.iters > 0 ? "the run" : "one epoch", options.tokens_per_second,
+                      duration(run.seconds)));
+    }
+    print_sample(train);
+  }
+}
+
+void fix(const DataFiles& files, const CheckCommandOptions& options) {
+  const std::filesystem::path out(options.fix);
+  if (!files.single) std::filesystem::create_directories(out);
+  for (Split split : kSplits) {
+    const std::filesystem::path& path = files[split];
+    if (path.empty()) continue;
+    const auto target = files.single ? out : out / path.filename();
+    const FixSummary summary =
+        fix_data(RecordFile(path), target, options.check.corpus.encode.rules);
+    fmt::print(stderr, "{}: {} lines kept, {} mended, {} dropped\n", target.string(), summary.kept,
+               summary.mended, summary.dropped);
+  }
+}
+
+void run_check(CheckCommandOptions options) {
+  EncodeOptions& encode = options.check.corpus.encode;
+  encode.rules.chat_template = parse_chat_template(options.chat_template);
+  encode.bos = !options.no_bos;
+  encode.eos = !options.no_eos;
+  options.check.batches.packing = parse_packing(options.pack);
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (options.tokenizer.empty()) {
+    if (!options.quiet) {
+      fmt::print(stderr, "no --tokenizer: text is counted in bytes (the tokenizer \"bytes\")\n");
+    }
+    tokenizer = load_tokenizer("bytes");
+  } else {
+    tokenizer = load_tokenizer(options.tokenizer);
+  }
+  if (options.vocab_size > 0) {
+    encode.rules.vocab_size = options.vocab_size;
+  } else if (!options.tokenizer.empty()) {
+    encode.rules.vocab_size = tokenizer->vocab_size();
+  }
+  const DataFiles files = DataFiles::find(options.data);
+  ThreadPool pool(options.threads);
+  CheckReport report;
+  {
+    ProgressLine line(options.quiet);
+    options.check.corpus.progress = [&](int64_t done, int64_t all) {
+      line.show("reading", static_cast<double>(done) / static_cast<double>(all));
+    };
+    options.check.corpus.problem_limit = std::max<int64_t>(options.shown_problems, 1000);
+    report = check_data(files, tokenizer.get(), options.check, pool);
+  }
+  if (options.json) {
+    ordered_json json{{"data", options.data}, {"problem_count", report.problem_count()}};
+    json["splits"] = ordered_json::array();
+    for (const SplitReport& split : report.splits) json["splits"].push_back(to_json(split));
+    const RunEstimate run = estimate(report.splits.front(), options);
+    json["tokens_per_step"] = run.tokens_per_step;
+    json["epochs"] = run.epochs;
+    if (options.tokens_per_second > 0) json["seconds"] = run.seconds;
+    put(json.dump() + "\n");
+  } else {
+    print_report(report, options);
+  }
+  if (!options.fix.empty()) {
+    fix(files, options);
+  } else if (report.problem_count() > 0) {
+    std::fflush(stdout);
+    fmt::print(stderr, "mixtral: {} problems; --fix OUT writes a corrected copy\n",
+               report.problem_count());
+    throw ExitStatus{1};
+  }
+}
+
+void add_check(CLI::App& parent) {
+  auto options = std::make_shared<CheckCommandOptions>();
+  CLI::App* command = parent.add_subcommand(
+      "check", "Count records and tokens, find every bad line, and show what training will see");
+  command->add_option("--data", options->data, "A directory with train, val and test, or one file")
+      ->required();
+  command->add_option("--tokenizer", options->tokenizer, "Tokenizer file or model directory");
+  command->add_option("--fix", options->fix,
+                      "Write a corrected copy: a file, or a directory for one");
+  command->add_option("--context,-c", options->check.batches.context, "Tokens of a row")
+      ->default_str("256");
+  command->add_option("--batch-size", options->check.batches.rows, "Rows of a batch")
+      ->default_str("8");
+  command->add_option("--grad-accumulation", options->grad_accumulation, "Batches of a step")
+      ->check(CLI::PositiveNumber)
+      ->default_str("1");
+  command->add_option("--pack", options->pack, "off, on, or fill (rows of exactly --context)")
+      ->default_str("on");
+  command->add_option("--iters", options->iters, "Steps, to see how many epochs they are");
+  command->add_option("--tokens-per-second", options->tokens_per_second,
+                      "Speed of training, to estimate its time");
+  command->add_flag("--mask-prompt", options->check.corpus.encode.mask_prompt,
+                    "Texts: learn only what follows the response marker");
+  command
+      ->add_option("--response-marker", options->check.corpus.encode.response_marker,
+                   "What the answer follows in a text")
+      ->default_str("###Assistant:");
+  command->add_option("--chat-template", options->chat_template, "Of messages")
+      ->default_str("mistral-v1");
+  command->add_flag("--no-bos", options->no_bos, "No BOS in front of a record");
+  command->add_flag("--no-eos", options->no_eos, "No EOS after a record");
+  command
+      ->add_option("--vocab-size", options->vocab_size,
+                   "Ids must be below (otherwise the tokenizer's)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--validation-fraction", options->check.validation_fraction,
+                   "Of a single text file, the end that validates")
+      ->check(CLI::Range(0.0, 0.99))
+      ->default_str("0.1");
+  command->add_option("--sample", options->check.sample, "Number of the record to show, from 0")
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("0");
+  command->add_option("--problems", options->shown_problems, "Show at most so many of a file")
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("50");
+  command->add_option("--threads,-t", options->threads, "Threads; 0: one a core")->default_str("0");
+  command->add_flag("--quiet,-q", options->quiet, "No notes on standard error");
+  command->add_flag("--json", options->json, "As JSON");
+  command->callback([options] { run_check(*options); });
+}
+
+}  // namespace
+
+void add_data_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("data", "Make, import and check data for training");
+  command->require_subcommand(1);
+  add_stories(*command);
+  add_import(*command);
+  add_check(*command);
+}
+
+}  // namespace mixtral

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "base/threads.h"
+#include "data/record.h"
+#include "data/story_questions.h"
+
+namespace mixtral::stories {
+
+enum class QuestionForm {
+  text,        // {"text": "###user: … ###Assistant: …"}
+  completion,  // {"prompt": "###user: … ###Assistant:", "completion": " …"}
+};
+
+struct StoryFilesOptions {
+  std::filesystem::path out;
+  int64_t bytes = 20'000'000;  // of story text over all splits: 90% train, 5% each val and test
+  uint64_t seed = 1;
+  int64_t questions = 20'000;    // for train; a twentieth of it each for val and test
+  int64_t preferences = 10'000;  // the same of preference pairs
+  QuestionForm form = QuestionForm::text;
+  std::function<void(double share_done)> progress;
+};
+
+struct StoryFilesSummary {
+  int64_t stories[3] = {}, bytes[3] = {}, words[3] = {};
+  int64_t questions[3] = {}, preferences[3] = {};
+  int64_t repeated = 0;  // texts that came up a second time and were left out
+  ChanceLevel chance;    // of the test questions
+};
+
+/// Writes OUT/pretrain_data, OUT/finetune_data and OUT/preference_data, each with train, val and
+/// test .jsonl. The same options give the same bytes, whatever the number of threads. Throws Error
+/// when a file cannot be written.
+StoryFilesSummary write_story_files(const StoryFilesOptions& options, ThreadPool& pool);
+
+}  // namespace mixtral::stories
