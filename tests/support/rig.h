@@ -119,6 +119,8 @@ class Rig {
   double magnitude() const { return magnitude_; }
   const std::string& op_name() const { return op_name_; }
   const ops::Cost& cost_of_op() const { return cost_; }
+  /// Issues the op without waiting for it, as a recording needs.
+  void issue() const { work_(); }
   void execute() const {
     work_();
     backend_.synchronize();

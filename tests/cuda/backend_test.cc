@@ -1,0 +1,112 @@
+// The CUDA backend as a device: memory, copies, recordings, errors. Skipped without a GPU, except
+// for what a machine without one must answer.
+#include "cuda/backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <numeric>
+#include <vector>
+
+namespace mixtral {
+namespace {
+
+TEST(CudaDevices, OpeningAGpuThatIsNotThereSaysWhatIsMissing) {
+  const int index = cuda::device_count() == 0 ? 0 : 99;
+  try {
+    cuda::make_backend(index);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("--device cpu"));
+  }
+}
+
+class CudaBackend : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
+    backend_ = cuda::make_backend(0);
+  }
+  std::unique_ptr<Backend> backend_;
+};
+
+TEST_F(CudaBackend, SaysWhatItIs) {
+  EXPECT_EQ(backend_->name(), "cuda:0");
+  EXPECT_THAT(backend_->description(), testing::HasSubstr("multiprocessors"));
+  const auto memory = backend_->memory();
+  EXPECT_GT(memory.available, 0);
+  EXPECT_LE(memory.available, memory.total);
+}
+
+TEST_F(CudaBackend, CopiesOfAnySizeArriveWhole) {
+  for (const int64_t count : {1, 3, 1000, (8 << 20) / 4, (8 << 20) / 4 + 1, 11'000'003}) {
+    std::vector<int32_t> values(static_cast<size_t>(count)), back(values.size(), -1);
+    std::iota(values.begin(), values.end(), 7);
+    const std::vector<int32_t> expected = values;
+    const Buffer buffer(*backend_, count * 4);
+    const Tensor device = buffer.tensor({count}, Dtype::i32);
+    backend_->upload(Tensor(std::span(values)), device);
+    std::fill(values.begin(), values.end(), 0);  // the copy has its own bytes by now
+    backend_->download(device, Tensor(std::span(back)));
+    EXPECT_EQ(back, expected) << count;
+  }
+}
+
+TEST_F(CudaBackend, ManySmallUploadsKeepTheirOrder) {
+  const Buffer buffer(*backend_, 16);
+  const Tensor device = buffer.tensor({1}, Dtype::i32);
+  int32_t back = 0;
+  for (int32_t i = 0; i < 5000; ++i) backend_->upload(Tensor(&i, {1}, Dtype::i32), device);
+  backend_->download(device, Tensor(&back, {1}, Dtype::i32));
+  EXPECT_EQ(back, 4999);
+}
+
+TEST_F(CudaBackend, RefusesMoreMemoryThanThereIsAndGoesOn) {
+  try {
+    const Buffer buffer(*backend_, int64_t{1} << 42);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("4398046511104 bytes"));
+  }
+  const Buffer buffer(*backend_, 64);
+  backend_->run(ops::Fill{.x = buffer.tensor({16}, Dtype::f32), .value = 1});
+  backend_->synchronize();
+}
+
+TEST_F(CudaBackend, ARecordingRunsOnceAndThenAgainAtEachReplay) {
+  const Buffer buffer(*backend_, 64);
+  const Tensor x = buffer.tensor({1}, Dtype::f32), y = buffer.tensor({8}, Dtype::f32).slice(4, 5);
+  backend_->run(ops::Fill{.x = x, .value = 1});
+  backend_->run(ops::Fill{.x = y, .value = 0});
+  int calls = 0;
+  const auto program = backend_->record([&] {
+    ++calls;
+    backend_->run(ops::AddScaled{.x = x, .y = y, .scale = 2});
+  });
+  float value = 0;
+  const Tensor host(&value, {1}, Dtype::f32);
+  backend_->download(y, host);
+  EXPECT_EQ(value, 2);
+  for (int i = 0; i < 3; ++i) program->replay();
+  backend_->download(y, host);
+  EXPECT_EQ(value, 8);
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_F(CudaBackend, AFailedRecordingLeavesTheDeviceUsable) {
+  const Buffer buffer(*backend_, 64);
+  const Tensor x = buffer.tensor({4}, Dtype::f32);
+  EXPECT_THROW(backend_->record([&] {
+    backend_->run(ops::Fill{.x = x, .value = 3});
+    backend_->synchronize();  // not allowed in a recording
+  }),
+               InternalError);
+  backend_->run(ops::Fill{.x = x, .value = 5});
+  float value = 0;
+  backend_->download(x.slice(0, 1), Tensor(&value, {1}, Dtype::f32));
+  EXPECT_EQ(value, 5);
+}
+
+}  // namespace
+}  // namespace mixtral

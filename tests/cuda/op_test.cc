@@ -1,0 +1,433 @@
+// The CUDA backend's ops beyond the table's small cases: sizes that cross tiles and take the
+// vectorised and tensor-core paths, unaligned addresses, the same bits run after run and from a
+// recorded graph. Skipped without a GPU.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "cuda/backend.h"
+#include "ref/backend.h"
+#include "tests/op_cases.h"
+
+namespace mixtral::test {
+namespace {
+
+std::vector<int32_t> ascending(int64_t count, int32_t first = 0) {
+  std::vector<int32_t> values(static_cast<size_t>(count));
+  std::iota(values.begin(), values.end(), first);
+  return values;
+}
+
+std::vector<int32_t> random_tokens(Rig& rig, int64_t count, int64_t vocabulary) {
+  std::vector<int32_t> tokens;
+  for (int64_t n = 0; n < count; ++n)
+    tokens.push_back(static_cast<int32_t>(rig.random().below(static_cast<uint64_t>(vocabulary))));
+  return tokens;
+}
+
+struct Sizes {
+  std::vector<int32_t> rows;
+  int64_t inputs, outputs, begin = 0, spare = 0;
+  bool accumulate = false;
+  bool f32_wide = false;  // logits of a router or of the vocabulary
+  ops::Operands operands = ops::Operands::exact;
+
+  int64_t total() const { return std::accumulate(rows.begin(), rows.end(), int64_t{0}); }
+  int64_t groups() const { return static_cast<int64_t>(rows.size()); }
+};
+
+void product(Rig& rig, const Sizes& c, char form) {
+  const Shape narrow{c.total(), c.inputs}, wide{c.total(), c.begin + c.outputs + c.spare};
+  const Shape weight{c.groups(), c.outputs, c.inputs};
+  const Dtype wide_dtype = c.f32_wide ? Dtype::f32 : rig.dtype();
+  const Spread spread{1 / std::sqrt(static_cast<double>(c.inputs))};
+  const Tensor offsets =
+      c.groups() == 1 ? Tensor() : rig.indices("offsets", {c.groups() + 1}, offsets_of(c.rows));
+  if (form == 'f') {
+    rig.set_inner(c.inputs);
+    const Tensor x = rig.input("x", narrow), w = rig.input("weight", weight, spread);
+    rig.run(ops::GroupedMatmul{.x = x,
+                               .weight = w,
+                               .offsets = offsets,
+                               .y = rig.updated("y", wide, wide_dtype),
+                               .y_begin = c.begin,
+                               .scale = 0.75,
+                               .accumulate = c.accumulate,
+                               .operands = c.operands});
+  } else if (form == 'i') {
+    rig.set_inner(c.outputs);
+    const Tensor dy = rig.input("dy", wide, wide_dtype), w = rig.input("weight", weight, spread);
+    rig.run(ops::GroupedMatmulInput{.dy = dy,
+                                    .weight = w,
+                                    .offsets = offsets,
+                                    .dx = rig.updated("dx", narrow),
+                                    .dy_begin = c.begin,
+                                    .scale = 0.75,
+                                    .accumulate = c.accumulate,
+                                    .operands = c.operands});
+  } else {
+    rig.set_inner(c.total());
+    const Tensor dy = rig.input("dy", wide, wide_dtype), x = rig.input("x", narrow);
+    rig.run(ops::GroupedMatmulWeight{.dy = dy,
+                                     .x = x,
+                                     .offsets = offsets,
+                                     .dweight = rig.updated("dweight", weight, rig.statistics()),
+                                     .dy_begin = c.begin,
+                                     .scale = 0.75,
+                                     .operands = c.operands});
+  }
+}
+
+struct Packed {
+  std::vector<int32_t> lengths;
+  ops::Heads heads;
+  int64_t window = 0;
+};
+
+void attention(Rig& rig, const Packed& c, bool backward) {
+  const auto starts = offsets_of(c.lengths);
+  const int64_t tokens = starts.back(), width = int64_t{c.heads.query} * c.heads.width;
+  ops::Attention op;
+  op.heads = c.heads;
+  op.window = c.window;
+  op.scale = 1 / std::sqrt(static_cast<double>(c.heads.width));
+  op.longest = *std::max_element(c.lengths.begin(), c.lengths.end());
+  op.qkv = rig.input("qkv", {tokens, c.heads.columns()});
+  op.sequence_starts = rig.indices("starts", {static_cast<int64_t>(starts.size())}, starts);
+  rig.set_inner(std::max<int64_t>(c.heads.width, op.longest));
+  if (!backward) {
+    op.out = rig.output("out", {tokens, width});
+    op.log_sum = rig.output("log_sum", {tokens, c.heads.query}, rig.statistics());
+    rig.run(op);
+    return;
+  }
+  op.out = rig.prepared("out", {tokens, width});
+  op.log_sum = rig.prepared("log_sum", {tokens, c.heads.query}, rig.statistics());
+  rig.prepare(op);
+  rig.run(ops::AttentionBackward{
+      .qkv = op.qkv,
+      .sequence_starts = op.sequence_starts,
+      .out = op.out,
+      .log_sum = op.log_sum,
+      .dout = rig.input("dout", op.out.shape()),
+      .dqkv = rig.output("dqkv", op.qkv.shape()),
+      .delta = rig.output("delta", {tokens, c.heads.query}, rig.statistics()),
+      .heads = c.heads,
+      .window = c.window,
+      .scale = op.scale,
+      .longest = op.longest});
+}
+
+/// Runs of tokens over a cache: `runs` are {slot, first position, tokens}.
+struct Cached {
+  std::vector<std::array<int32_t, 3>> runs;
+  ops::Heads heads;
+  int64_t slots, capacity, window = 0;
+};
+
+void cached_attention(Rig& rig, const Cached& c) {
+  std::vector<int32_t> positions, slots;
+  for (const auto& [slot, first, count] : c.runs) {
+    for (int32_t i = 0; i < count; ++i) {
+      positions.push_back(first + i);
+      slots.push_back(slot);
+    }
+  }
+  const auto tokens = static_cast<int64_t>(positions.size());
+  const Shape shape{c.slots, c.capacity, c.heads.kv, c.heads.width};
+  rig.set_inner(std::max<int64_t>(c.heads.width, c.capacity));
+  rig.run(ops::CachedAttention{
+      .qkv = rig.input("qkv", {tokens, c.heads.columns()}),
+      .positions = rig.indices("positions", {tokens}, positions),
+      .slots = rig.indices("slots", {tokens}, slots),
+      .keys = rig.input("keys", shape),
+      .values = rig.input("values", shape),
+      .out = rig.output("out", {tokens, int64_t{c.heads.query} * c.heads.width}),
+      .heads = c.heads,
+      .window = c.window,
+      .scale = 1 / std::sqrt(static_cast<double>(c.heads.width))});
+}
+
+void embedding_backward(Rig& rig, int64_t tokens, int64_t vocabulary, int64_t width) {
+  rig.set_inner(tokens);
+  rig.run(ops::EmbeddingBackward{
+      .dx = rig.input("dx", {tokens, width}),
+      .tokens = rig.indices("tokens", {tokens}, random_tokens(rig, tokens, vocabulary)),
+      .dtable = rig.updated("dtable", {vocabulary, width}, rig.statistics())});
+}
+
+void rms_norm(Rig& rig, int64_t rows, int64_t width, bool backward) {
+  rig.set_inner(std::max(rows, width));
+  const Tensor x = rig.input("x", {rows, width});
+  const Tensor weight = rig.input("weight", {width}, Spread{0.2, 1});
+  ops::RmsNorm op{.x = x, .residual = {}, .weight = weight, .sum = {}, .y = {}, .rstd = {}};
+  if (!backward) {
+    op.residual = rig.input("residual", {rows, width});
+    op.sum = rig.output("sum", {rows, width});
+    op.y = rig.output("y", {rows, width});
+    op.rstd = rig.output("rstd", {rows}, rig.statistics());
+    rig.run(op);
+    return;
+  }
+  op.y = rig.prepared("y", {rows, width});
+  op.rstd = rig.prepared("rstd", {rows}, rig.statistics());
+  rig.prepare(op);
+  rig.run(ops::RmsNormBackward{.dy = rig.input("dy", {rows, width}),
+                               .x = x,
+                               .weight = weight,
+                               .rstd = op.rstd,
+                               .dx = rig.updated("dx", {rows, width}),
+                               .dweight = rig.updated("dweight", {width}, rig.statistics()),
+                               .accumulate = true});
+}
+
+void swiglu_backward(Rig& rig, int64_t tokens, int64_t width) {
+  const Routing routing = draw_routing(rig.random(), tokens, 8, 2);
+  rig.set_inner(width);
+  rig.run(ops::SwiGluBackward{
+      .gate_up = rig.input("gate_up", {2 * tokens, 2 * width}),
+      .weights = rig.input("weights", {tokens, 2}, rig.statistics(), {0.2, 0.5}),
+      .source = rig.indices("source", {2 * tokens}, routing.source),
+      .dh = rig.input("dh", {2 * tokens, width}),
+      .d_gate_up = rig.output("d_gate_up", {2 * tokens, 2 * width}),
+      .dweights = rig.output("dweights", {tokens, 2}, rig.statistics())});
+}
+
+void cross_entropy(Rig& rig, int64_t rows, int64_t vocabulary) {
+  auto labels = random_tokens(rig, rows, vocabulary);
+  labels[1] = ops::kIgnoredLabel;
+  rig.set_inner(vocabulary);
+  const Tensor logits = rig.updated("logits", {rows, vocabulary}, Spread{3});
+  rig.run(ops::CrossEntropy{.logits = logits,
+                            .labels = rig.indices("labels", {rows}, labels),
+                            .loss = rig.output("loss", {rows}, rig.statistics()),
+                            .scale = rig.input("scale", {1}, rig.statistics()),
+                            .dlogits = logits});
+}
+
+void sample(Rig& rig, int64_t vocabulary) {
+  std::vector<ops::SamplingSettings> settings;
+  for (int32_t top_k : {0, 1, 40, 5000})
+    for (float top_p : {1.0f, 0.9f, 0.3f})
+      for (float min_p : {0.0f, 0.05f})
+        for (float temperature : {0.0f, 0.8f, 2.0f})
+          settings.push_back({.temperature = temperature,
+                              .top_k = top_k,
+                              .top_p = top_p,
+                              .min_p = min_p,
+                              .repeat_penalty = top_k == 40 ? 1.2f : 1.0f,
+                              .seed = settings.size()});
+  const auto count = static_cast<int64_t>(settings.size());
+  rig.set_inner(vocabulary);
+  rig.run(ops::Sample{
+      .logits = rig.input("logits", {count, vocabulary}, rig.statistics(), {3}),
+      .settings = rig.bytes("settings", {count, sizeof(ops::SamplingSettings)}, settings.data()),
+      .history = rig.indices("history", {count, 64}, random_tokens(rig, count * 64, vocabulary)),
+      .positions = rig.indices("positions", {count}, ascending(count, 5)),
+      .tokens = rig.output("tokens", {count}, Dtype::i32),
+      .log_probability = rig.output("log_probability", {count}, rig.statistics())});
+}
+
+void adamw(Rig& rig, int64_t count, Dtype state) {
+  const Tensor value = rig.updated("value", {count}, Dtype::f32);
+  rig.run(ops::AdamW{.value = value,
+                     .grad = rig.input("grad", {count}, Dtype::f32, {0.1}),
+                     .m = rig.updated("m", {count}, state, Spread{0.01}),
+                     .v = rig.updated("v", {count}, state, Spread{1e-5, 1e-3}),
+                     .model = rig.output("model", {count}, Dtype::bf16),
+                     .schedule = rig.values("schedule", {4}, Dtype::f64,
+                                            {1e-3, 1 - std::pow(0.9, 7), 1 - std::pow(0.95, 7), 7}),
+                     .squared_norm = rig.values("squared_norm", {1}, Dtype::f64, {9.0}),
+                     .weight_decay = 0.1,
+                     .clip = 1,
+                     .seed = 5});
+}
+
+std::vector<OpCase> large_cases() {
+  const std::vector<Dtype> both{Dtype::f32, Dtype::bf16}, f32{Dtype::f32}, bf16{Dtype::bf16};
+  std::vector<OpCase> cases;
+  const auto add = [&](std::string name, std::vector<Dtype> dtypes,
+                       std::function<void(Rig&)> build) {
+    cases.push_back({std::move(name), std::move(build), std::move(dtypes)});
+  };
+  const auto add_products = [&](const std::string& name, std::vector<Dtype> dtypes,
+                                const Sizes& c) {
+    for (char form : {'f', 'i', 'w'})
+      add(fmt::format("Product_{}_{}", name, form), dtypes,
+          [=](Rig& rig) { product(rig, c, form); });
+  };
+  add_products("dense", both, {.rows = {200}, .inputs = 256, .outputs = 384});
+  add_products("dense_accumulated", both,
+               {.rows = {130}, .inputs = 136, .outputs = 72, .accumulate = true});
+  add_products(
+      "columns", both,
+      {.rows = {96}, .inputs = 64, .outputs = 128, .begin = 64, .spare = 32, .accumulate = true});
+  add_products("grouped", both,
+               {.rows = {70, 0, 1, 200, 33, 0, 128, 5}, .inputs = 128, .outputs = 256});
+  add_products(
+      "grouped_columns", both,
+      {.rows = {70, 0, 1, 200}, .inputs = 64, .outputs = 128, .begin = 128, .accumulate = true});
+  add_products("grouped_deep", both, {.rows = {300, 0, 40}, .inputs = 520, .outputs = 136});
+  add_products("grouped_odd", both, {.rows = {70, 0, 1, 200}, .inputs = 67, .outputs = 131});
+  add_products("router", both,
+               {.rows = {300}, .inputs = 512, .outputs = 8, .accumulate = true, .f32_wide = true});
+  add_products("router_e13", both, {.rows = {77}, .inputs = 200, .outputs = 13, .f32_wide = true});
+  add_products("router_e64", bf16, {.rows = {77}, .inputs = 200, .outputs = 64, .f32_wide = true});
+  add_products("rounded", both,
+               {.rows = {150},
+                .inputs = 128,
+                .outputs = 200,
+                .f32_wide = true,
+                .operands = ops::Operands::bf16});
+  add_products("grouped_rounded", both,
+               {.rows = {70, 0, 1, 200},
+                .inputs = 128,
+                .outputs = 64,
+                .f32_wide = true,
+                .operands = ops::Operands::bf16});
+  const auto add_attention = [&](const std::string& name, std::vector<Dtype> dtypes,
+                                 const Packed& c) {
+    add("Attention_" + name, dtypes, [=](Rig& rig) { attention(rig, c, false); });
+    add("AttentionBackward_" + name, dtypes, [=](Rig& rig) { attention(rig, c, true); });
+  };
+  add_attention("uniform", both, {.lengths = {192, 192}, .heads = {4, 2, 64}});
+  add_attention("uniform_h128", both, {.lengths = {128, 128}, .heads = {4, 1, 128}});
+  add_attention("uniform_window", both, {.lengths = {256}, .heads = {2, 1, 64}, .window = 100});
+  add_attention("ragged", both, {.lengths = {77, 1, 200, 64}, .heads = {4, 2, 64}});
+  add_attention("ragged_h128", both, {.lengths = {130, 3, 61}, .heads = {4, 4, 128}});
+  add_attention("ragged_window", both,
+                {.lengths = {150, 20, 99}, .heads = {2, 1, 128}, .window = 33});
+  add_attention("h96", both, {.lengths = {70, 30}, .heads = {2, 1, 96}});
+  add_attention("h256", both, {.lengths = {70, 30}, .heads = {2, 1, 256}});
+  add_attention("h10", both, {.lengths = {70, 30}, .heads = {2, 1, 10}});
+  const auto add_cached = [&](const std::string& name, const Cached& c) {
+    add("CachedAttention_" + name, both, [=](Rig& rig) { cached_attention(rig, c); });
+  };
+  add_cached("decode_h128", {.runs = {{0, 700, 1}, {2, 3, 1}, {1, 511, 1}},
+                             .heads = {8, 2, 128},
+                             .slots = 3,
+                             .capacity = 704});
+  add_cached("decode_no_groups",
+             {.runs = {{0, 300, 1}}, .heads = {4, 4, 64}, .slots = 1, .capacity = 320});
+  add_cached(
+      "decode_group_of_9",
+      {.runs = {{0, 300, 1}, {1, 30, 1}}, .heads = {18, 2, 64}, .slots = 2, .capacity = 320});
+  add_cached("decode_h256",
+             {.runs = {{0, 200, 1}}, .heads = {4, 1, 256}, .slots = 1, .capacity = 256});
+  add_cached("decode_h10",
+             {.runs = {{0, 200, 1}}, .heads = {4, 1, 10}, .slots = 1, .capacity = 256});
+  add_cached("prefill", {.runs = {{1, 0, 150}}, .heads = {4, 2, 64}, .slots = 2, .capacity = 160});
+  add_cached("prefill_and_decode",
+             {.runs = {{0, 90, 1}, {1, 10, 60}, {2, 5, 3}, {3, 40, 90}, {0, 91, 1}},
+              .heads = {8, 2, 128},
+              .slots = 4,
+              .capacity = 136});
+  add_cached(
+      "prefill_ring_window",
+      {.runs = {{0, 300, 40}}, .heads = {4, 1, 64}, .slots = 1, .capacity = 72, .window = 33});
+  add_cached("prefill_h256",
+             {.runs = {{0, 3, 70}}, .heads = {2, 1, 256}, .slots = 1, .capacity = 80});
+  add("EmbeddingBackward_few_tokens", both, [](Rig& rig) { embedding_backward(rig, 1000, 3, 64); });
+  add("EmbeddingBackward_many_tokens", both,
+      [](Rig& rig) { embedding_backward(rig, 1000, 300, 40); });
+  add("RmsNorm_d4096", both, [](Rig& rig) { rms_norm(rig, 20, 4096, false); });
+  add("RmsNorm_d14336", both, [](Rig& rig) { rms_norm(rig, 3, 14336, false); });
+  add("RmsNormBackward_d1024", both, [](Rig& rig) { rms_norm(rig, 700, 1024, true); });
+  add("RmsNormBackward_d8192", both, [](Rig& rig) { rms_norm(rig, 3, 8192, true); });
+  add("SwiGluBackward_f4096", both, [](Rig& rig) { swiglu_backward(rig, 9, 4096); });
+  add("CrossEntropy_v32000", both, [](Rig& rig) { cross_entropy(rig, 4, 32000); });
+  add("Sample_v32000", f32, [](Rig& rig) { sample(rig, 32000); });
+  add("AdamW_f32_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::f32); });
+  add("AdamW_bf16_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::bf16); });
+  return cases;
+}
+
+struct Parameter {
+  OpCase op;
+  Dtype dtype;
+};
+
+void PrintTo(const Parameter& parameter, std::ostream* out) { *out << parameter.op.name; }
+
+std::vector<Parameter> parameters(const std::vector<OpCase>& cases) {
+  std::vector<Parameter> all;
+  for (const OpCase& op : cases)
+    for (Dtype dtype : op.dtypes)
+      if (!op.benchmark && dtype != Dtype::f64) all.push_back({op, dtype});
+  return all;
+}
+
+std::string name_of(const testing::TestParamInfo<Parameter>& info) {
+  return fmt::format("{}_{}", info.param.op.name, to_string(info.param.dtype));
+}
+
+class Cuda : public testing::TestWithParam<Parameter> {
+ protected:
+  static Backend& gpu() {
+    static const std::unique_ptr<Backend> backend = cuda::make_backend(0);
+    return *backend;
+  }
+  void SetUp() override {
+    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
+  }
+};
+class CudaLarge : public Cuda {};
+
+TEST_P(CudaLarge, EqualsReference) {
+  const auto& [op, dtype] = GetParam();
+  SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
+  ref::RefBackend ref;
+  Rig expected(ref, dtype, test_seed());
+  op.build(expected);
+  expected.execute();
+  Rig tested(gpu(), expected);
+  op.build(tested);
+  tested.execute();
+  EXPECT_EQ(difference(expected, tested), "");
+}
+
+/// Addresses that are aligned to an element only take other code paths.
+TEST_P(Cuda, EqualsReferenceAtUnalignedAddresses) {
+  const auto& [op, dtype] = GetParam();
+  SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
+  ref::RefBackend ref;
+  Rig expected(ref, dtype, test_seed());
+  op.build(expected);
+  expected.execute();
+  Rig tested(gpu(), expected, 1);
+  op.build(tested);
+  tested.execute();
+  EXPECT_EQ(difference(expected, tested), "");
+}
+
+TEST_P(Cuda, SameBitsAgainAndFromARecording) {
+  const auto& [op, dtype] = GetParam();
+  SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
+  Rig first(gpu(), dtype, test_seed());
+  op.build(first);
+  first.execute();
+  Rig again(gpu(), first);
+  op.build(again);
+  again.execute();
+  EXPECT_EQ(bit_difference(first, again), "") << "run again";
+  again.restore();
+  const auto program = gpu().record([&] { again.issue(); });
+  gpu().synchronize();
+  EXPECT_EQ(bit_difference(first, again), "") << "recorded";
+  again.restore();
+  program->replay();
+  gpu().synchronize();
+  EXPECT_EQ(bit_difference(first, again), "") << "replayed";
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, Cuda, testing::ValuesIn(parameters(op_cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Large, Cuda, testing::ValuesIn(parameters(large_cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Large, CudaLarge, testing::ValuesIn(parameters(large_cases())), name_of);
+
+}  // namespace
+}  // namespace mixtral::test
