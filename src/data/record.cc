@@ -68,7 +68,7 @@ void read_messages(const Json& value, std::string_view source, const RecordRules
     answered = answered || message.role == "assistant";
     record.messages.push_back(std::move(message));
   }
-  check_messages(rules.chat_template, record.messages, source);
+  check_messages(rules.chat_template, record.messages, fmt::format("{}: messages", source));
   if (!answered) refuse(source, "messages: there is no assistant's turn to learn from");
 }
 

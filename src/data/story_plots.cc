@@ -5,7 +5,7 @@ namespace {
 
 constexpr unsigned bit(Zone zone) { return 1u << static_cast<unsigned>(zone); }
 constexpr unsigned kVillage = bit(Zone::village), kNature = bit(Zone::nature);
-constexpr unsigned kWater = bit(Zone::water), kHouse = bit(Zone::house);
+constexpr unsigned kWater = bit(Zone::water);
 constexpr unsigned kOutside = kVillage | kNature | kWater;
 
 constexpr Plot kPlots[] = {

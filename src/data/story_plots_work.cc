@@ -235,7 +235,7 @@ void tell_treasure(Stage& s) {
        "clever you are.`"});
   if (with_friend) {
     s.say({"`And what does {f.n} get?` asked {h.n}. `We will take turns,` {h.he} said at once.",
-           "{h.n} and {f.n} decided to share {x}, for they had found {x.them} together."});
+           "{h.n} and {f.n} decided to share {x}, because they had found {x.them} together."});
   }
   s.thank('h', 'k');
   s.end(with_friend ? Theme::friendship : Theme::clever);

@@ -180,6 +180,18 @@ void Teller::reference(std::string_view body) {
     if (quote_ended_sentence_) end_sentence();
   }
   const Ref& ref = keys_[slot(key)];
+  const size_t begin = text_.size();
+  resolve(ref, body, form);
+  // "a" that the pattern wrote becomes "an" before a vowel: a {k}.
+  if (begin >= 2 && begin < text_.size() && text_[begin - 1] == ' ' &&
+      (text_[begin - 2] == 'a' || text_[begin - 2] == 'A') &&
+      (begin == 2 || !std::isalpha(static_cast<unsigned char>(text_[begin - 3]))) &&
+      article(std::string_view(text_).substr(begin)) == "an") {
+    text_.insert(begin - 1, 1, 'n');
+  }
+}
+
+void Teller::resolve(const Ref& ref, std::string_view body, std::string_view form) {
   switch (ref.kind) {
     case Ref::Kind::being:
       return refer_to_being(ref.index, form);

@@ -86,6 +86,7 @@ class Teller {
   static size_t slot(char key);
   void expand(std::string_view pattern);
   void reference(std::string_view body);
+  void resolve(const Ref& ref, std::string_view body, std::string_view form);
   void refer_to_being(int b, std::string_view form);
   void refer_to_thing(int x, std::string_view form);
   void emit(std::string_view text);
