@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct OpCase {
   std::vector<Dtype> dtypes{Dtype::f64, Dtype::f32, Dtype::bf16};  // of the activations
   bool benchmark = false;  // large, and run by the benchmark only
 };
+
+inline void PrintTo(const OpCase& op, std::ostream* out) { *out << op.name; }
 
 /// The whole table, in the order of src/ops.
 std::vector<OpCase> op_cases();

@@ -81,6 +81,7 @@ ops::Attention make_attention(Rig& rig, const Sequences& c) {
       rig.indices("sequence_starts", {static_cast<int64_t>(starts.size())}, starts);
   // Scores that are large lose their last bits before the exponential.
   rig.set_inner(c.deviation > 1 ? 1 << 16 : std::max<int64_t>(c.heads.width, op.longest));
+  rig.set_magnitude(0.1);  // log_sum may pass through zero
   return op;
 }
 

@@ -115,7 +115,7 @@ void route_backward(Rig& rig, const RouterLoss& c) {
   rig.loss(last.weights, dweights);
   rig.loss(balance.losses, dlosses);
   rig.gradient(last.logits, op.dlogits);
-  rig.set_inner(256);  // probabilities and weights cancel one another
+  rig.set_magnitude(0.05);  // the size of w · dw; the terms cancel one another
   rig.run(op);
 }
 
