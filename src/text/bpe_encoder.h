@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <bitset>
+#include <utility>
 #include <vector>
 
 #include "text/piece_encoder.h"

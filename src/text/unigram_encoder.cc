@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "text/bpe_encoder.h"
-#include "text/utf8.h"
-
 namespace mixtral {
 namespace {
 
@@ -15,7 +12,7 @@ constexpr float kUnknownPenalty = 10.0f;
 
 }  // namespace
 
-UnigramEncoder::UnigramEncoder(const SentencePieceModel& model, const ByteTrie&) : model_(model) {
+UnigramEncoder::UnigramEncoder(const SentencePieceModel& model) : model_(model) {
   // The least positive float, not the least float, is where SentencePiece starts its maximum.
   float lowest = std::numeric_limits<float>::max(), highest = std::numeric_limits<float>::min();
   for (size_t i = 0; i < model.pieces.size(); ++i) {
@@ -76,16 +73,6 @@ void UnigramEncoder::encode(std::string_view text, TokenSink& sink) const {
       sink.unknown(text.substr(from, end - from));
     }
   }
-}
-
-size_t character_bytes(std::string_view text) { return std::max<size_t>(1, utf8_length(text)); }
-
-std::unique_ptr<PieceEncoder> make_piece_encoder(const SentencePieceModel& model,
-                                                 const ByteTrie& user_defined) {
-  if (model.kind == SentencePieceModel::Kind::unigram) {
-    return std::make_unique<UnigramEncoder>(model, user_defined);
-  }
-  return std::make_unique<BpeEncoder>(model, user_defined);
 }
 
 }  // namespace mixtral

@@ -11,7 +11,7 @@ namespace mixtral {
 /// and rounding are those of SentencePiece 0.1.97's optimised encoder.
 class UnigramEncoder : public PieceEncoder {
  public:
-  UnigramEncoder(const SentencePieceModel& model, const ByteTrie& user_defined);
+  explicit UnigramEncoder(const SentencePieceModel& model);  // which must outlive this
   void encode(std::string_view normalized, TokenSink& sink) const override;
 
  private:
