@@ -35,7 +35,8 @@ void tell_lost_animal(Stage& s) {
          "{T}, {h} went {p.to} and took {x.a} along for lunch. There, {r}, {h} found {a}."});
   s.say({"The {n} {m} and looked up with big eyes.", "It {m} very softly and trembled.",
          "The {n} was [shaking|wet and cold], and it {m}."});
-  s.say({"`Poor thing,` said {h.n}. `Are you lost?`", "`Where do you belong?` asked {h.n}.",
+  s.say({"{h} knelt down, very slowly, so as not to frighten it.",
+         "`Poor thing,` said {h.n}. `Are you lost?`", "`Where do you belong?` asked {h.n}.",
          "`Do not be afraid,` said {h.n}."});
   if (s.chance(0.6)) {
     s.world.consume(s.hero(), x);
@@ -101,7 +102,7 @@ void tell_lost_animal(Stage& s) {
          "`Would you like to take {c} for a walk every day?` asked {g.n}. {H.n} did not need to "
          "think about it."});
   s.paragraph();
-  s.end(s.chance(0.5) ? Theme::friendship : Theme::kindness);
+  s.end(s.world.being(owner).trade < 0 && s.chance(0.5) ? Theme::new_friend : Theme::kindness);
 }
 
 void tell_rescue(Stage& s) {
@@ -131,7 +132,7 @@ void tell_rescue(Stage& s) {
   s.say({"It was {a}, stuck {r}. It {m} and could not get out.",
          "{A} was caught {r}, and it {m} for help."});
   if (bird) s.maybe(0.7, {"One of its wings was hurt, so it could not fly."});
-  s.say({"{h} stretched out as far as {h.he} could, but [{h.his} arms were|it was] too short.",
+  s.say({"{h} stretched out as far as {h.he} could, but {h.his} arms were too short.",
          "{h} tried to climb to it, but [the stones were slippery|the thorns were too sharp].",
          "`Come, come!` called {h.n}. But the {n} was too frightened to move."});
   const std::string noun(thing_kinds()[static_cast<size_t>(s.premise.thing)].noun);
@@ -151,7 +152,9 @@ void tell_rescue(Stage& s) {
   const int x = s.obtain('x', s.premise.thing, companions, s.chance(0.3) ? 1 : 0);
   s.paragraph();
   s.go("h" + companions, s.main);
-  s.say({"The {n} was still there, [tired and small|waiting].", "By now the {n} hardly moved."});
+  s.say({"The {n} was still there, [tired and small|waiting].",
+         "`I am here again,` called {h.n}. The {n} pricked up its ears.",
+         "By now the {n} hardly moved."});
   s.say(
       {"Slowly, very slowly, {h} reached out with {x}. Bit by bit the {n} came nearer, and then it "
        "was free!",
@@ -225,9 +228,13 @@ void tell_shelter(Stage& s) {
       s.say({"{h.n} showed {c.n} {x}, and for a while they forgot the storm.",
              "With {x}, they made a little game to pass the time."});
     }
-    s.say({"They told each other riddles until it was quiet outside.",
-           "They sang every song they knew, and some of them twice.",
-           "They counted between the flash and the thunder: one, two, three, four."});
+    s.say(
+        {"`What is your favourite soup?` asked {h.n}, and soon they were talking about everything "
+         "under the sun.",
+         "They made shadows on the wall: a dog, a goose, a dragon.",
+         "They told each other riddles until it was quiet outside.",
+         "They sang every song they knew, and some of them twice.",
+         "They counted between the flash and the thunder: one, two, three, four."});
   } else {
     const int a = s.animal('a', q, -1, true);
     s.teller.bind_text('n', s.world.being(a).noun);
@@ -247,7 +254,7 @@ void tell_shelter(Stage& s) {
     s.go("hc", s.home);
     s.say({"There they both got hot milk and dry socks.",
            "At the door, {h.s} mother counted twice, for now there were two of them."});
-    return s.end(Theme::friendship);
+    return s.end(Theme::new_friend);
   }
   s.go("h", s.home);
   s.end(Theme::home);
@@ -268,6 +275,7 @@ void tell_darkness(Stage& s) {
          "{T}, {k} needed {x}. `Run {q.to} and bring {x.them},` {k.he} said. `You will find "
          "{x.them} {w}.`"});
   s.say({"{h} went as far as the door and stopped. Behind it was nothing but black.",
+         "{h} put one foot over the threshold and pulled it back again.",
          "{h} opened the door a crack. It was as dark as ink."});
   s.say({"Something [creaked|rustled]!", "Was that a [breath|step]?",
          "There was a scratching noise."});
@@ -299,6 +307,7 @@ void tell_darkness(Stage& s) {
        "afraid than {h.he} was.",
        "What had made the noise? It was only [a loose shutter|an old coat on a hook|a drop of "
        "water]!",
+       "Two yellow eyes? No, two brass buttons on an old coat!",
        "The monster in the corner was [a coat on a nail|an old chair with a hat on it]."});
   s.feel('h', s.chance(0.5) ? Mood::relieved : Mood::happy);
   s.world.take(s.hero(), x);
@@ -324,10 +333,18 @@ void tell_lost_way(Stage& s) {
   s.go_silently("h", s.main);
   s.say({"{T}, {h} went {p.to} with {x.a} in {h.his} pocket.",
          "{T}, {h} was {p.in}. In {h.his} pocket {h.he} had {x.a}."});
-  s.say(
-      {"A butterfly flew by, blue as the sky, and {h} ran after it, left and right, on and on.",
-       "A [hare|squirrel] crossed the path, and {h} followed it, round one bush and then another.",
-       "{h} saw berries, and a little further on there were more berries, and then even more."});
+  if (s.season == Season::winter) {
+    s.say(
+        {"There were tracks on the ground, small and fresh, and {h} followed them, round one bush "
+         "and then another.",
+         "A hare crossed the path, white as milk, and {h} ran after it, on and on."});
+  } else {
+    s.say({"A butterfly flew by, blue as the sky, and {h} ran after it, left and right, on and on.",
+           "A [hare|squirrel] crossed the path, and {h} followed it, round one bush and then "
+           "another.",
+           "{h} saw berries, and a little further on there were more berries, and then even more.",
+           "Somewhere a cuckoo called, now here, now there, and {h} wanted to see it."});
+  }
   s.say({"When {h} stopped, nothing looked the way it should. Which way was home?",
          "Then {h} looked up. {H.he} had never seen these trees before."});
   s.feel('h', Mood::afraid);
@@ -413,12 +430,18 @@ void tell_thief(Stage& s) {
   s.paragraph();
   const int a = s.animal_of('a', s.main, -1, s.chance(0.6) ? "squirrel" : "hedgehog");
   s.teller.bind_text('n', s.world.being(a).noun);
-  s.say({"First {h} looked for tracks. On the windowsill were some tiny scratches.",
-         "{h} sprinkled flour on the windowsill. In the morning there were little marks in it.",
-         "{h} hid behind the curtain and hardly dared to breathe."});
-  s.say({"`No person has feet like that,` {h.he} thought.",
-         "Then something small scurried along the wall and was gone.",
-         "A thread hung from the gate, and a little further on there was another one."});
+  if (s.chance(0.6)) {
+    s.say({"First {h} looked for tracks. On the windowsill were some tiny scratches.",
+           "{h} sprinkled flour on the windowsill. In the morning there were little marks in it."});
+    s.say({"`No person has feet like that,` {h.he} thought.",
+           "More of them led across the yard, as clear as letters in a book.",
+           "A thread hung from the gate, and a little further on there was another one."});
+  } else {
+    s.say({"{h} hid behind the curtain and hardly dared to breathe.",
+           "That night {h} stayed awake and listened to every sound."});
+    s.say({"Then something small scurried along the wall and was gone.",
+           "There! A shadow, no bigger than a cat, ran across the yard."});
+  }
   s.go("h", s.main, "to follow the trail");
   // The animal carried the thing off when nobody looked.
   s.world.go(a, s.home);
@@ -439,8 +462,10 @@ void tell_thief(Stage& s) {
     s.say({"And there {x.was} {x}, right in the middle.", "{X} {x.was} part of its nest."});
   }
   s.say({"Beside it lay three babies, all asleep.",
-         "It had only wanted to make a soft bed for the winter."});
-  s.say({"{h} could not be angry.", "{h} laughed out loud. What a thief!"});
+         food ? "It had only been hungry, and it did not know what a windowsill is for."
+              : "It had only wanted to make a soft bed for the winter."});
+  s.say({"`So it was you,` said {h.n}, and had to smile.", "{h} could not be angry.",
+         "{h} laughed out loud. What a thief!"});
   if (!food) {
     s.world.take(s.hero(), x);
     s.say({"{h} took {x} and left an old woollen sock in its place.",

@@ -14,7 +14,8 @@ void tell_birthday(Stage& s) {
                                                                           : with_article(noun));
   s.say({"It was the day before {k.s} birthday, and {h} had no present yet.",
          "{k.s} birthday was coming, and {h} wanted to give {k.o} something special."});
-  s.say({"`What would {k.he} like best?` {h.n} wondered. Then it came to {h.o}: {n}!",
+  s.say({"{h} lay in bed and thought. A drawing? A song? No, {n} it had to be.",
+         "`What would {k.he} like best?` {h.n} wondered. Then it came to {h.o}: {n}!",
          "{h} knew that {k.n} had always wanted {n}.",
          "Once {k} had said, `How I would love to have {n}!` {h.n} had not forgotten."});
   s.say({"But there was [not a single coin|nothing but a button] in {h.his} money box.",
@@ -54,7 +55,9 @@ void tell_birthday(Stage& s) {
   s.say({"`Happy birthday!` cried {h.n}[ at breakfast|].",
          "In the morning, {h} sang a birthday song, a little out of tune."});
   s.give('h', 'k', 'x');
-  s.say({"`How did you know?` asked {k.n}.",
+  s.say({"`You remembered!` said {k.n}, and had to wipe {k.his} eyes.",
+         "{k.n} turned {x} over and over. `I will keep {x.them} for ever,` {k.he} said.",
+         "`How did you know?` asked {k.n}.",
          "{k.n} did not say a word for a while. Then {k.he} hugged {h.n} very tight.",
          "`This is the best present I have ever had,` said {k.n}.", "{k.s} eyes were shining."});
   s.end(s.chance(0.5) ? Theme::kindness : Theme::home);
@@ -91,6 +94,7 @@ void tell_newcomer(Stage& s) {
         {"{T}, {p.in}, {h} saw {f}, all alone. {F.n} was holding {x.a} and looking at the ground.",
          "{T}, {h} went {p.to}. There sat {f} with {x.a}, and nobody spoke to {f.o}."});
     s.say({"{h} remembered how it feels to be alone.",
+           "It takes a little courage to say hello. {h} counted to three.",
            "`Somebody should say hello,` thought {h.n}. `Somebody is me.`"});
   }
   s.say({"`What have you got there?` asked {b.n}.", "`That is a fine {x.n},` said {b.n}.",
@@ -121,7 +125,7 @@ void tell_newcomer(Stage& s) {
     s.give('b', 'a', 'x');
     s.say({"`See you tomorrow?` asked {a.n}. `Tomorrow and every day,` said {b.n}."});
   }
-  s.end(Theme::friendship);
+  s.end(Theme::new_friend);
 }
 
 void tell_borrowed(Stage& s) {
@@ -210,6 +214,8 @@ void tell_delivery(Stage& s) {
   s.give('k', 'h', 'x');
   s.say({"`Do not stop on the way,` said {k.n}, `and do not [drop|lose] {x.them}.`",
          "`Of course I can,` said {h.n}, and stood up straight.",
+         "`I will be as careful as a cat,` said {h.n}.",
+         "{h} felt very important and very small at the same time.",
          "It was the first time that {h} was allowed to go alone."});
   s.paragraph();
   s.go("h", s.main);
@@ -318,7 +324,9 @@ void tell_sharing(Stage& s) {
   }
   s.paragraph();
   if (s.chance(0.5)) {
-    s.say({"{h} sat down with the rest and ate. Every bite tasted wonderful.",
+    s.say({"There was still enough, and it had never tasted so good.",
+           "`To share is to have company,` {h.s} grandmother used to say, and it was true.",
+           "{h} sat down with the rest and ate. Every bite tasted wonderful.",
            "{h} ate what was left, slowly, so that it would last."});
   }
   s.say(
@@ -343,7 +351,8 @@ void tell_ill_friend(Stage& s) {
       {"{T}, {f.n} did not come out. {F.he} was ill in bed, with [a red nose|a hot head] and a "
        "very sore throat.",
        "{T}, {f.n} lay in bed and coughed. {F.he} had to stay there for a whole week."});
-  s.say({"`It is so boring,` said {f.n}. `I can only look at the ceiling.`",
+  s.say({"{f.n} counted the cracks in the ceiling. There were eleven.",
+         "`It is so boring,` said {f.n}. `I can only look at the ceiling.`",
          "`I wish I could see {p},` sighed {f.n}.", "{f.n} did not even want any [soup|toast]."});
   s.say({"{h} wanted to cheer {f.o} up. But how?", "`I must think of something,` said {h.n}."});
   s.paragraph();
@@ -408,6 +417,7 @@ void tell_practice(Stage& s) {
                 "It was no good. Again and again it went wrong."});
   s.say({
       "`I will never learn it!` cried {h.n}, and threw {x} down.",
+      "`Others can do it. Why not me?` sighed {h.n}.",
       "{h} wanted to give up.",
   });
   s.feel('h', Mood::cross);
@@ -431,6 +441,8 @@ void tell_practice(Stage& s) {
   s.say({"Every day after that, {h} practised a little.",
          "{h} went on, that day and the next day and the day after."});
   s.say({"One day it went better, the next day worse, and then better again.",
+         "Some days {h} wanted to stay in bed, but {h.he} tried all the same.",
+         "{h.s} fingers and knees were sore, but {h.he} did not mind.",
          "Bit by bit, it became easier."});
   s.paragraph();
   if (music) {
@@ -465,24 +477,35 @@ void tell_race(Stage& s) {
   s.say({"{T}, there was {r} {p.in}. {G} had promised {x.a} to the winner.",
          "{T}, everybody came {p.to} for {r}. The prize was {x.a}, and {g} held {x.them} up for "
          "all to see."});
-  s.say({"{h} wanted to win so much that it hurt.", "{h} had practised for [weeks|a month].",
+  s.say({"{h} wanted to win so much that it hurt.", "Nobody wanted to win more than {h}.",
+         "`This year it is my turn,` {h} told {h.self}.", "{h} had practised for [weeks|a month].",
          "`I am going to win,` said {h.n}. `We shall see,` said {f.n}."});
   s.say({"`Ready, steady, go!` called {g.n}, and off they went.",
          "A bell rang, and everyone started at once."});
-  s.say({"{h.n} was in front, and {f} was right behind.",
+  s.say({"{h.n} ran as {h.he} had never run before, and only {f} kept up.",
+         "Soon there were only two in front: {h.n} and {f}.",
+         "{h.n} was in front, and {f} was right behind.",
          "At first {f} was ahead, then {h.n}, then {f.n} again."});
   s.paragraph();
   s.say({"Then {f.n} [stumbled|slipped] and fell. {F.he} held {f.his} knee and cried.",
          "Just before the end there was a cry. {f.n} had twisted {f.his} foot and could not get "
          "up."});
-  s.say({"{h.n} could see the finish. Only a few more steps!",
+  s.say({"The finish was so near that {h.n} could see every knot in the ribbon.",
+         "{h.n} heard the people shout {h.his} name.",
+         "{h.n} could see the finish. Only a few more steps!",
          "{h.n} looked at the finish, and then {h.he} looked back."});
   const bool stops = s.chance(0.75);
   if (stops) {
-    s.say({"But {h.he} turned round and helped {f.n} to stand up.",
+    s.say({"{H.he} thought of {x}, and then of {f.n}, and stopped.",
+           "No prize is worth a friend's tears. {h.n} turned back.",
+           "But {h.he} turned round and helped {f.n} to stand up.",
            "But a friend was on the ground, and so {h.n} ran back."});
-    s.say({"Arm in arm they came in, the very last of all, and everyone [cheered|clapped].",
-           "`Lean on me,` said {h.n}, and they hobbled over the line together."});
+    s.say(
+        {"`Come on, we will walk,` said {h.n}. And so they walked, and nobody has ever been "
+         "cheered so loudly for being last.",
+         "With {f.s} arm round {h.his} neck, {h.n} limped to the end.",
+         "Arm in arm they came in, the very last of all, and everyone [cheered|clapped].",
+         "`Lean on me,` said {h.n}, and they hobbled over the line together."});
     if (s.chance(0.5)) {
       s.world.give(g, s.hero(), x);
       s.world.thing(x).owner = s.hero();

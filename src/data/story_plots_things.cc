@@ -11,6 +11,7 @@ void tell_lost_thing(Stage& s) {
   s.open();
   s.say({"{h} had {x.a} that {h.he} [loved more than anything|took everywhere].",
          "Of all {h.his} things, {h} liked {x.full} best.",
+         "Nobody else in the street had {x.a}, and {h} was proud of {x.them}.",
          "{h.s} dearest treasure was {x.a}. {h} even [slept with|talked to] {x.them}.",
          "{h} owned {x.a}, a present from {h.his} [grandmother|godfather], and took good care of "
          "{x.them}."});
@@ -65,6 +66,8 @@ void tell_lost_thing(Stage& s) {
              "`Not here,` said {f.n} with a sigh."});
     } else {
       s.say({"{h} looked {w}, but [there was only a beetle|found nothing].",
+             "{h} turned over every leaf and every stone, and found nothing but {h.his} own "
+             "footprints.",
              "{h} searched high and low, but there was no trace of {x}.",
              "{h} looked everywhere {h.he} could think of. Nothing!"});
     }
@@ -98,7 +101,7 @@ void tell_lost_thing(Stage& s) {
       s.give('c', 'h', 'x');
       s.thank('h', 'c');
       s.paragraph();
-      return s.end(s.chance(0.5) ? Theme::friendship : Theme::kindness);
+      return s.end(s.chance(0.5) ? Theme::new_friend : Theme::kindness);
     }
     default: {
       const int a = s.animal('d', s.main, -1, true);
@@ -200,7 +203,8 @@ void tell_quarrel(Stage& s) {
   s.teller.bind_being('b', hero_has ? f : s.hero());
   s.say({"They pulled and pushed until {a.n} had {x} and {b.n} sat in the dirt.",
          "In the end {a.n} was quicker and ran off with {x}."});
-  s.say({"`I will never play with you again!` shouted {b.n}.",
+  s.say({"`Keep your old {x.k}!` cried {b.n}, although {b.he} wanted it badly.",
+         "`I will never play with you again!` shouted {b.n}.",
          "{b.n} went red and said a very unkind word.", "{b.n} turned round and walked away."});
   s.paragraph();
   s.world.go(s.being('a'), s.home);
@@ -212,7 +216,7 @@ void tell_quarrel(Stage& s) {
   s.say({"`What is {x.a} without {b.n}?` thought {a.n}.",
          "{a.n} looked at {x}, and {x.it} did not look [so fine|so shiny] any more.",
          "{a.n} could not eat a bite at supper."});
-  if (s.chance(0.6)) {
+  if (hero_has && s.chance(0.6)) {
     s.kin('k', s.home);
     s.say({"`A thing can be found again,` said {k.n}. `A friend is harder to find.`",
            "{k} asked what was wrong, and {a.n} told {k.him} everything. `You know what to do,` "
@@ -223,9 +227,12 @@ void tell_quarrel(Stage& s) {
   s.go("a", s.main, "to find " + s.world.being(s.being('b')).name);
   s.say({"{b.n} was still sitting there, [all alone|with wet cheeks].",
          "{b.n} was throwing stones at nothing."});
-  s.say({"`I am sorry,` said {a.n}. `I was greedy.`",
-         "`I was silly,` said {a.n}. `Please be my friend again.`",
-         "`Let us not fight,` said {a.n}."});
+  s.say(
+      {"{a.n} stood there for a while and did not know how to begin. Then {a.he} said, `It is no "
+       "fun without you.`",
+       "`I am sorry,` said {a.n}. `I was greedy.`",
+       "`I was silly,` said {a.n}. `Please be my friend again.`",
+       "`Let us not fight,` said {a.n}."});
   if (s.chance(0.5)) {
     s.say({"`I am sorry, too,` said {b.n}."});
     s.give('a', 'b', 'x');
@@ -233,7 +240,7 @@ void tell_quarrel(Stage& s) {
            "`One day you, one day me,` said {a.n}, and they shook on it."});
   } else {
     s.say({"{b.n} wiped {b.his} nose. `We could share {x.them},` {b.he} said. And so they did.",
-           "`{X.is} ours,` said {b.n}. `Not mine and not yours.` {A.n} nodded."});
+           "`{X.it} {x.is} ours,` said {b.n}. `Not mine and not yours.` {A.n} nodded."});
   }
   s.end(sibling ? Theme::sharing : Theme::friendship);
 }
@@ -284,6 +291,8 @@ void tell_broken(Stage& s) {
          "The next day, {h} brought out the pieces and told the truth, every word of it."});
   } else {
     s.say({"{h} thought of running away, but then {h.he} sat down and waited.",
+           "There was a dark corner behind the door, just right for hiding things. {h} looked at "
+           "it and shook {h.his} head.",
            "{h} could have hidden the pieces. But {h.he} did not."});
     s.paragraph();
     s.go_silently("k", scene);
@@ -291,6 +300,8 @@ void tell_broken(Stage& s) {
            "As soon as {k} opened the door, {h.n} told {k.o} what had happened."});
   }
   s.say({"{k.n} was quiet for a long time. `Thank you for telling me,` {k.he} said at last.",
+         "{k.n} sat down and took a deep breath. `Things break,` {k.he} said. `What matters is "
+         "that you came to me.`",
          "`I am sad about {x},` said {k.n}, `but I am glad that you told me.`",
          "{k.n} did not shout. `The truth is worth more than {x.a},` {k.he} said."});
   if (s.chance(0.6)) {
@@ -327,7 +338,7 @@ void tell_finder(Stage& s) {
   s.say(
       {"`Did you lose {x.a}?` asked {h.n}. `Not I,` said {g.n}, `but I saw someone "
        "[crying|searching] not far from here.`",
-       "{g.n} shook {g.his} head. `{X.is} not mine. Ask around, and do not give up.`"});
+       "{g.n} shook {g.his} head. `{X.it} {x.is} not mine. Ask around, and do not give up.`"});
   s.interlude();
   const int place = s.other_place('q', {Zone::village, Zone::nature, Zone::water});
   const bool adult = s.chance(0.4);
@@ -347,7 +358,7 @@ void tell_finder(Stage& s) {
   s.feel('c', s.chance(0.5) ? Mood::relieved : Mood::happy);
   s.thank('c', 'h');
   s.paragraph();
-  s.end(adult ? Theme::honesty : s.chance(0.5) ? Theme::friendship : Theme::honesty);
+  s.end(adult || s.chance(0.5) ? Theme::kindness : Theme::new_friend);
 }
 
 void tell_boast(Stage& s) {
@@ -364,7 +375,6 @@ void tell_boast(Stage& s) {
          "`Nobody has {x.a} like this,` said {h.n}. `You may look, but you may not touch.`"});
   s.say({"{f.n} said nothing and looked at {f.his} shoes.",
          "{f.n} swallowed hard. `It is nice,` {f.he} said quietly."});
-  s.maybe(0.5, {"`I can even use it with my eyes shut!` {h.n} went on."});
   s.paragraph();
   const std::string spot(s.spot(s.main));
   s.teller.bind_text('w', spot);
@@ -373,7 +383,8 @@ void tell_boast(Stage& s) {
       {"{h.n} spun round to show {x} off from all sides, and did not look where {h.he} was going. "
        "{H.he} slipped, and {x} flew through the air and was gone.",
        "{h.n} threw {x} high into the air to show off, and the wind carried {x.them} away."});
-  s.say({"Nobody laughed. {h.n} searched [left and right|on hands and knees], but in vain.",
+  s.say({"{h.n} looked up, and down, and all around. Nothing!",
+         "Nobody laughed. {h.n} searched [left and right|on hands and knees], but in vain.",
          "Now {h.n} was not so proud any more."});
   s.feel('h', Mood::sorry);
   s.paragraph();
@@ -384,6 +395,7 @@ void tell_boast(Stage& s) {
   s.world.take(s.being('f'), x);
   s.give('f', 'h', 'x');
   s.say({"`Why are you so kind to me?` asked {h.n}. `I was not kind to you.` {f.n} only smiled.",
+         "{h.n} went red up to the ears. `I was silly,` {h.he} said.",
          "`I am sorry for what I said,` whispered {h.n}."});
   s.say({"`Now you have a turn,` said {h.n}.",
          "`Would you like to have {x.them} for today?` asked {h.n}."});

@@ -25,6 +25,11 @@ void tell_cooking(Stage& s) {
   std::vector<int> kinds{s.premise.thing};
   kinds.push_back(s.thing_kind_of(kFood));
   if (s.maker_of(kinds[1]) < 0 && s.chance(0.5)) kinds[1] = s.thing_kind_of(kVessel | kFragile);
+  // "A jar of honey and a jar" would be hard to follow.
+  const auto noun_of = [](int kind) { return thing_kinds()[static_cast<size_t>(kind)].noun; };
+  while (noun_of(kinds[0]).find(noun_of(kinds[1])) != std::string_view::npos) {
+    kinds[1] = s.thing_kind_of(kFood);
+  }
   std::vector<std::string> phrases;
   for (int kind : kinds)
     phrases.push_back(with_article(thing_kinds()[static_cast<size_t>(kind)].noun));
@@ -64,7 +69,8 @@ void tell_cooking(Stage& s) {
          "They set the table with flowers and folded every napkin into a boat."});
   s.maybe(0.5, {"Once it almost burned, but only almost."});
   s.say(
-      {"In the evening they all sat round the table. `Who made this?` asked the guests. `We did,` "
+      {"They ate until the candles burned low, and there was still a second helping.",
+       "In the evening they all sat round the table. `Who made this?` asked the guests. `We did,` "
        "said {k.n}, and winked at {h.n}.",
        "It was so good that nobody spoke until all the plates were empty."});
   s.end(s.chance(0.6) ? Theme::meal : Theme::home);
@@ -96,18 +102,19 @@ void tell_garden(Stage& s) {
   s.go_silently("h", garden);
   s.say({"At home, {h} planted the seed with the help of {x}, and watered it.",
          "With {x} in {h.his} arms, {h} ran into the garden and put the seed into the ground."});
-  s.say(
-      {"The first day, nothing happened. The second day, nothing happened. `It is asleep,` said "
-       "{h.n}.",
-       "Every morning {h} went to look, and every morning there was only earth."});
+  s.say({"Nothing happened for a long time. `Perhaps it has forgotten me,` said {h.n}.",
+         "The first day, nothing happened. The second day, nothing happened. `It is asleep,` said "
+         "{h.n}.",
+         "Every morning {h} went to look, and every morning there was only earth."});
   s.say({"Then, after two weeks, a tiny green tip came out.",
          "But on the tenth day, there was a green dot, no bigger than a pea."});
   s.say({"One night there was a storm, and {h} ran out and held a board over it.",
          "A snail came and wanted to eat it, and {h} carried it away, not once but eleven times.",
          "It was a hot summer, and {h} carried water every evening, even when {h.his} arms ached.",
          "A hen got into the garden and scratched, and {h} built a little fence of sticks."});
-  s.say(
-      {"It grew up to {h.his} knees, then up to {h.his} nose.", "It grew and grew, leaf by leaf."});
+  s.say({"{h} told it stories in the evening, for plants like company.",
+         "It grew up to {h.his} knees, then up to {h.his} nose.",
+         "It grew and grew, leaf by leaf."});
   if (s.lent) {
     s.teller.bind_being('u', s.being(s.lender));
     s.go_silently("h", s.world.being(s.being(s.lender)).place);
@@ -144,8 +151,8 @@ void tell_building(Stage& s) {
          "{T}, {h} was {p.in} with {f.o}. `I know,` said {f.n} suddenly. `We will build {n}!`"});
   s.say({"They dragged branches and boards together[ until their arms were sore|].",
          "They drew a plan in the earth with a stick."});
-  s.say(
-      {"The first try fell apart with a crash.", "{f.n} sat down on it to test it, and it broke."});
+  s.say({"The first try fell apart with a crash.", "It looked wonderful, until the wind blew.",
+         "{f.n} sat down on it to test it, and it broke."});
   if (winter) s.maybe(0.5, {"Their fingers were red with cold, but they did not stop."});
   const std::string noun(thing_kinds()[static_cast<size_t>(s.premise.thing)].noun);
   s.teller.bind_text('w', with_article(noun));
@@ -163,7 +170,8 @@ void tell_building(Stage& s) {
                 "{f.n} had the ideas, and {h.n} had the patience."});
   s.say({"By the evening {m} was ready. It was a little crooked, but it held.",
          "And when the sun went down, {m} was finished."});
-  s.say({"They sat on it side by side and ate their bread.",
+  s.say({"Everyone who came by had to try it, and everyone wanted one, too.",
+         "They sat on it side by side and ate their bread.",
          "They gave it a name and hung up a flag made of an old shirt."});
   if (s.lent) {
     s.paragraph();

@@ -48,18 +48,32 @@ void Stage::interlude() {
 
 void Stage::end(Theme theme) {
   switch (theme) {
-    case Theme::friendship:
+    case Theme::new_friend:
       return say({"From that day on, they [were the best of friends|did everything together].",
                   "And that is how a friendship began.",
-                  "A friend, thought {h.n}, is better than any [treasure|toy].",
+                  "And to think that in the morning they had not even known each other!",
                   "They played until the stars came out, and the next day they played again.",
-                  "After that, nobody ever saw the one without the other.",
+                  "That day, {h} went out alone and came home with a friend.",
+                  "Some friends you look for, thought {h.n}, and some you find by chance.",
                   "{h} fell asleep that night with a smile, because it is good to have a friend."});
+    case Theme::friendship:
+      return say(
+          {"Since then, there are always two of them, in sun and in rain.",
+           "When people ask {h.o} what {h.he} likes best, {h.he} does not say a thing, but a name.",
+           "And if they have not quarrelled, they are playing still.",
+           "That evening, two lights burned a little longer than usual, for both of them had a lot "
+           "to tell.",
+           "A friend, thought {h.n}, is better than any [treasure|toy].",
+           "They played until the stars came out, and the next day they played again.",
+           "After that, nobody ever saw the one without the other.",
+           "{h} fell asleep that night with a smile, because it is good to have a friend."});
     case Theme::honesty:
       return say(
           {"{h} had learned that the truth is hard for a minute and a lie is hard for a long time.",
            "That night {h} slept well, for there was nothing left to hide.",
            "It is better to tell the truth, thought {h.n}, even with shaky knees.",
+           "{h} never forgot how good it felt to have said it.",
+           "An honest word, {h} had learned, mends more than glue.",
            "And from then on, {h.n} told the truth at once.",
            "The truth had been heavy, but now {h} felt as light as a feather."});
     case Theme::courage:
@@ -67,46 +81,72 @@ void Stage::end(Theme theme) {
                   "To be brave, {h} had found out, is to be afraid and to go all the same.",
                   "That evening {h} told the story three times, and each time it grew a little.",
                   "From then on, everyone called {h.him} {h.n} the Brave.",
+                  "And the next time, it was only half as hard.",
+                  "Fear is big from far away and small from close by, thought {h.n}.",
                   "{h} never forgot the day when {h.he} was brave."});
     case Theme::sharing:
       return say({"{h} had less than before, and yet {h.he} felt richer.",
                   "Half of something nice, thought {h.n}, is twice as nice with a friend.",
                   "One toy and two friends is better than two toys and no friend.",
+                  "To have something is nice, thought {h.n}, but to give something is nicer.",
+                  "And so both of them were happy, and not only one.",
                   "What is shared is never lost, and {h} was glad to know it."});
     case Theme::meal:
       return say({"Things taste better when they are shared, and there was enough for everyone.",
                   "They ate every crumb and laughed until it was dark.",
+                  "A full table and a full house: there is nothing better.",
+                  "{h} counted the happy faces and was content.",
                   "And nobody went home hungry that day.",
                   "{h} was so full that {h.he} had to be carried to bed.",
                   "It was the best meal of the whole year, and everyone had helped to make it."});
     case Theme::patience:
       return say({"Good things take time, and {h} had learned to wait.",
+                  "A little every day, that is how it is done.",
+                  "And whenever {h} looked at it, {h.he} remembered how long it had taken.",
+                  "Nobody had believed it, but {h} had kept on.",
                   "{h} had not given up, and that was the whole secret.",
                   "Slowly and steadily, thought {h.n}, you get there too.",
                   "It had taken a long time, but it was worth every minute.",
                   "Whenever something seemed too hard after that, {h.n} simply tried once more."});
     case Theme::home:
-      return say({"It was good to be home.",
-                  "That night {h} lay in bed and listened to the wind, warm and safe.",
-                  "There was soup on the stove and a light in the window, and {h} was very glad.",
-                  "{h} ate two bowls of soup and was asleep before the spoon was dry.",
-                  "No place, thought {h.n}, is as nice as the one where somebody waits for you."});
+      return say(
+          {"And the kettle sang as if nothing had happened.",
+           "{h} told the whole story twice, and then {h.he} fell asleep in the middle of a word.",
+           "Outside it grew dark, but inside it was light and warm.",
+           "{h} looked out of the window once more, and then {h.he} pulled the blanket up to "
+           "{h.his} nose.",
+           "It was good to be home.",
+           "That night {h} lay in bed and listened to the wind, warm and safe.",
+           "There was soup on the stove and a light in the window, and {h} was very glad.",
+           "{h} ate two bowls of soup and was asleep before the spoon was dry.",
+           "No place, thought {h.n}, is as nice as the one where somebody waits for you."});
     case Theme::kindness:
-      return say({"A kind deed is never too small, and {h} never forgot it.",
-                  "Kindness is like a ball: it comes back to the one who throws it.",
-                  "{h} went home [singing|with a warm heart].",
-                  "{h} felt warm inside for the rest of the day.",
-                  "And the next day, someone was kind to {h.n} too.",
-                  "It had cost nothing at all, and yet it had made the whole day better."});
+      return say(
+          {"When {h} went to bed that night, {h.he} was smiling.",
+           "It was a small thing, but small things can be big.",
+           "And everyone who heard about it felt a little better, too.",
+           "Somebody had needed help, and {h} had been there. That was all, and it was enough.",
+           "A kind deed is never too small, and {h} never forgot it.",
+           "Kindness is like a ball: it comes back to the one who throws it.",
+           "{h} went home [singing|with a warm heart].",
+           "{h} felt warm inside for the rest of the day.",
+           "And the next day, someone was kind to {h.n} too.",
+           "It had cost nothing at all, and yet it had made the whole day better."});
     case Theme::promise:
       return say(
-          {"A promise is a promise, and {h} had kept it.",
+          {"From then on, {h.s} word was as good as gold.",
+           "It is easy to promise and hard to keep it, but {h} had done both.",
+           "`If {h.n} says so, it will be so,` people said after that.",
+           "A promise is a promise, and {h} had kept it.",
            "{h} had given {h.his} word, and now everybody knew that it was good.",
            "After that, people trusted {h.n} with even bigger things.",
            "{h} was tired that night, but {h.he} had kept {h.his} promise, and that felt good."});
     case Theme::clever:
       return say(
           {"Sometimes it is not the strongest who wins, but the one who thinks.",
+           "First look, then think, then do: that was {h.s} rule from then on.",
+           "{h} told nobody how {h.he} had thought of it. A little secret is fun.",
+           "The answer had been there all the time. One only had to see it.",
            "Everyone agreed that it had been a very clever idea.",
            "A good idea, thought {h.n}, weighs nothing and lifts a lot.",
            "{h} had used {h.his} eyes, {h.his} ears and {h.his} head, and that was enough."});
@@ -155,8 +195,12 @@ int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
   teller.bind_thing('i', x);
   meet_elder(seller);
   teller.bind_being('u', who);
-  say({"`Please, could I have {i.a}?` asked {h.n}.", "{h} told {u.o} what {h.he} needed.",
-       "`I need {i.a},` said {h.n}, `but I have no money.`", "{h} asked {u.o} for {i.a}."});
+  say({"`Please, could I have {i.a}?` asked {h.n}.",
+       "`Good day,` said {h.n}. `Do you have {i.a} for me?`",
+       "{h} plucked up {h.his} courage and asked for {i.a}.",
+       "`I am looking for {i.a},` said {h.n}. `It is very important.`",
+       "{h} told {u.o} what {h.he} needed.", "`I need {i.a},` said {h.n}, `but I have no money.`",
+       "{h} asked {u.o} for {i.a}."});
 
   int method = pick(4);
   const bool tool = (world.kind(x).categories & kTool) != 0 && !lent;
@@ -172,7 +216,8 @@ int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
            "`I will give you {i.a},` said {u.n}, `if you help me to {w}.`",
            "`Help me to {w},` said {u.n}, `and {i.it} [will be|{i.is}] yours.`"});
       say({"So {h} {j}.", "{h} rolled up {h.his} sleeves and {j}.",
-           "{h} went to work at once and {j}.", "It was hard work, but {h} {j}."});
+           "{h} went to work at once and {j}.", "{h} did not need to be told twice. {H.he} {j}.",
+           "All afternoon {h} worked. {H.he} {j}.", "It was hard work, but {h} {j}."});
       maybe(0.5, {"{U} was [very|more than] pleased.", "`Well done!` said {u.n}.",
                   "`I have never seen anyone work so hard,` said {u.n}."});
       give(seller, 'h', key);
@@ -203,7 +248,9 @@ int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
       world.thing(thing(other)).owner = who;
       teller.bind_thing('i', x);
       teller.bind_being('u', who);
-      maybe(0.6, {"`Just what I wanted!` said {u.n}.", "{U} was delighted.",
+      maybe(0.6, {"`You really found one!` said {u.n}.",
+                  "`A fair swap,` said {u.n}, and shook hands on it.",
+                  "`Just what I wanted!` said {u.n}.", "{U} was delighted.",
                   "{U} turned it over and over and smiled."});
       teller.bind_thing('i', x);
       give(seller, 'h', key);
@@ -220,7 +267,8 @@ int Stage::obtain(char key, int kind, std::string_view companions, int depth) {
       maybe(0.5, {"`I promise!` said {h.n}.", "{h} promised to bring {i.them} back."});
       break;
     default:
-      say({"`Take this one,` said {u.n}. `It is a present.`",
+      say({"`Take this one,` said {u.n}. `It is a present.`", "`For you? Any time,` said {u.n}.",
+           "{u} listened to the whole story and [nodded|smiled].",
            "`You have a good heart,` said {u.n}. `Here you are.`",
            "`I was young once, too,` said {u.n} with a smile.",
            "{u} looked at {h.o} for a while and then nodded."});

@@ -284,7 +284,8 @@ void Stage::open() {
       say({"{h.i} lived {w}.", "{W}, there lived {h.i}."});
       break;
     case 2:
-      say({"This is the story of {h.i}.", "Let me tell you about {h.i}."});
+      say({"Have you heard of {h.i}?", "Everybody knew {h.i}, or so it seemed.",
+           "This is the story of {h.i}.", "Let me tell you about {h.i}."});
       break;
     default:
       say({"Not long ago, {w}, there lived {h.i}.",
@@ -292,6 +293,11 @@ void Stage::open() {
       break;
   }
   maybe(0.35, {"{h} could whistle like a blackbird.", "{h} asked a hundred questions a day.",
+               "{h} had a pocket full of useful things: string, a nail, and half a biscuit.",
+               "{h} could run faster than [the wind|most dogs].",
+               "{h} liked stories, above all those with [bears|pirates|a happy end].",
+               "{h} had never been further than the next hill.",
+               "{h} believed that every day has a surprise in it.",
                "{h} liked rainy days as much as sunny ones.", "{h} knew every cat in the street.",
                "{h} was always the first to wake up and the last to go to bed.",
                "{h} kept a list of all the birds that came to the window.",
@@ -337,18 +343,23 @@ void Stage::feel(char who, Mood mood) {
   teller.bind_being('u', being(who));
   switch (mood) {
     case Mood::sad:
-      return say({"{u} felt very sad.", "Tears came to {u.s} eyes.",
-                  "{u} sat down and cried a little.", "{u} did not feel like playing any more.",
+      return say({"{u} could not help crying.",
+                  "All the joy had gone out of the day, and {u} felt it.", "{u} felt very sad.",
+                  "Tears came to {u.s} eyes.", "{u} sat down and cried a little.",
+                  "{u} did not feel like playing any more.",
                   "{u.s} heart felt as heavy as a stone.", "{u} swallowed hard and said nothing."});
     case Mood::happy:
       return say({"{u} was so happy that {u.he} [danced|jumped] on the spot.",
-                  "{u} laughed out loud.", "{u} smiled from ear to ear.", "{u} felt warm all over.",
+                  "{u} could have hugged the whole world.", "{u} beamed.", "{u} laughed out loud.",
+                  "{u} smiled from ear to ear.", "{u} felt warm all over.",
                   "{u} clapped for joy."});
     case Mood::proud:
-      return say({"{u} felt [ten feet|very] tall.", "{u} was very proud.",
+      return say({"{u} felt [ten feet|very] tall.", "{u} felt as if {u.he} had grown an inch.",
+                  "{u} held {u.his} head high.", "{u} was very proud.",
                   "{u} stood a little straighter.", "{u} could not stop smiling."});
     case Mood::worried:
-      return say({"{u} was worried.", "{u} bit {u.his} lip.",
+      return say({"{u} walked up and down and thought.", "A small cold worry sat in {u.s} chest.",
+                  "{u} was worried.", "{u} bit {u.his} lip.",
                   "{u} had a cold feeling in {u.his} tummy.", "{u} did not know what to do."});
     case Mood::cross:
       return say({"{u} was very cross.", "{u} stamped {u.his} foot.", "{u} went red with anger.",
@@ -356,12 +367,14 @@ void Stage::feel(char who, Mood mood) {
     case Mood::afraid:
       return say({"{u.s} knees began to shake.",
                   "{u} was so afraid that {u.he} could hardly breathe.",
-                  "{u.s} heart beat like a drum.", "{u} wanted to run away."});
+                  "{u.s} heart beat like a drum.", "{u} did not dare to move.",
+                  "{u} held {u.his} breath.", "{u} wanted to run away."});
     case Mood::lonely:
       return say({"{u} felt lonely.", "{u} wished for someone to play with.",
                   "It is no fun to be alone, and {u} knew it."});
     case Mood::sorry:
-      return say({"{u} felt very sorry.", "{u} was ashamed and looked at the ground.",
+      return say({"{u.s} cheeks burned.", "{u} would have liked to hide.", "{u} felt very sorry.",
+                  "{u} was ashamed and looked at the ground.",
                   "{u} wished that {u.he} could turn back the clock."});
     case Mood::excited:
       return say({"{u} could hardly wait.", "{u} was so excited that {u.he} hopped on one leg.",
@@ -403,6 +416,9 @@ void Stage::go(std::string_view keys, int to, std::string why) {
                                                            : std::string_view()));
   if (keys.size() == 1) {
     return say({"{u} [went|walked|ran|hurried] {j}{v.to}{w}.",
+                "{u} put on {u.his} [coat|shoes] and [went|set off] {j}{v.to}{w}.",
+                "A little later, {u} [went|ran|walked] {j}{v.to}{w}.",
+                "[As fast as {u.he} could|Without a word], {u} [went|ran] {j}{v.to}{w}.",
                 "So {u} [went|set off] {j}{v.to}{w}.",
                 "[Soon|Before long], {u} was on the way {v.to}{w}.",
                 "{u} did not wait a minute and [ran|went|hurried] {j}{v.to}{w}.",
@@ -428,7 +444,9 @@ void Stage::give(char from, char to, char x) {
   teller.bind_being('j', being(to));
   teller.bind_thing('i', thing(x));
   say({"{u} gave {i} to {j.o}.", "{u} [held out|handed] {i} to {j.o}.",
-       "And so {u} gave {j.o} {i}.", "Then {u} put {i} into {j.s} arms."});
+       "{u} reached out and gave {j.o} {i}.", "`Here,` said {u.n}, and gave {i} to {j.o}.",
+       "{u} gave {j.o} {i} with a smile.", "And so {u} gave {j.o} {i}.",
+       "Then {u} put {i} into {j.s} arms."});
 }
 
 void Stage::take(char who, char x) {
@@ -488,7 +506,8 @@ void Stage::meet_elder(char elder) {
   teller.bind_place('v', person.place);
   CHECK(person.trade >= 0);
   teller.bind_text('w', std::string(trades()[static_cast<size_t>(person.trade)].busy));
-  say({"There, {u} {w}.", "{V.in}, {u} {w}.", "{u} {w} [when they met|just then]."});
+  say({"{u} {w}, as always.", "{u} {w}, but looked up at once.", "There, {u} {w}.",
+       "{V.in}, {u} {w}.", "{u} {w} [when they met|just then]."});
 }
 
 void Stage::thank(char who, char whom) {

@@ -27,6 +27,7 @@ enum class Mood {
   curious
 };
 enum class Theme {
+  new_friend,
   friendship,
   honesty,
   courage,

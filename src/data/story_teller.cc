@@ -18,6 +18,13 @@ bool is_material(std::string_view quality) {
   return std::find(std::begin(kMaterials), std::end(kMaterials), quality) != std::end(kMaterials);
 }
 
+/// The word that a pattern begins with ("Then"), empty where it begins with a key or a choice.
+std::string_view opening(std::string_view pattern) {
+  size_t end = 0;
+  while (end < pattern.size() && std::isalpha(static_cast<unsigned char>(pattern[end]))) ++end;
+  return pattern.substr(0, end);
+}
+
 size_t closing_bracket(std::string_view text, size_t open) {
   int depth = 0;
   for (size_t i = open; i < text.size(); ++i) {
@@ -50,6 +57,7 @@ void Teller::say(std::string_view pattern) {
   if (!text_.empty() && text_.back() != '\n') text_ += ' ';
   if (quote_ended_sentence_) end_sentence();
   capital_ = true;
+  last_opening_ = opening(pattern);
   expand(pattern);
   CHECK(!quote_, "direct speech is not closed in: " + std::string(pattern));
 }
@@ -57,9 +65,9 @@ void Teller::say(std::string_view pattern) {
 void Teller::say(std::initializer_list<std::string_view> patterns) {
   std::vector<std::string_view> fresh;
   for (auto pattern : patterns) {
-    if (std::find(used_.begin(), used_.end(), pattern.data()) == used_.end()) {
-      fresh.push_back(pattern);
-    }
+    const bool used = std::find(used_.begin(), used_.end(), pattern.data()) != used_.end();
+    const bool same = !last_opening_.empty() && opening(pattern) == last_opening_;
+    if (!used && !same) fresh.push_back(pattern);
   }
   if (fresh.empty()) fresh.assign(patterns.begin(), patterns.end());
   const std::string_view chosen = fresh[static_cast<size_t>(pick(static_cast<int>(fresh.size())))];

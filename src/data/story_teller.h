@@ -106,6 +106,7 @@ class Teller {
   std::vector<Mention> beings_;
   std::vector<int> things_;  // sentence of the last mention
   std::vector<const char*> used_;
+  std::string last_opening_;  // the first word of the last pattern, where it is plain
   int sentence_ = 0;
   int paragraph_start_ = 0;
   int last_thing_ = -100;
