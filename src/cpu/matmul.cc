@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMaxRows = 504;     // of a block of C: its partial sums stay in the L2 cache
 constexpr int64_t kMaxColumns = 256;  // of a block of C: its packed B stays in the L2 cache
+constexpr int64_t kStridedTiles = 8;  // row tiles that are packed at once where k is strided
 constexpr int64_t kItemsPerThread = 8;
 constexpr double kMinItemWork = 1 << 19;  // multiply-adds: a few microseconds
 
@@ -27,7 +28,7 @@ int64_t even_part(int64_t total, int64_t limit, int64_t grain) {
 /// Whether few rows meet lines of B that are contiguous in k: then B is read once, unpacked.
 bool streams(const Product& p, const Kernels& kernels) {
   return p.m <= kernels.stream_rows && p.a.layout == Layout::k_contiguous &&
-         p.b.layout == Layout::k_contiguous && p.k > 0;
+         p.b.layout == Layout::k_contiguous;
 }
 
 Element element_of(const Tensor& tensor, std::string_view what) {
@@ -94,10 +95,11 @@ void Products::plan(const Kernels& kernels) {
   const double target =
       std::max(work / static_cast<double>(kItemsPerThread * pool_.size()), kMinItemWork);
   // The largest products first, so that the small ones fill the gaps at the end.
+  CHECK(std::all_of(products_.begin(), products_.end(), [](const Product& p) { return p.k > 0; }));
   std::stable_sort(products_.begin(), products_.end(),
                    [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
   for (const Product& p : products_) {
-    const auto k = static_cast<double>(std::max<int64_t>(p.k, 1));
+    const auto k = static_cast<double>(p.k);
     const auto part = [&](double lines) {
       return static_cast<int64_t>(std::clamp(target / (k * lines), 1.0, 1e9));
     };
@@ -119,20 +121,22 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
   const Product& p = *item.product;
   const int64_t panels = divide_up(item.n_end - item.n, kernels.columns);
   const int64_t tiles = divide_up(item.m_end - item.m, kernels.rows);
-  const int64_t block = kBlockUnits * kernels.unit;
-  const int64_t k_blocks = std::max<int64_t>(divide_up(p.k, block), 1);
-  // A panel, a row tile, and partial sums, all of 32-bit units.
-  const int64_t panel_units = kBlockUnits * kernels.columns;
-  const int64_t row_units = round_up(kernels.rows * kRowStride + 64, 64);
-  const int64_t tile_units = round_up(int64_t{kernels.rows} * kernels.columns, 64);
+  const int64_t units = divide_up(p.k, kernels.unit);
+  const int64_t block = even_part(units, kBlockUnits, 16) * kernels.unit;
+  const int64_t k_blocks = divide_up(p.k, block);
+  // Where k is contiguous, one row tile is packed at a time; otherwise several at once, so that
+  // longer pieces of memory are read.
+  const int64_t group = std::min(tiles, p.a.layout == Layout::k_contiguous ? 1 : kStridedTiles);
+  const int64_t panel_step = panel_units(kernels.columns);
+  const int64_t row_step = row_tile_units(kernels.rows);
+  const int64_t partial_step = round_up(int64_t{kernels.rows} * kernels.columns, 64);
   const int64_t partial_tiles = k_blocks > 1 ? tiles * panels : 1;
-  auto* b = static_cast<float*>(
-      scratch_.get(thread, 4 * (panels * panel_units + row_units + partial_tiles * tile_units)));
-  float* a = b + panels * panel_units;
-  float* partial = a + row_units;
+  auto* b = static_cast<float*>(scratch_.get(
+      thread, 4 * (panels * panel_step + group * row_step + partial_tiles * partial_step)));
+  float* a = b + panels * panel_step;
+  float* partial = a + group * row_step;
 
   Tile tile;
-  tile.a = a;
   tile.layout = p.a.layout;
   tile.c_stride = p.c_stride;
   tile.scale = settings.scale;
@@ -142,20 +146,19 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
     tile.units = divide_up(count, kernels.unit);
     tile.first = i == 0;
     tile.last = i == k_blocks - 1;
-    for (int64_t j = 0; j < panels && count > 0; ++j) {
-      const int64_t n = item.n + j * kernels.columns;
-      kernels.pack_columns(
-          {p.b, n, std::min<int64_t>(kernels.columns, item.n_end - n), k, count, settings.round},
-          b + j * panel_units);
-    }
+    kernels.pack_columns({p.b, item.n, item.n_end - item.n, k, count, settings.round}, b);
     for (int64_t r = 0; r < tiles; ++r) {
       const int64_t m = item.m + r * kernels.rows;
+      if (r % group == 0) {
+        const int64_t lines = std::min(group * kernels.rows, item.m_end - m);
+        kernels.pack_rows({p.a, m, lines, k, count, settings.round}, a);
+      }
+      tile.a = a + r % group * row_step;
       tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
-      if (count > 0) kernels.pack_rows({p.a, m, tile.rows, k, count, settings.round}, a);
       for (int64_t j = 0; j < panels; ++j) {
         const int64_t n = item.n + j * kernels.columns;
-        tile.b = b + j * panel_units;
-        tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * tile_units;
+        tile.b = b + j * panel_step;
+        tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * partial_step;
         tile.c = p.c + m * p.c_stride + n;
         tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
         kernels.tile(tile);
@@ -176,8 +179,8 @@ void Products::stream(const Item& item, const Settings& settings, int thread) {
     const int64_t block = kBlockUnits * kernels.unit;
     const int64_t units = divide_up(p.k, kernels.unit);
     const int64_t stride = round_up(units, 64);
-    auto* rows =
-        static_cast<float*>(scratch_.get(thread, 4 * (s.rows * stride + s.rows * kRowStride + 64)));
+    auto* rows = static_cast<float*>(
+        scratch_.get(thread, 4 * (s.rows * stride + row_tile_units(kernels.rows))));
     float* packed = rows + s.rows * stride;
     for (int64_t k = 0; k < p.k; k += block) {
       const int64_t count = std::min(block, p.k - k);

@@ -25,6 +25,8 @@ constexpr int kLanes = 16;
 constexpr int kColumns = 2 * kLanes;
 constexpr int kRows = 14;
 constexpr int kStreamRows = 8;
+constexpr int64_t kPanelUnits = panel_units(kColumns);
+constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 
 constexpr int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
 
@@ -63,15 +65,17 @@ template <Element kElement>
   return _mm512_permutexvar_epi16(order, halves);
 }
 
-/// 8 elements of k from each of 4 lines, as bf16: one 128-bit block a line.
+/// 8 elements of k from each of 4 lines `stride` bytes apart, as bf16: one 128-bit block a line.
 template <Element kElement>
-[[gnu::always_inline]] inline __m512i load_blocks(const uint8_t* l0, const uint8_t* l1,
-                                                  const uint8_t* l2, const uint8_t* l3) {
+[[gnu::always_inline]] inline __m512i load_blocks(const uint8_t* line, int64_t stride) {
+  const uint8_t* l1 = line + stride;
+  const uint8_t* l2 = l1 + stride;
+  const uint8_t* l3 = l2 + stride;
   if constexpr (kElement == Element::bf16) {
     const auto load = [](const uint8_t* p) {
       return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     };
-    __m512i v = _mm512_castsi128_si512(load(l0));
+    __m512i v = _mm512_castsi128_si512(load(line));
     v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load(l1));
     v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load(l2));
     return _mm512_mask_broadcast_i32x4(v, 0xf000, load(l3));
@@ -79,7 +83,7 @@ template <Element kElement>
     const auto load = [](const uint8_t* p) {
       return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
     };
-    const __m512 low = _mm512_insertf32x8(_mm512_castps256_ps512(load(l0)), load(l1), 1);
+    const __m512 low = _mm512_insertf32x8(_mm512_castps256_ps512(load(line)), load(l1), 1);
     const __m512 high = _mm512_insertf32x8(_mm512_castps256_ps512(load(l2)), load(l3), 1);
     return round_pairs(high, low);
   } else {
@@ -88,65 +92,79 @@ template <Element kElement>
       const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
       return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1));
     };
-    return round_pairs(load(l2, l3), load(l0, l1));
+    return round_pairs(load(l2, l3), load(line, l1));
   }
 }
 
-/// Reads 8 elements of k from each of 16 lines (`stride` bytes apart, never past line `last`) and
-/// transposes them: out[u] holds unit u of every line.
+/// Units of a line that `transpose` takes: 64 bytes of it, because lines a power of two apart would
+/// push one another out of the cache before the rest of their cache lines is read.
 template <Element kElement>
-[[gnu::always_inline]] inline void transpose(const uint8_t* base, int64_t stride, int64_t last,
-                                             __m512i* out) {
-  const auto line = [=](int64_t l)
-                        __attribute__((always_inline)) { return base + smaller(l, last) * stride; };
-  __m512i v[4];
+constexpr int kTakeUnits = kElement == Element::f32 ? 8 : 16;
+constexpr int kChunk = 64;
+
+/// Reads 64 bytes from each of 16 lines, `stride` bytes apart, and transposes them: out[u] holds
+/// unit u of every line.
+template <Element kElement>
+[[gnu::always_inline]] inline void transpose(const uint8_t* base, int64_t stride, __m512i* out) {
+  constexpr int kN = kTakeUnits<kElement> / 4;
+  __m512i v[kN][4];
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j)
-    v[j] = load_blocks<kElement>(line(j), line(4 + j), line(8 + j), line(12 + j));
-  const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]);
-  const __m512i low23 = _mm512_unpacklo_epi32(v[2], v[3]);
-  const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]);
-  const __m512i high23 = _mm512_unpackhi_epi32(v[2], v[3]);
-  out[0] = _mm512_unpacklo_epi64(low01, low23);
-  out[1] = _mm512_unpackhi_epi64(low01, low23);
-  out[2] = _mm512_unpacklo_epi64(high01, high23);
-  out[3] = _mm512_unpackhi_epi64(high01, high23);
+  for (int j = 0; j < 4; ++j, base += stride)
+#pragma GCC unroll 4
+    for (int n = 0; n < kN; ++n)
+      v[n][j] = load_blocks<kElement>(base + n * 8 * bytes_of(kElement), 4 * stride);
+#pragma GCC unroll 4
+  for (int n = 0; n < kN; ++n) {
+    const __m512i low01 = _mm512_unpacklo_epi32(v[n][0], v[n][1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(v[n][2], v[n][3]);
+    const __m512i high01 = _mm512_unpackhi_epi32(v[n][0], v[n][1]);
+    const __m512i high23 = _mm512_unpackhi_epi32(v[n][2], v[n][3]);
+    out[4 * n] = _mm512_unpacklo_epi64(low01, low23);
+    out[4 * n + 1] = _mm512_unpackhi_epi64(low01, low23);
+    out[4 * n + 2] = _mm512_unpacklo_epi64(high01, high23);
+    out[4 * n + 3] = _mm512_unpackhi_epi64(high01, high23);
+  }
 }
 
-/// The last `count` < 8 elements of each line, zero-padded, 32 bytes a line for `transpose`.
-template <Element kElement>
-void copy_tail(const uint8_t* base, int64_t stride, int64_t last, int64_t count, uint8_t* tail) {
-  const auto bytes = static_cast<size_t>(count * bytes_of(kElement));
-  __builtin_memset(tail, 0, kLanes * 32);
-  for (int64_t l = 0; l <= smaller(last, kLanes - 1); ++l)
-    __builtin_memcpy(tail + l * 32, base + l * stride, bytes);
+/// Copies the last `bytes` of `lines` lines to a zero-padded block for `transpose`.
+void copy_tail(const uint8_t* base, int64_t stride, int64_t lines, int64_t bytes, uint8_t* tail) {
+  __builtin_memset(tail, 0, kLanes * kChunk);
+  for (int64_t l = 0; l < smaller(lines, kLanes); ++l)
+    __builtin_memcpy(tail + l * kChunk, base + l * stride, static_cast<size_t>(bytes));
 }
 
 template <Element kElement>
 void pack_contiguous_columns(const Block& block, Unit* panel) {
   constexpr int64_t kSize = bytes_of(kElement);
+  constexpr int64_t kTake = 2 * kTakeUnits<kElement>;
   const int64_t stride = block.operand.stride * kSize;
   const auto* base =
       static_cast<const uint8_t*>(block.operand.data) + block.line * stride + block.k * kSize;
-  for (int half = 0; half < 2; ++half, base += kLanes * stride, panel += kLanes) {
-    const int64_t last = block.lines - 1 - half * kLanes;
-    if (last < 0) {
-      for (int64_t u = 0; u < (block.count + 1) / 2; ++u)
-        _mm512_store_si512(panel + u * kColumns, _mm512_setzero_si512());
-      continue;
-    }
-    __m512i v[4];
-    int64_t k = 0;
-    for (; k + 8 <= block.count; k += 8) {
-      transpose<kElement>(base + k * kSize, stride, last, v);
-      for (int u = 0; u < 4; ++u) _mm512_store_si512(panel + (k / 2 + u) * kColumns, v[u]);
-    }
-    if (k < block.count) {
-      alignas(64) uint8_t tail[kLanes * 32];
-      copy_tail<kElement>(base + k * kSize, stride, last, block.count - k, tail);
-      transpose<kElement>(tail, 32, kLanes - 1, v);
-      for (int u = 0; u < (block.count - k + 1) / 2; ++u)
-        _mm512_store_si512(panel + (k / 2 + u) * kColumns, v[u]);
+  __m512i v[kTakeUnits<kElement>];
+  for (int64_t line = 0; line < block.lines; line += kColumns, panel += kPanelUnits) {
+    for (int half = 0; half < 2; ++half, base += kLanes * stride) {
+      Unit* to = panel + half * kLanes;
+      const int64_t lines = smaller(block.lines - line - half * kLanes, kLanes);
+      if (lines <= 0) {
+        for (int64_t u = 0; u < (block.count + 1) / 2; ++u)
+          _mm512_store_si512(to + u * kColumns, _mm512_setzero_si512());
+        continue;
+      }
+      int64_t k = 0;
+      if (lines == kLanes)
+        for (; k + kTake <= block.count; k += kTake, to += kTakeUnits<kElement> * kColumns) {
+          transpose<kElement>(base + k * kSize, stride, v);
+#pragma GCC unroll 16
+          for (int u = 0; u < kTakeUnits<kElement>; ++u)
+            _mm512_store_si512(to + u * kColumns, v[u]);
+        }
+      for (; k < block.count; k += kTake, to += kTakeUnits<kElement> * kColumns) {
+        alignas(64) uint8_t tail[kLanes * kChunk];
+        const int64_t count = smaller(kTake, block.count - k);
+        copy_tail(base + k * kSize, stride, lines, count * kSize, tail);
+        transpose<kElement>(tail, kChunk, v);
+        for (int u = 0; u < (count + 1) / 2; ++u) _mm512_store_si512(to + u * kColumns, v[u]);
+      }
     }
   }
 }
@@ -158,13 +176,17 @@ void pack_strided_columns(const Block& block, Unit* panel) {
   const auto* even =
       static_cast<const uint8_t*>(block.operand.data) + block.k * step + block.line * kSize;
   for (int64_t k = 0; k < block.count; k += 2, even += 2 * step, panel += kColumns) {
-    const uint8_t* odd = k + 1 < block.count ? even + step : nullptr;
-    for (int64_t j = 0; j < kColumns; j += kLanes) {
-      const int64_t count = block.lines - j;
-      const __m512i v = count <= 0 ? _mm512_setzero_si512()
-                                   : interleave<kElement>(even + j * kSize,
-                                                          odd ? odd + j * kSize : nullptr, count);
-      _mm512_store_si512(panel + j, v);
+    const bool pair = k + 1 < block.count;
+    Unit* to = panel;
+    for (int64_t line = 0; line < block.lines; line += kColumns, to += kPanelUnits) {
+      const uint8_t* from = even + line * kSize;
+      const int64_t count = block.lines - line;
+      _mm512_store_si512(to, interleave<kElement>(from, pair ? from + step : nullptr, count));
+      from += kLanes * kSize;
+      _mm512_store_si512(
+          to + kLanes,
+          count > kLanes ? interleave<kElement>(from, pair ? from + step : nullptr, count - kLanes)
+                         : _mm512_setzero_si512());
     }
   }
 }
@@ -186,26 +208,35 @@ void pack_columns(const Block& block, void* panel) {
   }
 }
 
-void pack_rows(const Block& block, void* tile) {
-  auto* to = static_cast<Unit*>(tile);
+void pack_rows(const Block& block, void* tiles) {
+  auto* tile = static_cast<Unit*>(tiles);
   const int64_t step = block.operand.stride * 4;
   const auto* data = static_cast<const uint8_t*>(block.operand.data);
   if (block.operand.layout == Layout::k_contiguous) {
     data += block.line * step + block.k * 4;
-    for (int64_t r = 0; r < block.lines; ++r, data += step, to += kRowStride)
-      for (int64_t k = 0; k < block.count; k += 32) {
-        const int64_t count = block.count - k;
-        const __m512 low = load_floats<Element::f32>(data + k * 4, count);
-        const __m512 high = count > 16 ? load_floats<Element::f32>(data + k * 4 + 64, count - 16)
-                                       : _mm512_setzero_ps();
-        _mm512_storeu_si512(to + k / 2, round_pairs(high, low));
-      }
+    for (int64_t line = 0; line < block.lines; line += kRows, tile += kRowTileUnits) {
+      Unit* to = tile;
+      const int64_t rows = smaller(block.lines - line, kRows);
+      for (int64_t r = 0; r < rows; ++r, data += step, to += kRowStride)
+        for (int64_t k = 0; k < block.count; k += 32) {
+          const int64_t count = block.count - k;
+          const __m512 low = load_floats<Element::f32>(data + k * 4, count);
+          const __m512 high = count > 16 ? load_floats<Element::f32>(data + k * 4 + 64, count - 16)
+                                         : _mm512_setzero_ps();
+          _mm512_storeu_si512(to + k / 2, round_pairs(high, low));
+        }
+    }
   } else {
     data += block.k * step + block.line * 4;
-    for (int64_t k = 0; k < block.count; k += 2, data += 2 * step, to += kRows)
-      _mm512_storeu_si512(  // reaches into the next unit, which is written later
-          to,
-          interleave<Element::f32>(data, k + 1 < block.count ? data + step : nullptr, block.lines));
+    for (int64_t k = 0; k < block.count; k += 2, data += 2 * step, tile += kRows) {
+      Unit* to = tile;  // a vector may reach into the tile's next unit, which is written later
+      const bool pair = k + 1 < block.count;
+      for (int64_t line = 0; line < block.lines; line += kRows, to += kRowTileUnits) {
+        const uint8_t* from = data + line * 4;
+        _mm512_storeu_si512(to, interleave<Element::f32>(from, pair ? from + step : nullptr,
+                                                         smaller(block.lines - line, kRows)));
+      }
+    }
   }
 }
 
@@ -228,6 +259,11 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns);
     sum[r][1] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns + kLanes);
   }
+  if (t.last)  // c is needed when the sums are done
+    for (int r = 0; r < kM; ++r) {
+      __builtin_prefetch(t.c + r * t.c_stride);
+      __builtin_prefetch(t.c + r * t.c_stride + t.columns - 1);
+    }
   const auto* a = static_cast<const int*>(t.a);
   const auto* b = static_cast<const Unit*>(t.b);
   for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += kColumns) {
@@ -269,11 +305,13 @@ void tile(const Tile& t) {
                                     : kTiles<Layout::k_strided>)[t.rows - 1](t);
 }
 
-/// kGroups vectors of lines for kM rows at a time.
+/// kGroups vectors of lines for kM rows at a time; `lines` may be fewer in the last.
 template <Element kElement, int kM, int kGroups>
 void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   constexpr int64_t kSize = bytes_of(kElement);
+  constexpr int64_t kTake = 2 * kTakeUnits<kElement>;
   const int64_t stride = s.b.operand.stride * kSize;
+  const int64_t count = s.b.count;
   const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
   const auto* a = static_cast<const int*>(s.a);
   __m512 sum[kM][kGroups];
@@ -281,36 +319,34 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   for (int r = 0; r < kM; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
-  __m512i v[kGroups][4];
-  const auto multiply = [&](int64_t unit, int units) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
+  __m512i v[kTakeUnits<kElement>];
+  const auto multiply = [&](int64_t unit, int64_t units, int g) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int u = 0; u < kTakeUnits<kElement>; ++u) {
       if (u >= units) break;
 #pragma GCC unroll 8
-      for (int r = 0; r < kM; ++r) {
-        const __m512bh x = as_pairs(_mm512_set1_epi32(a[r * s.a_stride + unit + u]));
-#pragma GCC unroll 2
-        for (int g = 0; g < kGroups; ++g)
-          sum[r][g] = _mm512_dpbf16_ps(sum[r][g], x, as_pairs(v[g][u]));
-      }
+      for (int r = 0; r < kM; ++r)
+        sum[r][g] = _mm512_dpbf16_ps(
+            sum[r][g], as_pairs(_mm512_set1_epi32(a[r * s.a_stride + unit + u])), as_pairs(v[u]));
     }
   };
   int64_t k = 0;
-  for (; k + 8 <= s.b.count; k += 8) {
+  if (lines == kGroups * kLanes)
+    for (; k + kTake <= count; k += kTake)
 #pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g)
-      transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
-                          v[g]);
-    multiply(k / 2, 4);
-  }
-  if (k < s.b.count) {
-    alignas(64) uint8_t tail[kLanes * 32];
+      for (int g = 0; g < kGroups; ++g) {
+        transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, v);
+        multiply(k / 2, kTakeUnits<kElement>, g);
+      }
+  for (; k < count; k += kTake) {
+    alignas(64) uint8_t tail[kLanes * kChunk];
+    const int64_t rest = smaller(kTake, count - k);
     for (int g = 0; g < kGroups; ++g) {
-      copy_tail<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
-                          s.b.count - k, tail);
-      transpose<kElement>(tail, 32, kLanes - 1, v[g]);
+      copy_tail(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes, rest * kSize,
+                tail);
+      transpose<kElement>(tail, kChunk, v);
+      multiply(k / 2, (rest + 1) / 2, g);
     }
-    multiply(k / 2, static_cast<int>((s.b.count - k + 1) / 2));
   }
   const __m512 scale = _mm512_set1_ps(s.scale);
 #pragma GCC unroll 8

@@ -40,6 +40,8 @@ constexpr int kRows = 14;
 constexpr int kRows = 6;
 #endif
 constexpr int kBlocks = kLanes / 4;  // of 128 bits in a vector
+constexpr int64_t kPanelUnits = panel_units(kColumns);
+constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 constexpr int kStreamRows = kRows > 8 ? 8 : 4;
 
 /// Rounds floats to bf16, to nearest even; a NaN stays one.
@@ -81,84 +83,106 @@ HWY_INLINE void split_pair(hn::Vec<U> pairs, V& even, V& odd) {
 
 constexpr int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
 
-/// Inner indices that `transpose` takes at once: 16 bytes a line.
-template <Element kElement>
-constexpr int kStep = kElement == Element::f32 ? 4 : 8;
+/// 16-byte steps of a line that the packing of columns takes at once: a cache line's worth where a
+/// vector has 16 lines, because lines a power of two apart would push one another out of the cache
+/// before their next step.
+constexpr int kSteps = kLanes == 16 ? 4 : 1;
+constexpr int kChunk = 16 * kSteps;  // bytes
 
-/// Reads 16 bytes from each of kLanes lines (line l at base + l · stride bytes, but never past
-/// line `last`) and transposes them: out[k] holds element k of every line. Each vector first
-/// gathers one 128-bit block from each of kBlocks lines, so that 4 × 4 transposes within blocks
-/// suffice.
-template <Element kElement>
-HWY_INLINE void transpose(const uint8_t* base, int64_t stride, int64_t last, V* out) {
+/// Reads kN · 16 bytes from each of kLanes lines (line l at base + l · stride bytes) and transposes
+/// them as 32-bit words: out[w] holds word w of every line. Each vector first gathers one 128-bit
+/// block from each of kBlocks lines, so that 4 × 4 transposes within blocks suffice.
+template <int kN>
+HWY_INLINE void transpose(const uint8_t* base, int64_t stride, V* out) {
   const F f;
   const W w;
-  V v[4];
-  const auto load = [=](int64_t line) HWY_ATTR {
-    return hn::LoadDup128(f, reinterpret_cast<const float*>(base + HWY_MIN(line, last) * stride));
-  };
   const auto lane = hn::Iota(f, 0.0f);
-  for (int j = 0; j < 4; ++j) {
-    v[j] = load(j);
-    for (int b = 1; b < kBlocks; ++b)
-      v[j] = hn::IfThenElse(hn::Lt(lane, hn::Set(f, static_cast<float>(4 * b))), v[j],
-                            load(4 * b + j));
+  V v[kN][4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j, base += stride) {
+    const uint8_t* line = base;
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b, line += 4 * stride) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kN; ++n) {
+        const V block = hn::LoadDup128(f, reinterpret_cast<const float*>(line + 16 * n));
+        v[n][j] = b == 0 ? block
+                         : hn::IfThenElse(hn::Ge(lane, hn::Set(f, static_cast<float>(4 * b))),
+                                          block, v[n][j]);
+      }
+    }
   }
-  const auto low01 = hn::BitCast(w, hn::InterleaveLower(f, v[0], v[1]));
-  const auto low23 = hn::BitCast(w, hn::InterleaveLower(f, v[2], v[3]));
-  const auto high01 = hn::BitCast(w, hn::InterleaveUpper(f, v[0], v[1]));
-  const auto high23 = hn::BitCast(w, hn::InterleaveUpper(f, v[2], v[3]));
-  const V t[4] = {hn::BitCast(f, hn::InterleaveLower(w, low01, low23)),
-                  hn::BitCast(f, hn::InterleaveUpper(w, low01, low23)),
-                  hn::BitCast(f, hn::InterleaveLower(w, high01, high23)),
-                  hn::BitCast(f, hn::InterleaveUpper(w, high01, high23))};
-  if constexpr (kElement == Element::f32) {
-    for (int k = 0; k < 4; ++k) out[k] = t[k];
-  } else {
-    for (int k = 0; k < 4; ++k)
-      split_pair<kElement>(hn::BitCast(U(), t[k]), out[2 * k], out[2 * k + 1]);
+#pragma GCC unroll 4
+  for (int n = 0; n < kN; ++n) {
+    const auto low01 = hn::BitCast(w, hn::InterleaveLower(f, v[n][0], v[n][1]));
+    const auto low23 = hn::BitCast(w, hn::InterleaveLower(f, v[n][2], v[n][3]));
+    const auto high01 = hn::BitCast(w, hn::InterleaveUpper(f, v[n][0], v[n][1]));
+    const auto high23 = hn::BitCast(w, hn::InterleaveUpper(f, v[n][2], v[n][3]));
+    out[4 * n] = hn::BitCast(f, hn::InterleaveLower(w, low01, low23));
+    out[4 * n + 1] = hn::BitCast(f, hn::InterleaveUpper(w, low01, low23));
+    out[4 * n + 2] = hn::BitCast(f, hn::InterleaveLower(w, high01, high23));
+    out[4 * n + 3] = hn::BitCast(f, hn::InterleaveUpper(w, high01, high23));
   }
 }
 
-/// Copies the last `count` < kStep elements of each line to a zero-padded block that `transpose`
-/// may read, lines 16 bytes apart.
-template <Element kElement>
-HWY_INLINE void copy_tail(const uint8_t* base, int64_t stride, int64_t last, int64_t count,
-                          uint8_t* tail) {
-  std::memset(tail, 0, kLanes * 16);
-  for (int64_t l = 0; l <= HWY_MIN(last, int64_t{kLanes - 1}); ++l)
-    std::memcpy(tail + l * 16, base + l * stride, static_cast<size_t>(count * bytes_of(kElement)));
+/// The elements of k in words [0, words) that `transpose` gave, one vector each.
+template <Element kElement, bool kRound, int kWords>
+HWY_INLINE void store_words(const V* words, float* panel) {
+  const F f;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWords; ++i) {
+    if constexpr (kElement == Element::f32) {
+      hn::Store(kRound ? round_bf16(words[i]) : words[i], f, panel + i * kColumns);
+    } else {
+      V even, odd;
+      split_pair<kElement>(hn::BitCast(U(), words[i]), even, odd);
+      hn::Store(kRound ? round_bf16(even) : even, f, panel + 2 * i * kColumns);
+      hn::Store(kRound ? round_bf16(odd) : odd, f, panel + (2 * i + 1) * kColumns);
+    }
+  }
+}
+
+/// Copies the last `bytes` < kBytes bytes of `lines` lines to a zero-padded block of kLanes lines
+/// kBytes apart, for `transpose`.
+template <int kBytes>
+void copy_tail(const uint8_t* base, int64_t stride, int64_t lines, int64_t bytes, uint8_t* tail) {
+  std::memset(tail, 0, kLanes * kBytes);
+  for (int64_t l = 0; l < HWY_MIN(lines, int64_t{kLanes}); ++l)
+    std::memcpy(tail + l * kBytes, base + l * stride, static_cast<size_t>(bytes));
 }
 
 template <Element kElement, bool kRound>
 void pack_contiguous_columns(const Block& block, float* panel) {
-  const F f;
-  constexpr int kTake = kStep<kElement>;
   constexpr int64_t kSize = bytes_of(kElement);
+  constexpr int64_t kTake = kChunk / kSize;  // elements of a line
   const int64_t stride = block.operand.stride * kSize;
   const auto* base =
       static_cast<const uint8_t*>(block.operand.data) + block.line * stride + block.k * kSize;
-  for (int half = 0; half < 2; ++half, base += kLanes * stride, panel += kLanes) {
-    const int64_t last = block.lines - 1 - half * kLanes;
-    if (last < 0) {
-      for (int64_t k = 0; k < block.count; ++k) hn::Store(hn::Zero(f), f, panel + k * kColumns);
-      continue;
-    }
-    V v[kTake];
-    int64_t k = 0;
-    const auto store = [&](int64_t count) HWY_ATTR {
-      for (int i = 0; i < count; ++i)
-        hn::Store(kRound ? round_bf16(v[i]) : v[i], f, panel + (k + i) * kColumns);
-    };
-    for (; k + kTake <= block.count; k += kTake) {
-      transpose<kElement>(base + k * kSize, stride, last, v);
-      store(kTake);
-    }
-    if (k < block.count) {
-      alignas(64) uint8_t tail[kLanes * 16];
-      copy_tail<kElement>(base + k * kSize, stride, last, block.count - k, tail);
-      transpose<kElement>(tail, 16, kLanes - 1, v);
-      store(block.count - k);
+  V words[4 * kSteps];
+  for (int64_t line = 0; line < block.lines; line += kColumns, panel += kPanelUnits) {
+    for (int half = 0; half < 2; ++half, base += kLanes * stride) {
+      float* to = panel + half * kLanes;
+      const int64_t lines = HWY_MIN(block.lines - line - half * kLanes, int64_t{kLanes});
+      if (lines <= 0) {
+        for (int64_t k = 0; k < block.count; ++k) hn::Store(hn::Zero(F()), F(), to + k * kColumns);
+        continue;
+      }
+      int64_t k = 0;
+      if (lines == kLanes)
+        for (; k + kTake <= block.count; k += kTake, to += kTake * kColumns) {
+          transpose<kSteps>(base + k * kSize, stride, words);
+          store_words<kElement, kRound, 4 * kSteps>(words, to);
+        }
+      for (; k < block.count; k += kTake, to += kTake * kColumns) {
+        alignas(64) uint8_t tail[kLanes * kChunk];
+        alignas(64) float unpacked[kTake * kColumns];
+        const int64_t count = HWY_MIN(kTake, block.count - k);
+        copy_tail<kChunk>(base + k * kSize, stride, lines, count * kSize, tail);
+        transpose<kSteps>(tail, kChunk, words);
+        store_words<kElement, kRound, 4 * kSteps>(words, unpacked);
+        for (int64_t i = 0; i < count; ++i)
+          hn::Store(hn::Load(F(), unpacked + i * kColumns), F(), to + i * kColumns);
+      }
     }
   }
 }
@@ -202,10 +226,20 @@ void pack_strided_columns(const Block& block, float* panel) {
   const auto* base = static_cast<const uint8_t*>(block.operand.data) +
                      (block.k * block.operand.stride + block.line) * kSize;
   const int64_t step = block.operand.stride * kSize;
-  const int64_t padding = kColumns - block.lines;
+  const int64_t whole = block.lines / kColumns * kColumns;
+  const F f;
   for (int64_t k = 0; k < block.count; ++k, base += step, panel += kColumns) {
-    copy_line<kElement, kRound>(base, block.lines, panel);
-    if (padding > 0) std::memset(panel + block.lines, 0, static_cast<size_t>(padding) * 4);
+    float* to = panel;
+    for (int64_t line = 0; line < whole; line += kColumns, to += kPanelUnits) {
+      const V low = load_elements<kElement>(base + line * kSize);
+      const V high = load_elements<kElement>(base + (line + kLanes) * kSize);
+      hn::Store(kRound ? round_bf16(low) : low, f, to);
+      hn::Store(kRound ? round_bf16(high) : high, f, to + kLanes);
+    }
+    if (whole < block.lines) {
+      hn::Store(hn::Zero(f), f, to + kLanes);
+      copy_line<kElement, kRound>(base + whole * kSize, block.lines - whole, to);
+    }
   }
 }
 
@@ -233,18 +267,21 @@ void pack_columns(const Block& block, void* panel_memory) {
 
 template <bool kRound>
 void pack_rows_of(const Block& block, float* tile) {
-  const auto* data = static_cast<const float*>(block.operand.data);
-  const int64_t stride = block.operand.stride;
+  const auto* data = static_cast<const uint8_t*>(block.operand.data);
+  const int64_t stride = block.operand.stride * 4;
   if (block.operand.layout == Layout::k_contiguous) {
-    for (int64_t r = 0; r < block.lines; ++r)
-      copy_line<Element::f32, kRound>(
-          reinterpret_cast<const uint8_t*>(data + (block.line + r) * stride + block.k), block.count,
-          tile + r * kRowStride);
+    data += block.line * stride + block.k * 4;
+    for (int64_t line = 0; line < block.lines; line += kRows, tile += kRowTileUnits)
+      for (int64_t r = 0; r < HWY_MIN(block.lines - line, int64_t{kRows}); ++r, data += stride)
+        copy_line<Element::f32, kRound>(data, block.count, tile + r * kRowStride);
   } else {
-    for (int64_t k = 0; k < block.count; ++k)  // a vector may reach into the next, written later
-      copy_line<Element::f32, kRound>(
-          reinterpret_cast<const uint8_t*>(data + (block.k + k) * stride + block.line), block.lines,
-          tile + k * kRows);
+    data += block.k * stride + block.line * 4;
+    for (int64_t k = 0; k < block.count; ++k, data += stride, tile += kRows) {
+      float* to = tile;  // a vector may reach into the tile's next unit, which is written later
+      for (int64_t line = 0; line < block.lines; line += kRows, to += kRowTileUnits)
+        copy_line<Element::f32, kRound>(data + line * 4,
+                                        HWY_MIN(block.lines - line, int64_t{kRows}), to);
+    }
   }
 }
 
@@ -284,6 +321,11 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns);
     sum[r][1] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns + kLanes);
   }
+  if (t.last)  // c is needed when the sums are done
+    for (int r = 0; r < kM; ++r) {
+      __builtin_prefetch(t.c + r * t.c_stride);
+      __builtin_prefetch(t.c + r * t.c_stride + t.columns - 1);
+    }
   const auto* a = static_cast<const float*>(t.a);
   const auto* b = static_cast<const float*>(t.b);
   for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += kColumns) {
@@ -335,56 +377,70 @@ void tile(const Tile& t) {
                                    : choose_tile<Layout::k_strided>(t, kSizes);
 }
 
-/// kGroups vectors of lines for kM rows at a time.
+/// sum[r] += a[r, k] · (element k of each line), for the elements of k that `words` holds.
 template <Element kElement, int kM, int kGroups>
-void stream_lines(const Stream& s, int64_t line, int64_t lines) {
+HWY_INLINE void multiply_words(const V* words, const float* a, int64_t a_stride, int count,
+                               bool round, int group, V (&sum)[kM][kGroups]) {
   const F f;
-  constexpr int kTake = kStep<kElement>;
+  constexpr int kPerWord = kElement == Element::f32 ? 1 : 2;
+#pragma GCC unroll 16
+  for (int w = 0; w < 4 * kSteps; ++w) {
+    if (w * kPerWord >= count) break;
+    V v[2] = {words[w], words[w]};
+    if constexpr (kPerWord == 2) split_pair<kElement>(hn::BitCast(U(), words[w]), v[0], v[1]);
+#pragma GCC unroll 2
+    for (int i = 0; i < kPerWord; ++i) {
+      if (kElement != Element::bf16 && round) v[i] = round_bf16(v[i]);
+      if (w * kPerWord + i >= count) break;
+#pragma GCC unroll 8
+      for (int r = 0; r < kM; ++r)
+        sum[r][group] =
+            hn::MulAdd(hn::Set(f, a[r * a_stride + w * kPerWord + i]), v[i], sum[r][group]);
+    }
+  }
+}
+
+/// kGroups vectors of lines for kM rows at a time; `lines` may be fewer in the last.
+template <Element kElement, int kM, int kGroups>
+void stream_lines(const Stream& s, int64_t done, int64_t lines) {
+  const F f;
   constexpr int64_t kSize = bytes_of(kElement);
+  constexpr int64_t kTake = kChunk / kSize;
   const int64_t stride = s.b.operand.stride * kSize;
-  const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + line * stride;
+  const int64_t count = s.b.count;
+  const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
   const auto* a = static_cast<const float*>(s.a);
   V sum[kM][kGroups];
 #pragma GCC unroll 8
   for (int r = 0; r < kM; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) sum[r][g] = hn::Zero(f);
-  V v[kGroups][kTake];
-  const int64_t count = s.b.count;
+  V words[4 * kSteps];
   int64_t k = 0;
-  for (; k + kTake <= count; k += kTake) {
+  if (lines == kGroups * kLanes)
+    for (; k + kTake <= count; k += kTake)
 #pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g)
-      transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
-                          v[g]);
-#pragma GCC unroll 8
-    for (int r = 0; r < kM; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < kTake; ++i) {
-        V x = hn::Set(f, a[r * s.a_stride + k + i]);
-#pragma GCC unroll 2
-        for (int g = 0; g < kGroups; ++g)
-          sum[r][g] = hn::MulAdd(x, s.b.round ? round_bf16(v[g][i]) : v[g][i], sum[r][g]);
+      for (int g = 0; g < kGroups; ++g) {
+        transpose<kSteps>(base + g * kLanes * stride + k * kSize, stride, words);
+        multiply_words<kElement, kM, kGroups>(words, a + k, s.a_stride, kTake, s.b.round, g, sum);
       }
-  }
-  if (k < count) {
-    alignas(64) uint8_t tail[kLanes * 16];
+  for (; k < count; k += kTake) {
+    alignas(64) uint8_t tail[kLanes * kChunk];
+    const int64_t rest = HWY_MIN(kTake, count - k);
     for (int g = 0; g < kGroups; ++g) {
-      copy_tail<kElement>(base + g * kLanes * stride + k * kSize, stride, lines - 1 - g * kLanes,
-                          count - k, tail);
-      transpose<kElement>(tail, 16, kLanes - 1, v[g]);
-      for (int i = 0; i < count - k; ++i)
-        for (int r = 0; r < kM; ++r)
-          sum[r][g] = hn::MulAdd(hn::Set(f, a[r * s.a_stride + k + i]),
-                                 s.b.round ? round_bf16(v[g][i]) : v[g][i], sum[r][g]);
+      copy_tail<kChunk>(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes,
+                        rest * kSize, tail);
+      transpose<kSteps>(tail, kChunk, words);
+      multiply_words<kElement, kM, kGroups>(words, a + k, s.a_stride, static_cast<int>(rest),
+                                            s.b.round, g, sum);
     }
   }
-  float* c = s.c + (line - s.b.line);
+#pragma GCC unroll 8
   for (int r = 0; r < kM; ++r) {
     alignas(64) float row[kGroups * kLanes];
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) hn::Store(sum[r][g], f, row + g * kLanes);
-    finish_row(row, c + r * s.c_stride, lines, s.scale, s.accumulate);
+    finish_row(row, s.c + done + r * s.c_stride, lines, s.scale, s.accumulate);
   }
 }
 
@@ -392,9 +448,9 @@ template <Element kElement, int kM>
 void stream_rows(const Stream& s) {
   int64_t done = 0;
   for (; done + 2 * kLanes <= s.b.lines; done += 2 * kLanes)
-    stream_lines<kElement, kM, 2>(s, s.b.line + done, 2 * kLanes);
+    stream_lines<kElement, kM, 2>(s, done, 2 * kLanes);
   for (; done < s.b.lines; done += kLanes)
-    stream_lines<kElement, kM, 1>(s, s.b.line + done, HWY_MIN(s.b.lines - done, int64_t{kLanes}));
+    stream_lines<kElement, kM, 1>(s, done, HWY_MIN(s.b.lines - done, int64_t{kLanes}));
 }
 
 template <Element kElement, int... kM>

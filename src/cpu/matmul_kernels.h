@@ -10,7 +10,8 @@ namespace mixtral::cpu {
 // element of C is one chain of fused multiply-adds in order of k; where k is cut into blocks, the
 // chain goes on through memory. So the bits do not depend on tile, blocking or row count.
 //
-// This header is included by files that are compiled for one instruction set: no inline functions.
+// This header is included by files that are compiled for one instruction set: nothing in it may
+// become a function that is shared with others.
 
 /// How a matrix of A or B lies in memory. Its "lines" are rows of A or columns of B.
 enum class Layout : uint8_t {
@@ -68,8 +69,13 @@ struct Stream {
 
 /// Most units of k in a packed block, and the distance of a row tile's rows when k is contiguous:
 /// off a power of two, so that the rows fall into different cache sets.
-inline constexpr int64_t kBlockUnits = 256;
+inline constexpr int64_t kBlockUnits = 512;
 inline constexpr int64_t kRowStride = kBlockUnits + 16;
+
+/// Units from one packed panel, or row tile, to the next; the latter with room for a vector past
+/// its end.
+constexpr int64_t panel_units(int64_t columns) { return kBlockUnits * columns; }
+constexpr int64_t row_tile_units(int64_t rows) { return (rows * kRowStride + 16 + 63) / 64 * 64; }
 
 /// The kernels of one instruction set.
 struct Kernels {
@@ -77,10 +83,10 @@ struct Kernels {
   int columns = 0;      // of a panel
   int unit = 1;         // elements of k in a unit
   int stream_rows = 0;  // most rows that `stream` takes
-  /// Packs lines into a row tile, in the tile layout that the operand's layout asks for.
-  void (*pack_rows)(const Block& block, void* tile) = nullptr;
-  /// Packs at most `columns` lines into a panel. Lines past the end hold finite junk or zeros.
-  void (*pack_columns)(const Block& block, void* panel) = nullptr;
+  /// Packs lines into row tiles (row_tile_units apart), in the layout that the operand's asks for.
+  void (*pack_rows)(const Block& block, void* tiles) = nullptr;
+  /// Packs lines into panels (panel_units apart); the last one's missing lines become zeros.
+  void (*pack_columns)(const Block& block, void* panels) = nullptr;
   void (*tile)(const Tile& tile) = nullptr;
   void (*stream)(const Stream& stream) = nullptr;
 };
