@@ -439,6 +439,16 @@ void run_check(CheckCommandOptions options) {
     options.check.corpus.problem_limit = std::max<int64_t>(options.shown_problems, 1000);
     report = check_data(files, tokenizer.get(), options.check, pool);
   }
+  // Ids of an unknown vocabulary are shown as numbers.
+  for (SplitReport& split : report.splits) {
+    if (!options.tokenizer.empty()) break;
+    if (split.counts.kinds[static_cast<size_t>(RecordKind::text)] > 0) continue;
+    const int64_t ids = split.counts.kinds[static_cast<size_t>(RecordKind::ids)] +
+                        split.counts.kinds[static_cast<size_t>(RecordKind::preference_ids)];
+    if (ids == 0) continue;
+    for (SampleToken& token : split.sample) token.label.clear();
+    split.sample_bos = 0;
+  }
   if (options.json) {
     ordered_json json{{"data", options.data}, {"problem_count", report.problem_count()}};
     json["splits"] = ordered_json::array();

@@ -13,7 +13,7 @@ void tell_birthday(Stage& s) {
   s.teller.bind_text('n', thing_kinds()[static_cast<size_t>(kind)].plural ? "a pair of " + noun
                                                                           : with_article(noun));
   s.say({"It was the day before {k.s} birthday, and {h} had no present yet.",
-         "{k.s} birthday was coming, and {h} wanted to give {k.o} something special."});
+         "{k.s} birthday was coming, and {h} wanted to give {k.him} something special."});
   s.say({"{h} lay in bed and thought. A drawing? A song? No, {n} it had to be.",
          "`What would {k.he} like best?` {h.n} wondered. Then it came to {h.o}: {n}!",
          "{h} knew that {k.n} had always wanted {n}.",

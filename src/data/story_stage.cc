@@ -416,7 +416,6 @@ void Stage::go(std::string_view keys, int to, std::string why) {
                                                            : std::string_view()));
   if (keys.size() == 1) {
     return say({"{u} [went|walked|ran|hurried] {j}{v.to}{w}.",
-                "{u} put on {u.his} [coat|shoes] and [went|set off] {j}{v.to}{w}.",
                 "A little later, {u} [went|ran|walked] {j}{v.to}{w}.",
                 "[As fast as {u.he} could|Without a word], {u} [went|ran] {j}{v.to}{w}.",
                 "So {u} [went|set off] {j}{v.to}{w}.",
