@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "ref/array.h"
@@ -38,19 +37,21 @@ void RefBackend::run(const ops::Route& op) {
   const Floats logits(op.logits), weights(op.weights);
   const Integers expert(op.expert), slot(op.slot), source(op.source), offsets(op.offsets);
   for (int64_t n = 0; n < tokens; ++n) {
-    std::vector<int32_t> order(static_cast<size_t>(experts));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) -> bool {
-      return static_cast<double>(logits(n, a)) > static_cast<double>(logits(n, b));
-    });
-    const double largest = logits(n, order[0]);
-    double total = 0;
-    for (int64_t j = 0; j < k; ++j)
-      total += std::exp(logits(n, order[static_cast<size_t>(j)]) - largest);
+    std::vector<bool> chosen(static_cast<size_t>(experts), false);
     for (int64_t j = 0; j < k; ++j) {
-      expert(n, j) = order[static_cast<size_t>(j)];
-      weights(n, j) = std::exp(logits(n, expert(n, j)) - largest) / total;
+      int32_t best = -1;
+      for (int32_t e = 0; e < experts; ++e) {
+        if (chosen[static_cast<size_t>(e)]) continue;
+        if (best < 0 || logits(n, e) > logits(n, best)) best = e;
+      }
+      chosen[static_cast<size_t>(best)] = true;
+      expert(n, j) = best;
     }
+    const double largest = logits(n, expert(n, 0));
+    double total = 0;
+    for (int64_t j = 0; j < k; ++j) total += std::exp(logits(n, expert(n, j)) - largest);
+    for (int64_t j = 0; j < k; ++j)
+      weights(n, j) = std::exp(logits(n, expert(n, j)) - largest) / total;
   }
   int32_t row = 0;
   for (int32_t e = 0; e < experts; ++e) {

@@ -37,8 +37,9 @@ int32_t draw(std::vector<double> z, const ops::SamplingSettings& settings, int64
   std::vector<int32_t> order(z.size());
   std::iota(order.begin(), order.end(), 0);
   const auto logit = [&](int32_t v) { return z[static_cast<size_t>(v)]; };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return logit(a) > logit(b) || (logit(a) == logit(b) && a < b);
+  });
   const double largest = logit(order[0]);
   if (settings.temperature <= 0 || std::isinf(largest)) return order[0];
 
