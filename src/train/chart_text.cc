@@ -106,9 +106,11 @@ std::string panel_as_text(const Panel& panel, int width, int height) {
 }  // namespace
 
 std::string chart_as_text(const Chart& chart, int width, int height) {
-  std::string text = chart.title.empty() ? "" : chart.title + "\n";
-  if (!chart.subtitle.empty()) text += chart.subtitle + "\n";
-  for (const Panel& panel : chart.panels) text += "\n" + panel_as_text(panel, width, height);
+  std::string text;
+  for (const std::string& line : {chart.title, chart.subtitle})
+    if (!line.empty()) text += fmt::format("{}\n", line);
+  for (const Panel& panel : chart.panels)
+    text += fmt::format("\n{}", panel_as_text(panel, width, height));
   return text;
 }
 
