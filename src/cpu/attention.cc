@@ -126,8 +126,7 @@ void attention_tile(const AttentionTile& t) {
   s.total = s.scores + kTileRows * kKeys;
   s.largest = s.total + rows * kLanes;
   s.room = s.largest + padded(rows) + kLanes;
-  pack_heads(t.query, t.query_stride, t.positions, t.heads, width,
-             t.scale * kLog2E, s.query);
+  pack_heads(t.query, t.query_stride, t.positions, t.heads, width, t.scale * kLog2E, s.query);
   std::fill(s.out, s.out + rows * stride, 0.f);
   std::fill(s.total, s.total + rows * kLanes, 0.f);
   // Finite, so that a row that has seen no key yet is scaled by 1 and later by 0, not by NaN.
@@ -144,13 +143,11 @@ void attention_tile(const AttentionTile& t) {
     const Floats inverse = broadcast(1 / total);
     const float* from = s.out + row * stride;
     float* to = t.out + position * t.out_stride + head * width;
-    for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      store_n(load(from + i) * inverse, to + i, count);
-    });
+    for_lanes(width, [&](int64_t i, int64_t count)
+                         HWY_ATTR { store_n(load(from + i) * inverse, to + i, count); });
     if (t.log_sum == nullptr) continue;
-    t.log_sum[position * t.log_sum_stride + head] =
-        static_cast<float>(static_cast<double>(s.largest[row]) * M_LN2 +
-                           std::log(static_cast<double>(total)));
+    t.log_sum[position * t.log_sum_stride + head] = static_cast<float>(
+        static_cast<double>(s.largest[row]) * M_LN2 + std::log(static_cast<double>(total)));
   }
 }
 
@@ -187,8 +184,8 @@ void append(const ops::CacheAppend& op, int64_t begin, int64_t end) {
   const int64_t capacity = op.keys.dim(1);
   for (int64_t n = begin; n < end; ++n) {
     const float* keys = op.qkv.as<float>() + n * columns + int64_t{op.heads.query} * op.heads.width;
-    const int64_t index = op.slots.as<int32_t>()[n] * capacity +
-                          op.positions.as<int32_t>()[n] % capacity;
+    const int64_t index =
+        op.slots.as<int32_t>()[n] * capacity + op.positions.as<int32_t>()[n] % capacity;
     T* key_row = op.keys.as<T>() + index * length;
     T* value_row = op.values.as<T>() + index * length;
     for_lanes(length, [&](int64_t i, int64_t count) HWY_ATTR {
@@ -298,8 +295,8 @@ void CpuBackend::run(const ops::Attention& op) {
       .capacity = INT64_MAX,
       .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
       .out_stride = heads.query * width,
-      .log_sum = op.log_sum ? op.log_sum.as<float>() + run.token * heads.query + group * shared
-                            : nullptr,
+      .log_sum =
+          op.log_sum ? op.log_sum.as<float>() + run.token * heads.query + group * shared : nullptr,
       .log_sum_stride = heads.query,
       .heads = shared,
       .width = width,
@@ -321,8 +318,8 @@ void CpuBackend::run(const ops::CachedAttention& op) {
   Run* runs = static_cast<Run*>(shared_.get(0, tokens * int64_t{sizeof(Run)}));
   int64_t count = 0;
   for (int64_t n = 0; n < tokens; ++n) {
-    const int64_t seen = op.window > 0 ? std::min<int64_t>(op.window, positions[n] + 1)
-                                       : positions[n] + int64_t{1};
+    const int64_t seen =
+        op.window > 0 ? std::min<int64_t>(op.window, positions[n] + 1) : positions[n] + int64_t{1};
     CHECK(seen <= capacity, "the cache is too short for what a token sees");
     Run* last = count > 0 ? &runs[count - 1] : nullptr;
     if (last != nullptr && last->count < step && last->slot == slots[n] &&

@@ -137,9 +137,8 @@ void add_query_gradients(const Meeting& m, const Room& room, float* dqkv, int64_
   for (int64_t p = 0; p < m.positions; ++p) {
     for (int64_t h = 0; h < m.heads; ++h, from += stride) {
       float* to = dqkv + p * columns + h * width;
-      for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-        store_n(load(from + i), to + i, count);
-      });
+      for_lanes(width,
+                [&](int64_t i, int64_t count) HWY_ATTR { store_n(load(from + i), to + i, count); });
     }
   }
 }
@@ -173,9 +172,8 @@ void store_key_gradients(const float* from, int64_t keys, int64_t width, float f
                          int64_t columns) {
   const Floats scale = broadcast(factor);
   for (int64_t j = 0; j < keys; ++j, from += padded(width), to += columns) {
-    for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      store_n(load(from + i) * scale, to + i, count);
-    });
+    for_lanes(width, [&](int64_t i, int64_t count)
+                         HWY_ATTR { store_n(load(from + i) * scale, to + i, count); });
   }
 }
 
@@ -215,8 +213,7 @@ void backward_task(const ops::AttentionBackward& op, const AttentionBackwardTask
       std::fill(room.dv, room.dv + kKeys * stride, 0.f);
     }
     const int64_t begin = std::max(task.query_begin, block);
-    const int64_t end =
-        op.window > 0 ? std::min(task.query_end, last + op.window) : task.query_end;
+    const int64_t end = op.window > 0 ? std::min(task.query_end, last + op.window) : task.query_end;
     for (int64_t first = begin; first < end; first += step) {
       const Meeting m{.first = first,
                       .positions = std::min(step, end - first),
@@ -322,14 +319,18 @@ void CpuBackend::run(const ops::AttentionBackward& op) {
         tasks[count++] = {starts[s], group, first, end, seen, end, Gradients::queries};
       }
       for (int64_t block = 0; block < length; block += kKeys)
-        tasks[count++] = {starts[s], group,  0,
-                          length,    block,  std::min(length, block + kKeys),
+        tasks[count++] = {starts[s],
+                          group,
+                          0,
+                          length,
+                          block,
+                          std::min(length, block + kKeys),
                           Gradients::keys_and_values};
     }
   }
   const int64_t step = std::max<int64_t>(1, kBackwardRows / shared);
-  const int64_t scratch = HWY_DYNAMIC_DISPATCH(backward_scratch)(step * shared, heads.width) *
-                          int64_t{sizeof(float)};
+  const int64_t scratch =
+      HWY_DYNAMIC_DISPATCH(backward_scratch)(step * shared, heads.width) * int64_t{sizeof(float)};
   pool_.for_each(count, [&](int64_t item, int thread) {
     HWY_DYNAMIC_DISPATCH(backward_task)
     (op, tasks[item], static_cast<float*>(scratch_.get(thread, scratch)));

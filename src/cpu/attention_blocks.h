@@ -130,9 +130,8 @@ void pack_rows(const Rows<T>& rows, int64_t block, int64_t first, int64_t last, 
     }
     const T* row = rows[position];
     const Floats scale = broadcast(factor);
-    for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      store(load_n(row + i, count) * scale, packed + i);
-    });
+    for_lanes(width, [&](int64_t i, int64_t count)
+                         HWY_ATTR { store(load_n(row + i, count) * scale, packed + i); });
   }
 }
 
@@ -156,11 +155,11 @@ HWY_INLINE void transpose_four(const float* const row[4], int64_t width, float* 
     for (int j = 0; j < 4; ++j) packed[i * kKeys + j] = row[j][i];
 }
 
-/// packed[i, j] = rows[block + j][i] as floats; zeros for positions outside first .. last. `room` is
-/// for four padded rows.
+/// packed[i, j] = rows[block + j][i] as floats; zeros for positions outside first .. last. `room`
+/// is for four padded rows.
 template <class T>
-void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t last,
-                     int64_t width, float* room, float* packed) {
+void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t last, int64_t width,
+                     float* room, float* packed) {
   const int64_t stride = padded(width);
   for (int64_t j = 0; j < kKeys; j += 4) {
     const float* row[4];
@@ -174,9 +173,8 @@ void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t 
         row[r] = rows[position];
       } else {
         const T* from = rows[position];
-        for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-          store(load_n(from + i, count), own + i);
-        });
+        for_lanes(width, [&](int64_t i, int64_t count)
+                             HWY_ATTR { store(load_n(from + i, count), own + i); });
       }
     }
     transpose_four(row, width, packed + j);
@@ -190,9 +188,8 @@ HWY_INLINE void pack_heads(const float* from, int64_t stride, int64_t positions,
   for (int64_t p = 0; p < positions; ++p) {
     for (int64_t h = 0; h < heads; ++h, packed += padded(width)) {
       const float* row = from + p * stride + h * width;
-      for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-        store(load_n(row + i, count) * scale, packed + i);
-      });
+      for_lanes(width, [&](int64_t i, int64_t count)
+                           HWY_ATTR { store(load_n(row + i, count) * scale, packed + i); });
     }
   }
 }

@@ -14,7 +14,7 @@ namespace mixtral::cpu {
 //
 // This header is included by files that are compiled for one instruction set: no inline functions.
 
-inline constexpr int64_t kKeys = 64;         // of a block
+inline constexpr int64_t kKeys = 64;          // of a block
 inline constexpr int64_t kForwardRows = 128;  // of a tile, unless one position has more heads
 inline constexpr int64_t kBackwardRows = 64;
 

@@ -35,9 +35,8 @@ void with_type(Dtype dtype, const F& f) {
 
 template <class X, class Y>
 void convert(const X* x, Y* y, int64_t n) {
-  for_lanes(n, [&](int64_t i, int64_t count) HWY_ATTR {
-    store_n(load_n(x + i, count), y + i, count);
-  });
+  for_lanes(
+      n, [&](int64_t i, int64_t count) HWY_ATTR { store_n(load_n(x + i, count), y + i, count); });
 }
 
 void convert_range(const ops::Convert& op, int64_t begin, int64_t end) {
@@ -118,9 +117,7 @@ void dropout(const T* x, T* y, int64_t begin, int64_t end, const ops::Dropout& o
 }
 
 void dropout_range(const ops::Dropout& op, int64_t begin, int64_t end) {
-  with_type(op.x.dtype(), [&]<class T>(T) {
-    dropout(op.x.as<T>(), op.y.as<T>(), begin, end, op);
-  });
+  with_type(op.x.dtype(), [&]<class T>(T) { dropout(op.x.as<T>(), op.y.as<T>(), begin, end, op); });
 }
 
 }  // namespace
@@ -157,25 +154,30 @@ double widen(T value) {
   return static_cast<double>(static_cast<float>(value));
 }
 
-/// Conversions from and to f64.
+double get(const Tensor& x, int64_t i) {
+  if (x.dtype() == Dtype::f64) return x.as<double>()[i];
+  if (x.dtype() == Dtype::f32) return widen(x.as<float>()[i]);
+  return x.dtype() == Dtype::bf16 ? widen(x.as<bf16>()[i]) : widen(x.as<f16>()[i]);
+}
+
+void set(const Tensor& x, int64_t i, double value) {
+  if (x.dtype() == Dtype::f64)
+    x.as<double>()[i] = value;
+  else if (x.dtype() == Dtype::f32)
+    x.as<float>()[i] = static_cast<float>(value);
+  else if (x.dtype() == Dtype::bf16)
+    x.as<bf16>()[i] = bf16(round_to_odd(value));
+  else
+    x.as<f16>()[i] = f16(round_to_odd(value));
+}
+
+/// Conversions from and to f64, which are rare: of totals, and of a model for another backend.
 void convert_wide(const ops::Convert& op, int64_t begin, int64_t end) {
-  if (op.x.dtype() == Dtype::f64) {
-    const double* x = op.x.as<double>();
-    if (op.y.dtype() == Dtype::f32)
-      for (int64_t i = begin; i < end; ++i) op.y.as<float>()[i] = static_cast<float>(x[i]);
-    else if (op.y.dtype() == Dtype::bf16)
-      for (int64_t i = begin; i < end; ++i) op.y.as<bf16>()[i] = bf16(round_to_odd(x[i]));
-    else
-      for (int64_t i = begin; i < end; ++i) op.y.as<f16>()[i] = f16(round_to_odd(x[i]));
-  } else {
-    double* y = op.y.as<double>();
-    if (op.x.dtype() == Dtype::f32)
-      for (int64_t i = begin; i < end; ++i) y[i] = widen(op.x.as<float>()[i]);
-    else if (op.x.dtype() == Dtype::bf16)
-      for (int64_t i = begin; i < end; ++i) y[i] = widen(op.x.as<bf16>()[i]);
-    else
-      for (int64_t i = begin; i < end; ++i) y[i] = widen(op.x.as<f16>()[i]);
-  }
+  for (int64_t i = begin; i < end; ++i) set(op.y, i, get(op.x, i));
+}
+
+void add_scaled_wide(const ops::AddScaled& op, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) set(op.y, i, get(op.y, i) + op.scale * get(op.x, i));
 }
 
 template <class T>
@@ -216,7 +218,8 @@ void CpuBackend::run(const ops::Convert& op) {
     const auto* from = static_cast<const std::byte*>(op.x.data());
     if (to == from) return;
     pool_.for_ranges(op.x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      std::memmove(to + begin * size, from + begin * size, static_cast<size_t>((end - begin) * size));
+      std::memmove(to + begin * size, from + begin * size,
+                   static_cast<size_t>((end - begin) * size));
     });
     return;
   }
@@ -230,10 +233,12 @@ void CpuBackend::run(const ops::Convert& op) {
 }
 
 void CpuBackend::run(const ops::AddScaled& op) {
-  expect_narrow(op.kName, op.x);
-  expect_narrow(op.kName, op.y);
+  const bool wide = op.x.dtype() == Dtype::f64 || op.y.dtype() == Dtype::f64;
   pool_.for_ranges(op.x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(add_scaled_range)(op, begin, end);
+    if (wide)
+      add_scaled_wide(op, begin, end);
+    else
+      HWY_DYNAMIC_DISPATCH(add_scaled_range)(op, begin, end);
   });
 }
 

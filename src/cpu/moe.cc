@@ -31,9 +31,8 @@ float softmax(const float* logits, int64_t n, float* p) {
     return fill_after(e, count, 0);
   });
   const Floats scale = broadcast(1 / sum);
-  for_lanes(n, [&](int64_t i, int64_t count) HWY_ATTR {
-    store_n(load_n(p + i, count) * scale, p + i, count);
-  });
+  for_lanes(n, [&](int64_t i, int64_t count)
+                   HWY_ATTR { store_n(load_n(p + i, count) * scale, p + i, count); });
   return largest + static_cast<float>(std::log(static_cast<double>(sum)));
 }
 

@@ -58,7 +58,8 @@ void norm_rows(const ops::RmsNorm& op, int64_t begin, int64_t end) {
     normalise<f16>(op, begin, end);
 }
 
-/// dx of some rows; their share of dweight, summed row by row, is assigned to `dweight` unless null.
+/// dx of some rows; their share of dweight, summed row by row, is assigned to `dweight` unless
+/// null.
 template <class W>
 void differentiate(const ops::RmsNormBackward& op, int64_t begin, int64_t end, float* dweight) {
   const int64_t width = op.x.dim(1);
@@ -80,8 +81,7 @@ void differentiate(const ops::RmsNormBackward& op, int64_t begin, int64_t end, f
         const Floats before = n == begin ? broadcast(0) : load_n(dweight + i, count);
         store_n(multiply_add(d, normal, before), dweight + i, count);
       }
-      Floats gradient =
-          scale * subtract_product(d * load_n(weight + i, count), normal, mean);
+      Floats gradient = scale * subtract_product(d * load_n(weight + i, count), normal, mean);
       if (op.accumulate) gradient = gradient + load_n(dx + i, count);
       store_n(gradient, dx + i, count);
     });
@@ -140,8 +140,7 @@ void CpuBackend::run(const ops::RmsNormBackward& op) {
   auto* partial = static_cast<float*>(shared_.get(0, blocks * width * int64_t{sizeof(float)}));
   const int64_t grain = std::max<int64_t>(1, row_grain(width) / kRowBlock);
   pool_.for_ranges(blocks, grain, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b)
-      HWY_DYNAMIC_DISPATCH(norm_backward_rows)
+    for (int64_t b = first; b < last; ++b) HWY_DYNAMIC_DISPATCH(norm_backward_rows)
     (op, b * kRowBlock, std::min(rows, (b + 1) * kRowBlock), partial + b * width);
   });
   float* dweight = op.dweight.as<float>();

@@ -41,7 +41,8 @@ double squared_norm(const float* x, int64_t n) {
   double lanes[kSums];
   for (int j = 0; j < kSums / kWidth; ++j) hn::StoreU(sum[j], tag, lanes + j * kWidth);
   // A square of a float is exact in f64, so fused or not makes no difference.
-  for (int j = 0; i < n; ++i, ++j) lanes[j] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  for (int j = 0; i < n; ++i, ++j)
+    lanes[j] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   double total = 0;
   for (double lane : lanes) total += lane;
   return total;

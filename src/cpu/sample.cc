@@ -38,18 +38,28 @@ HWY_INLINE Vector exponential_nonpositive(Vector x) {
   auto r = hn::NegMulAdd(n, hn::Set(tag, 0x1.62e42fefa39efp-1), x);
   r = hn::NegMulAdd(n, hn::Set(tag, 0x1.abc9e3b39803fp-56), r);
   // Taylor's series to r¹³ on |r| <= ln(2) / 2.
-  double factor = 1.0 / 6227020800;  // 1 / 13!
-  auto e = hn::Set(tag, factor);
-  for (int k = 13; k > 0; --k) {
-    factor *= k;
-    e = hn::MulAdd(e, r, hn::Set(tag, factor));
-  }
+  constexpr double kFactors[] = {1.0 / 479001600,
+                                 1.0 / 39916800,
+                                 1.0 / 3628800,
+                                 1.0 / 362880,
+                                 1.0 / 40320,
+                                 1.0 / 5040,
+                                 1.0 / 720,
+                                 1.0 / 120,
+                                 1.0 / 24,
+                                 1.0 / 6,
+                                 1.0 / 2,
+                                 1.0,
+                                 1.0};
+  auto e = hn::Set(tag, 1.0 / 6227020800);
+  for (double factor : kFactors) e = hn::MulAdd(e, r, hn::Set(tag, factor));
   const auto exponent = hn::ShiftLeft<52>(hn::BitCast(Bits(), shifted));
   const auto scaled = hn::BitCast(tag, hn::Add(hn::BitCast(Bits(), e), exponent));
   return hn::IfThenElse(tiny, hn::Zero(tag), scaled);
 }
 
-/// weights[i] = exp((logits[i] − largest) / temperature); returns their sum. `n` is a multiple of 8.
+/// weights[i] = exp((logits[i] − largest) / temperature); returns their sum. `n` is a multiple
+/// of 8.
 double weigh(const double* logits, int64_t n, double largest, double temperature, double* weights) {
   const Doubles tag;
   constexpr int kWidth = static_cast<int>(hn::MaxLanes(Doubles()));
@@ -85,7 +95,8 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 /// Tokens in order of descending logits (ties to the lower id), found as they are asked for.
 class Ranking {
  public:
-  /// `room` holds one index a token. Logits are multiples of `unit` apart in what is sorted at once.
+  /// `room` holds one index a token. Logits are multiples of `unit` apart in what is sorted at
+  /// once.
   Ranking(const double* logits, int64_t count, double largest, double unit, int32_t* room)
       : logits_(logits), count_(count), bound_(largest), step_(4 * unit), room_(room) {}
 
@@ -195,7 +206,8 @@ int32_t draw(const ops::SamplingSettings& settings, int32_t position, int64_t vo
   for (; end < candidates; ++end) {
     if (!limited) kept[end] = ranking.next();
     const double w = weight[kept[end]];
-    if (end > 0 && settings.top_p < 1 && before >= static_cast<double>(settings.top_p) * mass) break;
+    if (end > 0 && settings.top_p < 1 && before >= static_cast<double>(settings.top_p) * mass)
+      break;
     if (end > 0 && w < static_cast<double>(settings.min_p)) break;
     before += w;
   }
@@ -245,8 +257,8 @@ void CpuBackend::run(const ops::Sample& op) {
   expect_f32(op.kName, {op.logits, op.log_probability});
   const int64_t count = padded(op.logits.dim(1));
   pool_.for_each(op.logits.dim(0), [&](int64_t s, int thread) {
-    auto* memory = static_cast<double*>(scratch_.get(
-        thread, count * (2 * int64_t{sizeof(double)} + 2 * int64_t{sizeof(int32_t)})));
+    auto* memory = static_cast<double*>(
+        scratch_.get(thread, count * (2 * int64_t{sizeof(double)} + 2 * int64_t{sizeof(int32_t)})));
     auto* order = reinterpret_cast<int32_t*>(memory + 2 * count);
     sample_row(op, s, {memory, memory + count, order, order + count});
   });

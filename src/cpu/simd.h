@@ -190,8 +190,7 @@ HWY_INLINE Words select(const Mask& mask, const Words& yes, const Words& no) {
 HWY_INLINE Floats to_floats(const Words& a) {
   Floats r;
   for (int i = 0; i < kParts; ++i)
-    r.part[i] =
-        hn::ConvertTo(FloatTag(), hn::BitCast(hn::RebindToSigned<FloatTag>(), a.part[i]));
+    r.part[i] = hn::ConvertTo(FloatTag(), hn::BitCast(hn::RebindToSigned<FloatTag>(), a.part[i]));
   return r;
 }
 
@@ -213,8 +212,7 @@ HWY_INLINE Words to_f16(const Floats& a) {
   const Words odd = shift_right<13>(rebased) & broadcast_word(1);
   const Words normal = shift_right<13>(rebased + odd + broadcast_word(0xfff));
   // A subnormal is rounded by an addition whose last place is its own.
-  const Words small =
-      as_words(as_floats(magnitude) + broadcast(0.5f)) - broadcast_word(0x3f000000);
+  const Words small = as_words(as_floats(magnitude) + broadcast(0.5f)) - broadcast_word(0x3f000000);
   Words r = select(less_signed(magnitude, broadcast_word(0x38800000)), small, normal);
   r = select(less_signed(magnitude, broadcast_word(0x477ff000)), r, broadcast_word(0x7c00));
   r = select(less_signed(broadcast_word(0x7f800000), magnitude), broadcast_word(0x7e00), r);
@@ -241,9 +239,7 @@ HWY_INLINE Words load_halves(const uint16_t* p) {
     r.part[i] = hn::PromoteTo(WordTag(), hn::LoadU(HalfTag(), p + i * kPartLanes));
   return r;
 }
-HWY_INLINE Floats load(const bf16* p) {
-  return as_floats(shift_left<16>(load_halves(&p->bits)));
-}
+HWY_INLINE Floats load(const bf16* p) { return as_floats(shift_left<16>(load_halves(&p->bits))); }
 HWY_INLINE Floats load(const f16* p) { return from_f16(load_halves(&p->bits)); }
 
 HWY_INLINE void store(const Floats& a, float* p) {

@@ -38,10 +38,8 @@ HWY_INLINE void multiply_wide(const Words& a, uint32_t factor, Words& low, Words
     const auto odd = hn::MulEven(
         hn::BitCast(WordTag(), hn::ShiftRight<32>(hn::BitCast(WideTag(), a.part[i]))), f);
     const auto upper = hn::Set(WideTag(), 0xffffffff00000000u);
-    high.part[i] =
-        hn::BitCast(WordTag(), hn::Or(hn::ShiftRight<32>(even), hn::And(odd, upper)));
-    low.part[i] =
-        hn::BitCast(WordTag(), hn::Or(hn::AndNot(upper, even), hn::ShiftLeft<32>(odd)));
+    high.part[i] = hn::BitCast(WordTag(), hn::Or(hn::ShiftRight<32>(even), hn::And(odd, upper)));
+    low.part[i] = hn::BitCast(WordTag(), hn::Or(hn::AndNot(upper, even), hn::ShiftLeft<32>(odd)));
   }
 #endif
 }

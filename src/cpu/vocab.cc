@@ -29,9 +29,8 @@ void copy_rows(const ops::Embedding& op, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const T* from = op.table.as<T>() + op.tokens.as<int32_t>()[n] * width;
     float* to = op.x.as<float>() + n * width;
-    for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      store_n(load_n(from + i, count), to + i, count);
-    });
+    for_lanes(width, [&](int64_t i, int64_t count)
+                         HWY_ATTR { store_n(load_n(from + i, count), to + i, count); });
   }
 }
 
