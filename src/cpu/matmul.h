@@ -11,10 +11,11 @@ namespace mixtral::cpu {
 /// One group's product C[m, n] = scale · Σ_k A[m, k] B[k, n] (+ C if accumulate), C in f32.
 struct Product {
   int64_t m = 0, n = 0, k = 0;
-  Operand a;  // f32; its lines are the rows of C
+  Operand a;  // its lines are the rows of C
   Operand b;  // its lines are the columns of C
   float* c = nullptr;
   int64_t c_stride = 0;
+  bool transposed = false;  // C[m, n] lies at c[n * c_stride + m]
 };
 
 /// Computes groups of products with all threads. Each thread owns a block of a C at a time: it

@@ -25,6 +25,9 @@ constexpr int kLanes = 16;
 constexpr int kColumns = 2 * kLanes;
 constexpr int kRows = 14;
 constexpr int kStreamRows = 8;
+constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kMaxAhead = 256 << 10;  // bytes of lines that are fetched ahead as a whole
+constexpr int64_t kFurtherOn = 512;       // bytes
 constexpr int64_t kPanelUnits = panel_units(kColumns);
 constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 
@@ -40,9 +43,19 @@ constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   return as_words(_mm512_cvtne2ps_pbh(high, low));
 }
 
-/// `count` <= 16 elements as floats, the rest zero.
+/// 16 elements as floats.
+template <Element kElement>
+[[gnu::always_inline]] inline __m512 load_floats(const uint8_t* from) {
+  if constexpr (kElement == Element::f32) return _mm512_loadu_ps(from);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  if constexpr (kElement == Element::f16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/// The first `count` of them, the rest zero.
 template <Element kElement>
 [[gnu::always_inline]] inline __m512 load_floats(const uint8_t* from, int64_t count) {
+  if (__builtin_constant_p(count) && count == kLanes) return load_floats<kElement>(from);
   const auto mask = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
   if constexpr (kElement == Element::f32) {
     return _mm512_maskz_loadu_ps(mask, from);
@@ -53,16 +66,27 @@ template <Element kElement>
   }
 }
 
-/// Elements [0, count) of two lines of the same k: word i pairs even[i] with odd[i]. count <= 16.
+/// Word i pairs even[i] with odd[i].
+[[gnu::always_inline]] inline __m512i interleave(__m512 even, __m512 odd) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, round_pairs(odd, even));
+}
+
+/// The first `count` elements of two lines of the same k, as pairs; `odd` may be null.
 template <Element kElement>
 [[gnu::always_inline]] inline __m512i interleave(const uint8_t* even, const uint8_t* odd,
                                                  int64_t count) {
-  const __m512 e = load_floats<kElement>(even, count);
-  const __m512 o = odd ? load_floats<kElement>(odd, count) : _mm512_setzero_ps();
-  const __m512i halves = round_pairs(o, e);  // 16 of `even`, then 16 of `odd`
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, halves);
+  return interleave(load_floats<kElement>(even, count),
+                    odd ? load_floats<kElement>(odd, count) : _mm512_setzero_ps());
+}
+
+/// Loads the next units' rows into the cache while these are copied: they may be pages apart.
+[[gnu::always_inline]] inline void prefetch_rows(const uint8_t* row, int64_t step) {
+  __builtin_prefetch(row + kPrefetchRows * step);
+  __builtin_prefetch(row + (kPrefetchRows + 1) * step);
+  __builtin_prefetch(row + kPrefetchRows * step + 64);
+  __builtin_prefetch(row + (kPrefetchRows + 1) * step + 64);
 }
 
 /// 8 elements of k from each of 4 lines `stride` bytes apart, as bf16: one 128-bit block a line.
@@ -96,17 +120,18 @@ template <Element kElement>
   }
 }
 
-/// Units of a line that `transpose` takes: 64 bytes of it, because lines a power of two apart would
-/// push one another out of the cache before the rest of their cache lines is read.
-template <Element kElement>
-constexpr int kTakeUnits = kElement == Element::f32 ? 8 : 16;
-constexpr int kChunk = 64;
+/// Bytes of a line that are transposed at once: a cache line, because lines a power of two apart
+/// would push one another out of the cache before the rest is read. Many rows of sums leave
+/// registers for less of bf16.
+constexpr int chunk_for(Element element, int rows) {
+  return element == Element::f32 || rows <= 4 ? 64 : 32;
+}
 
-/// Reads 64 bytes from each of 16 lines, `stride` bytes apart, and transposes them: out[u] holds
-/// unit u of every line.
-template <Element kElement>
+/// Reads kBytes from each of 16 lines, `stride` bytes apart, and transposes them: out[u] holds unit
+/// u of every line.
+template <Element kElement, int kBytes>
 [[gnu::always_inline]] inline void transpose(const uint8_t* base, int64_t stride, __m512i* out) {
-  constexpr int kN = kTakeUnits<kElement> / 4;
+  constexpr int kN = kBytes / (8 * bytes_of(kElement));
   __m512i v[kN][4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j, base += stride)
@@ -127,20 +152,22 @@ template <Element kElement>
 }
 
 /// Copies the last `bytes` of `lines` lines to a zero-padded block for `transpose`.
+template <int kBytes>
 void copy_tail(const uint8_t* base, int64_t stride, int64_t lines, int64_t bytes, uint8_t* tail) {
-  __builtin_memset(tail, 0, kLanes * kChunk);
+  __builtin_memset(tail, 0, kLanes * kBytes);
   for (int64_t l = 0; l < smaller(lines, kLanes); ++l)
-    __builtin_memcpy(tail + l * kChunk, base + l * stride, static_cast<size_t>(bytes));
+    __builtin_memcpy(tail + l * kBytes, base + l * stride, static_cast<size_t>(bytes));
 }
 
 template <Element kElement>
 void pack_contiguous_columns(const Block& block, Unit* panel) {
   constexpr int64_t kSize = bytes_of(kElement);
-  constexpr int64_t kTake = 2 * kTakeUnits<kElement>;
+  constexpr int64_t kTake = 64 / kSize;
+  constexpr int kUnits = kTake / 2;
   const int64_t stride = block.operand.stride * kSize;
   const auto* base =
       static_cast<const uint8_t*>(block.operand.data) + block.line * stride + block.k * kSize;
-  __m512i v[kTakeUnits<kElement>];
+  __m512i v[kUnits];
   for (int64_t line = 0; line < block.lines; line += kColumns, panel += kPanelUnits) {
     for (int half = 0; half < 2; ++half, base += kLanes * stride) {
       Unit* to = panel + half * kLanes;
@@ -152,17 +179,16 @@ void pack_contiguous_columns(const Block& block, Unit* panel) {
       }
       int64_t k = 0;
       if (lines == kLanes)
-        for (; k + kTake <= block.count; k += kTake, to += kTakeUnits<kElement> * kColumns) {
-          transpose<kElement>(base + k * kSize, stride, v);
+        for (; k + kTake <= block.count; k += kTake, to += kUnits * kColumns) {
+          transpose<kElement, 64>(base + k * kSize, stride, v);
 #pragma GCC unroll 16
-          for (int u = 0; u < kTakeUnits<kElement>; ++u)
-            _mm512_store_si512(to + u * kColumns, v[u]);
+          for (int u = 0; u < kUnits; ++u) _mm512_store_si512(to + u * kColumns, v[u]);
         }
-      for (; k < block.count; k += kTake, to += kTakeUnits<kElement> * kColumns) {
-        alignas(64) uint8_t tail[kLanes * kChunk];
+      for (; k < block.count; k += kTake, to += kUnits * kColumns) {
+        alignas(64) uint8_t tail[kLanes * 64];
         const int64_t count = smaller(kTake, block.count - k);
-        copy_tail(base + k * kSize, stride, lines, count * kSize, tail);
-        transpose<kElement>(tail, kChunk, v);
+        copy_tail<64>(base + k * kSize, stride, lines, count * kSize, tail);
+        transpose<kElement, 64>(tail, 64, v);
         for (int u = 0; u < (count + 1) / 2; ++u) _mm512_store_si512(to + u * kColumns, v[u]);
       }
     }
@@ -176,18 +202,26 @@ void pack_strided_columns(const Block& block, Unit* panel) {
   const auto* even =
       static_cast<const uint8_t*>(block.operand.data) + block.k * step + block.line * kSize;
   for (int64_t k = 0; k < block.count; k += 2, even += 2 * step, panel += kColumns) {
-    const bool pair = k + 1 < block.count;
+    const uint8_t* odd = k + 1 < block.count ? even + step : nullptr;
     Unit* to = panel;
-    for (int64_t line = 0; line < block.lines; line += kColumns, to += kPanelUnits) {
-      const uint8_t* from = even + line * kSize;
-      const int64_t count = block.lines - line;
-      _mm512_store_si512(to, interleave<kElement>(from, pair ? from + step : nullptr, count));
-      from += kLanes * kSize;
-      _mm512_store_si512(
-          to + kLanes,
-          count > kLanes ? interleave<kElement>(from, pair ? from + step : nullptr, count - kLanes)
-                         : _mm512_setzero_si512());
-    }
+    int64_t line = 0;
+    if (odd)
+      for (; line + kColumns <= block.lines; line += kColumns, to += kPanelUnits)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          const int64_t at = (line + half * kLanes) * kSize;
+          if (half == 0) prefetch_rows(even + at, step);
+          _mm512_store_si512(to + half * kLanes, interleave<kElement>(even + at, odd + at, kLanes));
+        }
+    for (; line < block.lines; line += kColumns, to += kPanelUnits)
+      for (int half = 0; half < 2; ++half) {
+        const int64_t at = (line + half * kLanes) * kSize;
+        const int64_t count = block.lines - line - half * kLanes;
+        _mm512_store_si512(to + half * kLanes,
+                           count > 0
+                               ? interleave<kElement>(even + at, odd ? odd + at : nullptr, count)
+                               : _mm512_setzero_si512());
+      }
   }
 }
 
@@ -208,35 +242,61 @@ void pack_columns(const Block& block, void* panel) {
   }
 }
 
-void pack_rows(const Block& block, void* tiles) {
-  auto* tile = static_cast<Unit*>(tiles);
-  const int64_t step = block.operand.stride * 4;
+template <Element kElement>
+void pack_rows_of(const Block& block, Unit* tile) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  const int64_t step = block.operand.stride * kSize;
   const auto* data = static_cast<const uint8_t*>(block.operand.data);
   if (block.operand.layout == Layout::k_contiguous) {
-    data += block.line * step + block.k * 4;
+    data += block.line * step + block.k * kSize;
     for (int64_t line = 0; line < block.lines; line += kRows, tile += kRowTileUnits) {
       Unit* to = tile;
       const int64_t rows = smaller(block.lines - line, kRows);
-      for (int64_t r = 0; r < rows; ++r, data += step, to += kRowStride)
-        for (int64_t k = 0; k < block.count; k += 32) {
-          const int64_t count = block.count - k;
-          const __m512 low = load_floats<Element::f32>(data + k * 4, count);
-          const __m512 high = count > 16 ? load_floats<Element::f32>(data + k * 4 + 64, count - 16)
-                                         : _mm512_setzero_ps();
-          _mm512_storeu_si512(to + k / 2, round_pairs(high, low));
-        }
-    }
-  } else {
-    data += block.k * step + block.line * 4;
-    for (int64_t k = 0; k < block.count; k += 2, data += 2 * step, tile += kRows) {
-      Unit* to = tile;  // a vector may reach into the tile's next unit, which is written later
-      const bool pair = k + 1 < block.count;
-      for (int64_t line = 0; line < block.lines; line += kRows, to += kRowTileUnits) {
-        const uint8_t* from = data + line * 4;
-        _mm512_storeu_si512(to, interleave<Element::f32>(from, pair ? from + step : nullptr,
-                                                         smaller(block.lines - line, kRows)));
+      for (int64_t r = 0; r < rows; ++r, data += step, to += kRowStride) {
+        int64_t k = 0;
+        for (; k + 32 <= block.count; k += 32)
+          _mm512_storeu_si512(to + k / 2,
+                              round_pairs(load_floats<kElement>(data + (k + 16) * kSize, 16),
+                                          load_floats<kElement>(data + k * kSize, 16)));
+        if (const int64_t count = block.count - k; count > 0)
+          _mm512_storeu_si512(
+              to + k / 2,
+              round_pairs(count > 16 ? load_floats<kElement>(data + (k + 16) * kSize, count - 16)
+                                     : _mm512_setzero_ps(),
+                          load_floats<kElement>(data + k * kSize, count)));
       }
     }
+  } else {
+    data += block.k * step + block.line * kSize;
+    for (int64_t k = 0; k < block.count; k += 2, data += 2 * step, tile += kRows) {
+      Unit* to = tile;  // a vector may reach into the tile's next unit, which is written later
+      const uint8_t* even = data;
+      const uint8_t* odd = k + 1 < block.count ? data + step : nullptr;
+      int64_t lines = block.lines;
+      if (odd)
+        for (; lines >= kLanes; lines -= kRows, to += kRowTileUnits) {
+          prefetch_rows(even, step);
+          _mm512_storeu_si512(to, interleave<kElement>(even, odd, kLanes));
+          even += kRows * kSize;
+          odd += kRows * kSize;
+        }
+      for (; lines > 0; lines -= kRows, to += kRowTileUnits) {
+        _mm512_storeu_si512(to, interleave<kElement>(even, odd, smaller(lines, kRows)));
+        even += kRows * kSize;
+        if (odd) odd += kRows * kSize;
+      }
+    }
+  }
+}
+
+void pack_rows(const Block& block, void* tiles) {
+  switch (block.operand.element) {
+    case Element::f32:
+      return pack_rows_of<Element::f32>(block, static_cast<Unit*>(tiles));
+    case Element::bf16:
+      return pack_rows_of<Element::bf16>(block, static_cast<Unit*>(tiles));
+    case Element::f16:
+      return pack_rows_of<Element::f16>(block, static_cast<Unit*>(tiles));
   }
 }
 
@@ -249,6 +309,17 @@ void pack_rows(const Block& block, void* tiles) {
   _mm512_mask_storeu_ps(c, mask, v);
 }
 
+/// The same for a tile whose rows lie in columns of c.
+void finish_transposed(const Tile& t) {
+  for (int64_t j = 0; j < t.columns; ++j) {
+    float* c = t.c + j * t.c_stride;
+    for (int r = 0; r < t.rows; ++r) {
+      const float sum = t.partial[r * kColumns + j];
+      c[r] = t.accumulate ? __builtin_fmaf(sum, t.scale, c[r]) : sum * t.scale;
+    }
+  }
+}
+
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   constexpr int64_t kRowStep = kLayout == Layout::k_contiguous ? kRowStride : 1;
@@ -259,7 +330,7 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns);
     sum[r][1] = t.first ? _mm512_setzero_ps() : _mm512_load_ps(t.partial + r * kColumns + kLanes);
   }
-  if (t.last)  // c is needed when the sums are done
+  if (t.last && !t.transposed)  // c is needed when the sums are done
     for (int r = 0; r < kM; ++r) {
       __builtin_prefetch(t.c + r * t.c_stride);
       __builtin_prefetch(t.c + r * t.c_stride + t.columns - 1);
@@ -276,12 +347,13 @@ void run_tile(const Tile& t) {
       sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
     }
   }
-  if (!t.last) {
+  if (!t.last || t.transposed) {
 #pragma GCC unroll 16
     for (int r = 0; r < kM; ++r) {
       _mm512_store_ps(t.partial + r * kColumns, sum[r][0]);
       _mm512_store_ps(t.partial + r * kColumns + kLanes, sum[r][1]);
     }
+    if (t.last) finish_transposed(t);
     return;
   }
   const __m512 scale = _mm512_set1_ps(t.scale);
@@ -309,7 +381,9 @@ void tile(const Tile& t) {
 template <Element kElement, int kM, int kGroups>
 void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   constexpr int64_t kSize = bytes_of(kElement);
-  constexpr int64_t kTake = 2 * kTakeUnits<kElement>;
+  constexpr int kBytes = chunk_for(kElement, kM);
+  constexpr int64_t kTake = kBytes / kSize;
+  constexpr int kUnits = kTake / 2;
   const int64_t stride = s.b.operand.stride * kSize;
   const int64_t count = s.b.count;
   const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
@@ -319,10 +393,10 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   for (int r = 0; r < kM; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
-  __m512i v[kTakeUnits<kElement>];
+  __m512i v[kUnits];
   const auto multiply = [&](int64_t unit, int64_t units, int g) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-    for (int u = 0; u < kTakeUnits<kElement>; ++u) {
+    for (int u = 0; u < kUnits; ++u) {
       if (u >= units) break;
 #pragma GCC unroll 8
       for (int r = 0; r < kM; ++r)
@@ -331,20 +405,33 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
     }
   };
   int64_t k = 0;
-  if (lines == kGroups * kLanes)
-    for (; k + kTake <= count; k += kTake)
+  if (lines == kGroups * kLanes) {
+    // Fetch the next lines while these are multiplied, in the order of memory; or, where they are
+    // long, these lines further on.
+    const bool next_lines = lines * stride <= kMaxAhead;
+    const uint8_t* ahead = base + lines * stride;
+    for (; k + kTake <= count; k += kTake) {
+      if (next_lines) {
+        for (int i = 0; i < kGroups * kLanes * kBytes; i += 64, ahead += 64)
+          __builtin_prefetch(ahead);
+      } else {
+        for (int i = 0; i < kGroups * kLanes; ++i)
+          __builtin_prefetch(base + i * stride + k * kSize + kFurtherOn);
+      }
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; ++g) {
-        transpose<kElement>(base + g * kLanes * stride + k * kSize, stride, v);
-        multiply(k / 2, kTakeUnits<kElement>, g);
+        transpose<kElement, kBytes>(base + g * kLanes * stride + k * kSize, stride, v);
+        multiply(k / 2, kUnits, g);
       }
+    }
+  }
   for (; k < count; k += kTake) {
-    alignas(64) uint8_t tail[kLanes * kChunk];
+    alignas(64) uint8_t tail[kLanes * kBytes];
     const int64_t rest = smaller(kTake, count - k);
     for (int g = 0; g < kGroups; ++g) {
-      copy_tail(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes, rest * kSize,
-                tail);
-      transpose<kElement>(tail, kChunk, v);
+      copy_tail<kBytes>(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes,
+                        rest * kSize, tail);
+      transpose<kElement, kBytes>(tail, kBytes, v);
       multiply(k / 2, (rest + 1) / 2, g);
     }
   }

@@ -42,6 +42,9 @@ constexpr int kRows = 6;
 constexpr int kBlocks = kLanes / 4;  // of 128 bits in a vector
 constexpr int64_t kPanelUnits = panel_units(kColumns);
 constexpr int64_t kRowTileUnits = row_tile_units(kRows);
+constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kMaxAhead = 256 << 10;  // bytes of lines that are fetched ahead as a whole
+constexpr int64_t kFurtherOn = 512;       // bytes
 constexpr int kStreamRows = kRows > 8 ? 8 : 4;
 
 /// Rounds floats to bf16, to nearest even; a NaN stays one.
@@ -83,10 +86,11 @@ HWY_INLINE void split_pair(hn::Vec<U> pairs, V& even, V& odd) {
 
 constexpr int64_t bytes_of(Element element) { return element == Element::f32 ? 4 : 2; }
 
-/// 16-byte steps of a line that the packing of columns takes at once: a cache line's worth where a
-/// vector has 16 lines, because lines a power of two apart would push one another out of the cache
-/// before their next step.
-constexpr int kSteps = kLanes == 16 ? 4 : 1;
+/// 16-byte steps of a line that are transposed at once: a cache line's worth where a vector has 16
+/// lines, because lines a power of two apart would push one another out of the cache before their
+/// next step. Many rows of sums leave registers for less.
+constexpr int steps_for(int rows) { return kLanes < 16 ? 1 : rows <= 4 ? 4 : 2; }
+constexpr int kSteps = steps_for(0);
 constexpr int kChunk = 16 * kSteps;  // bytes
 
 /// Reads kN · 16 bytes from each of kLanes lines (line l at base + l · stride bytes) and transposes
@@ -211,13 +215,23 @@ HWY_INLINE void copy_line(const uint8_t* from, int64_t count, float* to) {
     const V v = load_elements<kElement>(from + i * bytes_of(kElement));
     hn::StoreU(kRound ? round_bf16(v) : v, f, to + i);
   }
-  if (i < count) {
+  if (i < count && kElement == Element::f32 && HWY_MAX_BYTES >= 32) {
+    const V v = hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(count - i)), f,
+                               reinterpret_cast<const float*>(from) + i);
+    hn::StoreU(kRound ? round_bf16(v) : v, f, to + i);
+  } else if (i < count) {  // other vectors' masked loads may read past the end
     alignas(64) uint8_t tail[kLanes * 4] = {};
     std::memcpy(tail, from + i * bytes_of(kElement),
                 static_cast<size_t>((count - i) * bytes_of(kElement)));
     const V v = load_elements<kElement>(tail);
     hn::StoreU(kRound ? round_bf16(v) : v, f, to + i);
   }
+}
+
+/// Loads the lines' next rows into the cache while this one is copied: they may be pages apart.
+HWY_INLINE void prefetch_row(const uint8_t* row, int64_t step) {
+  __builtin_prefetch(row + kPrefetchRows * step);
+  __builtin_prefetch(row + kPrefetchRows * step + 64);
 }
 
 template <Element kElement, bool kRound>
@@ -231,8 +245,10 @@ void pack_strided_columns(const Block& block, float* panel) {
   for (int64_t k = 0; k < block.count; ++k, base += step, panel += kColumns) {
     float* to = panel;
     for (int64_t line = 0; line < whole; line += kColumns, to += kPanelUnits) {
-      const V low = load_elements<kElement>(base + line * kSize);
-      const V high = load_elements<kElement>(base + (line + kLanes) * kSize);
+      const uint8_t* from = base + line * kSize;
+      prefetch_row(from, step);
+      const V low = load_elements<kElement>(from);
+      const V high = load_elements<kElement>(from + kLanes * kSize);
       hn::Store(kRound ? round_bf16(low) : low, f, to);
       hn::Store(kRound ? round_bf16(high) : high, f, to + kLanes);
     }
@@ -265,29 +281,46 @@ void pack_columns(const Block& block, void* panel_memory) {
   }
 }
 
-template <bool kRound>
+template <Element kElement, bool kRound>
 void pack_rows_of(const Block& block, float* tile) {
+  constexpr int64_t kSize = bytes_of(kElement);
+  constexpr int64_t kWhole = (kRows + kLanes - 1) / kLanes * kLanes;
   const auto* data = static_cast<const uint8_t*>(block.operand.data);
-  const int64_t stride = block.operand.stride * 4;
+  const int64_t stride = block.operand.stride * kSize;
   if (block.operand.layout == Layout::k_contiguous) {
-    data += block.line * stride + block.k * 4;
+    data += block.line * stride + block.k * kSize;
     for (int64_t line = 0; line < block.lines; line += kRows, tile += kRowTileUnits)
       for (int64_t r = 0; r < HWY_MIN(block.lines - line, int64_t{kRows}); ++r, data += stride)
-        copy_line<Element::f32, kRound>(data, block.count, tile + r * kRowStride);
+        copy_line<kElement, kRound>(data, block.count, tile + r * kRowStride);
   } else {
-    data += block.k * stride + block.line * 4;
+    data += block.k * stride + block.line * kSize;
     for (int64_t k = 0; k < block.count; ++k, data += stride, tile += kRows) {
       float* to = tile;  // a vector may reach into the tile's next unit, which is written later
-      for (int64_t line = 0; line < block.lines; line += kRows, to += kRowTileUnits)
-        copy_line<Element::f32, kRound>(data + line * 4,
-                                        HWY_MIN(block.lines - line, int64_t{kRows}), to);
+      const uint8_t* from = data;
+      int64_t lines = block.lines;
+      for (; lines >= kWhole; lines -= kRows, from += kRows * kSize, to += kRowTileUnits) {
+        prefetch_row(from, stride);
+        copy_line<kElement, kRound>(from, kWhole, to);
+      }
+      for (; lines >= kRows; lines -= kRows, from += kRows * kSize, to += kRowTileUnits)
+        copy_line<kElement, kRound>(from, kRows, to);
+      if (lines > 0) copy_line<kElement, kRound>(from, lines, to);
     }
   }
 }
 
-void pack_rows(const Block& block, void* tile) {
-  block.round ? pack_rows_of<true>(block, static_cast<float*>(tile))
-              : pack_rows_of<false>(block, static_cast<float*>(tile));
+void pack_rows(const Block& block, void* tile_memory) {
+  auto* tiles = static_cast<float*>(tile_memory);
+  switch (block.operand.element) {
+    case Element::f32:
+      return block.round ? pack_rows_of<Element::f32, true>(block, tiles)
+                         : pack_rows_of<Element::f32, false>(block, tiles);
+    case Element::bf16:
+      return pack_rows_of<Element::bf16, false>(block, tiles);
+    case Element::f16:
+      return block.round ? pack_rows_of<Element::f16, true>(block, tiles)
+                         : pack_rows_of<Element::f16, false>(block, tiles);
+  }
 }
 
 /// c[0 .. columns) = scale · sum (+ c). `sum` has a whole number of vectors.
@@ -310,6 +343,17 @@ HWY_INLINE void finish_row(const float* sum, float* c, int64_t columns, float sc
   }
 }
 
+/// The same for a tile whose rows lie in columns of c.
+HWY_INLINE void finish_transposed(const Tile& t) {
+  for (int64_t j = 0; j < t.columns; ++j) {
+    float* c = t.c + j * t.c_stride;
+    for (int r = 0; r < t.rows; ++r) {
+      const float sum = t.partial[r * kColumns + j];
+      c[r] = t.accumulate ? __builtin_fmaf(sum, t.scale, c[r]) : sum * t.scale;
+    }
+  }
+}
+
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   const F f;
@@ -321,7 +365,7 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns);
     sum[r][1] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns + kLanes);
   }
-  if (t.last)  // c is needed when the sums are done
+  if (t.last && !t.transposed)  // c is needed when the sums are done
     for (int r = 0; r < kM; ++r) {
       __builtin_prefetch(t.c + r * t.c_stride);
       __builtin_prefetch(t.c + r * t.c_stride + t.columns - 1);
@@ -338,7 +382,7 @@ void run_tile(const Tile& t) {
       sum[r][1] = hn::MulAdd(x, b1, sum[r][1]);
     }
   }
-  if (t.last && t.columns == kColumns) {
+  if (t.last && !t.transposed && t.columns == kColumns) {
     const V s = hn::Set(f, t.scale);
     float* c = t.c;
 #pragma GCC unroll 16
@@ -359,6 +403,7 @@ void run_tile(const Tile& t) {
     hn::Store(sum[r][1], f, t.partial + r * kColumns + kLanes);
   }
   if (!t.last) return;
+  if (t.transposed) return finish_transposed(t);
   for (int r = 0; r < kM; ++r)
     finish_row(t.partial + r * kColumns, t.c + r * t.c_stride, t.columns, t.scale, t.accumulate);
 }
@@ -377,14 +422,14 @@ void tile(const Tile& t) {
                                    : choose_tile<Layout::k_strided>(t, kSizes);
 }
 
-/// sum[r] += a[r, k] · (element k of each line), for the elements of k that `words` holds.
-template <Element kElement, int kM, int kGroups>
+/// sum[r] += a[r, k] · (element k of each line), for `count` elements of k in kWords words.
+template <Element kElement, int kWords, int kM, int kGroups>
 HWY_INLINE void multiply_words(const V* words, const float* a, int64_t a_stride, int count,
                                bool round, int group, V (&sum)[kM][kGroups]) {
   const F f;
   constexpr int kPerWord = kElement == Element::f32 ? 1 : 2;
 #pragma GCC unroll 16
-  for (int w = 0; w < 4 * kSteps; ++w) {
+  for (int w = 0; w < kWords; ++w) {
     if (w * kPerWord >= count) break;
     V v[2] = {words[w], words[w]};
     if constexpr (kPerWord == 2) split_pair<kElement>(hn::BitCast(U(), words[w]), v[0], v[1]);
@@ -404,8 +449,9 @@ HWY_INLINE void multiply_words(const V* words, const float* a, int64_t a_stride,
 template <Element kElement, int kM, int kGroups>
 void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   const F f;
+  constexpr int kN = steps_for(kM);
   constexpr int64_t kSize = bytes_of(kElement);
-  constexpr int64_t kTake = kChunk / kSize;
+  constexpr int64_t kTake = 16 * kN / kSize;
   const int64_t stride = s.b.operand.stride * kSize;
   const int64_t count = s.b.count;
   const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
@@ -415,24 +461,37 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   for (int r = 0; r < kM; ++r)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) sum[r][g] = hn::Zero(f);
-  V words[4 * kSteps];
+  V words[4 * kN];
   int64_t k = 0;
-  if (lines == kGroups * kLanes)
-    for (; k + kTake <= count; k += kTake)
+  if (lines == kGroups * kLanes) {
+    // Fetch the next lines while these are multiplied, in the order of memory; or, where they are
+    // long, these lines further on.
+    const bool next_lines = lines * stride <= kMaxAhead;
+    const uint8_t* ahead = base + lines * stride;
+    for (; k + kTake <= count; k += kTake) {
+      if (next_lines) {
+        for (int i = 0; i < kGroups * kLanes * 16 * kN; i += 64, ahead += 64)
+          __builtin_prefetch(ahead);
+      } else {
+        for (int i = 0; i < kGroups * kLanes; ++i)
+          __builtin_prefetch(base + i * stride + k * kSize + kFurtherOn);
+      }
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; ++g) {
-        transpose<kSteps>(base + g * kLanes * stride + k * kSize, stride, words);
-        multiply_words<kElement, kM, kGroups>(words, a + k, s.a_stride, kTake, s.b.round, g, sum);
+        transpose<kN>(base + g * kLanes * stride + k * kSize, stride, words);
+        multiply_words<kElement, 4 * kN>(words, a + k, s.a_stride, kTake, s.b.round, g, sum);
       }
+    }
+  }
   for (; k < count; k += kTake) {
-    alignas(64) uint8_t tail[kLanes * kChunk];
+    alignas(64) uint8_t tail[kLanes * 16 * kN];
     const int64_t rest = HWY_MIN(kTake, count - k);
     for (int g = 0; g < kGroups; ++g) {
-      copy_tail<kChunk>(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes,
-                        rest * kSize, tail);
-      transpose<kSteps>(tail, kChunk, words);
-      multiply_words<kElement, kM, kGroups>(words, a + k, s.a_stride, static_cast<int>(rest),
-                                            s.b.round, g, sum);
+      copy_tail<16 * kN>(base + g * kLanes * stride + k * kSize, stride, lines - g * kLanes,
+                         rest * kSize, tail);
+      transpose<kN>(tail, 16 * kN, words);
+      multiply_words<kElement, 4 * kN>(words, a + k, s.a_stride, static_cast<int>(rest), s.b.round,
+                                       g, sum);
     }
   }
 #pragma GCC unroll 8

@@ -52,6 +52,7 @@ struct Tile {
   int64_t columns = 0;  // that exist in c, at most the kernel's
   float scale = 1;
   bool accumulate = false;
+  bool transposed = false;  // row r, column j goes to c[j * c_stride + r]
 };
 
 /// Few rows of A times many k-contiguous lines of B, each of which is read once and not packed:
@@ -72,9 +73,9 @@ struct Stream {
 inline constexpr int64_t kBlockUnits = 512;
 inline constexpr int64_t kRowStride = kBlockUnits + 16;
 
-/// Units from one packed panel, or row tile, to the next; the latter with room for a vector past
-/// its end.
-constexpr int64_t panel_units(int64_t columns) { return kBlockUnits * columns; }
+/// Units from one packed panel, or row tile, to the next: off a power of two as well, and the
+/// latter with room for a vector past its end.
+constexpr int64_t panel_units(int64_t columns) { return kBlockUnits * columns + 64; }
 constexpr int64_t row_tile_units(int64_t rows) { return (rows * kRowStride + 16 + 63) / 64 * 64; }
 
 /// The kernels of one instruction set.
