@@ -1,5 +1,7 @@
 #include "cuda/attention_flash.h"
+#include "cuda/attention_mma.h"
 #include "cuda/backend.h"
+#include "cuda/cudnn_attention.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/status.h"
@@ -70,7 +72,28 @@ __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
   }
 }
 
+/// A block an inner head of a sequence.
+__global__ void __launch_bounds__(kThreads)
+    arrange(const float* from, int64_t inner_sequences, int64_t length, int64_t heads,
+            int64_t inner_heads, float* to) {
+  const int64_t head = blockIdx.x, sequence = blockIdx.y;
+  const int64_t outer = sequence / inner_sequences * (heads / inner_heads) + head / inner_heads;
+  to +=
+      ((outer * inner_sequences + sequence % inner_sequences) * inner_heads + head % inner_heads) *
+      length;
+  for (int64_t t = threadIdx.x; t < length; t += kThreads)
+    to[t] = from[(sequence * length + t) * heads + head];
+}
+
 }  // namespace
+
+void arrange_statistics(const float* from, int64_t sequences, int64_t inner_sequences,
+                        int64_t length, int64_t heads, int64_t inner_heads, float* to,
+                        cudaStream_t stream) {
+  arrange<<<dim3(blocks(heads), blocks(sequences)), kThreads, 0, stream>>>(
+      from, inner_sequences, length, heads, inner_heads, to);
+  check_launch("attention_backward");
+}
 
 void CudaBackend::run(const ops::Rope& op) {
   const int64_t tokens = op.qkv.dim(0);
@@ -110,11 +133,15 @@ void CudaBackend::run(const ops::CacheAppend& op) {
 
 void CudaBackend::run(const ops::Attention& op) {
   if (op.qkv.dim(0) == 0) return;
+  if (cudnn_->forward(op, scratch(), stream_)) return;
+  if (mma_attention(op, stream_)) return;
   flash_attention(op, stream_);
 }
 
 void CudaBackend::run(const ops::AttentionBackward& op) {
   if (op.qkv.dim(0) == 0) return;
+  if (cudnn_->backward(op, scratch(), stream_)) return;
+  if (mma_attention_backward(op, stream_)) return;
   flash_attention_backward(op, stream_);
 }
 

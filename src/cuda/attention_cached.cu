@@ -1,8 +1,10 @@
+#include "cuda/attention_mma.h"
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/flash_forward.cuh"
 #include "cuda/scratch.h"
+#include "cuda/sequences.cuh"
 #include "cuda/status.h"
 #include "ops/attention.h"
 
@@ -16,41 +18,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kUnroll = 4;  // keys in flight a group of lanes
-constexpr int kLeastRun = 8;
-
-template <class K>
-struct Cached {
-  static constexpr int kLeastRun = cuda::kLeastRun;
-  Activations qkv;
-  const int *positions, *slots;
-  const K *keys, *values;
-  int tokens, columns, width;
-  int heads, kv_heads, capacity, window;
-  float scale;
-
-  __device__ float query(int n, int head, int c) const {
-    return qkv.read(int64_t{n} * columns + head * width + c);
-  }
-  __device__ int slot(int n) const { return slots[n]; }
-  __device__ int last_seen(int n) const { return positions[n]; }
-  __device__ int first_seen(int n) const {
-    return window > 0 ? max(0, positions[n] - window + 1) : 0;
-  }
-  __device__ int64_t place(int slot, int t, int kv) const {
-    return ((int64_t{slot} * capacity + t % capacity) * kv_heads + kv) * width;
-  }
-  __device__ const K* key(int slot, int t, int kv) const { return keys + place(slot, t, kv); }
-  __device__ const K* value(int slot, int t, int kv) const { return values + place(slot, t, kv); }
-
-  /// Whether token n is in a run that flash_forward takes, with its tiles of `rows` tokens.
-  __device__ bool in_long_run(int n, int rows) const {
-    const int begin = n / rows * rows, end = min(begin + rows, tokens);
-    int length = 1;
-    for (int m = n - 1; m >= begin && slots[m] == slots[n] && length < kLeastRun; --m) ++length;
-    for (int m = n + 1; m < end && slots[m] == slots[n] && length < kLeastRun; ++m) ++length;
-    return length >= kLeastRun;
-  }
-};
 
 struct Stretches {
   Activations out;
@@ -80,7 +47,7 @@ struct Running {
 /// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
-__global__ void __launch_bounds__(kThreads) cached_attention(Cached<K> op, Stretches to) {
+__global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op, Stretches to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
   const int token = static_cast<int>(blockIdx.x);
@@ -222,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) cached_attention(Cached<K> op, Stret
 
 /// A warp a head of a token.
 template <class K>
-__global__ void __launch_bounds__(kThreads) join_stretches(Cached<K> op, Stretches to) {
+__global__ void __launch_bounds__(kThreads) join_stretches(CachedSource<K> op, Stretches to) {
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= int64_t{op.tokens} * op.heads) return;
   if (to.tile_rows > 0 && op.in_long_run(static_cast<int>(row / op.heads), to.tile_rows)) return;
@@ -278,25 +245,21 @@ void CudaBackend::run(const ops::CachedAttention& op) {
     throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
                 std::to_string(op.heads.width));
   const int group = op.heads.query / op.heads.kv;
-  const bool runs = tokens >= kLeastRun && tokens > slots;
+  const bool runs = tokens >= kLeastRunOfTiles && tokens > slots;
   with_weight(op.keys.dtype(), [&](auto k) {
     using K = type_of<decltype(k)>;
     const Activations out{op.out.data(), op.out.dtype() == Dtype::bf16};
-    const Cached<K> cached{{op.qkv.data(), op.qkv.dtype() == Dtype::bf16},
-                           data<int>(op.positions),
-                           data<int>(op.slots),
-                           data<K>(op.keys),
-                           data<K>(op.values),
-                           static_cast<int>(tokens),
-                           static_cast<int>(op.qkv.dim(1)),
-                           op.heads.width,
-                           op.heads.query,
-                           op.heads.kv,
-                           static_cast<int>(capacity),
-                           static_cast<int>(op.window),
-                           static_cast<float>(op.scale)};
-    const int tile_rows = runs ? (op.heads.width > 128 ? kFlashRows<256> : kFlashRows<128>) : 0;
-    if (runs) launch_flash_forward("cached_attention", cached, out, nullptr, stream_);
+    const auto cached = cached_source<K>(op);
+    int tile_rows = 0;
+    if (runs) {
+      tile_rows = mma_cached_rows(op);
+      if (tile_rows > 0) {
+        mma_cached_attention(op, stream_);
+      } else {
+        tile_rows = op.heads.width > 128 ? kFlashRows<256> : kFlashRows<128>;
+        launch_flash_forward("cached_attention", cached, out, nullptr, stream_);
+      }
+    }
     with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
       with_query_heads(group, pack() == 1, [&](auto heads) {
         const int64_t grid_heads = op.heads.kv * divide_up(group, heads());

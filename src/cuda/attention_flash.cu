@@ -11,46 +11,27 @@
 namespace mixtral::cuda {
 namespace {
 
-/// Packed rows: the only slot's key t is token t.
-template <class T>
-struct Shape {
-  static constexpr int kLeastRun = 1;
-  const T* qkv;
-  Band band;
-  int tokens, columns, width;  // of the packed rows and of a head
-  int heads, kv_heads;
-  float scale;
-
-  __device__ int group() const { return heads / kv_heads; }
-  __device__ int slot(int) const { return 0; }
-  __device__ int first_seen(int n) const { return band.first_seen(n); }
-  __device__ int last_seen(int n) const { return n; }
-  __device__ float query(int n, int head, int c) const { return widen<float>(query(n, head)[c]); }
-  __device__ const T* key(int, int t, int kv) const { return key(t, kv); }
-  __device__ const T* value(int, int t, int kv) const { return value(t, kv); }
-  __device__ const T* query(int n, int head) const {
-    return qkv + int64_t{n} * columns + head * width;
-  }
-  __device__ const T* key(int n, int kv) const { return query(n, heads + kv); }
-  __device__ const T* value(int n, int kv) const { return query(n, heads + kv_heads + kv); }
-};
-
 /// delta[n, i] = Σ_h dout · out: a warp a head of a token.
-template <class T>
+template <int n, class T>
 __global__ void __launch_bounds__(256)
     flash_delta(const T* out, const T* dout, int64_t rows, int width, float* delta) {
   const int64_t row = int64_t{blockIdx.x} * 8 + threadIdx.x / kWarp;
   if (row >= rows) return;
   float sum = 0;
-  for (int c = static_cast<int>(threadIdx.x) % kWarp; c < width; c += kWarp)
-    sum += widen<float>(out[row * width + c]) * widen<float>(dout[row * width + c]);
+  for (int c = static_cast<int>(threadIdx.x) % kWarp * n; c < width; c += kWarp * n) {
+    float a[n], b[n];
+    load(out + row * width + c, a);
+    load(dout + row * width + c, b);
+#pragma unroll
+    for (int j = 0; j < n; ++j) sum += a[j] * b[j];
+  }
   sum = warp_sum(sum);
   if (threadIdx.x % kWarp == 0) delta[row] = sum;
 }
 
 template <class T>
 struct Gradient {
-  Shape<T> shape;
+  PackedSource<T> shape;
   const T* dout;
   const float *log_sum, *delta;
   T* dqkv;
@@ -93,7 +74,7 @@ __global__ void __launch_bounds__(kFlashThreads) flash_queries(Gradient<T> op) {
   auto& tiles = *reinterpret_cast<BackwardTiles<width>*>(memory);
   constexpr int kRows = BackwardTiles<width>::kRows;
   using S = Share<kRows>;
-  const Shape<T>& shape = op.shape;
+  const PackedSource<T>& shape = op.shape;
   const int begin = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows;
   const int head = static_cast<int>(blockIdx.y), kv = head / shape.group();
   const int count = min(kRows, shape.tokens - begin);
@@ -142,7 +123,7 @@ __global__ void __launch_bounds__(kFlashThreads) flash_keys(Gradient<T> op) {
   auto& tiles = *reinterpret_cast<BackwardTiles<width>*>(memory);
   constexpr int kRows = BackwardTiles<width>::kRows;
   using S = Share<kRows>;
-  const Shape<T>& shape = op.shape;
+  const PackedSource<T>& shape = op.shape;
   const int begin = static_cast<int>(blockIdx.x) * kRows, kv = static_cast<int>(blockIdx.y);
   const int count = min(kRows, shape.tokens - begin);
 
@@ -192,37 +173,34 @@ __global__ void __launch_bounds__(kFlashThreads) flash_keys(Gradient<T> op) {
                            shape.heads + shape.kv_heads + kv);
 }
 
-template <class T, class Op>
-Shape<T> shape_of(const Op& op) {
-  return {data<T>(op.qkv),
-          {data<int>(op.sequence_starts), static_cast<int>(op.sequence_starts.dim(0) - 1),
-           static_cast<int>(op.window)},
-          static_cast<int>(op.qkv.dim(0)),
-          static_cast<int>(op.qkv.dim(1)),
-          op.heads.width,
-          op.heads.query,
-          op.heads.kv,
-          static_cast<float>(op.scale)};
-}
-
 }  // namespace
 
 void flash_attention(const ops::Attention& op, cudaStream_t stream) {
   with_activation(op.qkv.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
-    launch_flash_forward("attention", shape_of<T>(op),
+    launch_flash_forward("attention", packed_source<T>(op),
                          {op.out.data(), op.out.dtype() == Dtype::bf16}, data<float>(op.log_sum),
                          stream);
   });
 }
 
-void flash_attention_backward(const ops::AttentionBackward& op, cudaStream_t stream) {
+void flash_delta_of(const ops::AttentionBackward& op, cudaStream_t stream) {
   const int64_t rows = op.delta.numel();
   with_activation(op.qkv.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
-    flash_delta<<<blocks(divide_up(rows, 8)), 256, 0, stream>>>(
-        data<T>(op.out), data<T>(op.dout), rows, op.heads.width, data<float>(op.delta));
-    const Gradient<T> gradient{shape_of<T>(op), data<T>(op.dout), data<float>(op.log_sum),
+    with_packs<kPackOf<T>>(op.heads.width, {op.out, op.dout}, [&](auto pack) {
+      flash_delta<pack()><<<blocks(divide_up(rows, 8)), 256, 0, stream>>>(
+          data<T>(op.out), data<T>(op.dout), rows, op.heads.width, data<float>(op.delta));
+    });
+  });
+  check_launch("attention_backward");
+}
+
+void flash_attention_backward(const ops::AttentionBackward& op, cudaStream_t stream) {
+  flash_delta_of(op, stream);
+  with_activation(op.qkv.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    const Gradient<T> gradient{packed_source<T>(op), data<T>(op.dout), data<float>(op.log_sum),
                                data<float>(op.delta), data<T>(op.dqkv)};
     with_head_width(op.heads.width, [&](auto width) {
       using Tiles = BackwardTiles<width()>;

@@ -10,4 +10,7 @@ namespace mixtral::cuda {
 void flash_attention(const ops::Attention& op, cudaStream_t stream);
 void flash_attention_backward(const ops::AttentionBackward& op, cudaStream_t stream);
 
+/// op.delta of the gradient.
+void flash_delta_of(const ops::AttentionBackward& op, cudaStream_t stream);
+
 }  // namespace mixtral::cuda

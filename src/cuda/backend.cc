@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/blas.h"
+#include "cuda/cudnn_attention.h"
 #include "cuda/scratch.h"
 #include "cuda/staging.h"
 #include "cuda/status.h"
@@ -104,10 +105,12 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   scratch_ = std::make_unique<Scratch>();
   staging_ = std::make_unique<Staging>();
   blas_ = std::make_unique<CublasLt>();
+  cudnn_ = std::make_unique<CudnnAttention>();
 }
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
+  cudnn_.reset();
   blas_.reset();
   staging_.reset();
   scratch_.reset();

@@ -10,6 +10,7 @@ struct CUstream_st;
 namespace mixtral::cuda {
 
 class CublasLt;
+class CudnnAttention;
 class Scratch;
 class Staging;
 
@@ -83,6 +84,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Scratch> scratch_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CublasLt> blas_;
+  std::unique_ptr<CudnnAttention> cudnn_;
 };
 
 }  // namespace mixtral::cuda

@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 
 #include "base/random.h"
@@ -97,11 +98,12 @@ struct RandomNormalBody {
   template <int n>
   __device__ void at(int64_t i) const {
     double values[n];
+    std::array<uint32_t, 4> words{};
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       const auto element = static_cast<uint64_t>(i + j);
-      const auto words = philox(seed, stream, element / 2);
-      const bool odd = element % 2 != 0;
+      const bool odd = n % 2 == 0 ? j % 2 != 0 : element % 2 != 0;
+      if (n % 2 != 0 || !odd) words = philox(seed, stream, element / 2);
       const auto a = static_cast<double>(unit_float_open(odd ? words[2] : words[0]));
       const auto b = static_cast<double>(unit_float(odd ? words[3] : words[1]));
       values[j] = deviation * sqrt(-2 * log(a)) * cospi(2 * b);
@@ -121,11 +123,13 @@ struct DropoutBody {
   __device__ void at(int64_t i) const {
     float values[n];
     load(x + i, values);
+    std::array<uint32_t, 4> words{};
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       const auto element = static_cast<uint64_t>(i + j);
-      const auto words = philox(seed, stream, element / 4);
-      const auto which = element % 4;
+      // Packs begin at multiples of 4: one draw serves all of them.
+      const int which = n == 4 ? j : static_cast<int>(element % 4);
+      if (n != 4 || j == 0) words = philox(seed, stream, element / 4);
       const uint32_t word = which == 0   ? words[0]
                             : which == 1 ? words[1]
                             : which == 2 ? words[2]

@@ -1,25 +1,9 @@
 #pragma once
 
 #include "cuda/flash.cuh"
+#include "cuda/sequences.cuh"
 
 namespace mixtral::cuda {
-
-/// A pointer to activations of either type, for the few accesses whose speed does not matter.
-struct Activations {
-  void* data;
-  bool narrow_type;  // bf16, else f32
-
-  __device__ float read(int64_t i) const {
-    return narrow_type ? __bfloat162float(static_cast<const Bf16*>(data)[i])
-                       : static_cast<const float*>(data)[i];
-  }
-  __device__ void write(int64_t i, float value) const {
-    if (narrow_type)
-      static_cast<Bf16*>(data)[i] = __float2bfloat16_rn(value);
-    else
-      static_cast<float*>(data)[i] = value;
-  }
-};
 
 template <int width>
 struct ForwardTiles {

@@ -6,10 +6,11 @@
 
 namespace mixtral::cuda {
 
+// Never unloaded: callers keep functions of it in static variables (cuDNN's frontend does).
 Library::Library(const std::string& name) : name_(name) {
   for (const char* folder : {"", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/",
                              "/usr/local/cuda-13/lib64/", "/opt/cuda/lib64/"}) {
-    handle_ = ::dlopen((folder + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+    handle_ = ::dlopen((folder + name).c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (handle_) return;
   }
 }

@@ -2,6 +2,7 @@
 #include "cuda/blas.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/grouped.h"
 #include "cuda/product.h"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
@@ -65,6 +66,7 @@ void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaS
   if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
       blas.multiply(p, scratch, stream))
     return;
+  if (p.offsets && grouped_product(p, processors, scratch, stream)) return;
   simt_product(p, stream);
 }
 

@@ -150,7 +150,7 @@ void CudaBackend::run(const ops::RmsNorm& op) {
   const int64_t rows = op.x.dim(0), width = op.x.dim(1);
   if (rows == 0) return;
   with_activation(op.x.dtype(), [&](auto t) {
-    with_activation(op.weight.dtype(), [&](auto w) {
+    with_weight(op.weight.dtype(), [&](auto w) {
       using T = type_of<decltype(t)>;
       using W = type_of<decltype(w)>;
       with_packs<kPackOf<T>>(width, {op.x, op.residual, op.weight, op.sum, op.y}, [&](auto pack) {
@@ -174,7 +174,7 @@ void CudaBackend::run(const ops::RmsNormBackward& op) {
   const int64_t count = std::min<int64_t>(rows, int64_t{processors_} * 4);
   float* partial = op.dweight ? scratch().take<float>(count * width) : nullptr;
   with_activation(op.x.dtype(), [&](auto t) {
-    with_activation(op.weight.dtype(), [&](auto w) {
+    with_weight(op.weight.dtype(), [&](auto w) {
       using T = type_of<decltype(t)>;
       using W = type_of<decltype(w)>;
       with_packs<kPackOf<T>>(width, {op.dy, op.x, op.weight, op.dx}, [&](auto pack) {

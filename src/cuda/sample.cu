@@ -26,7 +26,7 @@ using Count = unsigned long long;
 
 struct Request {
   const float* logits;
-  const ops::SamplingSettings* settings;
+  const unsigned char* settings;
   const int* history;
   const int* positions;
   int* tokens;
@@ -234,7 +234,9 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   const int64_t s = blockIdx.x;
   const float* logits = op.logits + s * op.vocabulary;
   double* z = op.penalised + s * op.vocabulary;
-  const ops::SamplingSettings settings = op.settings[s];
+  ops::SamplingSettings settings;  // of bytes, so aligned to nothing
+  for (size_t i = 0; i < sizeof settings; ++i)
+    reinterpret_cast<unsigned char*>(&settings)[i] = op.settings[s * sizeof settings + i];
   for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
     z[v] = static_cast<double>(logits[v]);
   __syncthreads();
@@ -288,11 +290,10 @@ void CudaBackend::run(const ops::Sample& op) {
   Scratch& room = scratch();
   auto* penalised = room.take<double>(sequences * vocabulary);
   auto* weights = room.take<Count>(sequences * vocabulary);
-  sample<<<blocks(sequences), kThreads, 0, stream_>>>(
-      Request{data<float>(op.logits), static_cast<const ops::SamplingSettings*>(op.settings.data()),
-              data<int>(op.history), data<int>(op.positions), data<int>(op.tokens),
-              data<float>(op.log_probability), penalised, weights, static_cast<int>(vocabulary),
-              op.history ? static_cast<int>(op.history.dim(1)) : 0});
+  sample<<<blocks(sequences), kThreads, 0, stream_>>>(Request{
+      data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
+      data<int>(op.positions), data<int>(op.tokens), data<float>(op.log_probability), penalised,
+      weights, static_cast<int>(vocabulary), op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("sample");
 }
 

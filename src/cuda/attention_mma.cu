@@ -1,0 +1,213 @@
+#include "cuda/attention_mma.h"
+#include "cuda/flash.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/sequences.cuh"
+
+// Attention in blocks on tensor cores (Dao 2023, "FlashAttention-2"). A block of four warps has 128
+// queries of one head, 32 a warp, and walks over tiles of 64 keys, the next one's copy under way
+// while this one is multiplied.
+namespace mixtral::cuda {
+namespace {
+
+constexpr int kQueries = 128, kKeys = 64, kRowsOfWarp = 32, kPieces = kRowsOfWarp / 16;
+
+template <int width>
+struct Shared {
+  MmaTile<kQueries, width> q;
+  MmaTile<kKeys, width> k[2], v[2];
+  int slot[kQueries], first[kQueries], last[kQueries];
+};
+
+/// Rows of one slot, and what they see: every row all of `whole_first` .. `whole_last`, some row
+/// all of `first` .. `last`.
+struct Run {
+  int begin, end, slot;
+  int first, last, whole_first, whole_last;
+};
+
+template <int width>
+__device__ Run run_from(const Shared<width>& shared, int begin, int count) {
+  Run run{begin,
+          begin,
+          shared.slot[begin],
+          shared.first[begin],
+          shared.last[begin],
+          shared.first[begin],
+          shared.last[begin]};
+  for (; run.end < count && shared.slot[run.end] == run.slot; ++run.end) {
+    run.first = min(run.first, shared.first[run.end]);
+    run.last = max(run.last, shared.last[run.end]);
+    run.whole_first = max(run.whole_first, shared.first[run.end]);
+    run.whole_last = min(run.whole_last, shared.last[run.end]);
+  }
+  return run;
+}
+
+template <int width, class Source>
+__global__ void __launch_bounds__(kMmaThreads, 2)
+    mma_forward(Source op, Bf16* out, float* log_sum) {
+  extern __shared__ __align__(16) char memory[];
+  auto& shared = *reinterpret_cast<Shared<width>*>(memory);
+  // The last tiles see the most keys: start with them.
+  const int begin = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
+  const int head = static_cast<int>(blockIdx.y), kv = head / (op.heads / op.kv_heads);
+  const int count = min(kQueries, op.tokens - begin);
+  const int first_row = static_cast<int>(threadIdx.x) / kWarp * kRowsOfWarp;
+
+  shared.q.fetch(count, op.width, [&](int r) { return op.query(begin + r, head); });
+  __pipeline_commit();
+  {
+    const int n = begin + min(static_cast<int>(threadIdx.x), count - 1);
+    shared.slot[threadIdx.x] = op.slot(n);
+    shared.first[threadIdx.x] = op.first_seen(n);
+    shared.last[threadIdx.x] = op.last_seen(n);
+  }
+  __syncthreads();
+
+  using Scores = Accumulator<kPieces, kKeys / 8>;
+  Accumulator<kPieces, width / 8> sums;
+  sums.clear();
+  // Of rows row(i, 0) and row(i, 2): the largest score (times scale and log2 e), and the sum of
+  // exponentials, of which each thread has a part.
+  float largest[kPieces][2], total[kPieces][2];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    largest[i][0] = largest[i][1] = -INFINITY;
+    total[i][0] = total[i][1] = 0;
+  }
+  const float scale = op.scale * kLog2E;
+
+  for (int row = 0; row < count;) {
+    const Run run = run_from(shared, row, count);
+    row = run.end;
+    if (run.end - run.begin < Source::kLeastRun) continue;
+    const auto fetch = [&](int t, int stage) {
+      const int keys = min(kKeys, run.last + 1 - t);
+      shared.k[stage].fetch(keys, op.width, [&](int r) { return op.key(run.slot, t + r, kv); });
+      shared.v[stage].fetch(keys, op.width, [&](int r) { return op.value(run.slot, t + r, kv); });
+      __pipeline_commit();
+    };
+    __syncthreads();  // the tiles of the run before are no longer read
+    fetch(run.first, 0);
+    for (int t = run.first, stage = 0; t <= run.last; t += kKeys, stage ^= 1) {
+      if (t + kKeys <= run.last)
+        fetch(t + kKeys, stage ^ 1);
+      else
+        __pipeline_commit();
+      __pipeline_wait_prior(1);
+      __syncthreads();
+      Scores scores;
+      scores.clear();
+      multiply_rows(shared.q, first_row, shared.k[stage], scores);
+      const bool whole = run.begin == 0 && run.end == count && t >= run.whole_first &&
+                         t + kKeys - 1 <= run.whole_last;
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int r = first_row + Scores::row(i, 2 * half);
+          float most = largest[i][half];
+          if (!whole) {
+            const bool inside = r >= run.begin && r < run.end;
+            const int first = inside ? shared.first[r] : 0, last = inside ? shared.last[r] : -1;
+#pragma unroll
+            for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+              for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                const int key = t + Scores::column(j, e);
+                if (key < first || key > last) scores.at[i][j][e] = -INFINITY;
+              }
+          }
+#pragma unroll
+          for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+            for (int e = 2 * half; e < 2 * half + 2; ++e) {
+              scores.at[i][j][e] *= scale;
+              most = fmaxf(most, scores.at[i][j][e]);
+            }
+          most = warp_reduce<4>(most, Max{});
+          // A row that has seen no key yet stays at −∞; its exponentials must not become NaN.
+          const float base = most == -INFINITY ? 0.0f : most;
+          const float shrink = exp2_fast(largest[i][half] - base);
+          largest[i][half] = most;
+          float sum = 0;
+#pragma unroll
+          for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+            for (int e = 2 * half; e < 2 * half + 2; ++e) {
+              scores.at[i][j][e] = exp2_fast(scores.at[i][j][e] - base);
+              sum += scores.at[i][j][e];
+            }
+          total[i][half] = total[i][half] * shrink + sum;
+#pragma unroll
+          for (int j = 0; j < width / 8; ++j)
+#pragma unroll
+            for (int e = 2 * half; e < 2 * half + 2; ++e) sums.at[i][j][e] *= shrink;
+        }
+      }
+      multiply_columns(scores, shared.v[stage], sums);
+      __syncthreads();
+    }
+    __pipeline_wait_prior(0);
+  }
+
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = first_row + Scores::row(i, 2 * half);
+      const float all = warp_sum<4>(total[i][half]);
+      if (r >= count || all == 0) continue;  // 0: in a run left to others
+      const int64_t place = int64_t{begin + r} * op.heads + head;
+#pragma unroll
+      for (int j = 0; j < width / 8; ++j) {
+        const int column = Scores::column(j, 0);
+        if (column < op.width)
+          *reinterpret_cast<unsigned*>(out + place * op.width + column) =
+              pack(sums.at[i][j][2 * half] / all, sums.at[i][j][2 * half + 1] / all);
+      }
+      if (log_sum && threadIdx.x % 4 == 0) log_sum[place] = (largest[i][half] + log2f(all)) * kLn2;
+    }
+  }
+}
+
+template <class Source>
+void launch(const char* name, const Source& source, Bf16* out, float* log_sum,
+            cudaStream_t stream) {
+  const dim3 grid(blocks(divide_up(source.tokens, kQueries)), blocks(source.heads));
+  const auto run = [&](auto width) {
+    const auto kernel = mma_forward<width(), Source>;
+    allow_shared(kernel, sizeof(Shared<width()>), name);
+    kernel<<<grid, kMmaThreads, sizeof(Shared<width()>), stream>>>(source, out, log_sum);
+  };
+  if (source.width <= 64)
+    run(std::integral_constant<int, 64>{});
+  else
+    run(std::integral_constant<int, 128>{});
+  check_launch(name);
+}
+
+bool takes(const ops::Heads& heads, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors)
+    if (tensor.dtype() != Dtype::bf16 || reinterpret_cast<uintptr_t>(tensor.data()) % 16 != 0)
+      return false;
+  return heads.width % 8 == 0 && heads.width <= 128;
+}
+
+}  // namespace
+
+bool mma_attention(const ops::Attention& op, cudaStream_t stream) {
+  if (!takes(op.heads, {op.qkv, op.out})) return false;
+  launch("attention", packed_source<Bf16>(op), data<Bf16>(op.out), data<float>(op.log_sum), stream);
+  return true;
+}
+
+int mma_cached_rows(const ops::CachedAttention& op) {
+  return takes(op.heads, {op.qkv, op.keys, op.values, op.out}) ? kQueries : 0;
+}
+
+void mma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream) {
+  launch("cached_attention", cached_source<Bf16>(op), data<Bf16>(op.out), nullptr, stream);
+}
+
+}  // namespace mixtral::cuda
