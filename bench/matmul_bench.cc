@@ -5,17 +5,21 @@
 //
 // Runs the cases whose name contains FILTER. Each contender runs S seconds a case in turns; the
 // table shows medians, and the best turn in parentheses. oneDNN's threads spin after a call, so
-// turns are --rest apart.
+// turns are --rest apart. With bf16 operands it gets them rounded already; the last column adds the
+// conversion, which the op includes. Set OMP_NUM_THREADS to N as well.
 
 #include <fmt/format.h>
 #include <time.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -95,24 +99,32 @@ struct Summary {
   double median = 0, best = 0;  // rates
 };
 
-/// Times several contenders in turns; each turn is a few calls after one that warms up.
-std::vector<Summary> take_turns(const std::vector<std::function<void()>>& contenders, double work,
-                                const Options& options) {
+/// Something to time, and the work of a call (operations or bytes).
+struct Contender {
+  std::function<void()> call;
+  double work = 0;
+};
+
+/// Times several contenders in turns; each turn is a few calls after one that warms up. Rates are
+/// in 10^9 a second.
+std::vector<Summary> take_turns(const std::vector<Contender>& contenders, const Options& options) {
+  const bool own_time = options.threads == 1;
   std::vector<std::vector<double>> rates(contenders.size());
   std::vector<double> spent(contenders.size());
   while (*std::min_element(spent.begin(), spent.end()) < options.seconds) {
     for (size_t i = 0; i < contenders.size(); ++i) {
       std::this_thread::sleep_for(std::chrono::duration<double>(options.rest));
-      contenders[i]();
-      const double turn = now(options.threads == 1);
+      contenders[i].call();
+      const double start = now(own_time);
+      double seconds = 0;
       int calls = 0;
       do {
-        contenders[i]();
+        contenders[i].call();
         ++calls;
-      } while (now(options.threads == 1) - turn < options.seconds / 16);
-      const double seconds = now(options.threads == 1) - turn;
+        seconds = now(own_time) - start;
+      } while (seconds < options.seconds / 16);
       spent[i] += seconds;
-      rates[i].push_back(work * calls / seconds);
+      rates[i].push_back(1e-9 * contenders[i].work * calls / seconds);
     }
   }
   std::vector<Summary> result;
@@ -164,90 +176,189 @@ __attribute__((target("avx512f,avx512bf16"))) double multiply_pairs_512() {
 
 volatile double sink;  // keeps the ceilings' loops
 
-/// What every contender is measured against: multiply-adds of floats and of bf16 pairs (0 without
+/// What the products are measured against: multiply-adds of floats and of bf16 pairs (empty without
 /// the instructions), and reading memory.
 struct Ceilings {
-  std::function<void()> floats, pairs, read;
-  double float_work = 0, pair_work = 0, read_work = 0;
+  Contender floats, pairs, read;
 };
 
-Ceilings ceilings(ThreadPool& pool, const std::vector<float>& memory) {
+Ceilings ceilings(ThreadPool& pool, const Tensor& memory) {
   Ceilings c;
   const auto on_all = [&pool](double (*loop)()) {
     return [&pool, loop] { pool.for_each(pool.size(), [loop](int64_t, int) { sink = loop(); }); };
   };
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f")) {
-    c.floats = on_all(multiply_add_512);
-    c.float_work = 2.0 * 16 * kChains * kSteps * pool.size();
-  } else {
-    c.floats = on_all(multiply_add_256);
-    c.float_work = 2.0 * 8 * 12 * kSteps * pool.size();
-  }
-  if (__builtin_cpu_supports("avx512bf16")) {
-    c.pairs = on_all(multiply_pairs_512);
-    c.pair_work = 4.0 * 16 * kChains * kSteps * pool.size();
-  }
+  if (__builtin_cpu_supports("avx512f"))
+    c.floats = {on_all(multiply_add_512), 2.0 * 16 * kChains * kSteps * pool.size()};
+  else
+    c.floats = {on_all(multiply_add_256), 2.0 * 8 * 12 * kSteps * pool.size()};
+  if (__builtin_cpu_supports("avx512bf16"))
+    c.pairs = {on_all(multiply_pairs_512), 4.0 * 16 * kChains * kSteps * pool.size()};
 #endif
-  c.read = [&pool, &memory] {
+  std::memset(memory.data(), 1, static_cast<size_t>(memory.bytes()));
+  const auto read = [&pool, memory] {
     pool.for_each(64, [&](int64_t i, int) {
-      const size_t part = memory.size() / 64;
-      const auto* p =
-          reinterpret_cast<const uint64_t*>(memory.data() + part * static_cast<size_t>(i));
+      const int64_t part = memory.bytes() / 8 / 64;
+      const auto* p = static_cast<const uint64_t*>(memory.data()) + part * i;
       uint64_t sum[8] = {};
-      for (size_t j = 0; j < part / 2; j += 8)
-        for (size_t l = 0; l < 8; ++l) sum[l] += p[j + l];
+      for (int64_t j = 0; j < part; j += 8)
+        for (int l = 0; l < 8; ++l) sum[l] += p[j + l];
       sink = static_cast<double>(std::accumulate(sum, sum + 8, uint64_t{0}));
     });
   };
-  c.read_work = static_cast<double>(memory.size()) * 4;
+  c.read = {read, static_cast<double>(memory.bytes())};
   return c;
 }
 
+/// The tensors of one case.
+struct Data {
+  Data(const Case& c, Backend& backend) {
+    const auto groups = static_cast<int64_t>(c.rows.size());
+    offsets.push_back(0);
+    for (int32_t r : c.rows) offsets.push_back(offsets.back() + r);
+    const int64_t rows = offsets.back();
+    x = make(backend, {rows, c.inputs}, Dtype::f32, 1);
+    y = make(backend, {rows, c.outputs}, Dtype::f32, 2);
+    weight = make(backend, {groups, c.outputs, c.inputs}, c.weight, 3);
+  }
+  Tensor make(Backend& backend, Shape shape, Dtype dtype, uint64_t stream) {
+    buffers.emplace_back(backend, shape.numel() * size_of(dtype));
+    const Tensor tensor = buffers.back().tensor(shape, dtype);
+    RandomStream random(7, stream);
+    for (int64_t i = 0; i < shape.numel(); ++i) {
+      const float value = static_cast<float>(random.next() >> 40) * 0x1p-24f - 0.5f;
+      if (dtype == Dtype::f32)
+        tensor.as<float>()[i] = value;
+      else if (dtype == Dtype::bf16)
+        tensor.as<bf16>()[i] = bf16(value);
+      else
+        tensor.as<f16>()[i] = f16(value);
+    }
+    return tensor;
+  }
+  Tensor group_offsets() {
+    const auto n = static_cast<int64_t>(offsets.size());
+    return n > 2 ? Tensor(offsets.data(), {n}, Dtype::i32) : Tensor();
+  }
+  /// Moves single rows to other groups, so that no cache holds the weights of a decode step.
+  void next_groups() {
+    const int64_t groups = weight.dim(0);
+    if (groups == 1) return;
+    turn = (turn + 1) % groups;
+    for (int64_t g = 0, row = 0; g < groups; ++g) {
+      const int64_t at = (g + turn) % groups;
+      row += at == 0 || at == groups / 2;
+      offsets[static_cast<size_t>(g + 1)] = static_cast<int32_t>(row);
+    }
+  }
+
+  std::vector<Buffer> buffers;
+  std::vector<int32_t> offsets;
+  Tensor x, y, weight;
+  int64_t turn = 0;
+};
+
 #ifdef MIXTRAL_ONEDNN
-/// One group's product in oneDNN.
-class OnednnProduct {
+/// The same job by oneDNN: a product a group. With `bf16`, `convert` rounds the operands first, as
+/// the op does; `run` takes them as they are.
+class Onednn {
  public:
-  OnednnProduct(const dnnl::engine& engine, int64_t m, int64_t n, int64_t k, const void* a,
-                dnnl::memory::dims a_strides, const void* b, dnnl::memory::dims b_strides, float* c,
-                bool accumulate, dnnl::memory::data_type type) {
-    const dnnl::memory::desc a_desc({m, k}, type, std::move(a_strides));
-    const dnnl::memory::desc b_desc({k, n}, type, std::move(b_strides));
-    const dnnl::memory::desc c_desc({m, n}, dnnl::memory::data_type::f32, dnnl::memory::dims{n, 1});
+  Onednn(const Case& c, Kind kind, bool bf16, Data& data, Backend& backend)
+      : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
+    if (bf16) {
+      x_ = round(data.x, backend, kind != Kind::input);
+      y_ = round(data.y, backend, kind != Kind::forward);
+      weight_ = round(data.weight, backend, kind != Kind::weight);
+      convert();
+    } else {
+      x_ = data.x, y_ = data.y, weight_ = data.weight;
+    }
+    const int64_t in = c.inputs, out = c.outputs;
+    for (int64_t g = 0; g < data.weight.dim(0); ++g) {
+      const int64_t row = data.offsets[static_cast<size_t>(g)];
+      const int64_t m = data.offsets[static_cast<size_t>(g + 1)] - row;
+      if (m == 0) continue;
+      const auto x = [&](const Tensor& t) { return t.slice(row, row + m); };
+      const Tensor w = weight_[g];
+      if (kind == Kind::forward)
+        add({m, out, in}, x(x_), {in, 1}, w, {1, in}, x(data.y), false);
+      else if (kind == Kind::input)
+        add({m, in, out}, x(y_), {out, 1}, w, {in, 1}, x(data.x), false);
+      else
+        add({out, in, m}, x(y_), {1, out}, x(x_), {in, 1}, data.weight[g], true);
+    }
+  }
+  void convert() {
+    for (auto& [reorder, from, to] : reorders_) reorder.execute(stream_, from, to);
+    stream_.wait();
+  }
+  void run() {
+    for (auto& [product, arguments] : products_) product.execute(stream_, arguments);
+    stream_.wait();
+  }
+
+ private:
+  using Dims = dnnl::memory::dims;
+  using Type = dnnl::memory::data_type;
+  struct Sizes {
+    int64_t m, n, k;
+  };
+
+  dnnl::memory::desc describe(const Tensor& t, Dims dims, Dims strides) {
+    return {std::move(dims), t.dtype() == Dtype::f32 ? Type::f32 : Type::bf16, std::move(strides)};
+  }
+  dnnl::memory wrap(const Tensor& t, const dnnl::memory::desc& desc) {
+    return {desc, engine_, t.data()};
+  }
+  Tensor round(const Tensor& t, Backend& backend, bool used) {
+    if (t.dtype() == Dtype::bf16 || !used) return t;
+    buffers_.emplace_back(backend, t.numel() * 2);
+    const Tensor rounded = buffers_.back().tensor(t.shape(), Dtype::bf16);
+    const dnnl::memory from = wrap(t, describe(t, {t.numel()}, {1}));
+    const dnnl::memory to = wrap(rounded, describe(rounded, {t.numel()}, {1}));
+    reorders_.emplace_back(dnnl::reorder(from, to), from, to);
+    return rounded;
+  }
+  void add(Sizes s, const Tensor& a, Dims a_strides, const Tensor& b, Dims b_strides,
+           const Tensor& c, bool accumulate) {
+    const auto a_desc = describe(a, {s.m, s.k}, std::move(a_strides));
+    const auto b_desc = describe(b, {s.k, s.n}, std::move(b_strides));
+    const auto c_desc = describe(c, {s.m, s.n}, {s.n, 1});
     dnnl::primitive_attr attributes;
     if (accumulate) {
       dnnl::post_ops sum;
       sum.append_sum(1);
       attributes.set_post_ops(sum);
     }
-    primitive_ = dnnl::matmul({dnnl::matmul::desc(a_desc, b_desc, c_desc), attributes, engine});
-    const auto memory = [&](const dnnl::memory::desc& desc, const void* data) {
-      return dnnl::memory(desc, engine, const_cast<void*>(data));
-    };
-    arguments_ = {{DNNL_ARG_SRC, memory(a_desc, a)},
-                  {DNNL_ARG_WEIGHTS, memory(b_desc, b)},
-                  {DNNL_ARG_DST, memory(c_desc, c)}};
+    products_.emplace_back(
+        dnnl::matmul({dnnl::matmul::desc(a_desc, b_desc, c_desc), attributes, engine_}),
+        std::unordered_map<int, dnnl::memory>{{DNNL_ARG_SRC, wrap(a, a_desc)},
+                                              {DNNL_ARG_WEIGHTS, wrap(b, b_desc)},
+                                              {DNNL_ARG_DST, wrap(c, c_desc)}});
   }
-  void run(dnnl::stream& stream) { primitive_.execute(stream, arguments_); }
 
- private:
-  dnnl::matmul primitive_;
-  std::unordered_map<int, dnnl::memory> arguments_;
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  std::vector<Buffer> buffers_;
+  Tensor x_, y_, weight_;
+  std::vector<std::tuple<dnnl::reorder, dnnl::memory, dnnl::memory>> reorders_;
+  std::vector<std::pair<dnnl::matmul, std::unordered_map<int, dnnl::memory>>> products_;
 };
 #endif
 
 class Bench {
  public:
   explicit Bench(const Options& options)
-      : options_(options), backend_(options.threads), pool_(options.threads), memory_(64 << 20) {
-    for (size_t i = 0; i < memory_.size(); ++i) memory_[i] = static_cast<float>(i);
-    ceilings_ = ceilings(pool_, memory_);
-  }
+      : options_(options),
+        backend_(options.threads),
+        pool_(options.threads),
+        buffer_(backend_, 256 << 20),
+        ceilings_(ceilings(pool_, buffer_.tensor({64 << 20}, Dtype::f32))) {}
 
   void run() {
-    fmt::print("{}\n", backend_.description());
-    fmt::print("{:<28} {:<8} {:<5} {:>16} {:>9} {:>16} {:>8} {:>6}\n", "case", "product", "type",
-               "own", "ceiling", "oneDNN", "share", "ratio");
+    fmt::print("{}; GFLOP/s, or GB/s of weights; median (best turn)\n", backend_.description());
+    fmt::print("{:<28} {:<7} {:<5} {:>15} {:>8} {:>6} {:>15} {:>6} {:>15}\n", "case", "product",
+               "type", "own", "ceiling", "share", "oneDNN", "ratio", "+ conversion");
     for (const Case& c : cases()) {
       if (c.name.find(options_.filter) == std::string::npos) continue;
       for (const bool bf16 : {false, true}) {
@@ -259,133 +370,73 @@ class Bench {
   }
 
  private:
-  static void fill(std::vector<float>& v, int64_t count, uint64_t stream) {
-    RandomStream random(7, stream);
-    v.resize(static_cast<size_t>(count));
-    for (size_t i = 0; i < v.size(); i += 2) {
-      const uint64_t bits = random.next();
-      v[i] = unit_float(static_cast<uint32_t>(bits)) - 0.5f;
-      if (i + 1 < v.size()) v[i + 1] = unit_float(static_cast<uint32_t>(bits >> 32)) - 0.5f;
-    }
-  }
-  static std::vector<uint16_t> narrow(const std::vector<float>& v, Dtype dtype) {
-    std::vector<uint16_t> result(v.size());
-    for (size_t i = 0; i < v.size(); ++i)
-      result[i] = dtype == Dtype::f16 ? f16(v[i]).bits : bf16(v[i]).bits;
-    return result;
-  }
-
   void run(const Case& c, Kind kind, bool bf16) {
-    const auto groups = static_cast<int64_t>(c.rows.size());
-    std::vector<int32_t> offsets = {0};
-    for (int32_t r : c.rows) offsets.push_back(offsets.back() + r);
-    const int64_t rows = offsets.back();
-    std::vector<float> x, y, w;
-    fill(x, rows * c.inputs, 1);
-    fill(y, rows * c.outputs, 2);
-    fill(w, groups * c.outputs * c.inputs, 3);
-    std::vector<uint16_t> small =
-        c.weight == Dtype::f32 ? std::vector<uint16_t>() : narrow(w, c.weight);
-    void* weight_data = c.weight == Dtype::f32 ? static_cast<void*>(w.data()) : small.data();
-    const Tensor tx(x.data(), {rows, c.inputs}, Dtype::f32),
-        ty(y.data(), {rows, c.outputs}, Dtype::f32);
-    const Tensor tw(weight_data, {groups, c.outputs, c.inputs}, c.weight);
-    const Tensor to = groups > 1 ? Tensor(offsets.data(), {groups + 1}, Dtype::i32) : Tensor();
-    const auto operands = bf16 && !c.decode ? ops::Operands::bf16 : ops::Operands::exact;
-    int turn = 0;
+    Data data(c, backend_);
+    const bool round = bf16 && !c.decode;
+    const auto operands = round ? ops::Operands::bf16 : ops::Operands::exact;
     const auto own = [&] {
-      if (c.decode && groups > 1) {  // other experts each time, so that no cache holds them
-        turn = (turn + 1) % static_cast<int>(groups);
-        for (int64_t g = 0, row = 0; g < groups; ++g) {
-          const int64_t at = (g + turn) % groups;
-          row += at == 0 || at == groups / 2;
-          offsets[static_cast<size_t>(g + 1)] = static_cast<int32_t>(row);
-        }
-      }
+      if (c.decode) data.next_groups();
+      const Tensor offsets = data.group_offsets();
       if (kind == Kind::forward)
-        backend_.run(ops::GroupedMatmul{
-            .x = tx, .weight = tw, .offsets = to, .y = ty, .operands = operands});
+        backend_.run(ops::GroupedMatmul{.x = data.x,
+                                        .weight = data.weight,
+                                        .offsets = offsets,
+                                        .y = data.y,
+                                        .operands = operands});
       else if (kind == Kind::input)
-        backend_.run(ops::GroupedMatmulInput{
-            .dy = ty, .weight = tw, .offsets = to, .dx = tx, .operands = operands});
+        backend_.run(ops::GroupedMatmulInput{.dy = data.y,
+                                             .weight = data.weight,
+                                             .offsets = offsets,
+                                             .dx = data.x,
+                                             .operands = operands});
       else
-        backend_.run(ops::GroupedMatmulWeight{
-            .dy = ty, .x = tx, .offsets = to, .dweight = tw, .scale = 1e-3, .operands = operands});
+        backend_.run(ops::GroupedMatmulWeight{.dy = data.y,
+                                              .x = data.x,
+                                              .offsets = offsets,
+                                              .dweight = data.weight,
+                                              .scale = 1e-3,
+                                              .operands = operands});
     };
-    const double flops = 2.0 * static_cast<double>(rows * c.outputs * c.inputs);
-    const double bytes =
-        static_cast<double>((groups > 1 ? 2 : 1) * c.outputs * c.inputs * size_of(c.weight));
-    const double work = c.decode ? bytes : flops;
+    const double elements = static_cast<double>(c.outputs * c.inputs);
+    const double work =
+        c.decode ? elements * static_cast<double>((c.rows.size() > 1 ? 2 : 1) * size_of(c.weight))
+                 : 2 * elements * static_cast<double>(data.x.dim(0));
 
-    std::vector<std::function<void()>> contenders = {own};
-    std::vector<double> works = {work};
-    const bool pairs = bf16 && !c.decode && ceilings_.pairs;
-    contenders.push_back(c.decode ? ceilings_.read : pairs ? ceilings_.pairs : ceilings_.floats);
-    works.push_back(c.decode ? ceilings_.read_work
-                    : pairs  ? ceilings_.pair_work
-                             : ceilings_.float_work);
+    std::vector<Contender> contenders = {{own, work}};
+    contenders.push_back(c.decode                        ? ceilings_.read
+                         : round && ceilings_.pairs.call ? ceilings_.pairs
+                                                         : ceilings_.floats);
 #ifdef MIXTRAL_ONEDNN
-    dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    dnnl::stream stream(engine);
-    std::vector<OnednnProduct> products;
-    // With bf16, oneDNN is given operands that are bf16 already.
-    const bool half = bf16;
-    std::vector<uint16_t> hx, hy, hw;
-    if (half) hx = narrow(x, Dtype::bf16), hy = narrow(y, Dtype::bf16), hw = narrow(w, Dtype::bf16);
+    std::unique_ptr<Onednn> peer;
     if (c.weight != Dtype::f16) {
-      const auto type = half ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-      const auto at = [&](const std::vector<float>& full, const std::vector<uint16_t>& halves,
-                          int64_t i) {
-        return half ? static_cast<const void*>(halves.data() + i) : full.data() + i;
-      };
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t row = offsets[static_cast<size_t>(g)],
-                      m = offsets[static_cast<size_t>(g + 1)] - row;
-        if (m == 0) continue;
-        const int64_t wi = g * c.outputs * c.inputs;
-        const void *px = at(x, hx, row * c.inputs), *py = at(y, hy, row * c.outputs),
-                   *pw = at(w, hw, wi);
-        using Dims = dnnl::memory::dims;
-        if (kind == Kind::forward)
-          products.emplace_back(engine, m, c.outputs, c.inputs, px, Dims{c.inputs, 1}, pw,
-                                Dims{1, c.inputs}, y.data() + row * c.outputs, false, type);
-        else if (kind == Kind::input)
-          products.emplace_back(engine, m, c.inputs, c.outputs, py, Dims{c.outputs, 1}, pw,
-                                Dims{c.inputs, 1}, x.data() + row * c.inputs, false, type);
-        else
-          products.emplace_back(engine, c.outputs, c.inputs, m, py, Dims{1, c.outputs}, px,
-                                Dims{c.inputs, 1}, w.data() + wi, true, type);
-      }
-      contenders.emplace_back([&] {
-        for (auto& p : products) p.run(stream);
-        stream.wait();
-      });
-      works.push_back(work);
+      peer = std::make_unique<Onednn>(c, kind, bf16, data, backend_);
+      contenders.push_back({[&] { peer->run(); }, work});
+      if (round)
+        contenders.push_back({[&] {
+                                peer->convert();
+                                peer->run();
+                              },
+                              work});
     }
 #endif
-    std::vector<Summary> rates = take_turns(contenders, 1, options_);
-    for (size_t i = 0; i < rates.size(); ++i) {
-      rates[i].median *= works[i] * 1e-9;
-      rates[i].best *= works[i] * 1e-9;
-    }
+    const std::vector<Summary> rates = take_turns(contenders, options_);
+    const auto show = [&](size_t i) {
+      return i < rates.size() ? fmt::format("{:.1f} ({:.1f})", rates[i].median, rates[i].best)
+                              : std::string("-");
+    };
     const char* names[] = {"y", "dx", "dW"};
-    std::string peer = "-", ratio = "-";
-    if (rates.size() > 2) {
-      peer = fmt::format("{:.1f} ({:.1f})", rates[2].median, rates[2].best);
-      ratio = fmt::format("{:.2f}", rates[0].median / rates[2].median);
-    }
-    fmt::print("{:<28} {:<8} {:<5} {:>16} {:>9.1f} {:>16} {:>7.1f}% {:>6}\n", c.name,
-               c.decode ? "y GB/s" : names[static_cast<int>(kind)],
-               bf16 ? "bf16" : to_string(c.weight),
-               fmt::format("{:.1f} ({:.1f})", rates[0].median, rates[0].best), rates[1].median,
-               peer, 100 * rates[0].median / rates[1].median, ratio);
+    fmt::print("{:<28} {:<7} {:<5} {:>15} {:>8.1f} {:>5.1f}% {:>15} {:>6} {:>15}\n", c.name,
+               names[static_cast<int>(kind)], bf16 ? "bf16" : to_string(c.weight), show(0),
+               rates[1].median, 100 * rates[0].median / rates[1].median, show(2),
+               rates.size() > 2 ? fmt::format("{:.2f}", rates[0].median / rates[2].median) : "-",
+               show(3));
     std::fflush(stdout);
   }
 
   Options options_;
   cpu::CpuBackend backend_;
   ThreadPool pool_;
-  std::vector<float> memory_;
+  Buffer buffer_;
   Ceilings ceilings_;
 };
 
