@@ -2,6 +2,8 @@
 
 #include "cli/data_command.h"
 #include "cli/generate_command.h"
+#include "cli/plot_command.h"
+#include "cli/pretrain_command.h"
 #include "cli/tokenizer_command.h"
 
 namespace mixtral {
@@ -9,6 +11,8 @@ namespace mixtral {
 void add_commands(CLI::App& app) {
   add_data_command(app);
   add_generate_command(app);
+  add_plot_command(app);
+  add_pretrain_command(app);
   add_tokenizer_command(app);
 }
 

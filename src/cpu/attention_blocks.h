@@ -52,7 +52,7 @@ void product_tile(const Product& p, int64_t row, int64_t column) {
   float* c = p.c + row * p.c_stride + column;
   HWY_UNROLL(16)
   for (int i = 0; i < kM; ++i) {
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int j = 0; j < kVectors; ++j) {
       if (p.start == Start::zero) {
         sum[i][j] = hn::Zero(tag);
@@ -69,18 +69,18 @@ void product_tile(const Product& p, int64_t row, int64_t column) {
   int64_t at = 0;
   for (int64_t k = 0; k < p.depth; ++k, at += p.a_step, b += p.b_stride) {
     hn::Vec<FloatTag> y[kVectors];
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int j = 0; j < kVectors; ++j) y[j] = hn::LoadU(tag, b + j * kPartLanes);
     HWY_UNROLL(16)
     for (int i = 0; i < kM; ++i) {
       const auto x = hn::Set(tag, a[i][at]);
-      HWY_UNROLL(2)
+      HWY_UNROLL(4)
       for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::MulAdd(x, y[j], sum[i][j]);
     }
   }
   HWY_UNROLL(16)
   for (int i = 0; i < kM; ++i) {
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int j = 0; j < kVectors; ++j)
       hn::StoreU(sum[i][j], tag, c + i * p.c_stride + j * kPartLanes);
   }
@@ -89,6 +89,9 @@ void product_tile(const Product& p, int64_t row, int64_t column) {
 template <int kM>
 void product_rows(const Product& p, int64_t row, int64_t columns) {
   int64_t j = 0;
+  // Few rows need more columns for as many independent sums.
+  if constexpr (kM <= 2)
+    for (; j + 4 * kPartLanes <= columns; j += 4 * kPartLanes) product_tile<kM, 4>(p, row, j);
   for (; j + 2 * kPartLanes <= columns; j += 2 * kPartLanes) product_tile<kM, 2>(p, row, j);
   if (j < columns) product_tile<kM, 1>(p, row, j);
 }
@@ -114,7 +117,16 @@ struct Rows {
   HWY_INLINE const T* operator[](int64_t position) const {
     return data + (position < capacity ? position : position % capacity) * stride;
   }
+  /// Asks for a row that is needed soon. Rows lie far apart (other heads are between them), which
+  /// the processor's own prefetching does not follow.
+  HWY_INLINE void prefetch(int64_t position, int64_t width) const {
+    constexpr int64_t kLine = 64 / int64_t{sizeof(T)};
+    const T* row = (*this)[position];
+    for (int64_t i = 0; i < width; i += kLine) __builtin_prefetch(row + i);
+  }
 };
+
+constexpr int64_t kAhead = 16;  // rows that are asked for before they are needed
 
 /// packed[j, ·] = rows[block + j] as floats, padded with zeros, for the positions from `first` to
 /// `last`; zeros for the others of the block.
@@ -128,6 +140,7 @@ void pack_rows(const Rows<T>& rows, int64_t block, int64_t first, int64_t last, 
       std::fill(packed, packed + stride, 0.f);
       continue;
     }
+    rows.prefetch(std::min(position + kAhead, last), width);
     const T* row = rows[position];
     const Floats scale = broadcast(factor);
     for_lanes(width, [&](int64_t i, int64_t count)
@@ -167,6 +180,7 @@ void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t 
       const int64_t position = block + j + r;
       float* own = room + r * stride;
       row[r] = own;
+      rows.prefetch(std::clamp(position + kAhead, first, last), width);
       if (position < first || position > last) {
         std::fill(own, own + stride, 0.f);
       } else if constexpr (std::is_same_v<T, float>) {

@@ -67,9 +67,10 @@ void add_scaled_range(const ops::AddScaled& op, int64_t begin, int64_t end) {
 /// 32 numbers from 16 counters; `begin` is a multiple of 32.
 template <class T>
 void random_normal(T* x, int64_t begin, int64_t end, const ops::RandomNormal& op) {
+  const PhiloxKey key(op.seed);
   const Floats deviation = broadcast(static_cast<float>(op.deviation));
   for (int64_t i = begin; i < end; i += 2 * kLanes) {
-    const RandomWords w = philox16(op.seed, op.stream, static_cast<uint64_t>(i / 2));
+    const RandomWords w = philox16(key, op.stream, static_cast<uint64_t>(i / 2));
     Floats pair[2];
     for (int j = 0; j < 2; ++j) {
       const Floats log = logarithm(unit_floats_open(w.word[2 * j]));
@@ -94,10 +95,11 @@ template <class T>
 void dropout(const T* x, T* y, int64_t begin, int64_t end, const ops::Dropout& op) {
   // unit_float(w) >= p exactly when its 24 bits are at least ceil(p · 2²⁴).
   const auto threshold = static_cast<uint32_t>(std::ceil(op.probability * 0x1p24));
+  const PhiloxKey key(op.seed);
   const Words least = broadcast_word(threshold);
   const Floats keep = broadcast(static_cast<float>(1 / (1 - op.probability)));
   for (int64_t i = begin; i < end; i += 4 * kLanes) {
-    const RandomWords w = philox16(op.seed, op.stream, static_cast<uint64_t>(i / 4));
+    const RandomWords w = philox16(key, op.stream, static_cast<uint64_t>(i / 4));
     float factors[4 * kLanes];
     Floats f[4];
     for (int j = 0; j < 4; ++j)

@@ -26,6 +26,7 @@ constexpr int kColumns = 2 * kLanes;
 constexpr int kRows = 14;
 constexpr int kStreamRows = 8;
 constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kMaxAhead = 512 << 10;  // bytes
 constexpr int64_t kPanelUnits = panel_units(kColumns);
 constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 
@@ -404,9 +405,14 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   };
   int64_t k = 0;
   if (lines == kGroups * kLanes) {
-    // No prefetching: the processor's own keeps up with 32 streams, and prefetch instructions were
-    // measured to halve the rate.
+    // Fetch the next lines into the L2 cache meanwhile, in the order of memory: the processor's own
+    // prefetching is slow to start on short lines. (Fetching into L1 was measured to halve the
+    // rate.)
+    const int64_t fetch = lines * stride <= kMaxAhead ? kGroups * kLanes * kBytes : 0;
+    const uint8_t* ahead = base + lines * stride;
     for (; k + kTake <= count; k += kTake) {
+      for (const uint8_t* end = ahead + fetch; ahead < end; ahead += 64)
+        __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; ++g) {
         transpose<kElement, kBytes>(base + g * kLanes * stride + k * kSize, stride, v);

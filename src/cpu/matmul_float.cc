@@ -43,6 +43,7 @@ constexpr int kBlocks = kLanes / 4;  // of 128 bits in a vector
 constexpr int64_t kPanelUnits = panel_units(kColumns);
 constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kMaxAhead = 512 << 10;  // bytes
 constexpr int kStreamRows = kRows > 8 ? 8 : 4;
 
 /// Rounds floats to bf16, to nearest even; a NaN stays one.
@@ -462,9 +463,14 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   V words[4 * kN];
   int64_t k = 0;
   if (lines == kGroups * kLanes) {
-    // No prefetching: the processor's own keeps up with 32 streams, and prefetch instructions were
-    // measured to halve the rate.
+    // Fetch the next lines into the L2 cache meanwhile, in the order of memory: the processor's own
+    // prefetching is slow to start on short lines. (Fetching into L1 was measured to halve the
+    // rate.)
+    const int64_t fetch = lines * stride <= kMaxAhead ? kGroups * kLanes * 16 * kN : 0;
+    const uint8_t* ahead = base + lines * stride;
     for (; k + kTake <= count; k += kTake) {
+      for (const uint8_t* end = ahead + fetch; ahead < end; ahead += 64)
+        __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; ++g) {
         transpose<kN>(base + g * kLanes * stride + k * kSize, stride, words);

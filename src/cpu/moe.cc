@@ -26,7 +26,7 @@ namespace {
 float softmax(const float* logits, int64_t n, float* p) {
   const float largest = *std::max_element(logits, logits + n);
   const float sum = sum_lanes(n, [&](int64_t i, int64_t count) HWY_ATTR {
-    const Floats e = exponential(load_n(logits + i, count) - broadcast(largest));
+    const Floats e = exponential_nonpositive(load_n(logits + i, count) - broadcast(largest));
     store_n(e, p + i, count);
     return fill_after(e, count, 0);
   });
@@ -56,7 +56,7 @@ void choose_experts(const ops::Route& op, int64_t begin, int64_t end) {
     }
     const float largest = weight[0];
     const float sum = sum_lanes(k, [&](int64_t i, int64_t count) HWY_ATTR {
-      const Floats e = exponential(load_n(weight + i, count) - broadcast(largest));
+      const Floats e = exponential_nonpositive(load_n(weight + i, count) - broadcast(largest));
       store_n(e, weight + i, count);
       return fill_after(e, count, 0);
     });

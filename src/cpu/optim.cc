@@ -96,6 +96,7 @@ void update(const ops::AdamW& op, const Rates& rates, int64_t begin, int64_t end
   const Floats rest2 = broadcast(rates.rest2), decay = broadcast(rates.decay);
   const Floats rate = broadcast(rates.rate), inverse2 = broadcast(rates.inverse2);
   const Floats eps = broadcast(rates.eps);
+  const PhiloxKey key(op.seed);
   for_lanes(end - begin, [&](int64_t offset, int64_t count) HWY_ATTR {
     const int64_t i = begin + offset;
     const Floats g = load_n(grad + i, count) * shrink;
@@ -107,7 +108,7 @@ void update(const ops::AdamW& op, const Rates& rates, int64_t begin, int64_t end
     const Floats after = subtract_product(decayed, rate, new_m / root);
     store_n(after, value + i, count);
     if constexpr (std::is_same_v<State, bf16>) {
-      const RandomWords words = philox16(op.seed, rates.step, static_cast<uint64_t>(i));
+      const RandomWords words = philox16(key, rates.step, static_cast<uint64_t>(i));
       store_halves_n(round_stochastically(new_m, words.word[0]), m + i, count);
       store_halves_n(round_stochastically(new_v, words.word[1]), v + i, count);
     } else {

@@ -59,7 +59,8 @@ HWY_INLINE Words broadcast_word(uint32_t value) {
 HWY_INLINE Words count_up(uint32_t first) {
   Words r;
   for (int i = 0; i < kParts; ++i)
-    r.part[i] = hn::Iota(WordTag(), first + static_cast<uint32_t>(i * kPartLanes));
+    r.part[i] = hn::Add(hn::Set(WordTag(), first + static_cast<uint32_t>(i * kPartLanes)),
+                        hn::Iota(WordTag(), 0));
   return r;
 }
 

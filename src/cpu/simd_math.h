@@ -19,6 +19,21 @@ namespace mixtral::cpu::HWY_NAMESPACE {
 /// Adding it rounds a float below 2^22 to an integer, which is then in the low bits of the sum.
 inline constexpr float kRounder = 0x1.8p23f;
 
+/// 2ⁿ for −126 <= n <= 127, from n + kRounder.
+HWY_INLINE Floats power_of_two(const Floats& shifted) {
+  return as_floats(shift_left<23>(as_words(shifted)) + as_words(broadcast(1)));
+}
+
+/// eʳ for |r| <= ln(2) / 2, exactly 1 at 0.
+HWY_INLINE Floats exponential_of_rest(const Floats& r) {
+  // 1 + r + r² q(r); q by Remez' algorithm, relative error 3.1e-9.
+  Floats q = multiply_add(r, broadcast(1.3814190962369891e-3f), broadcast(8.368913683914772e-3f));
+  q = multiply_add(q, r, broadcast(4.166840718199044e-2f));
+  q = multiply_add(q, r, broadcast(1.6666519005799568e-1f));
+  q = multiply_add(q, r, broadcast(4.9999993338042464e-1f));
+  return multiply_add(r * r, q, r) + broadcast(1);
+}
+
 /// eˣ: 0 at −∞, ∞ above 88.72, subnormal results included, NaN for NaN.
 HWY_INLINE Floats exponential(Floats x) {
   // Beyond these the result is 0 or ∞ anyway. A NaN fails both comparisons and passes through.
@@ -28,12 +43,7 @@ HWY_INLINE Floats exponential(Floats x) {
   const Floats n = shifted - broadcast(kRounder);
   Floats r = subtract_product(x, n, broadcast(0x1.62e43p-1f));
   r = subtract_product(r, n, broadcast(-0x1.05c61p-29f));
-  // eʳ = 1 + r + r² q(r) on |r| <= ln(2) / 2; q by Remez' algorithm, relative error 3.1e-9.
-  Floats q = multiply_add(r, broadcast(1.3814190962369891e-3f), broadcast(8.368913683914772e-3f));
-  q = multiply_add(q, r, broadcast(4.166840718199044e-2f));
-  q = multiply_add(q, r, broadcast(1.6666519005799568e-1f));
-  q = multiply_add(q, r, broadcast(4.9999993338042464e-1f));
-  const Floats e = multiply_add(r * r, q, r) + broadcast(1);
+  const Floats e = exponential_of_rest(r);
   // 2ⁿ in two factors: n may be from −150 to 128.
   const Words whole = as_words(shifted) - as_words(broadcast(kRounder));
   const Words half = shift_right_signed<1>(whole);
@@ -41,6 +51,17 @@ HWY_INLINE Floats exponential(Floats x) {
   const Floats first = as_floats(shift_left<23>(half + bias));
   const Floats second = as_floats(shift_left<23>(whole - half + bias));
   return e * first * second;
+}
+
+/// eˣ for x <= 0, exactly 1 at 0; 0 below −87.33 (results are normal), NaN for NaN.
+HWY_INLINE Floats exponential_nonpositive(const Floats& x) {
+  const Mask tiny = less(x, broadcast(-87.33f));
+  const Floats shifted = multiply_add(x, broadcast(0x1.715476p0f), broadcast(kRounder));
+  const Floats n = shifted - broadcast(kRounder);
+  Floats r = subtract_product(x, n, broadcast(0x1.62e43p-1f));
+  r = subtract_product(r, n, broadcast(-0x1.05c61p-29f));
+  const Floats e = exponential_of_rest(r);
+  return select(tiny, broadcast(0), e * power_of_two(shifted));
 }
 
 /// 2ˣ for x < 128, exactly 1 at 0; 0 below −126 (results are normal), NaN for NaN.
@@ -55,8 +76,7 @@ HWY_INLINE Floats exponential2(const Floats& x) {
   q = multiply_add(q, r, broadcast(2.4022647913636838e-1f));
   q = multiply_add(q, r, broadcast(6.931472028550315e-1f));
   const Floats e = multiply_add(q, r, broadcast(1));
-  const Floats scaled = as_floats(as_words(e) + shift_left<23>(as_words(shifted)));
-  return select(tiny, broadcast(0), scaled);
+  return select(tiny, broadcast(0), e * power_of_two(shifted));
 }
 
 /// 1 / (1 + e⁻ˣ)

@@ -84,7 +84,7 @@ void cross_entropy_rows(const ops::CrossEntropy& op, int64_t begin, int64_t end)
     const Floats shift = broadcast(largest);
     // The gradient's row may be the logits' own: the exponentials replace them.
     const float sum = sum_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      const Floats e = exponential(load_n(logits + i, count) - shift);
+      const Floats e = exponential_nonpositive(load_n(logits + i, count) - shift);
       if (gradient != nullptr) store_n(e, gradient + i, count);
       return fill_after(e, count, 0);
     });

@@ -47,7 +47,7 @@ struct Running {
 /// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
-__global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op, Stretches to) {
+__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4) cached_attention(CachedSource<K> op, Stretches to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
   const int token = static_cast<int>(blockIdx.x);
@@ -83,22 +83,18 @@ __global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op,
   }
   // All lanes of a warp take part in every turn, so that its shuffles are whole.
   for (int turn = begin; turn < end; turn += kGroups * kUnroll) {
-    float key[kUnroll][kElements], value[kUnroll][kElements];
+    Pack<K, n> key[kUnroll][packs], value[kUnroll][packs];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
         const int column = (p * lanes + lane) * n;
-        float k[n] = {}, v[n] = {};
+        key[u][p] = {};
+        value[u][p] = {};
         if (t < end && column < op.width) {
-          load(op.key(slot, t, kv) + column, k);
-          load(op.value(slot, t, kv) + column, v);
-        }
-#pragma unroll
-        for (int j = 0; j < n; ++j) {
-          key[u][p * n + j] = k[j];
-          value[u][p * n + j] = v[j];
+          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.key(slot, t, kv) + column);
+          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.value(slot, t, kv) + column);
         }
       }
     }
@@ -109,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op,
       for (int u = 0; u < kUnroll; ++u) {
         float dot = 0;
 #pragma unroll
-        for (int c = 0; c < kElements; ++c) dot = fmaf(q[i][c], key[u][c], dot);
+        for (int c = 0; c < kElements; ++c) dot = fmaf(q[i][c], widen<float>(key[u][c / n].at[c % n]), dot);
         dot = warp_sum<lanes>(dot);
         const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
         score[u] = t < end ? dot : -INFINITY;
@@ -127,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op,
         state.total[i] += p;
 #pragma unroll
         for (int c = 0; c < kElements; ++c)
-          state.sums[i][c] = fmaf(p, value[u][c], state.sums[i][c]);
+          state.sums[i][c] = fmaf(p, widen<float>(value[u][c / n].at[c % n]), state.sums[i][c]);
       }
     }
   }
@@ -187,25 +183,32 @@ __global__ void __launch_bounds__(kThreads) cached_attention(CachedSource<K> op,
   }
 }
 
+constexpr int kMostSplits = 128;
+
 /// A warp a head of a token.
 template <class K>
 __global__ void __launch_bounds__(kThreads) join_stretches(CachedSource<K> op, Stretches to) {
+  __shared__ float shares[kWarps][kMostSplits];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float* share = shares[threadIdx.x / kWarp];
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= int64_t{op.tokens} * op.heads) return;
   if (to.tile_rows > 0 && op.in_long_run(static_cast<int>(row / op.heads), to.tile_rows)) return;
-  const float* partial = to.partial + row * to.splits * (2 + op.width);
+  const int size = 2 + op.width;
+  const float* partial = to.partial + row * to.splits * size;
   float largest = -INFINITY, total = 0;
-  for (int s = 0; s < to.splits; ++s) largest = fmaxf(largest, partial[s * (2 + op.width)]);
-  for (int s = 0; s < to.splits; ++s) {
-    const float* part = partial + s * (2 + op.width);
-    total += part[1] * expf(part[0] - largest);
+  for (int s = lane; s < to.splits; s += kWarp) largest = fmaxf(largest, partial[s * size]);
+  largest = warp_reduce(largest, Max{});
+  for (int s = lane; s < to.splits; s += kWarp) {
+    share[s] = expf(partial[s * size] - largest);
+    total += partial[s * size + 1] * share[s];
   }
-  for (int c = static_cast<int>(threadIdx.x) % kWarp; c < op.width; c += kWarp) {
+  total = warp_sum(total);
+  __syncwarp();
+  for (int c = lane; c < op.width; c += kWarp) {
     float sum = 0;
-    for (int s = 0; s < to.splits; ++s) {
-      const float* part = partial + s * (2 + op.width);
-      sum += part[2 + c] * expf(part[0] - largest);
-    }
+#pragma unroll 8
+    for (int s = 0; s < to.splits; ++s) sum = fmaf(partial[s * size + 2 + c], share[s], sum);
     to.out.write(row * op.width + c, sum / total);
   }
 }
@@ -267,7 +270,7 @@ void CudaBackend::run(const ops::CachedAttention& op) {
         // full.
         const int64_t splits =
             std::clamp<int64_t>(divide_up(int64_t{processors_} * 4, tokens * grid_heads), 1,
-                                std::max<int64_t>(1, std::min<int64_t>(capacity / 64, 128)));
+                                std::max<int64_t>(1, std::min<int64_t>(capacity / 64, kMostSplits)));
         const int64_t rows = tokens * op.heads.query;
         float* partial =
             splits == 1 ? nullptr : scratch().take<float>(rows * splits * (2 + op.heads.width));

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "cuda/attention_flash.h"
@@ -213,7 +214,9 @@ bool CudnnAttention::backward(const ops::AttentionBackward& op, Scratch& scratch
   if (!takes(op.qkv, op.heads, op.longest, {op.qkv, op.out, op.dout, op.dqkv})) return false;
   const int64_t length = op.longest;
   const int64_t sequences = uniform_sequences(op.sequence_starts, op.qkv.dim(0), length);
-  if (sequences == 0 || !available()) return false;
+  // It stores the scores outside of a narrow window, too.
+  const bool narrow = op.window > 0 && op.window < length / 2;
+  if (sequences == 0 || narrow || !available()) return false;
   const auto& heads = op.heads;
   const int64_t group = heads.query / heads.kv;
   const int64_t scores = group * round_up(length, 64) * round_up(length, 128) * 2;  // a kv head's

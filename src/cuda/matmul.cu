@@ -4,6 +4,7 @@
 #include "cuda/dispatch.h"
 #include "cuda/grouped.h"
 #include "cuda/product.h"
+#include "cuda/rows.cuh"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 #include "ops/matmul.h"
@@ -13,39 +14,49 @@ namespace mixtral::cuda {
 namespace {
 
 constexpr int64_t kSkinnyOutputs = 16;
+constexpr int64_t kFewRows = 4, kFewGroupedRows = 16;
 
 /// to[r, c] = from[r, c] in bf16; rows of `from` are `stride` apart.
-__global__ void __launch_bounds__(256)
-    round_rows(const float* from, int64_t stride, int64_t width, int64_t count, Bf16* to) {
-  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * 256)
-    to[i] = __float2bfloat16_rn(from[i / width * stride + i % width]);
-}
+struct Round {
+  const float* from;
+  int64_t stride;
+  Bf16* to;
+  int width;
+  template <int n>
+  __device__ void at(int64_t row, int column) const {
+    float values[n];
+    load(from + row * stride + column, values);
+    store(to + row * width + column, values);
+  }
+};
 
 /// A copy of an f32 operand in bf16, in scratch memory.
-Bf16* rounded(const void* from, int64_t rows, int64_t width, int64_t stride, int processors,
-              Scratch& scratch, cudaStream_t stream) {
-  const int64_t count = rows * width;
-  auto* to = scratch.take<Bf16>(count);
-  round_rows<<<blocks(std::min<int64_t>(divide_up(count, 256), processors * 32)), 256, 0, stream>>>(
-      static_cast<const float*>(from), stride, width, count, to);
+Bf16* rounded(void* from, int64_t rows, int64_t width, int64_t stride, Scratch& scratch,
+              cudaStream_t stream) {
+  auto* to = scratch.take<Bf16>(rows * width);
+  const Round body{static_cast<const float*>(from), stride, to, static_cast<int>(width)};
+  const Tensor source(from, {1}, Dtype::f32);
+  if (stride % 8 == 0)
+    each_row<8>("rounding operands", rows, width, {source}, stream, body);
+  else
+    each_row<1>("rounding operands", rows, width, {source}, stream, body);
   return to;
 }
 
 /// Replaces f32 operands by copies in bf16.
-Product with_rounded_operands(Product p, int processors, Scratch& scratch, cudaStream_t stream) {
+Product with_rounded_operands(Product p, Scratch& scratch, cudaStream_t stream) {
   using Form = Product::Form;
   if (p.form != Form::weight && p.weight_type == Dtype::f32) {
     p.weight =
-        rounded(p.weight, p.groups * p.outputs, p.inputs, p.inputs, processors, scratch, stream);
+        rounded(p.weight, p.groups * p.outputs, p.inputs, p.inputs, scratch, stream);
     p.weight_type = Dtype::bf16;
   }
   if (p.form != Form::input && p.narrow_type == Dtype::f32) {
-    p.narrow = rounded(p.narrow, p.rows, p.inputs, p.inputs, processors, scratch, stream);
+    p.narrow = rounded(p.narrow, p.rows, p.inputs, p.inputs, scratch, stream);
     p.narrow_type = Dtype::bf16;
   }
   if (p.form != Form::forward && p.wide_type == Dtype::f32) {
-    p.wide = rounded(p.wide, p.rows, p.outputs, p.wide_stride, processors, scratch, stream);
+    p.wide = rounded(p.wide, p.rows, p.outputs, p.wide_stride, scratch, stream);
     p.wide_type = Dtype::bf16;
     p.wide_stride = p.outputs;
   }
@@ -54,14 +65,14 @@ Product with_rounded_operands(Product p, int processors, Scratch& scratch, cudaS
 
 void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaStream_t stream) {
   if (p.rows == 0 || p.outputs == 0 || p.inputs == 0) return;
+  const bool bf16_already = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
+  p.round = p.round && !bf16_already;
   const bool both_f32 = p.left_type() == Dtype::f32 && p.right_type() == Dtype::f32;
   const bool f16 = p.left_type() == Dtype::f16 || p.right_type() == Dtype::f16;
   const bool skinny = p.groups == 1 && p.outputs <= kSkinnyOutputs;
+  if (p.rows <= (p.groups == 1 ? kFewRows : kFewGroupedRows) && few_rows_product(p, stream)) return;
   if (skinny && !p.round) return skinny_product(p, processors, scratch, stream);
-  if (p.round && !f16 && (p.left_type() == Dtype::f32 || p.right_type() == Dtype::f32)) {
-    p = with_rounded_operands(p, processors, scratch, stream);
-    check_launch("rounding operands");
-  }
+  if (p.round && !f16) p = with_rounded_operands(p, scratch, stream);
   const bool both_bf16 = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
   if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
       blas.multiply(p, scratch, stream))

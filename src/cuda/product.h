@@ -36,9 +36,10 @@ struct Product {
   Dtype right_type() const { return form == Form::weight ? narrow_type : weight_type; }
 };
 
-/// As matrix products C[M, N] = Σ_k A · B.
 /// Few outputs, as a router has: bound by reading the activations. Needs one group.
 void skinny_product(const Product&, int processors, Scratch&, cudaStream_t);
+/// Few rows, as decoding has: bound by reading the weights. False when it does not take the product.
+bool few_rows_product(const Product&, cudaStream_t);
 /// Any types and groups, in f32 arithmetic on ordinary cores.
 void simt_product(const Product&, cudaStream_t);
 

@@ -24,6 +24,21 @@ constexpr double kOne = 17592186044416.0;  // 2^44
 
 using Count = unsigned long long;
 
+/// Calls body(id, logit) for the thread's tokens, with several loads in flight.
+template <class Body>
+__device__ void each_token(const double* z, int vocabulary, const Body& body) {
+  constexpr int kLoads = 8;
+  for (int first = static_cast<int>(threadIdx.x); first < vocabulary; first += kLoads * kThreads) {
+    double values[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i)
+      if (first + i * kThreads < vocabulary) values[i] = z[first + i * kThreads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i)
+      if (first + i * kThreads < vocabulary) body(first + i * kThreads, values[i]);
+  }
+}
+
 struct Request {
   const float* logits;
   const unsigned char* settings;
@@ -97,14 +112,14 @@ __device__ Place find(const Request& op, const double* z, const Count* weights, 
     }
     if (threadIdx.x == 0) shared_count = 0;
     __syncthreads();
-    for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads) {
-      const Count key = key_of(z[v]);
-      if (known > 0 && key >> (64 - known) != prefix) continue;
-      if (!limit.covers(key, v)) continue;
+    each_token(z, op.vocabulary, [&](int v, double logit) {
+      const Count key = key_of(logit);
+      if (known > 0 && key >> (64 - known) != prefix) return;
+      if (!limit.covers(key, v)) return;
       const auto digit = static_cast<int>(key >> shift & ((1u << bits) - 1));
       atomicAdd(&bins.mass[digit], by_count ? Count{1} : weights[v]);
       atomicAdd(&bins.count[digit], 1);
-    }
+    });
     __syncthreads();
     // Each thread has two neighbouring bins.
     const Count first = bins.mass[2 * threadIdx.x], second = bins.mass[2 * threadIdx.x + 1];
@@ -151,8 +166,9 @@ __device__ Place find(const Request& op, const double* z, const Count* weights, 
 /// Σ of the weights of tokens up to `limit`.
 __device__ Count mass_until(const Request& op, const double* z, const Count* weights, Place limit) {
   Count sum = 0;
-  for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-    if (limit.covers(key_of(z[v]), v)) sum += weights[v];
+  each_token(z, op.vocabulary, [&](int v, double logit) {
+    if (limit.covers(key_of(logit), v)) sum += weights[v];
+  });
   return block_sum(sum);
 }
 
@@ -189,19 +205,20 @@ __device__ double uniform(uint64_t seed, int position) {
 __device__ int draw(const Request& op, const ops::SamplingSettings& settings, int position,
                     double* z, Count* weights, Bins& bins) {
   Place mine{~Count{0}, 0x7fffffff};
-  for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads) {
-    if (isnan(z[v])) z[v] = -INFINITY;
-    const Place place{key_of(z[v]), v};
+  each_token(z, op.vocabulary, [&](int v, double logit) {
+    if (isnan(logit)) z[v] = logit = -INFINITY;
+    const Place place{key_of(logit), v};
     if (Earlier::before(place, mine)) mine = place;
-  }
+  });
   const Place first = earliest(mine);
   const double largest = z[first.id];
   if (settings.temperature <= 0 || isinf(largest)) return first.id;
 
   const auto temperature = static_cast<double>(settings.temperature);
   const auto min_p = static_cast<double>(settings.min_p);
-  for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-    weights[v] = static_cast<Count>(llrint(exp((z[v] - largest) / temperature) * kOne));
+  each_token(z, op.vocabulary, [&](int v, double logit) {
+    weights[v] = static_cast<Count>(llrint(exp((logit - largest) / temperature) * kOne));
+  });
   __syncthreads();
 
   const Place everything{~Count{0}, 0x7fffffff};
@@ -219,8 +236,9 @@ __device__ int draw(const Request& op, const ops::SamplingSettings& settings, in
   // A weight of the least share or more has a key of at most some value, so this too is a limit;
   // written as a change of the weights, it needs no search.
   if (min_p > 0) {
-    for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-      if (v != first.id && exp((z[v] - largest) / temperature) < min_p) weights[v] = 0;
+    each_token(z, op.vocabulary, [&](int v, double logit) {
+      if (v != first.id && exp((logit - largest) / temperature) < min_p) weights[v] = 0;
+    });
     __syncthreads();
   }
   const double total = static_cast<double>(mass_until(op, z, weights, kept));
@@ -237,6 +255,7 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   ops::SamplingSettings settings;  // of bytes, so aligned to nothing
   for (size_t i = 0; i < sizeof settings; ++i)
     reinterpret_cast<unsigned char*>(&settings)[i] = op.settings[s * sizeof settings + i];
+#pragma unroll 8
   for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
     z[v] = static_cast<double>(logits[v]);
   __syncthreads();
@@ -252,13 +271,15 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   const int token = draw(op, settings, op.positions[s], z, op.weights + s * op.vocabulary, bins);
   if (threadIdx.x == 0) op.tokens[s] = token;
   if (!op.log_probability) return;
-  double largest = -INFINITY;
+  float largest = -INFINITY;
+#pragma unroll 8
   for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-    largest = fmax(largest, static_cast<double>(logits[v]));
+    largest = fmaxf(largest, logits[v]);
   largest = block_reduce(largest, Max{});
   double total = 0;
+#pragma unroll 8
   for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-    total += exp(static_cast<double>(logits[v]) - largest);
+    total += static_cast<double>(expf(logits[v] - largest));
   total = block_sum(total);
   if (threadIdx.x == 0)
     op.log_probability[s] =

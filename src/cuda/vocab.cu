@@ -121,6 +121,8 @@ struct Loss {
   bool one_scale;
 };
 
+constexpr int kLoads = 4;  // in flight a thread
+
 /// A block a row. The row is read from memory once, with a running softmax, and again from the
 /// cache for its gradient.
 template <int n, class T>
@@ -138,22 +140,32 @@ __global__ void __launch_bounds__(512) cross_entropy(Loss<T> op) {
     // The largest value so far, and the sum of exponentials relative to it. A finite start, so that
     // values of −∞ give 0 and not NaN until a larger one comes.
     float mine = -3.0e38f, sum = 0;
-    for (int v = static_cast<int>(threadIdx.x) * n; v < op.width;
-         v += static_cast<int>(blockDim.x) * n) {
-      float x[n];
-      load(logits + v, x);
-      float most = x[0];
+    const int stride = static_cast<int>(blockDim.x) * n;
+    for (int v = static_cast<int>(threadIdx.x) * n; v < op.width; v += kLoads * stride) {
+      Pack<T, n> packs[kLoads];
 #pragma unroll
-      for (int j = 1; j < n; ++j) most = fmaxf(most, x[j]);
-      if (most > mine) {
-        sum *= expf(mine - most);
-        mine = most;
+      for (int i = 0; i < kLoads; ++i)
+        if (v + i * stride < op.width)
+          packs[i] = *reinterpret_cast<const Pack<T, n>*>(logits + v + i * stride);
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        if (v + i * stride >= op.width) break;
+        float x[n];
+#pragma unroll
+        for (int j = 0; j < n; ++j) x[j] = widen<float>(packs[i].at[j]);
+        float most = x[0];
+#pragma unroll
+        for (int j = 1; j < n; ++j) most = fmaxf(most, x[j]);
+        if (most > mine) {
+          sum *= __expf(mine - most);
+          mine = most;
+        }
+#pragma unroll
+        for (int j = 0; j < n; ++j) sum += __expf(x[j] - mine);
       }
-#pragma unroll
-      for (int j = 0; j < n; ++j) sum += expf(x[j] - mine);
     }
     const float largest = block_reduce(mine, Max{});
-    const float total = block_sum(sum * expf(mine - largest));
+    const float total = block_sum(sum * __expf(mine - largest));
     log_sum = largest + logf(total);
   }
   if (threadIdx.x == 0) op.loss[row] = counts ? log_sum - widen<float>(logits[label]) : 0.0f;
@@ -161,6 +173,7 @@ __global__ void __launch_bounds__(512) cross_entropy(Loss<T> op) {
   __syncthreads();  // the gradient may overwrite the label's logit
   const float factor = counts ? op.scale[op.one_scale ? 0 : row] : 0.0f;
   T* dlogits = op.dlogits + row * op.width;
+#pragma unroll kLoads
   for (int v = static_cast<int>(threadIdx.x) * n; v < op.width;
        v += static_cast<int>(blockDim.x) * n) {
     float x[n] = {};
@@ -168,7 +181,7 @@ __global__ void __launch_bounds__(512) cross_entropy(Loss<T> op) {
       load(logits + v, x);
 #pragma unroll
       for (int j = 0; j < n; ++j)
-        x[j] = factor * (expf(x[j] - log_sum) - (v + j == label ? 1.0f : 0.0f));
+        x[j] = factor * (__expf(x[j] - log_sum) - (v + j == label ? 1.0f : 0.0f));
     }
     store(dlogits + v, x);
   }

@@ -34,18 +34,6 @@ std::optional<int64_t> step_of(std::string_view name) {
   return step;
 }
 
-std::vector<CheckpointStore::Entry> list_checkpoints(const fs::path& directory) {
-  std::vector<CheckpointStore::Entry> entries;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const auto step = step_of(entry.path().filename().string());
-    if (step && entry.is_directory() && !entry.is_symlink())
-      entries.push_back({*step, entry.path()});
-  }
-  std::ranges::sort(entries, {}, &CheckpointStore::Entry::step);
-  return entries;
-}
-
 std::optional<CheckpointStore::Entry> follow(const fs::path& directory, std::string_view pointer) {
   const fs::path path = directory / pointer;
   std::error_code error;
@@ -134,8 +122,16 @@ CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(dire
 
 fs::path CheckpointStore::path_of(int64_t step) const { return directory_ / name_of(step); }
 
-std::vector<CheckpointStore::Entry> CheckpointStore::list() const {
-  return list_checkpoints(directory_);
+std::vector<CheckpointStore::Entry> CheckpointStore::list_in(const fs::path& directory) {
+  std::vector<Entry> entries;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const auto step = step_of(entry.path().filename().string());
+    if (step && entry.is_directory() && !entry.is_symlink())
+      entries.push_back({*step, entry.path()});
+  }
+  std::ranges::sort(entries, {}, &Entry::step);
+  return entries;
 }
 
 std::optional<CheckpointStore::Entry> CheckpointStore::pointed(std::string_view pointer) const {
@@ -243,7 +239,7 @@ std::optional<fs::path> find_checkpoint(const fs::path& run) {
   for (const fs::path& directory : {run / "checkpoints", run}) {
     for (const std::string_view pointer : {"best", "latest"})
       if (const auto entry = follow(directory, pointer)) return entry->path;
-    if (const auto entries = list_checkpoints(directory); !entries.empty())
+    if (const auto entries = CheckpointStore::list_in(directory); !entries.empty())
       return entries.back().path;
   }
   return std::nullopt;

@@ -35,7 +35,9 @@ class CheckpointStore {
   const std::filesystem::path& directory() const { return directory_; }
 
   /// In order of their steps.
-  std::vector<Entry> list() const;
+  std::vector<Entry> list() const { return list_in(directory_); }
+  /// The same, of a directory that is not opened.
+  static std::vector<Entry> list_in(const std::filesystem::path& directory);
   std::optional<Entry> latest() const { return pointed("latest"); }
   std::optional<Entry> best() const { return pointed("best"); }
 

@@ -55,6 +55,11 @@ int64_t MemoryPlan::total() const {
   return bytes;
 }
 
+int64_t MemoryPlan::bytes_of(std::string_view name) const {
+  const auto item = std::ranges::find(items, name, &Item::name);
+  return item == items.end() ? 0 : item->bytes;
+}
+
 std::string MemoryPlan::table() const {
   std::string text;
   for (const Item& item : items)

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/loss.h"
@@ -18,6 +19,7 @@ struct MemoryPlan {
   std::vector<Item> items;
 
   int64_t total() const;
+  int64_t bytes_of(std::string_view name) const;  // 0 when there is no such item
   /// Lines of names and sizes, the total last.
   std::string table() const;
 };

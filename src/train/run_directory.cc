@@ -28,8 +28,9 @@ void remove_leftovers(const fs::path& directory) {
 }  // namespace
 
 RunDirectory::RunDirectory(fs::path path, Open how) : path_(std::move(path)) {
-  const bool holds_run = fs::exists(metrics_path()) || fs::exists(path_ / "checkpoints");
-  if (how == Open::continued && !holds_run)
+  const bool continuable = fs::exists(metrics_path()) || fs::exists(path_ / "checkpoints");
+  const bool holds_run = fs::exists(metrics_path()) || find_checkpoint(path_).has_value();
+  if (how == Open::continued && !continuable)
     throw Error(
         fmt::format("{} holds no run to resume: expected checkpoints/ and metrics.jsonl in it",
                     path_.string()));

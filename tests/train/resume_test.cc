@@ -138,6 +138,8 @@ TEST(RunDirectory, IsNotSharedNorOverwrittenUnasked) {
     RunDirectory run(path, RunDirectory::Open::fresh);
     EXPECT_THROW(RunDirectory(path, RunDirectory::Open::continued), Error);
   }
+  EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::fresh));  // nothing was trained yet
+  { MetricsLog(path / "metrics.jsonl", 0).append({.step = 1}); }
   EXPECT_THROW(RunDirectory(path, RunDirectory::Open::fresh), Error);
   EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::replace));
   EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::continued));

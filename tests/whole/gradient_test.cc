@@ -132,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(All, WholeGradient,
                                            Case{"many_experts", 2, 1, 8, 9, 4, 0, true, kPooled},
                                            Case{"window_one", 2, 2, 6, 5, 1, 1, false, kPlain},
                                            Case{"window_three", 4, 1, 2, 5, 3, 3, false, kPooled}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& c) { return c.param.name; });
 
 }  // namespace
 }  // namespace mixtral

@@ -1,0 +1,77 @@
+#include "cli/plot_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+
+#include "base/error.h"
+#include "train/run_plot.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  mixtral plot runs/first                      writes runs/first/plots.svg\n"
+    "  mixtral plot runs/a runs/b --out ab.png      compares two runs\n"
+    "  mixtral plot runs/first --ascii              draws in the terminal\n";
+
+struct PlotOptions {
+  std::vector<std::string> runs;
+  std::string out;
+  bool ascii = false;
+  int width = 100, height = 20;
+};
+
+/// Where the plot goes if nobody says: into the first run.
+fs::path default_path(const PlotOptions& o) {
+  const fs::path first(o.runs[0]);
+  const fs::path folder = fs::is_directory(first) ? first : first.parent_path();
+  return folder / (o.runs.size() == 1 ? "plots.svg" : "comparison.svg");
+}
+
+void plot(const PlotOptions& o) {
+  std::vector<PlottedRun> runs;
+  for (const std::string& path : o.runs) runs.push_back(load_run(path));
+  // Runs of the same name are told apart by their whole paths.
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const auto same = std::ranges::count(runs, runs[i].name, &PlottedRun::name);
+    if (same > 1) runs[i].name = o.runs[i];
+  }
+  const Chart chart = comparison_chart(runs);
+  if (o.ascii) {
+    fmt::print("{}", chart_as_text(chart, o.width, o.height));
+    if (o.out.empty()) return;
+  }
+  const fs::path path = o.out.empty() ? default_path(o) : fs::path(o.out);
+  draw_chart(chart, path);
+  fmt::print(stderr, "wrote {}\n", path.string());
+}
+
+}  // namespace
+
+void add_plot_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "plot",
+      "Draw runs: training and validation loss, learning rate, speed, gradient norm, and the load "
+      "and entropy of the experts");
+  command->footer(kExamples);
+  auto options = std::make_shared<PlotOptions>();
+  command->add_option("runs", options->runs, "Run directories (or metrics.jsonl files)")
+      ->required();
+  command->add_option("-o,--out", options->out, "A .svg or .png file (default: in the first run)");
+  command->add_flag("--ascii", options->ascii, "Draw with characters on stdout");
+  command->add_option("--width", options->width, "Characters a line, with --ascii")
+      ->capture_default_str()
+      ->check(CLI::Range(40, 400));
+  command->add_option("--height", options->height, "Lines a panel, with --ascii")
+      ->capture_default_str()
+      ->check(CLI::Range(5, 100));
+  command->callback([options] { plot(*options); });
+}
+
+}  // namespace mixtral

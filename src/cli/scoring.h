@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cli/common.h"
+#include "data/batches.h"
+#include "data/corpus.h"
+#include "model/adapter.h"
+#include "model/loss.h"
+
+namespace mixtral {
+
+/// The flags of commands that run a model over data, and what they open.
+struct ScoringOptions {
+  CommonOptions common;
+  std::string model, adapter, tokenizer, data, split = "val", aux_loss = "per-layer";
+  std::string pack, shuffle = "off";
+  int64_t batch_size = 8, context = 0;
+  double aux_coefficient = -1, z_coefficient = 0;
+
+  void add_to(CLI::App& command, const std::string& default_pack);
+  Objective objective(const ModelConfig& config) const;
+};
+
+struct Scoring {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Tokenizer> tokenizer;  // may be null
+  std::unique_ptr<Mixtral> model;
+  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
+  Corpus corpus;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Context> ctx;
+  BatchOptions batches;
+};
+
+/// Opens device, model, adapter and data. `trainable` gives gradients to the model's parameters, or
+/// to the adapter's alone where there is one. Throws Error or UsageError.
+Scoring open_scoring(const ScoringOptions& options, bool trainable);
+
+}  // namespace mixtral

@@ -1,0 +1,101 @@
+#include "cli/train_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/version.h"
+#include "io/checksum.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
+constexpr std::string_view kCacheFolder = ".mixtral-cache";
+
+std::string hash_text(const FileChecksum& sum) {
+  return fmt::format("{} ({} bytes)", sum.hex(), sum.bytes);
+}
+
+std::string describe(Split split, const Corpus& corpus) {
+  return fmt::format("{}: {} records, {} tokens", split_name(split), corpus.documents(),
+                     corpus.tokens());
+}
+
+}  // namespace
+
+int64_t TrainingData::longest() const {
+  int64_t most = train.counts().longest;
+  for (const auto* split : {&validation, &test})
+    if (*split) most = std::max(most, (*split)->counts().longest);
+  return most;
+}
+
+TrainingData load_training_data(const TrainOptions& options, const Tokenizer* tokenizer,
+                                int64_t vocabulary) {
+  const DataFiles files = DataFiles::find(options.data);
+  if (!has_split(files, Split::train))
+    throw Error(fmt::format("--data {}: there is no train.jsonl or train.txt in it", options.data));
+  CorpusOptions corpus_options;
+  corpus_options.encode = options.encode_options(vocabulary);
+  if (options.token_cache) {
+    const fs::path data(options.data);
+    corpus_options.cache = (files.single ? data.parent_path() : data) / kCacheFolder;
+    fs::create_directories(corpus_options.cache);
+  }
+  ThreadPool pool(options.common.threads);
+  TrainingData data;
+  std::string found;
+  for (const Split split : kSplits) {
+    if (!has_split(files, split)) continue;
+    Corpus corpus =
+        load_split(files, split, options.validation_fraction, tokenizer, corpus_options, pool);
+    found += fmt::format("{}{}", found.empty() ? "" : "; ", describe(split, corpus));
+    const fs::path& file = files.single ? files.train : files[split];
+    data.hashes[file.filename().string()] = hash_text(checksum_file(file));
+    if (split == Split::train)
+      data.train = std::move(corpus);
+    else
+      (split == Split::val ? data.validation : data.test) = std::move(corpus);
+  }
+  say(options.common, found);
+  return data;
+}
+
+void require_same_data(const TrainingData& data, const fs::path& config_yaml) {
+  const auto recorded = read_run_info(config_yaml, "data");
+  for (const auto& [file, hash] : data.hashes) {
+    const auto before = recorded.find(file);
+    if (before == recorded.end() || before->second != hash)
+      throw Error(fmt::format(
+          "{} is not the data that the run was trained on ({} now, {} then), so the run cannot "
+          "continue on it; give --data the former files, or start a new run with --init {}",
+          file, hash, before == recorded.end() ? "no such file" : before->second,
+          config_yaml.parent_path().string()));
+  }
+}
+
+std::unique_ptr<Tokenizer> default_tokenizer(const TrainOptions& options) {
+  const DataFiles files = DataFiles::find(options.data);
+  const fs::path& train = files.train;
+  if (train.extension() != ".txt") return nullptr;
+  say(options.common, "no --tokenizer: the bytes of the text are the tokens (bytes-256)");
+  return load_tokenizer("bytes-256");
+}
+
+std::string run_info_text(const Backend& backend, const TrainingData& data,
+                          const Tokenizer* tokenizer) {
+  std::string text = "\n# What the run was made with and from; not read as flags\nrun_info:\n";
+  text += fmt::format("  mixtral: {}\n", yaml_scalar(kVersion));
+  text += fmt::format("  compiler: {}\n", yaml_scalar(__VERSION__));
+  text += fmt::format("  device: {}\n", yaml_scalar(backend.description()));
+  if (tokenizer) text += fmt::format("  tokenizer: {}\n", yaml_scalar(tokenizer->description()));
+  text += "  data:\n";
+  for (const auto& [file, hash] : data.hashes)
+    text += fmt::format("    {}: {}\n", yaml_scalar(file), yaml_scalar(hash));
+  return text;
+}
+
+}  // namespace mixtral

@@ -1,0 +1,99 @@
+#include "cli/train_progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "train/memory_plan.h"
+#include "train/run_plot.h"
+
+namespace mixtral {
+namespace {
+
+/// "25.3k"
+std::string short_number(double value) {
+  if (value >= 1e6) return fmt::format("{:.2f}M", value / 1e6);
+  if (value >= 1e4) return fmt::format("{:.1f}k", value / 1e3);
+  return fmt::format("{:.0f}", value);
+}
+
+std::string rate(double it_per_s) {
+  if (it_per_s > 0 && it_per_s < 1) return fmt::format("{:.2f} s/it", 1 / it_per_s);
+  return fmt::format("{:.{}f} it/s", it_per_s, it_per_s < 10 ? 2 : 1);
+}
+
+std::string progress_text(const TrainObserver::Progress& p, double loss) {
+  const double share = 100 * static_cast<double>(p.step) / static_cast<double>(p.iterations);
+  return fmt::format("step {}/{} ({:.0f}%)  loss {:.4f}  lr {:.2e}  {} tok/s  {}  {}  {} left",
+                     p.step, p.iterations, std::floor(share), loss, p.lr, short_number(p.tok_per_s),
+                     rate(p.it_per_s), format_bytes(p.peak_bytes), format_duration(p.seconds_left));
+}
+
+}  // namespace
+
+std::string format_duration(double seconds) {
+  const auto whole = static_cast<int64_t>(std::llround(std::max(seconds, 0.0)));
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+TrainProgress::TrainProgress(const CommonOptions& common, std::filesystem::path run)
+    : common_(common), run_(std::move(run)), terminal_(::isatty(STDERR_FILENO) != 0) {}
+
+TrainProgress::~TrainProgress() {
+  if (shown_) fmt::print(stderr, "\n");
+}
+
+void TrainProgress::say(std::string_view line) {
+  if (common_.quiet) return;
+  if (shown_) fmt::print(stderr, "\r\x1b[K");
+  shown_ = false;
+  fmt::print(stderr, "{}\n", line);
+  std::fflush(stderr);
+}
+
+void TrainProgress::on_progress(const Progress& progress) {
+  if (common_.quiet || !terminal_) return;
+  fmt::print(stderr, "\r\x1b[K{}", progress_text(progress, progress.loss));
+  std::fflush(stderr);
+  shown_ = true;
+}
+
+void TrainProgress::on_line(const MetricsLine& line, const Progress& progress) {
+  Progress shown = progress;
+  shown.loss = line.train_loss;
+  if (terminal_)
+    on_progress(shown);
+  else
+    say(progress_text(shown, line.train_loss));
+}
+
+void TrainProgress::on_evaluation(const MetricsLine& line, bool best) {
+  say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}{}; training loss {:.4f}",
+                  line.step, *line.val_loss, std::exp(*line.val_loss), best ? " (best so far)" : "",
+                  line.train_loss));
+  draw();
+}
+
+void TrainProgress::on_checkpoint(const CheckpointStore::Entry& entry, bool) {
+  say(fmt::format("saved {}", entry.path.string()));
+}
+
+void TrainProgress::on_skip(int64_t step, double loss, double grad_norm) {
+  say(fmt::format("step {} was skipped: its loss is {} and its gradient norm {}", step, loss,
+                  grad_norm));
+}
+
+void TrainProgress::on_note(std::string_view note) { say(note); }
+
+void TrainProgress::draw() {
+  try {
+    draw_loss(run_);
+  } catch (const std::exception& problem) {
+    say(fmt::format("the loss plot could not be drawn: {}", problem.what()));
+  }
+}
+
+}  // namespace mixtral

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "cli/common.h"
+#include "train/trainer.h"
+
+namespace mixtral {
+
+/// Shows a run on stderr: on a terminal one line that is redrawn, elsewhere a line for each line of
+/// the metrics; evaluations, checkpoints and trouble get lines of their own. Redraws the run's loss
+/// plots at each evaluation.
+class TrainProgress : public TrainObserver {
+ public:
+  /// `common` must outlive this.
+  TrainProgress(const CommonOptions& common, std::filesystem::path run);
+  ~TrainProgress() override;
+
+  void on_progress(const Progress& progress) override;
+  void on_line(const MetricsLine& line, const Progress& progress) override;
+  void on_evaluation(const MetricsLine& line, bool best) override;
+  void on_checkpoint(const CheckpointStore::Entry& entry, bool best) override;
+  void on_skip(int64_t step, double loss, double grad_norm) override;
+  void on_note(std::string_view note) override;
+
+  /// A line that stays.
+  void say(std::string_view line);
+  /// Redraws the plots; a failure is only noted.
+  void draw();
+
+ private:
+  const CommonOptions& common_;
+  std::filesystem::path run_;
+  bool terminal_;
+  bool shown_ = false;  // whether the line that is redrawn stands there
+};
+
+/// "1:05", "2:03:04"
+std::string format_duration(double seconds);
+
+}  // namespace mixtral

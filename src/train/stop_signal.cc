@@ -1,0 +1,43 @@
+#include "train/stop_signal.h"
+
+#include <unistd.h>
+
+#include <csignal>
+
+#include "base/error.h"
+
+namespace mixtral {
+namespace {
+
+// A signal handler can reach nothing but globals.
+volatile std::sig_atomic_t arrived_signal = 0;
+bool in_use = false;
+
+void remember(int signal) {
+  if (arrived_signal != 0) ::_exit(128 + signal);
+  arrived_signal = signal;
+}
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  CHECK(!in_use, "two StopSignals at once");
+  in_use = true;
+  arrived_signal = 0;
+  struct sigaction action{};
+  action.sa_handler = remember;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);
+}
+
+StopSignal::~StopSignal() {
+  for (const int signal : {SIGINT, SIGTERM, SIGXFSZ}) std::signal(signal, SIG_DFL);
+  in_use = false;
+}
+
+int StopSignal::arrived() const { return arrived_signal; }
+
+}  // namespace mixtral

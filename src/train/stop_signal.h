@@ -1,0 +1,19 @@
+#pragma once
+
+namespace mixtral {
+
+/// While it exists, SIGINT and SIGTERM are remembered instead of ending the process, so that a loop
+/// can finish what it does and save; a second one ends the process at once, with exit status
+/// 128 + n. SIGXFSZ is ignored: a file size limit then shows as a failed write. One at a time.
+class StopSignal {
+ public:
+  StopSignal();
+  ~StopSignal();
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+
+  /// The signal that arrived, or 0.
+  int arrived() const;
+};
+
+}  // namespace mixtral
