@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 
 #include "cli/data_command.h"
+#include "cli/evaluate_command.h"
 #include "cli/generate_command.h"
 #include "cli/plot_command.h"
 #include "cli/pretrain_command.h"
@@ -10,7 +11,10 @@ namespace mixtral {
 
 void add_commands(CLI::App& app) {
   add_data_command(app);
+  add_evaluate_command(app);
   add_generate_command(app);
+  add_info_command(app);
+  add_inspect_command(app);
   add_plot_command(app);
   add_pretrain_command(app);
   add_tokenizer_command(app);

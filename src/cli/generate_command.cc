@@ -10,6 +10,7 @@
 #include "cli/common.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
+#include "model/adapter.h"
 
 namespace mixtral {
 namespace {
@@ -18,7 +19,7 @@ using nlohmann::ordered_json;
 
 struct GenerateOptions {
   CommonOptions common;
-  std::string model, tokenizer, method = "generate", prompt, ids, out;
+  std::string model, adapter, tokenizer, method = "generate", prompt, ids, out;
   int64_t max_tokens = 256, context = 0, top = 5, repeat_last_n = 64;
   float temperature = 0.8f, top_p = 1, min_p = 0, repeat_penalty = 1;
   int32_t top_k = 0;
@@ -31,6 +32,7 @@ struct Session {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   std::unique_ptr<Mixtral> model;
+  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
   std::unique_ptr<Generator> generator;
   std::vector<int32_t> prompt;
 };
@@ -68,6 +70,9 @@ Session open_session(const GenerateOptions& o) {
                         .context = context,
                         .rope_frequencies = o.common.rope_dtype()},
                        o.common.seed);
+  if (!o.adapter.empty())
+    s.adapter = std::make_unique<Adapter>(*s.backend, *s.model,
+                                          AdapterFile::load(o.adapter, config), Adapter::Options{});
   s.generator = std::make_unique<Generator>(*s.backend, *s.model);
   return s;
 }
@@ -225,6 +230,7 @@ void add_generate_command(CLI::App& app) {
       "Example: mixtral generate --model runs/first -p \"Once upon a time\" -n 200 --temp 0.8\n");
   command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
       ->required();
+  command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("--method", o->method, "How to generate (see below)")
       ->capture_default_str()

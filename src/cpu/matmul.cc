@@ -14,6 +14,9 @@ namespace {
 constexpr int64_t kMaxRows = 504;     // of a block of C: its partial sums stay in the L2 cache
 constexpr int64_t kMaxColumns = 256;  // of a block of C: its packed B stays in the L2 cache
 constexpr int64_t kStridedTiles = 8;  // row tiles that are packed at once where k is strided
+constexpr int64_t kFewTiles = 4;      // at most, of a product with few rows,
+constexpr int64_t kFewBlocks = 16;    // packed row tiles,
+constexpr int64_t kFewUnits = 128;    // and units of k in a panel
 constexpr int64_t kItemsPerThread = 8;
 constexpr double kMinItemWork = 1 << 19;  // multiply-adds: a few microseconds
 
@@ -29,6 +32,14 @@ int64_t even_part(int64_t total, int64_t limit, int64_t grain) {
 bool streams(const Product& p, const Kernels& kernels) {
   return p.m <= kernels.stream_rows && p.a.layout == Layout::k_contiguous &&
          p.b.layout == Layout::k_contiguous && !p.transposed;
+}
+
+/// Whether A's packed rows leave room in the L2 cache, so that a panel of B is used while it is in
+/// the L1 cache and need not be kept: for few rows. (Where B is strided, packing one panel at a
+/// time would read too little of each of its rows.)
+bool has_few_rows(const Product& p, const Kernels& kernels) {
+  return p.m <= kFewTiles * kernels.rows && p.b.layout == Layout::k_contiguous &&
+         divide_up(p.m, kernels.rows) * divide_up(p.k, kBlockUnits * kernels.unit) <= kFewBlocks;
 }
 
 Element element_of(const Tensor& tensor, std::string_view what) {
@@ -176,6 +187,53 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
   }
 }
 
+void Products::compute_few(const Item& item, const Settings& settings, int thread) {
+  const Kernels& kernels = *settings.kernels;
+  const Product& p = *item.product;
+  const int64_t tiles = divide_up(item.m_end - item.m, kernels.rows);
+  const int64_t a_block = kBlockUnits * kernels.unit, b_block = kFewUnits * kernels.unit;
+  const int64_t a_blocks = divide_up(p.k, a_block);
+  const int64_t row_step = row_tile_units(kernels.rows);
+  const int64_t partial_step = round_up(int64_t{kernels.rows} * kernels.columns, 64);
+  auto* b = static_cast<float*>(scratch_.get(
+      thread,
+      4 * (panel_units(kernels.columns) + a_blocks * tiles * row_step + tiles * partial_step)));
+  float* a = b + panel_units(kernels.columns);
+  float* partial = a + a_blocks * tiles * row_step;
+  for (int64_t i = 0; i < a_blocks; ++i)
+    kernels.pack_rows({p.a, item.m, item.m_end - item.m, i * a_block,
+                       std::min(a_block, p.k - i * a_block), settings.round},
+                      a + i * tiles * row_step);
+
+  Tile tile;
+  tile.b = b;
+  tile.layout = p.a.layout;
+  tile.c_stride = p.c_stride;
+  tile.transposed = p.transposed;
+  tile.scale = settings.scale;
+  tile.accumulate = settings.accumulate;
+  for (int64_t n = item.n; n < item.n_end; n += kernels.columns) {
+    tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
+    for (int64_t k = 0; k < p.k; k += b_block) {
+      const int64_t count = std::min(b_block, p.k - k);
+      kernels.pack_columns({p.b, n, tile.columns, k, count, settings.round}, b);
+      tile.units = divide_up(count, kernels.unit);
+      tile.first = k == 0;
+      tile.last = k + count == p.k;
+      for (int64_t r = 0; r < tiles; ++r) {
+        const int64_t m = item.m + r * kernels.rows;
+        const int64_t unit = k % a_block / kernels.unit;
+        tile.a = a + (k / a_block * tiles + r) * row_step +
+                 (p.a.layout == Layout::k_contiguous ? unit : unit * kernels.rows);
+        tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
+        tile.partial = partial + r * partial_step;
+        tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
+        kernels.tile(tile);
+      }
+    }
+  }
+}
+
 void Products::stream(const Item& item, const Settings& settings, int thread) {
   const Kernels& kernels = *settings.kernels;
   const Product& p = *item.product;
@@ -224,6 +282,8 @@ void Products::run(float scale, bool accumulate, bool bf16) {
     const Item& item = job.products.items_[static_cast<size_t>(i)];
     if (streams(*item.product, *job.settings.kernels))
       job.products.stream(item, job.settings, thread);
+    else if (has_few_rows(*item.product, *job.settings.kernels))
+      job.products.compute_few(item, job.settings, thread);
     else
       job.products.compute(item, job.settings, thread);
   });

@@ -45,6 +45,7 @@ class Products {
 
   void plan(const Kernels& kernels);
   void compute(const Item& item, const Settings& settings, int thread);
+  void compute_few(const Item& item, const Settings& settings, int thread);
   void stream(const Item& item, const Settings& settings, int thread);
 
   ThreadPool& pool_;

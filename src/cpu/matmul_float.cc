@@ -57,17 +57,15 @@ HWY_INLINE V round_bf16(V v) {
   return hn::BitCast(F(), hn::And(result, hn::Set(u, 0xffff0000u)));
 }
 
-/// The halves in the low 16 bits of each lane as floats, subnormals and infinities included.
+/// The halves in the high 16 bits of each lane as floats, subnormals and infinities included.
 HWY_INLINE V from_half(hn::Vec<U> bits) {
+  const F f;
   const U u;
-  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(u, 0x8000u)));
-  const auto magnitude = hn::And(bits, hn::Set(u, 0x7fffu));
-  const auto scaled =
-      hn::Mul(hn::BitCast(F(), hn::ShiftLeft<13>(magnitude)), hn::Set(F(), 0x1p112f));
-  const hn::RebindToSigned<F> i;
-  const auto special = hn::Gt(hn::BitCast(i, magnitude), hn::Set(i, 0x7bff));
-  const auto exponent = hn::IfThenElseZero(hn::RebindMask(u, special), hn::Set(u, 0x7f800000u));
-  return hn::BitCast(F(), hn::Or(hn::Or(hn::BitCast(u, scaled), exponent), sign));
+  const auto shifted = hn::ShiftRight<3>(hn::BitCast(hn::RebindToSigned<F>(), bits));
+  const auto rebased = hn::And(hn::BitCast(u, shifted), hn::Set(u, 0x8fffe000u));
+  const V scaled = hn::Mul(hn::BitCast(f, rebased), hn::Set(f, 0x1p112f));
+  const auto special = hn::Ge(hn::Abs(scaled), hn::Set(f, 65536.0f));
+  return hn::IfThenElse(special, hn::Or(scaled, hn::BitCast(f, hn::Set(u, 0x7f800000u))), scaled);
 }
 
 /// Two neighbours in k from lanes of 16-bit pairs.
@@ -78,8 +76,8 @@ HWY_INLINE void split_pair(hn::Vec<U> pairs, V& even, V& odd) {
     even = hn::BitCast(F(), hn::ShiftLeft<16>(pairs));
     odd = hn::BitCast(F(), hn::And(pairs, hn::Set(u, 0xffff0000u)));
   } else {
-    even = from_half(hn::And(pairs, hn::Set(u, 0xffffu)));
-    odd = from_half(hn::ShiftRight<16>(pairs));
+    even = from_half(hn::ShiftLeft<16>(pairs));
+    odd = from_half(pairs);
   }
 }
 
@@ -197,9 +195,9 @@ HWY_INLINE V load_elements(const uint8_t* from) {
     return hn::LoadU(F(), reinterpret_cast<const float*>(from));
   } else {
     const auto half = hn::LoadU(hn::Rebind<uint16_t, F>(), reinterpret_cast<const uint16_t*>(from));
-    const auto bits = hn::PromoteTo(U(), half);
+    const auto bits = hn::ShiftLeft<16>(hn::PromoteTo(U(), half));
     if constexpr (kElement == Element::bf16)
-      return hn::BitCast(F(), hn::ShiftLeft<16>(bits));
+      return hn::BitCast(F(), bits);
     else
       return from_half(bits);
   }

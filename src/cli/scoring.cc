@@ -1,0 +1,113 @@
+#include "cli/scoring.h"
+
+#include <fmt/format.h>
+
+#include "data/record.h"
+#include "model/checkpoint.h"
+
+namespace mixtral {
+
+void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) {
+  pack = default_pack;
+  command.add_option("-m,--model", model, "A model directory, a run, or a built-in name")
+      ->required();
+  command.add_option("--adapter,--lora", adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
+  command.add_option("--tokenizer", tokenizer, "Another tokenizer than the model's own");
+  command
+      .add_option("--data", data, "A .jsonl or .txt file, or a directory with splits (see --split)")
+      ->required();
+  command.add_option("--split", split, "Of a directory: train, val or test")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"train", "val", "test"}));
+  command.add_option("--batch-size", batch_size, "Rows that go through the model at once")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("-c,--context", context, "Tokens of a row at most; 0: the model's own limit")
+      ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--pack", pack, "off: a record a row; on: several share one, unseen by another")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off", "fill"}));
+  command.add_option("--shuffle", shuffle, "off: in file order")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off"}));
+  command
+      .add_option("--aux-loss", aux_loss,
+                  "Balancing loss: per-layer, hf (transformers' pooled formula) or off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"per-layer", "hf", "off"}));
+  command.add_option("--aux-coef", aux_coefficient, "Its coefficient; otherwise config.json's")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--z-coef", z_coefficient, "Coefficient of the router z-loss")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  common.add_to(command);
+}
+
+Objective ScoringOptions::objective(const ModelConfig& config) const {
+  Objective result;
+  result.balance = aux_loss == "hf"    ? Objective::Balance::hf
+                   : aux_loss == "off" ? Objective::Balance::off
+                                       : Objective::Balance::per_layer;
+  result.aux_coefficient = aux_coefficient >= 0 ? aux_coefficient : config.router_aux_loss_coef;
+  result.z_coefficient = z_coefficient;
+  return result;
+}
+
+namespace {
+
+std::filesystem::path data_file(const ScoringOptions& o) {
+  const DataFiles files = DataFiles::find(o.data);
+  if (files.single) return files.train;
+  const Split split = o.split == "train"  ? Split::train
+                      : o.split == "test" ? Split::test
+                                          : Split::val;
+  if (files[split].empty())
+    throw Error(fmt::format("{}: has no {} split; choose another with --split", o.data, o.split));
+  return files[split];
+}
+
+}  // namespace
+
+Scoring open_scoring(const ScoringOptions& o, bool trainable) {
+  Scoring s;
+  s.backend = o.common.open_device();
+  const ModelConfig config = model_config(o.model);
+  const Precision precision = choose_precision(
+      o.common.dtype, *s.backend, trainable ? Purpose::training : Purpose::inference, config.dtype);
+  s.tokenizer = open_tokenizer(o.tokenizer, o.model);
+  CorpusOptions corpus;
+  corpus.encode.rules.vocab_size = config.vocab_size;
+  ThreadPool pool(o.common.threads);
+  s.corpus = load_corpus(data_file(o), s.tokenizer.get(), corpus, pool);
+
+  s.batches.packing = parse_packing(o.pack);
+  s.batches.shuffle = o.shuffle == "on";
+  s.batches.endless = false;
+  s.batches.seed = o.common.seed;
+  s.batches.rows = o.batch_size;
+  s.batches.context = o.context > 0 ? o.context : config.max_positions;
+  if (o.context == 0) {  // no longer than the data: the model prepares for that many positions
+    int64_t longest = 1;
+    for (int64_t d = 0; d < s.corpus.documents(); ++d)
+      longest = std::max(longest, s.corpus.length(d));
+    s.batches.context = std::min({s.batches.context, longest, int64_t{4096}});
+  }
+  s.model = open_model(*s.backend, o.model,
+                       {.weights = precision.weights,
+                        .compute = precision.compute,
+                        .context = s.batches.context,
+                        .trainable = trainable && o.adapter.empty(),
+                        .rope_frequencies = o.common.rope_dtype()},
+                       o.common.seed);
+  if (!o.adapter.empty())
+    s.adapter =
+        std::make_unique<Adapter>(*s.backend, *s.model, AdapterFile::load(o.adapter, config),
+                                  Adapter::Options{.trainable = trainable});
+  s.arena = std::make_unique<Arena>(*s.backend);
+  s.ctx = std::make_unique<Context>(*s.backend, *s.arena, precision.compute);
+  s.ctx->set_operands(precision.operands);
+  return s;
+}
+
+}  // namespace mixtral
