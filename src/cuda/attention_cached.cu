@@ -47,7 +47,8 @@ struct Running {
 /// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
-__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4) cached_attention(CachedSource<K> op, Stretches to) {
+__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4)
+    cached_attention(CachedSource<K> op, Stretches to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
   const int token = static_cast<int>(blockIdx.x);
@@ -105,7 +106,8 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4) cach
       for (int u = 0; u < kUnroll; ++u) {
         float dot = 0;
 #pragma unroll
-        for (int c = 0; c < kElements; ++c) dot = fmaf(q[i][c], widen<float>(key[u][c / n].at[c % n]), dot);
+        for (int c = 0; c < kElements; ++c)
+          dot = fmaf(q[i][c], widen<float>(key[u][c / n].at[c % n]), dot);
         dot = warp_sum<lanes>(dot);
         const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
         score[u] = t < end ? dot : -INFINITY;
@@ -268,9 +270,9 @@ void CudaBackend::run(const ops::CachedAttention& op) {
         const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
         // About four blocks a multiprocessor, and at least 64 positions each when the cache is
         // full.
-        const int64_t splits =
-            std::clamp<int64_t>(divide_up(int64_t{processors_} * 4, tokens * grid_heads), 1,
-                                std::max<int64_t>(1, std::min<int64_t>(capacity / 64, kMostSplits)));
+        const int64_t splits = std::clamp<int64_t>(
+            divide_up(int64_t{processors_} * 4, tokens * grid_heads), 1,
+            std::max<int64_t>(1, std::min<int64_t>(capacity / 64, kMostSplits)));
         const int64_t rows = tokens * op.heads.query;
         float* partial =
             splits == 1 ? nullptr : scratch().take<float>(rows * splits * (2 + op.heads.width));

@@ -47,8 +47,7 @@ Bf16* rounded(void* from, int64_t rows, int64_t width, int64_t stride, Scratch& 
 Product with_rounded_operands(Product p, Scratch& scratch, cudaStream_t stream) {
   using Form = Product::Form;
   if (p.form != Form::weight && p.weight_type == Dtype::f32) {
-    p.weight =
-        rounded(p.weight, p.groups * p.outputs, p.inputs, p.inputs, scratch, stream);
+    p.weight = rounded(p.weight, p.groups * p.outputs, p.inputs, p.inputs, scratch, stream);
     p.weight_type = Dtype::bf16;
   }
   if (p.form != Form::input && p.narrow_type == Dtype::f32) {

@@ -106,11 +106,11 @@ bool few_rows_product(const Product& p, cudaStream_t stream) {
                    {Tensor(p.narrow, {1}, p.narrow_type), Tensor(p.weight, {1}, p.weight_type)}))
           return;
         const dim3 grid(blocks(divide_up(p.outputs, kWarps * kOutputs)), blocks(p.groups));
-        few_rows<<<grid, kThreads, 0, stream>>>(Task<X, W, Y>{
-            static_cast<const X*>(p.narrow), static_cast<const W*>(p.weight),
-            static_cast<Y*>(p.wide), p.offsets, p.wide_stride, static_cast<int>(p.rows),
-            static_cast<int>(p.outputs), static_cast<int>(p.inputs), static_cast<float>(p.scale),
-            p.accumulate});
+        few_rows<<<grid, kThreads, 0, stream>>>(
+            Task<X, W, Y>{static_cast<const X*>(p.narrow), static_cast<const W*>(p.weight),
+                          static_cast<Y*>(p.wide), p.offsets, p.wide_stride,
+                          static_cast<int>(p.rows), static_cast<int>(p.outputs),
+                          static_cast<int>(p.inputs), static_cast<float>(p.scale), p.accumulate});
         done = true;
       });
     });

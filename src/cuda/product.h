@@ -38,7 +38,8 @@ struct Product {
 
 /// Few outputs, as a router has: bound by reading the activations. Needs one group.
 void skinny_product(const Product&, int processors, Scratch&, cudaStream_t);
-/// Few rows, as decoding has: bound by reading the weights. False when it does not take the product.
+/// Few rows, as decoding has: bound by reading the weights. False when it does not take the
+/// product.
 bool few_rows_product(const Product&, cudaStream_t);
 /// Any types and groups, in f32 arithmetic on ordinary cores.
 void simt_product(const Product&, cudaStream_t);

@@ -5,8 +5,8 @@
 namespace mixtral::ref {
 
 /// The oracle: every op as scalar loops that read like its formula, computed in f64 whatever the
-/// tensors' types (results are rounded once, when they are stored). One thread, no tricks. The other
-/// backends are checked against it, and it is checked by finite differences.
+/// tensors' types (results are rounded once, when they are stored). One thread, no tricks. The
+/// other backends are checked against it, and it is checked by finite differences.
 class RefBackend final : public HostBackend {
  public:
   std::string name() const override { return "ref"; }

@@ -139,7 +139,9 @@ TEST(RunDirectory, IsNotSharedNorOverwrittenUnasked) {
     EXPECT_THROW(RunDirectory(path, RunDirectory::Open::continued), Error);
   }
   EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::fresh));  // nothing was trained yet
-  { MetricsLog(path / "metrics.jsonl", 0).append({.step = 1}); }
+  {
+    MetricsLog(path / "metrics.jsonl", 0).append({.step = 1});
+  }
   EXPECT_THROW(RunDirectory(path, RunDirectory::Open::fresh), Error);
   EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::replace));
   EXPECT_NO_THROW(RunDirectory(path, RunDirectory::Open::continued));

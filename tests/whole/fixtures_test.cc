@@ -168,9 +168,8 @@ std::vector<Case> cases() {
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Fixture, ::testing::ValuesIn(cases()), [](const auto& c) {
-  return c.param.device + "_" + c.param.model;
-});
+INSTANTIATE_TEST_SUITE_P(All, Fixture, ::testing::ValuesIn(cases()),
+                         [](const auto& c) { return c.param.device + "_" + c.param.model; });
 
 }  // namespace
 }  // namespace mixtral
