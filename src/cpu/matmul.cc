@@ -34,20 +34,6 @@ bool streams(const Product& p, const Kernels& kernels) {
          p.b.layout == Layout::k_contiguous && !p.transposed;
 }
 
-/// The part of B that makes up a panel's block, as memory to load.
-Fetch fetch_block(const Block& block) {
-  const int64_t size = block.operand.element == Element::f32 ? 4 : 2;
-  const bool contiguous = block.operand.layout == Layout::k_contiguous;
-  Fetch fetch;
-  fetch.stride = block.operand.stride * size;
-  fetch.lines = (contiguous ? block.lines : block.count) / 2 * 2;
-  fetch.base = static_cast<const uint8_t*>(block.operand.data) +
-               (contiguous ? block.line * fetch.stride + block.k * size
-                           : block.k * fetch.stride + block.line * size);
-  fetch.pairs = fetch.lines / 2 * divide_up((contiguous ? block.count : block.lines) * size, 64);
-  return fetch;
-}
-
 /// Whether A's packed rows leave room in the L2 cache, so that a panel of B is used while it is in
 /// the L1 cache and need not be kept: for few rows. (Where B is strided, packing one panel at a
 /// time would read too little of each of its rows.)
@@ -226,39 +212,24 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
   tile.transposed = p.transposed;
   tile.scale = settings.scale;
   tile.accumulate = settings.accumulate;
-  Block block{p.b, item.n, 0, 0, 0, settings.round};
-  const auto measure = [&] {
-    block.lines = std::min<int64_t>(kernels.columns, item.n_end - block.line);
-    block.count = std::min(b_block, p.k - block.k);
-  };
-  measure();
-  while (block.line < item.n_end) {
-    const int64_t n = block.line, k = block.k;
-    kernels.pack_columns(block, b);
-    tile.columns = block.lines;
-    tile.units = divide_up(block.count, kernels.unit);
-    tile.first = k == 0;
-    tile.last = k + block.count == p.k;
-    // The next block, which is loaded from memory while this one is multiplied.
-    block.k = tile.last ? 0 : k + block.count;
-    if (tile.last) block.line += kernels.columns;
-    measure();
-    Fetch fetch = block.line < item.n_end ? fetch_block(block) : Fetch{};
-    for (int64_t r = 0; r < tiles; ++r) {
-      const int64_t m = item.m + r * kernels.rows;
-      const int64_t unit = k % a_block / kernels.unit;
-      tile.a = a + (k / a_block * tiles + r) * row_step +
-               (p.a.layout == Layout::k_contiguous ? unit : unit * kernels.rows);
-      tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
-      tile.partial = partial + r * partial_step;
-      tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
-      tile.fetch = fetch;
-      tile.fetch.pairs = std::min(fetch.pairs, tile.units);
-      fetch.pairs -= tile.fetch.pairs;
-      const int64_t next = fetch.line + 2 * tile.fetch.pairs;
-      fetch.base += next / std::max<int64_t>(fetch.lines, 2) * 64;
-      fetch.line = next % std::max<int64_t>(fetch.lines, 2);
-      kernels.tile(tile);
+  for (int64_t n = item.n; n < item.n_end; n += kernels.columns) {
+    tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
+    for (int64_t k = 0; k < p.k; k += b_block) {
+      const int64_t count = std::min(b_block, p.k - k);
+      kernels.pack_columns({p.b, n, tile.columns, k, count, settings.round}, b);
+      tile.units = divide_up(count, kernels.unit);
+      tile.first = k == 0;
+      tile.last = k + count == p.k;
+      for (int64_t r = 0; r < tiles; ++r) {
+        const int64_t m = item.m + r * kernels.rows;
+        const int64_t unit = k % a_block / kernels.unit;
+        tile.a = a + (k / a_block * tiles + r) * row_step +
+                 (p.a.layout == Layout::k_contiguous ? unit : unit * kernels.rows);
+        tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
+        tile.partial = partial + r * partial_step;
+        tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
+        kernels.tile(tile);
+      }
     }
   }
 }

@@ -319,17 +319,6 @@ void finish_transposed(const Tile& t) {
   }
 }
 
-[[gnu::always_inline]] inline void fetch_pair(Fetch& fetch) {
-  const uint8_t* at = fetch.base + fetch.line * fetch.stride;
-  __builtin_prefetch(at, 0, 2);
-  __builtin_prefetch(at + fetch.stride, 0, 2);
-  --fetch.pairs;
-  fetch.line += 2;
-  if (fetch.line < fetch.lines) return;
-  fetch.line = 0;
-  fetch.base += 64;
-}
-
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   constexpr int64_t kRowStep = kLayout == Layout::k_contiguous ? kRowStride : 1;
@@ -347,9 +336,7 @@ void run_tile(const Tile& t) {
     }
   const auto* a = static_cast<const int*>(t.a);
   const auto* b = static_cast<const Unit*>(t.b);
-  Fetch fetch = t.fetch;
   for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += kColumns) {
-    if (fetch.pairs > 0) fetch_pair(fetch);
     const __m512bh b0 = as_pairs(_mm512_load_si512(b));
     const __m512bh b1 = as_pairs(_mm512_load_si512(b + kLanes));
 #pragma GCC unroll 16

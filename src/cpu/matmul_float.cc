@@ -351,17 +351,6 @@ HWY_INLINE void finish_transposed(const Tile& t) {
   }
 }
 
-HWY_INLINE void fetch_pair(Fetch& fetch) {
-  const uint8_t* at = fetch.base + fetch.line * fetch.stride;
-  __builtin_prefetch(at, 0, 2);
-  __builtin_prefetch(at + fetch.stride, 0, 2);
-  --fetch.pairs;
-  fetch.line += 2;
-  if (fetch.line < fetch.lines) return;
-  fetch.line = 0;
-  fetch.base += 64;
-}
-
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   const F f;
@@ -380,9 +369,7 @@ void run_tile(const Tile& t) {
     }
   const auto* a = static_cast<const float*>(t.a);
   const auto* b = static_cast<const float*>(t.b);
-  Fetch fetch = t.fetch;
   for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += kColumns) {
-    if (fetch.pairs > 0) fetch_pair(fetch);
     const V b0 = hn::Load(f, b);
     const V b1 = hn::Load(f, b + kLanes);
 #pragma GCC unroll 16

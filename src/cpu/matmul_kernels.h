@@ -37,16 +37,6 @@ struct Block {
   bool round = false;  // to bf16 (kernels of floats only; those of bf16 pairs always do)
 };
 
-/// Memory to load into the L2 cache while a tile is computed, two cache lines a unit of k: the next
-/// cache line of each of `lines` lines `stride` bytes apart (starting with line `line`), then the
-/// one after it, and so on. `lines` is even.
-struct Fetch {
-  const uint8_t* base = nullptr;
-  int64_t stride = 0;
-  int64_t lines = 2, line = 0;
-  int64_t pairs = 0;  // of cache lines
-};
-
 /// One tile of C: `rows` rows of a packed row tile times one packed panel, over `units` units of k.
 struct Tile {
   const void* a = nullptr;  // row tile
@@ -63,7 +53,6 @@ struct Tile {
   float scale = 1;
   bool accumulate = false;
   bool transposed = false;  // row r, column j goes to c[j * c_stride + r]
-  Fetch fetch;
 };
 
 /// Few rows of A times many k-contiguous lines of B, each of which is read once and not packed:
