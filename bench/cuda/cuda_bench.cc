@@ -194,6 +194,43 @@ void grouped(const Bench& bench) {
   products(bench, "seed up f32", 4096, 1024, 4096, even_offsets(4096, 8), Dtype::f32, Dtype::f32);
 }
 
+/// Few rows: bound by reading weights, of which several sets take turns so that none is cached.
+void decoding(const Bench& bench) {
+  for (const int64_t tokens : {1, 2, 8, 32}) {
+    Operands operands(bench.backend);
+    const auto dense = [&](const std::string& name, int64_t inputs, int64_t outputs) {
+      bench.run(
+          fmt::format("decode {} rows {}", tokens, name),
+          ops::GroupedMatmul{.x = operands.floats({tokens, inputs}, Dtype::bf16),
+                             .weight = operands.floats({1, outputs, inputs}, Dtype::bf16, 0.02),
+                             .offsets = {},
+                             .y = operands.room({tokens, outputs}, Dtype::bf16)});
+    };
+    dense("qkv 8x7b", 4096, 6144);
+    dense("vocabulary 8x7b", 4096, 32000);
+    // Each token goes to two neighbouring experts. The traffic is that of the experts touched.
+    const int64_t rows = 2 * tokens;
+    std::vector<int32_t> counts(8, 0), offsets{0};
+    for (int64_t t = 0; t < rows; ++t) ++counts[static_cast<size_t>(t * 5 % 8)];
+    for (int32_t count : counts) offsets.push_back(offsets.back() + count);
+    const auto touched =
+        std::count_if(counts.begin(), counts.end(), [](int32_t c) { return c > 0; });
+    for (const auto& [name, inputs, outputs] :
+         std::vector<std::tuple<std::string, int64_t, int64_t>>{{"gate_up 8x7b", 4096, 28672},
+                                                                {"down 8x7b", 14336, 4096}}) {
+      const ops::GroupedMatmul op{
+          .x = operands.floats({rows, inputs}, Dtype::bf16),
+          .weight = operands.floats({8, outputs, inputs}, Dtype::bf16, 0.02),
+          .offsets = operands.values({9}, offsets),
+          .y = operands.room({rows, outputs}, Dtype::bf16)};
+      ops::Cost cost = ops::cost(op);
+      cost.bytes = static_cast<double>(touched * inputs * outputs * 2);
+      bench.report(fmt::format("grouped decode {} rows {}", rows, name), cost,
+                   bench.seconds([&] { bench.backend.run(op); }));
+    }
+  }
+}
+
 void norms(const Bench& bench) {
   for (const auto& [rows, width, dtype] :
        std::vector<std::tuple<int64_t, int64_t, Dtype>>{{kTokens, 4096, Dtype::bf16},
@@ -421,8 +458,9 @@ int run(std::string_view filter) {
   Bench bench{filter, *backend};
   ceilings(bench);
   const std::vector<std::pair<std::string_view, std::function<void(const Bench&)>>> families{
-      {"dense", dense},   {"grouped", grouped}, {"norm", norms},       {"attention", attentions},
-      {"cached", cached}, {"moe", experts},     {"vocab", vocabulary}, {"others", others}};
+      {"dense", dense},          {"grouped", grouped},  {"norm", norms},
+      {"attention", attentions}, {"cached", cached},    {"decoding", decoding},
+      {"moe", experts},          {"vocab", vocabulary}, {"others", others}};
   for (const auto& [name, family] : families)
     if (bench.wants(name)) family(bench);
   return 0;

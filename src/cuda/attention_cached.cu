@@ -26,7 +26,8 @@ struct Stretches {
   int tile_rows;  // of flash_forward, or 0 when it is not used
 };
 
-/// Online softmax over some keys: sums of p · v, relative to the largest score.
+/// Online softmax over some keys: sums of p · v, relative to the largest score. Scores are in units
+/// of log 2.
 template <int m, int elements>
 struct Running {
   float largest[m], total[m], sums[m][elements];
@@ -36,7 +37,7 @@ struct Running {
                        const float (&other)[elements]) {
     const float most = fmaxf(largest[i], other_largest);
     const float base = most == -INFINITY ? 0.0f : most;
-    const float mine = expf(largest[i] - base), theirs = expf(other_largest - base);
+    const float mine = exp2_fast(largest[i] - base), theirs = exp2_fast(other_largest - base);
     largest[i] = most;
     total[i] = total[i] * mine + other_total * theirs;
 #pragma unroll
@@ -47,7 +48,7 @@ struct Running {
 /// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
-__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4)
+__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : m > 1 ? 3 : 4)
     cached_attention(CachedSource<K> op, Stretches to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4)
     for (int c = 0; c < kElements; ++c) {
       const int column = (c / n * lanes + lane) * n + c % n;
       const bool used = i < count && column < op.width;
-      q[i][c] = used ? op.query(token, first_head + i, column) * op.scale : 0.0f;
+      q[i][c] = used ? op.query(token, first_head + i, column) * op.scale * kLog2E : 0.0f;
     }
 
   const int slot = op.slot(token), first = op.first_seen(token), last = op.last_seen(token);
@@ -82,20 +83,27 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4)
 #pragma unroll
     for (int c = 0; c < kElements; ++c) state.sums[i][c] = 0;
   }
+  // The stretch lies in the ring from start on, and wraps at most once.
+  const int start = begin % op.capacity;
+  const int64_t key_stride = int64_t{op.kv_heads} * op.width;
+  const int64_t base = op.place(slot, 0, kv) + lane * n;
   // All lanes of a warp take part in every turn, so that its shuffles are whole.
   for (int turn = begin; turn < end; turn += kGroups * kUnroll) {
     Pack<K, n> key[kUnroll][packs], value[kUnroll][packs];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
+      int index = start + t - begin;
+      if (index >= op.capacity) index -= op.capacity;
+      const int64_t row = base + index * key_stride;
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
         const int column = (p * lanes + lane) * n;
         key[u][p] = {};
         value[u][p] = {};
         if (t < end && column < op.width) {
-          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.key(slot, t, kv) + column);
-          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.value(slot, t, kv) + column);
+          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.keys + row + p * lanes * n);
+          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.values + row + p * lanes * n);
         }
       }
     }
@@ -114,14 +122,14 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : 4)
         most = fmaxf(most, score[u]);
       }
       const float base = most == -INFINITY ? 0.0f : most;
-      const float shrink = expf(state.largest[i] - base);
+      const float shrink = exp2_fast(state.largest[i] - base);
       state.largest[i] = most;
       state.total[i] *= shrink;
 #pragma unroll
       for (int c = 0; c < kElements; ++c) state.sums[i][c] *= shrink;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const float p = expf(score[u] - base);
+        const float p = exp2_fast(score[u] - base);
         state.total[i] += p;
 #pragma unroll
         for (int c = 0; c < kElements; ++c)
@@ -202,7 +210,7 @@ __global__ void __launch_bounds__(kThreads) join_stretches(CachedSource<K> op, S
   for (int s = lane; s < to.splits; s += kWarp) largest = fmaxf(largest, partial[s * size]);
   largest = warp_reduce(largest, Max{});
   for (int s = lane; s < to.splits; s += kWarp) {
-    share[s] = expf(partial[s * size] - largest);
+    share[s] = exp2_fast(partial[s * size] - largest);
     total += partial[s * size + 1] * share[s];
   }
   total = warp_sum(total);

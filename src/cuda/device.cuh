@@ -131,6 +131,16 @@ __device__ inline A block_sum(A value) {
   return block_reduce(value, Sum{});
 }
 
+/// 2^x.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 }  // namespace mixtral::cuda

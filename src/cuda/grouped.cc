@@ -33,8 +33,8 @@ bool grouped_product(const Product& p, int processors, Scratch& scratch, cudaStr
            : (large ? grouped_input_large : grouped_input_small))(p, processors, scratch, stream);
       break;
     case Form::weight:
-      (p.outputs >= 512 && p.inputs >= 512 ? grouped_weight_large : grouped_weight_small)(
-          p, processors, scratch, stream);
+      (p.outputs >= 8192 ? grouped_weight_large : grouped_weight_small)(p, processors, scratch,
+                                                                        stream);
       break;
   }
   return true;

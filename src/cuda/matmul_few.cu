@@ -4,14 +4,16 @@
 #include "cuda/status.h"
 
 // Forward products with few rows, as decoding has: bound by reading the weights, each of which is
-// read once for all rows of its group. A warp has two outputs; activations come from the cache.
+// read once for up to eight rows of its group. A block has two outputs, so that there are many
+// blocks and the last wave is short; its threads share out the inner index. Activations come from
+// the cache.
 namespace mixtral::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kOutputs = 2;  // a warp
-constexpr int kUnroll = 4;   // packs of weights in flight an output and lane
-constexpr int kRows = 8;     // at a time
+constexpr int kOutputs = 2;
+constexpr int kUnroll = 4;  // packs of weights in flight an output and thread
+constexpr int kRows = 8;    // at a time
 
 template <class X, class W, class Y>
 struct Task {
@@ -25,29 +27,29 @@ struct Task {
   bool accumulate;
 };
 
-/// Rows begin .. begin + rows of a group, for outputs first .. first + kOutputs.
+/// Rows begin .. begin + count of a group, at most `rows`, for outputs first, first + 1.
 template <int rows, class X, class W, class Y>
-__device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, int first) {
-  constexpr int n = kPackOf<W>;
-  const int lane = threadIdx.x % kWarp;
+__device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, int count, int first,
+                         float (&parts)[kWarps][kOutputs * kRows]) {
+  constexpr int n = kPackOf<W>, kStep = kThreads * n;
   float sums[kOutputs][rows] = {};
-  for (int i = lane * n; i < op.inputs; i += kUnroll * kWarp * n) {
+  for (int i = static_cast<int>(threadIdx.x) * n; i < op.inputs; i += kUnroll * kStep) {
     Pack<W, n> packs[kUnroll][kOutputs];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o)
-        if (i + u * kWarp * n < op.inputs)
+        if (i + u * kStep < op.inputs)
           packs[u][o] = *reinterpret_cast<const Pack<W, n>*>(
-              weight + int64_t{min(first + o, op.outputs - 1)} * op.inputs + i + u * kWarp * n);
+              weight + int64_t{min(first + o, op.outputs - 1)} * op.inputs + i + u * kStep);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int column = i + u * kWarp * n;
+      const int column = i + u * kStep;
       if (column >= op.inputs) break;
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
         float x[n];
-        load(op.x + int64_t{begin + r} * op.inputs + column, x);
+        load(op.x + int64_t{begin + min(r, count - 1)} * op.inputs + column, x);
 #pragma unroll
         for (int o = 0; o < kOutputs; ++o)
 #pragma unroll
@@ -56,37 +58,43 @@ __device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, in
       }
     }
   }
+  __syncthreads();  // the parts of the rows before have been read
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o)
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
-      const float sum = warp_sum(sums[o][r]) * op.scale;
-      if (lane != o * rows + r || first + o >= op.outputs) continue;
-      Y* place = op.y + int64_t{begin + r} * op.y_stride + first + o;
-      *place = narrow<Y>(op.accumulate ? widen<float>(*place) + sum : sum);
+      const float sum = warp_sum(sums[o][r]);
+      if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp][o * kRows + r] = sum;
     }
+  __syncthreads();
+  const int o = static_cast<int>(threadIdx.x) / kRows, r = static_cast<int>(threadIdx.x) % kRows;
+  if (o >= kOutputs || r >= count || first + o >= op.outputs) return;
+  float sum = 0;
+  for (int warp = 0; warp < kWarps; ++warp) sum += parts[warp][threadIdx.x];
+  Y* place = op.y + int64_t{begin + r} * op.y_stride + first + o;
+  const float before = op.accumulate ? widen<float>(*place) : 0.0f;
+  *place = narrow<Y>(fmaf(op.scale, sum, before));
 }
 
+/// The order of a row's sum depends on nothing but the inner index, so its bits don't depend on the
+/// rows beside it.
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads) few_rows(Task<X, W, Y> op) {
+  __shared__ float parts[kWarps][kOutputs * kRows];
   const int group = static_cast<int>(blockIdx.y);
-  int row = op.offsets ? op.offsets[group] : 0;
   const int end = op.offsets ? op.offsets[group + 1] : op.rows;
-  const int first =
-      (static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kOutputs;
-  if (first >= op.outputs) return;
+  const int first = static_cast<int>(blockIdx.x) * kOutputs;
   const W* weight = op.weight + int64_t{group} * op.outputs * op.inputs;
-  // In the same order whatever the number of rows, so a row's bits do not depend on the others.
-  while (row < end) {
-    const int left = end - row;
-    if (left >= kRows)
-      multiply<kRows>(op, weight, row, first), row += kRows;
-    else if (left >= 4)
-      multiply<4>(op, weight, row, first), row += 4;
-    else if (left >= 2)
-      multiply<2>(op, weight, row, first), row += 2;
+  for (int row = op.offsets ? op.offsets[group] : 0; row < end; row += kRows) {
+    const int count = min(kRows, end - row);
+    if (count == 1)
+      multiply<1>(op, weight, row, count, first, parts);
+    else if (count == 2)
+      multiply<2>(op, weight, row, count, first, parts);
+    else if (count <= 4)
+      multiply<4>(op, weight, row, count, first, parts);
     else
-      multiply<1>(op, weight, row, first), row += 1;
+      multiply<kRows>(op, weight, row, count, first, parts);
   }
 }
 
@@ -105,7 +113,7 @@ bool few_rows_product(const Product& p, cudaStream_t stream) {
         if (!packs(kPackOf<W>, p.inputs,
                    {Tensor(p.narrow, {1}, p.narrow_type), Tensor(p.weight, {1}, p.weight_type)}))
           return;
-        const dim3 grid(blocks(divide_up(p.outputs, kWarps * kOutputs)), blocks(p.groups));
+        const dim3 grid(blocks(divide_up(p.outputs, kOutputs)), blocks(p.groups));
         few_rows<<<grid, kThreads, 0, stream>>>(
             Task<X, W, Y>{static_cast<const X*>(p.narrow), static_cast<const W*>(p.weight),
                           static_cast<Y*>(p.wide), p.offsets, p.wide_stride,

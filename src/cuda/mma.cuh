@@ -142,14 +142,4 @@ __device__ inline void multiply_columns(const Accumulator<m, rows_b / 8>& p,
   }
 }
 
-/// 2^x.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
-
 }  // namespace mixtral::cuda

@@ -11,15 +11,14 @@
 // Sampling without a sort. Every filter keeps a beginning of the tokens in descending order of
 // logits (ties to the lower id), and the draw is where the running sum of weights in that order
 // passes a target; so each is a search for a place in the order, by counts or by weights. A place
-// is found digit by digit of a 64-bit key, from histograms, as in a radix sort that follows only
-// one bucket. Weights are fixed-point integers, whose sums don't depend on the order in which
-// threads add them: 44 fractional bits, with the largest weight 1 and up to 2^19 tokens.
+// is found by histograms over an interval of logits that narrows to one bin of the last: twice, for
+// a usual vocabulary. Weights are fixed-point integers, whose sums don't depend on the order in
+// which threads add them: 44 fractional bits, with the largest weight 1 and up to 2^19 tokens.
 namespace mixtral::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kDigitBits = 11;
-constexpr int kBins = 1 << kDigitBits;
+constexpr int kBins = 2 * kThreads;
 constexpr double kOne = 17592186044416.0;  // 2^44
 
 using Count = unsigned long long;
@@ -100,25 +99,39 @@ __device__ Scanned block_scan(Count value) {
 /// tokens after `limit` amount to nothing.
 __device__ Place find(const Request& op, const double* z, const Count* weights, Place limit,
                       Count target, bool by_count, Place none, Bins& bins) {
-  __shared__ Count shared_prefix, shared_target;
-  __shared__ int shared_count;
-  Count prefix = 0;
-  int known = 0;  // leading bits of the key that are found
-  while (known < 64) {
-    const int bits = min(kDigitBits, 64 - known), shift = 64 - known - bits;
+  __shared__ Count shared_target;
+  __shared__ int shared_bin;
+  // The place is among the tokens whose logits are from low to high.
+  double high = -INFINITY, low = INFINITY;
+  each_token(z, op.vocabulary, [&](int v, double logit) {
+    if (!limit.covers(key_of(logit), v) || isinf(logit)) return;
+    high = fmax(high, logit);
+    low = fmin(low, logit);
+  });
+  high = block_reduce(high, Max{});
+  low = -block_reduce(-low, Max{});
+  bool first_round = true;
+  while (first_round || low < high) {
+    const double scale = low < high ? kBins / (high - low) : 0;
+    // Falls with the logit; those of -inf, which only the first interval has, are in the last bin.
+    const auto bin_of = [&](double logit) {
+      return static_cast<int>(fmin((high - logit) * scale, kBins - 1.0));
+    };
+    const auto inside = [&](int v, double logit) {
+      return logit <= high && (first_round || logit >= low) && limit.covers(key_of(logit), v);
+    };
     for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) {
       bins.mass[i] = 0;
       bins.count[i] = 0;
     }
-    if (threadIdx.x == 0) shared_count = 0;
+    if (threadIdx.x == 0) shared_bin = -1;
     __syncthreads();
     each_token(z, op.vocabulary, [&](int v, double logit) {
-      const Count key = key_of(logit);
-      if (known > 0 && key >> (64 - known) != prefix) return;
-      if (!limit.covers(key, v)) return;
-      const auto digit = static_cast<int>(key >> shift & ((1u << bits) - 1));
-      atomicAdd(&bins.mass[digit], by_count ? Count{1} : weights[v]);
-      atomicAdd(&bins.count[digit], 1);
+      if (!inside(v, logit)) return;
+      const int bin = bin_of(logit);
+      const Count amount = by_count ? Count{1} : weights[v];
+      if (amount > 0) atomicAdd(&bins.mass[bin], amount);
+      atomicAdd(&bins.count[bin], 1);
     });
     __syncthreads();
     // Each thread has two neighbouring bins.
@@ -127,21 +140,27 @@ __device__ Place find(const Request& op, const double* z, const Count* weights, 
     const bool in_first = before <= target && target < before + first;
     const bool in_second = before + first <= target && target < before + first + second;
     if (in_first || in_second) {
-      const auto bin = 2 * threadIdx.x + (in_second ? 1u : 0u);
-      shared_prefix = prefix << bits | bin;
+      shared_bin = static_cast<int>(2 * threadIdx.x) + (in_second ? 1 : 0);
       shared_target = target - before - (in_second ? first : 0);
-      shared_count = bins.count[bin];
     }
     __syncthreads();
-    if (shared_count == 0) return none;  // only in the first round
-    prefix = shared_prefix;
+    const int bin = shared_bin;
+    if (bin < 0) return none;  // only in the first round
     target = shared_target;
-    known += bits;
-    const bool alone = shared_count == 1;
+    const bool alone = bins.count[bin] == 1;
+    double bin_high = -INFINITY, bin_low = INFINITY;
+    each_token(z, op.vocabulary, [&](int v, double logit) {
+      if (!inside(v, logit) || bin_of(logit) != bin) return;
+      bin_high = fmax(bin_high, logit);
+      bin_low = fmin(bin_low, logit);
+    });
+    high = block_reduce(bin_high, Max{});
+    low = -block_reduce(-bin_low, Max{});
+    first_round = false;
     __syncthreads();
     if (alone) break;
   }
-  // Tokens of the bucket found, in order of their ids. (Several only if their keys are equal.)
+  // Tokens of the logit found, in order of their ids.
   __shared__ Place found;
   Count before = 0;
   for (int begin = 0; begin < op.vocabulary; begin += kThreads) {
@@ -149,8 +168,7 @@ __device__ Place find(const Request& op, const double* z, const Count* weights, 
     Count amount = 0, key = 0;
     if (v < op.vocabulary) {
       key = key_of(z[v]);
-      const bool member = (known == 64 ? key : key >> (64 - known)) == prefix;
-      if (member && limit.covers(key, v)) amount = by_count ? 1 : weights[v];
+      if (z[v] == high && limit.covers(key, v)) amount = by_count ? 1 : weights[v];
     }
     const Scanned scan = block_scan(amount);
     if (before + scan.before <= target && target < before + scan.before + amount) found = {key, v};

@@ -126,7 +126,7 @@ constexpr int kLoads = 4;  // in flight a thread
 /// A block a row. The row is read from memory once, with a running softmax, and again from the
 /// cache for its gradient.
 template <int n, class T>
-__global__ void __launch_bounds__(512) cross_entropy(Loss<T> op) {
+__global__ void __launch_bounds__(1024) cross_entropy(Loss<T> op) {
   const int64_t row = blockIdx.x;
   const T* logits = op.logits + row * op.width;
   const int label = op.labels[row];
@@ -249,7 +249,9 @@ void CudaBackend::run(const ops::CrossEntropy& op) {
   with_activation(op.logits.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
     with_packs<kPackOf<T>>(width, {op.logits, op.dlogits}, [&](auto pack) {
-      cross_entropy<pack()><<<blocks(rows), 512, 0, stream_>>>(Loss<T>{
+      // Few rows at a time where they are wide, so that the second reading finds them in L2.
+      const unsigned threads = op.logits.bytes() / rows > 64 * 1024 ? 1024 : 512;
+      cross_entropy<pack()><<<blocks(rows), threads, 0, stream_>>>(Loss<T>{
           data<T>(op.logits), data<int>(op.labels), data<float>(op.loss), data<float>(op.scale),
           data<T>(op.dlogits), static_cast<int>(width), op.scale.numel() == 1});
     });
