@@ -32,16 +32,22 @@ using HalfTag = hn::Rebind<uint16_t, FloatTag>;
 inline constexpr int kPartLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 inline constexpr int kParts = kLanes / kPartLanes;
 
+// Vectors may only be made by functions that are compiled for their instruction set, which implicit
+// constructors are not: hence the empty ones.
+
 /// Sixteen floats.
 struct Floats {
+  HWY_INLINE Floats() {}
   hn::Vec<FloatTag> part[kParts];
 };
 /// Sixteen 32-bit words.
 struct Words {
+  HWY_INLINE Words() {}
   hn::Vec<WordTag> part[kParts];
 };
 /// Sixteen truth values.
 struct Mask {
+  HWY_INLINE Mask() {}
   hn::Mask<FloatTag> part[kParts];
 };
 

@@ -17,6 +17,7 @@ namespace mixtral::cpu::HWY_NAMESPACE {
 
 /// Words 0 .. 3 of sixteen counters.
 struct RandomWords {
+  HWY_INLINE RandomWords() {}
   Words word[4];
 };
 
