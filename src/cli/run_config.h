@@ -47,7 +47,7 @@ class RunConfig {
       option = app_.add_flag(flags, value, help);
     else
       option = app_.add_option(flags, value, help);
-    option->group(group_);
+    option->group(group_)->take_last();
     if constexpr (!detail::is_optional<T> && !std::is_same_v<T, bool> &&
                   !std::is_same_v<T, std::string>)
       option->capture_default_str();

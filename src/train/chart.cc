@@ -93,7 +93,7 @@ class Axes {
   Axes(const Pen& pen, const Panel& panel, const Box& box)
       : pen_(pen), panel_(panel), limits_(detail::find_limits(panel)), outer_(box) {
     pen_.font(12);
-    double label_width = 0;
+    double label_width = 44;  // at least, so that panels of a column begin at the same place
     if (panel.heat.values.empty()) {
       for (const double tick : y_ticks())
         label_width = std::max(label_width, pen_.text_width(axis_label(tick)));
@@ -212,8 +212,7 @@ class Axes {
       ++count;
     }
     if (count == 0) return;
-    const Box box{inner_.right - width - 56, inner_.top + 6, inner_.right - 6,
-                  inner_.top + 6 + count * kLine + 10};
+    const Box box = emptiest_corner(width + 50, count * kLine + 10);
     pen_.color({1, 1, 1}, 0.88);
     pen_.rectangle(box);
     cairo_fill(pen_.cairo());
@@ -228,6 +227,29 @@ class Axes {
       pen_.text(curve.label, box.left + 42, y + 4);
       y += kLine;
     }
+  }
+
+  /// Of the places for a legend of this size, the one that hides the fewest points.
+  Box emptiest_corner(double width, double height) const {
+    constexpr double kGap = 6;
+    const double right = inner_.right - width - kGap, left = inner_.left + kGap;
+    const double top = inner_.top + kGap, bottom = inner_.bottom - height - kGap;
+    Box best;
+    int64_t fewest = -1;
+    for (const auto& [x, y] :
+         {std::pair{right, top}, {left, top}, {right, bottom}, {left, bottom}}) {
+      const Box box{x, y, x + width, y + height};
+      int64_t hidden = 0;
+      for (const Curve& curve : panel_.curves)
+        for (const auto& [px, py] : curve.points) {
+          const double cx = x_at(px), cy = y_at(py);
+          hidden += cx > box.left && cx < box.right && cy > box.top && cy < box.bottom;
+        }
+      if (fewest >= 0 && hidden >= fewest) continue;
+      fewest = hidden;
+      best = box;
+    }
+    return best;
   }
 
   void heat() const {

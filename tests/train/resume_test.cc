@@ -8,32 +8,6 @@
 namespace mixtral::testing {
 namespace {
 
-/// A run's metrics without what depends on the clock and the machine.
-std::vector<std::string> timeless_metrics(const fs::path& run) {
-  std::vector<std::string> lines;
-  for (MetricsLine line : read_metrics(run / "metrics.jsonl")) {
-    line.tok_per_s = line.it_per_s = line.seconds = 0;
-    line.peak_bytes = 0;
-    lines.push_back(line.to_json());
-  }
-  return lines;
-}
-
-/// Checksums of what a checkpoint says about the run's future.
-std::vector<std::string> checkpoint_hashes(const fs::path& checkpoint) {
-  std::vector<std::string> hashes;
-  for (const char* name : {"model.safetensors", "optimizer.safetensors", "config.json"})
-    hashes.push_back(std::string(name) + " " + checksum_file(checkpoint / name).hex());
-  TrainState state = TrainState::parse(Json::load(checkpoint / "state.json"));
-  state.seconds = 0;
-  hashes.push_back(state.to_json());
-  return hashes;
-}
-
-fs::path last_checkpoint(const fs::path& run) {
-  return CheckpointStore(run / "checkpoints").latest()->path;
-}
-
 class Resume : public ::testing::TestWithParam<Rig::Options> {};
 
 TEST_P(Resume, FromAnyStepEqualsTheUninterruptedRun) {

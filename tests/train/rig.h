@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,8 +24,8 @@ namespace fs = std::filesystem;
 /// A directory that is gone at the end of the test.
 class Scratch {
  public:
-  Scratch() {
-    std::string pattern = (fs::temp_directory_path() / "mixtral-train-XXXXXX").string();
+  explicit Scratch(const fs::path& parent = fs::temp_directory_path()) {
+    std::string pattern = (parent / "mixtral-train-XXXXXX").string();
     path_ = ::mkdtemp(pattern.data());
   }
   ~Scratch() {
@@ -105,6 +108,19 @@ inline TrainSettings small_settings(int64_t iterations) {
   return settings;
 }
 
+/// The usual criterion, except that the gradients of chosen steps are spoilt.
+class FaultyCriterion : public LanguageModelCriterion {
+ public:
+  using LanguageModelCriterion::LanguageModelCriterion;
+  void add_gradients(Context& ctx, const HostBatch& batch, const StepSize& step,
+                     int64_t row) override {
+    LanguageModelCriterion::add_gradients(ctx, batch, step, row);
+    if (spoil && spoil()) ctx.run(ops::Fill{.x = gradient, .value = std::nan("")});
+  }
+  std::function<bool()> spoil;
+  Tensor gradient;
+};
+
 /// A small model and everything to train it with, as a process that trains would build it.
 struct Rig {
   struct Options {
@@ -113,6 +129,7 @@ struct Rig {
     uint64_t seed = 7;
     RunDirectory::Open open = RunDirectory::Open::fresh;
     bool validation = true;
+    Objective objective = {};
   };
 
   Rig(const fs::path& path, const TrainSettings& settings, const Options& options)
@@ -121,7 +138,7 @@ struct Rig {
         ctx(*backend, arena, options.compute),
         model(*backend, small_model(),
               {.weights = options.weights, .compute = options.compute, .trainable = true}),
-        criterion(ctx, model, {}),
+        criterion(ctx, model, {.objective = options.objective}),
         whole(*backend, model, nullptr),
         run(path, options.open) {
     nn::initialise(*backend, model.parameters(),
@@ -129,6 +146,8 @@ struct Rig {
                     .deviation = 0.1,
                     .residual_deviation = 0.1,
                     .embedding_deviation = 0.1});
+    criterion.gradient = model.store().groups().front().grad.slice(0, 1);
+    criterion.spoil = [this] { return spoilt_steps.contains(trainer->state().step + 1); };
     trainer = std::make_unique<Trainer>(
         Trainer::Parts{
             .ctx = ctx,
@@ -154,13 +173,40 @@ struct Rig {
   Arena arena;
   Context ctx;
   Mixtral model;
-  LanguageModelCriterion criterion;
+  FaultyCriterion criterion;
   WholeModel whole;
   CountingSource train{11}, validation{12, 3}, test{13, 3};
   RunDirectory run;
   Notes observer;
+  std::set<int64_t> spoilt_steps;
   int64_t stop_at = -1;  // a signal arrives during this step
   std::unique_ptr<Trainer> trainer;
 };
+
+/// A run's metrics without what depends on the clock and the machine.
+inline std::vector<std::string> timeless_metrics(const fs::path& run) {
+  std::vector<std::string> lines;
+  for (MetricsLine line : read_metrics(run / "metrics.jsonl")) {
+    line.tok_per_s = line.it_per_s = line.seconds = 0;
+    line.peak_bytes = 0;
+    lines.push_back(line.to_json());
+  }
+  return lines;
+}
+
+/// Checksums of what a checkpoint says about the run's future.
+inline std::vector<std::string> checkpoint_hashes(const fs::path& checkpoint) {
+  std::vector<std::string> hashes;
+  for (const char* name : {"model.safetensors", "optimizer.safetensors", "config.json"})
+    hashes.push_back(std::string(name) + " " + checksum_file(checkpoint / name).hex());
+  TrainState state = TrainState::parse(Json::load(checkpoint / "state.json"));
+  state.seconds = 0;
+  hashes.push_back(state.to_json());
+  return hashes;
+}
+
+inline fs::path last_checkpoint(const fs::path& run) {
+  return CheckpointStore(run / "checkpoints").latest()->path;
+}
 
 }  // namespace mixtral::testing

@@ -1,0 +1,110 @@
+#include "train/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/train/rig.h"
+
+namespace mixtral::testing {
+namespace {
+
+TrainingShape shape_of(const std::string& config) {
+  TrainingShape shape;
+  shape.config = builtin_config(config);
+  shape.rows = 8;
+  shape.context = 128;
+  shape.options.context = 128;
+  return shape;
+}
+
+TEST(MemoryPlan, CountsWeightsGradientsAndStateExactly) {
+  const auto planner = make_planning_backend();
+  const TrainingShape shape = shape_of("seed");
+  const MemoryPlan plan = plan_training(*planner, shape);
+  const auto weights = 4 * count_parameters(shape.config).total;
+  // Parameters are aligned within their groups, and the rotary table is counted with the weights.
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("weights")), static_cast<double>(weights), 1e6);
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("gradients")), static_cast<double>(weights), 1e6);
+  EXPECT_EQ(plan.bytes_of("optimizer state"), 2 * plan.bytes_of("gradients"));
+  EXPECT_EQ(plan.bytes_of("nothing"), 0);
+}
+
+TEST(MemoryPlan, IsWhatAStepReallyUses) {
+  const auto planner = make_planning_backend();
+  for (const bool recompute : {false, true}) {
+    const Scratch scratch;
+    TrainingShape shape = shape_of("tiny");
+    shape.config = small_model();
+    shape.rows = 2;
+    shape.context = shape.options.context = 12;
+    shape.recompute = recompute;
+    const MemoryPlan plan = plan_training(*planner, shape);
+
+    const auto backend = make_backend("cpu", 1);
+    Mixtral::Options options = shape.options;
+    options.trainable = true;
+    Mixtral model(*backend, shape.config, options);
+    nn::initialise(*backend, model.parameters(), {});
+    Arena arena(*backend);
+    arena.reserve(plan.bytes_of("activations") + plan.bytes_of("logits, a slice"));
+    const int64_t reserved = arena.reserved();
+    Context ctx(*backend, arena, Dtype::f32);
+    LanguageModelCriterion criterion(ctx, model, {.recompute = recompute});
+    CountingSource source(1);
+    const HostBatch batch = *source.next();
+    criterion.begin(ctx, 0);
+    criterion.add_gradients(ctx, batch, {batch.label_count(), 1}, 0);
+    EXPECT_EQ(arena.reserved(), reserved) << "the step needed more than was planned";
+    EXPECT_EQ(arena.peak(), plan.bytes_of("activations") + plan.bytes_of("logits, a slice"));
+  }
+}
+
+TEST(MemoryPlan, GrowsWithTheBatchAndShrinksWithTheFlagsThatSaveMemory) {
+  const auto planner = make_planning_backend();
+  const TrainingShape shape = shape_of("small");
+  const int64_t total = plan_training(*planner, shape).total();
+  TrainingShape larger = shape, recomputed = shape, narrow = shape;
+  larger.rows = 16;
+  recomputed.recompute = true;
+  narrow.optimizer.bf16_state = true;
+  EXPECT_GT(plan_training(*planner, larger).total(), total);
+  EXPECT_LT(plan_training(*planner, recomputed).total(), total);
+  EXPECT_LT(plan_training(*planner, narrow).total(), total);
+}
+
+TEST(MemoryPlan, RefusesWhatCannotFitAndNamesFlagsThatWould) {
+  const auto planner = make_planning_backend();
+  const TrainingShape shape = shape_of("small");
+  const MemoryPlan plan = plan_training(*planner, shape);
+  EXPECT_NO_THROW(require_memory(*planner, shape, plan, {.available = plan.total()}));
+  struct Case {
+    double share;  // of the plan's total that is free
+    std::string expected;
+  };
+  for (const Case& c : {Case{0.95, "--recompute"}, Case{0.01, "smaller model"}}) {
+    const auto available = static_cast<int64_t>(c.share * static_cast<double>(plan.total()));
+    try {
+      require_memory(*planner, shape, plan, {.available = available});
+      FAIL() << "accepted with " << available << " of " << plan.total();
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find(c.expected), std::string::npos) << text;
+      EXPECT_NE(text.find("optimizer state"), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(MemoryPlan, PlansTheWholeOf8x7bWithoutTouchingMemory) {
+  const auto planner = make_planning_backend();
+  const MemoryPlan plan =
+      plan_inference(*planner, {.config = builtin_config("8x7b"),
+                                .options = {.weights = Dtype::bf16, .compute = Dtype::bf16},
+                                .sequences = 1,
+                                .context = 4096});
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("weights")), 93.4e9, 0.1e9);
+  // 2 · layers · context · kv heads · width · 2 bytes
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("key-value cache")), 2.0 * 32 * 4096 * 8 * 128 * 2,
+              64e6);
+}
+
+}  // namespace
+}  // namespace mixtral::testing
