@@ -249,15 +249,16 @@ int64_t backward_scratch(int64_t rows, int64_t width) {
   return lay_out(nullptr, std::max<int64_t>(rows, 4), width, room);
 }
 
-/// δ of some tokens.
+/// δ of some tokens: a chain of multiply-adds in the order in which dP is computed, so that a token
+/// that sees one key alone (P = 1, out = v) gets dP − δ = 0 exactly, as it should.
 void delta_rows(const ops::AttentionBackward& op, int64_t begin, int64_t end) {
   const int64_t heads = op.heads.query, width = op.heads.width;
   for (int64_t row = begin * heads; row < end * heads; ++row) {
     const float* out = op.out.as<float>() + row * width;
     const float* dout = op.dout.as<float>() + row * width;
-    op.delta.as<float>()[row] = sum_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
-      return load_n(out + i, count) * load_n(dout + i, count);
-    });
+    float sum = 0;
+    for (int64_t i = 0; i < width; ++i) sum = std::fma(dout[i], out[i], sum);
+    op.delta.as<float>()[row] = sum;
   }
 }
 
