@@ -78,7 +78,7 @@ std::string panel_as_text(const Panel& panel, int width, int height) {
     if (curve.label.empty() && curve.style == Curve::Style::faint) continue;
     const char c = kMarks[mark++ % kMarks.size()];
     draw_curve(canvas, limits, curve, c);
-    legend += fmt::format("  {} {}\n", c, curve.label);
+    if (!curve.label.empty()) legend += fmt::format("  {} {}\n", c, curve.label);
   }
   std::string text = panel.title + "\n" + legend;
   const auto last = canvas.rows.size() - 1;

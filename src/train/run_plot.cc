@@ -36,18 +36,23 @@ Points validation_points(const std::vector<MetricsLine>& lines) {
   return result;
 }
 
-/// An exponential mean over about a fiftieth of the curve, without the usual pull to the first
-/// value.
+/// The mean of the points around each one, over about a thirtieth of the curve. Where the curve
+/// begins, steeply, only as many on either side as there are before: nothing is shifted.
 Points smoothed(const Points& raw) {
-  const double keep = 1 - 1 / std::max(1.0, static_cast<double>(raw.size()) / 50);
+  const auto count = static_cast<int64_t>(raw.size());
   Points result;
-  double sum = 0, weight = 0;
-  for (const auto& [x, y] : raw) {
-    if (std::isfinite(y)) {
-      sum = keep * sum + y;
-      weight = keep * weight + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t before = std::min(count / 60, i);
+    double sum = 0;
+    int64_t finite = 0;
+    for (int64_t j = i - before; j <= std::min(i + before, count - 1); ++j) {
+      const double y = raw[static_cast<size_t>(j)].second;
+      if (!std::isfinite(y)) continue;
+      sum += y;
+      ++finite;
     }
-    result.emplace_back(x, weight > 0 ? sum / weight : kNaN);
+    result.emplace_back(raw[static_cast<size_t>(i)].first,
+                        finite > 0 ? sum / static_cast<double>(finite) : kNaN);
   }
   return result;
 }

@@ -52,8 +52,7 @@ TEST(Saving, LosesNothingOverAHundredKillsAndEndsInTheSameWeights) {
   const Rig::Options fresh{.device = "ref", .validation = false};
   Rig::Options continued = fresh;
   continued.open = RunDirectory::Open::continued;
-  // In memory where that is possible: a disk's waits would make most kills miss.
-  const Scratch scratch(fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path());
+  const Scratch scratch;
   const fs::path path = scratch.path() / "run";
   {
     Rig rig(path, settings, fresh);

@@ -21,10 +21,15 @@ namespace mixtral::testing {
 
 namespace fs = std::filesystem;
 
+/// In memory where that is possible: tests that save often would wait for the disk.
+inline fs::path scratch_parent() {
+  return fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path();
+}
+
 /// A directory that is gone at the end of the test.
 class Scratch {
  public:
-  explicit Scratch(const fs::path& parent = fs::temp_directory_path()) {
+  explicit Scratch(const fs::path& parent = scratch_parent()) {
     std::string pattern = (parent / "mixtral-train-XXXXXX").string();
     path_ = ::mkdtemp(pattern.data());
   }
