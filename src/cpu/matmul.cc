@@ -114,9 +114,10 @@ void Products::plan(const Kernels& kernels) {
   }
   const double target =
       std::max(work / static_cast<double>(kItemsPerThread * pool_.size()), kMinItemWork);
-  // The largest products first, so that the small ones fill the gaps at the end.
-  std::stable_sort(products_.begin(), products_.end(),
-                   [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
+  // The largest products first, so that the small ones fill the gaps at the end. In which order
+  // equal ones stand makes no difference to any result.
+  std::sort(products_.begin(), products_.end(),
+            [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
   for (const Product& p : products_) {
     const auto k = static_cast<double>(p.k);
     const auto part = [&](double lines) {
