@@ -3,6 +3,7 @@
 #include "cli/data_command.h"
 #include "cli/evaluate_command.h"
 #include "cli/generate_command.h"
+#include "cli/merge_command.h"
 #include "cli/plot_command.h"
 #include "cli/pretrain_command.h"
 #include "cli/tokenizer_command.h"
@@ -15,6 +16,7 @@ void add_commands(CLI::App& app) {
   add_generate_command(app);
   add_info_command(app);
   add_inspect_command(app);
+  add_merge_command(app);
   add_plot_command(app);
   add_pretrain_command(app);
   add_tokenizer_command(app);

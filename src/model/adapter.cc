@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <set>
 #include <utility>
@@ -105,32 +106,59 @@ Adapter::Adapter(Backend& backend, Mixtral& model, AdapterFile file, const Optio
   const Dtype type = ops::statistics_dtype(model.options().compute);
   store_ = std::make_unique<nn::ParameterStore>(backend, parameters(), type, type);
   nn::initialise(backend, parameters(), {.seed = options.seed});
+  set_values(file_);
+  for (AdapterModule& module : file_.modules) module.a = module.b = {};
+}
+
+void Adapter::set_values(const AdapterFile& file) {
   // The branches stand in the order of the modules within each projection: walk both.
   std::map<nn::Lora*, size_t> next;
-  for (AdapterModule& module : file_.modules) {
-    auto* lora = dynamic_cast<nn::Lora*>(projection_of(model, module).get());
+  for (const AdapterModule& module : file.modules) {
+    nn::Lora* lora = nullptr;
+    for (const Wrapped& wrapped : wrapped_)
+      if (wrapped.place == &projection_of(model_, module)) lora = wrapped.lora;
+    CHECK(lora != nullptr);
     LoraBranch& branch = lora->branches()[next[lora]++];
     auto send = [&](const std::vector<float>& values, const Tensor& device) {
       const Buffer host(host_memory(), device.bytes());
       const Tensor typed = host.tensor(device.shape(), device.dtype());
       for (size_t i = 0; i < values.size(); ++i) {
-        if (type == Dtype::f64)
+        if (device.dtype() == Dtype::f64)
           typed.as<double>()[i] = static_cast<double>(values[i]);
         else
           typed.as<float>()[i] = values[i];
       }
-      backend.upload(typed, device);
-      backend.synchronize();
+      backend_.upload(typed, device);
+      backend_.synchronize();
     };
     if (!module.a.empty()) {
       send(module.a, branch.a.value);
       send(module.b, branch.b.value);
-      module.a = module.b = {};
     } else {
       for (const int64_t group : branch.untouched)
-        backend.run(ops::Fill{.x = branch.a.value[group]});
+        backend_.run(ops::Fill{.x = branch.a.value[group]});
     }
   }
+}
+
+void Adapter::load_values(const AdapterFile& file) {
+  auto describe = [](const AdapterModule& m) {
+    return fmt::format("{}{} of rank {} and alpha {}",
+                       m.layer >= 0 ? fmt::format("layer {} ", m.layer) : "", m.target, m.rank,
+                       m.alpha);
+  };
+  for (size_t i = 0; i < std::max(file.modules.size(), file_.modules.size()); ++i) {
+    const AdapterModule* ours = i < file_.modules.size() ? &file_.modules[i] : nullptr;
+    const AdapterModule* theirs = i < file.modules.size() ? &file.modules[i] : nullptr;
+    const bool same = ours && theirs && ours->layer == theirs->layer &&
+                      ours->target == theirs->target && ours->rank == theirs->rank &&
+                      ours->experts == theirs->experts;
+    if (!same)
+      throw Error(fmt::format("the adapter differs from the one in use: expected {}, found {}",
+                              ours ? describe(*ours) : "nothing more",
+                              theirs ? describe(*theirs) : "nothing more"));
+  }
+  set_values(file);
 }
 
 Adapter::~Adapter() { unwrap(); }
@@ -268,9 +296,16 @@ class Updates {
 }  // namespace
 
 int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>& adapters,
-                       const fs::path& out) {
+                       const fs::path& out, const std::function<void(const MergedTensor&)>& note) {
   const ModelConfig config = ModelConfig::load(base);
   const ModelTensors tensors(base);
+  for (const WeightedAdapter& adapter : adapters)
+    for (const AdapterModule& module : adapter.file.modules)
+      if (module.layer < 0 && config.tie_embeddings)
+        throw Error(fmt::format(
+            "{}: its output matrix is the embedding (tie_word_embeddings), so an update "
+            "of lm_head cannot be merged; use it as an adapter",
+            base.string()));
   std::vector<Updates> updates;
   for (const WeightedAdapter& adapter : adapters)
     updates.emplace_back(adapter.file, adapter.weight, config);
@@ -293,14 +328,23 @@ int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>&
   fs::create_directories(out, error);
   config.save(out);
   int64_t changed = 0;
-  std::vector<double> values;
+  std::vector<double> values, before;
   write_model_tensors(out, plan, [&](const PlannedTensor& planned) {
     values.resize(static_cast<size_t>(planned.shape.numel()));
     const Tensor host(values.data(), planned.shape, Dtype::f64);
     tensors.read_into(planned.name, host);
+    if (note) before = values;
     bool any = false;
     for (const Updates& update : updates) any |= update.add_to(planned.name, values);
     changed += any;
+    if (any && note) {
+      double change = 0, size = 0;
+      for (size_t i = 0; i < values.size(); ++i) {
+        change += (values[i] - before[i]) * (values[i] - before[i]);
+        size += before[i] * before[i];
+      }
+      note({planned.name, size > 0 ? std::sqrt(change / size) : std::sqrt(change)});
+    }
     return host;
   });
   return changed;

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "io/checksum.h"
@@ -34,6 +36,10 @@ class Adapter {
   /// Off: the model computes as if there were no adapter.
   void enable(bool enabled);
 
+  /// Takes the values of a file that has the same modules. Throws Error naming the first one that
+  /// differs.
+  void load_values(const AdapterFile& file);
+
   /// Writes adapter_config.json and adapter_model.safetensors as PEFT loads them. Returns the
   /// checksums of the weight file. The directory must exist.
   std::map<std::string, FileChecksum> save(const std::filesystem::path& directory);
@@ -47,6 +53,7 @@ class Adapter {
     nn::Lora* lora = nullptr;
   };
 
+  void set_values(const AdapterFile& file);
   void wrap(std::unique_ptr<nn::Projection>& place, std::vector<nn::LoraBranch> branches);
   void unwrap();
 
@@ -60,13 +67,19 @@ class Adapter {
 /// Writes `base` (a model directory) with an adapter's updates added to it, as a model directory in
 /// the base's dtype. Sums are f64 and one tensor is in memory at a time, so a model of any size can
 /// be merged. `weight` scales the updates; several adapters are added in order. Returns how many
-/// tensors were changed.
+/// tensors were changed; `note` is told of each. Throws Error when the base is quantized, or ties
+/// its embeddings and an adapter changes lm_head.
 struct WeightedAdapter {
   AdapterFile file;
   double weight = 1;
 };
+struct MergedTensor {
+  std::string name;
+  double change = 0;  // the update's norm by that of the weights before
+};
 int64_t merge_adapters(const std::filesystem::path& base,
                        const std::vector<WeightedAdapter>& adapters,
-                       const std::filesystem::path& out);
+                       const std::filesystem::path& out,
+                       const std::function<void(const MergedTensor&)>& note = {});
 
 }  // namespace mixtral

@@ -36,15 +36,14 @@ nn::RouterGradient router_losses(Context& ctx, const Mixtral& model, int64_t tok
   return result;
 }
 
-/// The cross-entropy of hidden states [N, D], slice by slice. With a label scale, also the
-/// gradient: the head's accumulates, that of the hidden states is assigned to dhidden.
-void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, const Tensor& hidden,
-                     const Tensor& label_scale, const Tensor& dhidden, const LossTotals& totals,
-                     const Tensor& token_losses) {
+/// The cross-entropy [N] of hidden states [N, D], slice by slice. With a label scale, [1] or [N],
+/// also the gradient: the head's accumulates, that of the hidden states is assigned to dhidden.
+void token_losses_of(Context& ctx, const Mixtral& model, const Batch& batch, const Tensor& hidden,
+                     const Tensor& label_scale, const Tensor& dhidden, const Tensor& losses) {
   const ArenaScope scope(ctx.arena());
   const int64_t n = batch.size(), v = model.config().vocab_size;
   const int64_t rows = slice_rows(n, v);
-  const Tensor losses = token_losses ? token_losses : ctx.allocate({n}, ctx.statistics());
+  const bool scale_each = label_scale && label_scale.dim(0) > 1;
   const Tensor room = ctx.allocate({rows, v}, ctx.statistics());
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
@@ -54,11 +53,21 @@ void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, con
     ctx.run(ops::CrossEntropy{.logits = logits,
                               .labels = batch.labels.slice(begin, end),
                               .loss = losses.slice(begin, end),
-                              .scale = label_scale,
+                              .scale = scale_each ? label_scale.slice(begin, end) : label_scale,
                               .dlogits = label_scale ? logits : Tensor()});
     if (label_scale)
       model.head().backward(ctx, logits, x, {}, dhidden.slice(begin, end), nn::Write::assign);
   }
+}
+
+/// The same, added to the totals.
+void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, const Tensor& hidden,
+                     const Tensor& label_scale, const Tensor& dhidden, const LossTotals& totals,
+                     const Tensor& token_losses) {
+  const ArenaScope scope(ctx.arena());
+  const Tensor losses =
+      token_losses ? token_losses : ctx.allocate({batch.size()}, ctx.statistics());
+  token_losses_of(ctx, model, batch, hidden, label_scale, dhidden, losses);
   ctx.run(ops::SegmentSum{.x = losses, .y = totals.cross_entropy, .accumulate = true});
 }
 
@@ -106,7 +115,13 @@ void accumulate_gradients(Context& ctx, const Mixtral& model, const Batch& batch
   saved.recompute = options.recompute;
   const Tensor hidden = model.forward(ctx, batch, nullptr, &saved, &own);
   const Tensor dhidden = ctx.allocate(hidden.shape());
-  vocabulary_loss(ctx, model, batch, hidden, options.label_scale, dhidden, totals, {});
+  Tensor scale = options.label_scale;
+  if (options.weigh) {
+    const Tensor losses = ctx.allocate({batch.size()}, ctx.statistics());
+    token_losses_of(ctx, model, batch, hidden, {}, {}, losses);
+    scale = options.weigh(losses);
+  }
+  vocabulary_loss(ctx, model, batch, hidden, scale, dhidden, totals, {});
   const nn::RouterGradient router =
       router_losses(ctx, model, batch.size(), objective, options.share, totals, own, true);
   model.backward(ctx, batch, dhidden, saved, router);

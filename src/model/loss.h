@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "model/mixtral.h"
 
 namespace mixtral {
@@ -50,6 +52,9 @@ LossValues read(Context& ctx, const LossTotals& totals, const Objective& objecti
 /// the routers' figures.
 struct GradientOptions {
   Tensor label_scale;  // [1]
+  /// In its place, where the scales follow from the losses: given each token's loss [N]
+  /// (statistics; 0 where there is no label), returns each token's scale [N].
+  std::function<Tensor(const Tensor& token_losses)> weigh;
   double share = 1;
   bool recompute = false;  // keep only the blocks' inputs, and run each block's forward pass again
 };

@@ -2,6 +2,7 @@
 
 #include "model/loss.h"
 #include "train/criterion.h"
+#include "train/loss_rows.h"
 
 namespace mixtral {
 
@@ -24,19 +25,14 @@ class LanguageModelCriterion : public Criterion {
                      int64_t row) override;
   void add_losses(Context& ctx, const HostBatch& batch, const StepSize& step, int64_t row) override;
   Figures read(Context& ctx, int64_t row, const StepSize& step) override;
-  RouterFigures read_routers(Context& ctx) override;
+  RouterFigures read_routers(Context& ctx) override { return rows_.read_routers(ctx); }
 
  private:
-  LossTotals totals(int64_t row) const;
   Batch upload(Context& ctx, const HostBatch& batch) const;
 
   const Mixtral& model_;
   Settings settings_;
-  Buffer buffer_;
-  Tensor cross_entropy_;  // [rows] f64
-  Tensor router_;         // [rows, 2] statistics
-  Tensor label_scale_;    // [1] statistics
-  Mixtral::RouterReports reports_;
+  LossRows rows_;
 };
 
 }  // namespace mixtral

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/random.h"
 
 namespace mixtral {
 namespace {
@@ -17,6 +18,9 @@ constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
 // a checkpoint needs them, because reading waits for the device.
 constexpr std::chrono::milliseconds kReadInterval{200};
 constexpr std::chrono::seconds kSyncInterval{1};
+
+/// Stream of the seed that the masks of dropout are drawn from; the data has others.
+constexpr uint64_t kDropoutStream = uint64_t{3} << 32;
 
 bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
@@ -105,7 +109,13 @@ void Trainer::train_step() {
   }
   const auto row = static_cast<int64_t>(pending_.size());
   parts_.criterion.begin(ctx, row);
-  for (const HostBatch& batch : batches) parts_.criterion.add_gradients(ctx, batch, size, row);
+  // A function of seed, step and micro-batch, so that a resumed run drops what this one would.
+  RandomStream dropout(settings_.seed, kDropoutStream + static_cast<uint64_t>(state_.step));
+  for (const HostBatch& batch : batches) {
+    ctx.set_dropout_seed(dropout.next());
+    parts_.criterion.add_gradients(ctx, batch, size, row);
+  }
+  ctx.set_dropout_seed(std::nullopt);
   ++state_.step;
   state_.tokens += tokens;
   optimizer_.step(ctx, settings_.schedule.at(state_.step), norms_.slice(row, row + 1));
@@ -145,7 +155,7 @@ void Trainer::read_pending() {
   last_read_ = Clock::now();
 }
 
-double Trainer::evaluate(BatchSource& source, int64_t batches) {
+Figures Trainer::evaluate(BatchSource& source, int64_t batches) {
   Context& ctx = parts_.ctx;
   CHECK(pending_.empty());
   source.rewind();
@@ -158,7 +168,7 @@ double Trainer::evaluate(BatchSource& source, int64_t batches) {
     size.weight += parts_.criterion.weight(*batch);
     parts_.criterion.add_losses(ctx, *batch, size, 0);
   }
-  return parts_.criterion.read(ctx, 0, size).cross_entropy;
+  return parts_.criterion.read(ctx, 0, size);
 }
 
 MetricsLine Trainer::make_line() {
@@ -250,7 +260,9 @@ TrainResult Trainer::run() {
     if (logging) {
       MetricsLine line = make_line();
       if (evaluating) {
-        line.val_loss = state_.val_loss = evaluate(*parts_.validation, settings_.eval_batches);
+        const Figures figures = evaluate(*parts_.validation, settings_.eval_batches);
+        line.val_loss = state_.val_loss = figures.cross_entropy;
+        for (const auto& [name, value] : figures.more) line.more.emplace_back("val_" + name, value);
         best = std::isfinite(*line.val_loss) &&
                (!state_.best || *line.val_loss < state_.best->val_loss);
         if (best) state_.best = {.step = step, .val_loss = *line.val_loss};
@@ -291,7 +303,11 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
       if (best->step != state_.step) parts_.model.load(best->path);
       result.checkpoint = best;
     }
-    if (parts_.test) result.test_loss = evaluate(*parts_.test, 0);
+    if (parts_.test) {
+      const Figures figures = evaluate(*parts_.test, 0);
+      result.test_loss = figures.cross_entropy;
+      result.test_more = figures.more;
+    }
   }
   result.seconds = seconds_before_ + since(session_start_);
   return result;

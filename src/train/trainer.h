@@ -88,7 +88,8 @@ struct TrainResult {
   std::optional<double> val_loss;  // the last one
   std::optional<TrainState::Best> best;
   std::optional<double> test_loss;
-  std::optional<CheckpointStore::Entry> checkpoint;  // the best one, else the last
+  std::vector<std::pair<std::string, double>> test_more;  // Figures::more
+  std::optional<CheckpointStore::Entry> checkpoint;       // the best one, else the last
   double seconds = 0;
 };
 
@@ -134,7 +135,7 @@ class Trainer {
   void require_space();
   void train_step();
   void read_pending();
-  double evaluate(BatchSource& source, int64_t batches);
+  Figures evaluate(BatchSource& source, int64_t batches);
   MetricsLine make_line();
   void save(bool best);
   TrainObserver::Progress progress() const;

@@ -1,0 +1,65 @@
+#include "cli/adapters.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "io/json.h"
+#include "train/checkpoint_store.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_adapter(const fs::path& directory) {
+  std::error_code error;
+  return fs::exists(directory / "adapter_config.json", error);
+}
+
+}  // namespace
+
+fs::path resolve_adapter(const std::string& adapter) {
+  const fs::path path(adapter);
+  if (is_adapter(path)) return path;
+  const auto checkpoint = find_checkpoint(path);
+  if (checkpoint && is_adapter(*checkpoint)) return *checkpoint;
+  std::error_code error;
+  if (!fs::exists(path, error))
+    throw Error(fmt::format("--adapter {}: there is no such directory", adapter));
+  throw Error(
+      fmt::format("--adapter {}: found neither adapter_config.json (an adapter) nor a checkpoint "
+                  "of a run that trained one{}",
+                  adapter, checkpoint ? "; the run there trained a whole model" : ""));
+}
+
+void settle_adapter(std::string& model, std::string& adapter) {
+  if (!adapter.empty()) {
+    adapter = resolve_adapter(adapter).string();
+    return;
+  }
+  std::error_code error;
+  const fs::path path(model);
+  if (fs::exists(path / "config.json", error)) return;
+  fs::path found;
+  if (is_adapter(path))
+    found = path;
+  else if (const auto checkpoint = find_checkpoint(path); checkpoint && is_adapter(*checkpoint))
+    found = *checkpoint;
+  if (found.empty()) return;
+  const Json config = Json::load(found / "adapter_config.json");
+  const Json* base = config.find("base_model_name_or_path");
+  if (!base || !base->is_string())
+    throw Error(
+        fmt::format("--model {}: holds an adapter that does not say which model it is for; give "
+                    "that model with --model and this one with --adapter",
+                    model));
+  if (!fs::exists(base->as_string(), error))
+    throw Error(fmt::format(
+        "--model {}: holds an adapter for the model {}, which is not there; give the model with "
+        "--model and this one with --adapter",
+        model, base->as_string()));
+  adapter = found.string();
+  model = base->as_string();
+}
+
+}  // namespace mixtral

@@ -1,0 +1,239 @@
+#include "cli/merge_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "backends/registry.h"
+#include "cli/adapters.h"
+#include "cli/common.h"
+#include "model/adapter.h"
+#include "model/checkpoint.h"
+#include "text/chat_template.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+struct MergeOptions {
+  CommonOptions common;
+  std::string model, out;
+  std::vector<std::string> adapters;
+  bool no_check = false, overwrite = false;
+};
+
+/// "DIR" or "DIR:0.5". A folder whose name ends in a number after a colon is taken as such.
+std::pair<std::string, double> parse_weighted(const std::string& text) {
+  std::error_code error;
+  const size_t colon = text.rfind(':');
+  if (fs::exists(text, error) || colon == std::string::npos || colon == 0) return {text, 1};
+  const std::string number = text.substr(colon + 1);
+  char* end = nullptr;
+  const double weight = std::strtod(number.c_str(), &end);
+  if (number.empty() || end != number.c_str() + number.size() || !std::isfinite(weight))
+    throw UsageError(
+        fmt::format("--adapter {}: expected DIR or DIR:WEIGHT with a number as weight, found '{}'",
+                    text, number));
+  return {text.substr(0, colon), weight};
+}
+
+/// A directory beside `out`, which takes its place by commit() or goes without a trace.
+class PendingDirectory {
+ public:
+  explicit PendingDirectory(fs::path out) : out_(std::move(out)) {
+    temporary_ = out_;
+    temporary_ += fmt::format(".tmp-{}", ::getpid());
+    std::error_code error;
+    fs::create_directories(temporary_, error);
+    if (error)
+      throw Error(fmt::format("cannot create {}: {}", temporary_.string(), error.message()));
+  }
+  ~PendingDirectory() {
+    std::error_code ignored;
+    if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+  }
+  PendingDirectory(const PendingDirectory&) = delete;
+  PendingDirectory& operator=(const PendingDirectory&) = delete;
+
+  const fs::path& path() const { return temporary_; }
+
+  void commit() {
+    std::error_code error;
+    fs::remove_all(out_, error);
+    if (!error) fs::rename(temporary_, out_, error);
+    if (error)
+      throw Error(
+          fmt::format("cannot move the merged model to {}: {}", out_.string(), error.message()));
+    temporary_.clear();
+  }
+
+ private:
+  fs::path out_, temporary_;
+};
+
+void refuse_existing(const MergeOptions& o, const fs::path& base) {
+  std::error_code error;
+  if (!fs::exists(o.out, error)) return;
+  if (fs::equivalent(o.out, base, error))
+    throw UsageError(fmt::format("--out {} is the model itself; choose another directory", o.out));
+  const bool empty = fs::is_directory(o.out, error) && fs::is_empty(o.out, error);
+  if (empty) return;
+  if (!o.overwrite)
+    throw Error(fmt::format(
+        "--out {} exists; choose another directory, or replace it with --overwrite", o.out));
+  if (!fs::exists(fs::path(o.out) / "config.json", error))
+    throw Error(
+        fmt::format("--out {} is no model directory, so --overwrite does not replace it; remove it "
+                    "or choose another",
+                    o.out));
+}
+
+/// Tokens over the whole vocabulary, the same each time.
+std::vector<int32_t> probe_tokens(const ModelConfig& config) {
+  std::vector<int32_t> ids;
+  const int64_t count = std::min<int64_t>(16, config.max_positions);
+  for (int64_t i = 0; i < count; ++i)
+    ids.push_back(static_cast<int32_t>((i * 7919 + 13) % config.vocab_size));
+  return ids;
+}
+
+std::vector<double> logits_of(Backend& backend, const Mixtral& model) {
+  Arena arena(backend);
+  Context ctx(backend, arena, model.options().compute);
+  HostBatch host;
+  host.append(probe_tokens(model.config()));
+  const Batch batch = upload(ctx, host, model.config().vocab_size, model.context());
+  const Tensor hidden = model.forward(ctx, batch, nullptr, nullptr, nullptr);
+  const Tensor logits = ctx.allocate({host.size(), model.config().vocab_size}, Dtype::f32);
+  model.logits(ctx, hidden, logits);
+  std::vector<float> values(static_cast<size_t>(logits.numel()));
+  backend.download(logits, Tensor(values.data(), logits.shape(), Dtype::f32));
+  return {values.begin(), values.end()};
+}
+
+struct Agreement {
+  double difference = 0;  // max |wrapped − merged| / max |wrapped|
+  double tolerance = 0;
+};
+
+/// Compares the base with its adapters on and the merged model, both computed in f32.
+Agreement compare(const MergeOptions& o, const fs::path& base, const fs::path& merged,
+                  const std::vector<WeightedAdapter>& adapters) {
+  const auto backend = make_backend(o.common.device, o.common.threads);
+  const ModelConfig config = ModelConfig::load(base);
+  const Mixtral::Options options{.context = static_cast<int64_t>(probe_tokens(config).size()),
+                                 .rope_frequencies = o.common.rope_dtype()};
+  std::vector<double> wrapped;
+  {
+    const auto model = load_model(*backend, base, options);
+    std::vector<std::unique_ptr<Adapter>> on;
+    for (const WeightedAdapter& adapter : adapters) {
+      AdapterFile file = adapter.file;
+      for (AdapterModule& module : file.modules) module.scale *= adapter.weight;
+      on.push_back(
+          std::make_unique<Adapter>(*backend, *model, std::move(file), Adapter::Options{}));
+    }
+    wrapped = logits_of(*backend, *model);
+    while (!on.empty()) on.pop_back();  // the outermost first
+  }
+  const auto model = load_model(*backend, merged, options);
+  const std::vector<double> plain = logits_of(*backend, *model);
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    const double d = std::abs(plain[i] - wrapped[i]);
+    difference = d >= difference || std::isnan(d) ? d : difference;
+    size = std::max(size, std::abs(wrapped[i]));
+  }
+  // Weights of 16 bits were rounded once more, and a router may then choose otherwise.
+  const bool narrow = config.dtype == Dtype::bf16 || config.dtype == Dtype::f16;
+  return {size > 0 ? difference / size : difference, narrow ? 0.05 : 1e-3};
+}
+
+void run_merge(const MergeOptions& o) {
+  const fs::path base = resolve_model(o.model);
+  const ModelConfig config = ModelConfig::load(base);
+  refuse_existing(o, base);
+  std::vector<WeightedAdapter> adapters;
+  for (const std::string& text : o.adapters) {
+    const auto [name, weight] = parse_weighted(text);
+    adapters.push_back({AdapterFile::load(resolve_adapter(name), config), weight});
+  }
+  PendingDirectory pending(fs::path(o.out).lexically_normal());
+  ordered_json changes = ordered_json::array();
+  double greatest = 0;
+  const int64_t changed =
+      merge_adapters(base, adapters, pending.path(), [&](const MergedTensor& tensor) {
+        changes.push_back({{"tensor", tensor.name}, {"change", tensor.change}});
+        greatest = std::max(greatest, tensor.change);
+      });
+  const auto tokenizer = find_tokenizer(base);
+  if (tokenizer) tokenizer->save(pending.path());
+  if (const auto chat = find_chat_template_name(base))
+    save_chat_template_name(pending.path(), *chat);
+  std::optional<Agreement> agreement;
+  if (!o.no_check) {
+    agreement = compare(o, base, pending.path(), adapters);
+    const std::string found = fmt::format(
+        "the logits of the merged model differ from those of the model with its adapters by {:.1e} "
+        "of the largest",
+        agreement->difference);
+    if (!(agreement->difference <= agreement->tolerance)) {
+      if (agreement->tolerance < 0.01)
+        throw Error(fmt::format(
+            "{}, more than {:.0e}: nothing was written; report this, or skip the comparison with "
+            "--no-check",
+            found, agreement->tolerance));
+      say(o.common, fmt::format("warning: {}: rounding to 16 bits shows; for all of the adapter's "
+                                "precision merge into a model in fp32",
+                                found));
+    }
+  }
+  pending.commit();
+  if (o.common.json) {
+    ordered_json json{{"out", o.out},
+                      {"tensors", on_disk_tensors(config).size()},
+                      {"changed", changed},
+                      {"changes", changes},
+                      {"tokenizer", tokenizer != nullptr}};
+    if (agreement) json["logits_difference"] = agreement->difference;
+    fmt::print("{}\n", json.dump());
+    return;
+  }
+  fmt::print("{}: {} of {} tensors changed, by {:.2e} of their norm at most\n", o.out, changed,
+             on_disk_tensors(config).size(), greatest);
+  if (agreement)
+    fmt::print("logits of wrapped and merged differ by {:.1e} of the largest\n",
+               agreement->difference);
+  if (!tokenizer) say(o.common, "the model has no tokenizer, so the merged one has none either");
+}
+
+}  // namespace
+
+void add_merge_command(CLI::App& app) {
+  auto o = std::make_shared<MergeOptions>();
+  CLI::App* command =
+      app.add_subcommand("merge", "Add an adapter's updates to its base: one plain model");
+  command->footer(
+      "Sums are in double precision; the result has the base's dtype.\n"
+      "Example: mixtral merge --model runs/first --adapter runs/tuned --out models/tuned\n"
+      "         mixtral merge --model DIR --adapter A:0.7 --adapter B:0.3 --out models/both\n");
+  command->add_option("-m,--model", o->model, "The base: a model directory or a run")->required();
+  command
+      ->add_option("--adapter,--lora", o->adapters,
+                   "A LoRA adapter directory or run, or DIR:WEIGHT; may be repeated")
+      ->required();
+  command->add_option("-o,--out", o->out, "The merged model's directory")->required();
+  command->add_flag("--overwrite", o->overwrite, "Replace the model that --out holds");
+  command->add_flag("--no-check", o->no_check,
+                    "Do not compare the logits of the model with its adapters and the merged one");
+  o->common.add_to(*command);
+  command->callback([o] { run_merge(*o); });
+}
+
+}  // namespace mixtral
