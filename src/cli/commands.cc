@@ -2,6 +2,7 @@
 
 #include "cli/data_command.h"
 #include "cli/evaluate_command.h"
+#include "cli/finetune_command.h"
 #include "cli/generate_command.h"
 #include "cli/merge_command.h"
 #include "cli/plot_command.h"
@@ -13,6 +14,7 @@ namespace mixtral {
 void add_commands(CLI::App& app) {
   add_data_command(app);
   add_evaluate_command(app);
+  add_finetune_command(app);
   add_generate_command(app);
   add_info_command(app);
   add_inspect_command(app);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/adapters.h"
 #include "cli/common.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
@@ -37,7 +38,9 @@ struct Session {
   std::vector<int32_t> prompt;
 };
 
-Session open_session(const GenerateOptions& o) {
+Session open_session(const GenerateOptions& given) {
+  GenerateOptions o = given;
+  settle_adapter(o.model, o.adapter);
   Session s;
   s.tokenizer = open_tokenizer(o.tokenizer, o.model);
   if (!o.ids.empty()) {

@@ -7,6 +7,7 @@
 #include "cli/scoring.h"
 #include "infer/methods.h"
 #include "model/checkpoint.h"
+#include "train/preference.h"
 
 namespace mixtral {
 namespace {
@@ -15,12 +16,84 @@ using nlohmann::ordered_json;
 
 struct GradientsOptions {
   ScoringOptions scoring;
-  std::string out;
+  std::string out, method = "lm", reference, dpo_loss = "sigmoid";
+  double beta = 0.1, label_smoothing = 0;
   bool recompute = false;
 };
 
+nn::ParameterSource tuned_parameters(const Scoring& s) {
+  return s.adapter ? s.adapter->parameters() : s.model->parameters();
+}
+
+/// The preference loss of the first batch of pairs, its gradients, and what it is made of.
+void run_preference_gradients(const GradientsOptions& o) {
+  const Objective objective = o.scoring.objective(model_config(o.scoring.model));
+  const PreferenceSettings settings{.loss = parse_preference_loss(o.dpo_loss),
+                                    .beta = o.beta,
+                                    .label_smoothing = o.label_smoothing,
+                                    .objective = objective,
+                                    .recompute = o.recompute};
+  settings.validate();
+  Scoring s = open_scoring(o.scoring, true);
+  if (!s.corpus.is_paired())
+    throw Error(
+        fmt::format("{}: holds no preference pairs, which --method dpo needs", o.scoring.data));
+  if (o.reference.empty() && !s.adapter)
+    throw UsageError("--method dpo needs --reference DIR, or an --adapter whose base is it");
+  std::unique_ptr<Mixtral> reference;
+  if (!o.reference.empty()) {
+    Mixtral::Options options = s.model->options();
+    options.trainable = false;
+    reference = load_model(*s.backend, resolve_model(o.reference), options);
+    if (reference->config().vocab_size != s.model->config().vocab_size)
+      throw Error(fmt::format("--reference {} has a vocabulary of {}, but --model {} one of {}",
+                              o.reference, reference->config().vocab_size, o.scoring.model,
+                              s.model->config().vocab_size));
+  }
+  Batches batches(s.corpus, s.batches);
+  const auto host = batches.next();
+  if (!host) throw Error(fmt::format("{}: holds no record", o.scoring.data));
+  PreferenceCriterion criterion(
+      *s.ctx, {.policy = *s.model, .adapter = s.adapter.get(), .reference = reference.get()},
+      settings);
+  const StepSize step{.weight = criterion.weight(*host), .batches = 1};
+  criterion.begin(*s.ctx, 0);
+  criterion.add_gradients(*s.ctx, *host, step, 0);
+  const Figures figures = criterion.read(*s.ctx, 0, step);
+  if (!o.out.empty()) save_gradients(*s.backend, tuned_parameters(s), o.out);
+  ordered_json json{{"loss", figures.loss}, {"preference_loss", figures.cross_entropy}};
+  for (const auto& [name, value] : figures.more) json[name] = value;
+  json["aux_loss"] = figures.aux;
+  json["rows"] = ordered_json::array();
+  for (const PairLogProbabilities& pair : criterion.last_pairs()) {
+    const PairLoss loss = pair_loss(settings, pair);
+    json["rows"].push_back({{"policy_chosen", pair.policy_chosen},
+                            {"policy_rejected", pair.policy_rejected},
+                            {"reference_chosen", pair.reference_chosen},
+                            {"reference_rejected", pair.reference_rejected},
+                            {"margin", loss.margin()},
+                            {"loss", loss.loss}});
+  }
+  if (o.scoring.common.json) {
+    fmt::print("{}\n", json.dump());
+    return;
+  }
+  fmt::print("loss {:.6f}; margin {:.4f}, accuracy {:.1f}% of {} pairs\n", figures.loss,
+             figures.more[0].second, 100 * figures.more[1].second, step.weight);
+  fmt::print("{:>16} {:>16} {:>16} {:>16} {:>10} {:>10}\n", "policy chosen", "policy rejected",
+             "ref. chosen", "ref. rejected", "margin", "loss");
+  for (const PairLogProbabilities& pair : criterion.last_pairs()) {
+    const PairLoss loss = pair_loss(settings, pair);
+    fmt::print("{:>16.4f} {:>16.4f} {:>16.4f} {:>16.4f} {:>10.4f} {:>10.4f}\n", pair.policy_chosen,
+               pair.policy_rejected, pair.reference_chosen, pair.reference_rejected, loss.margin(),
+               loss.loss);
+  }
+}
+
 void run_gradients(const GradientsOptions& o) {
   Scoring s = open_scoring(o.scoring, true);
+  if (s.corpus.is_paired())
+    throw Error(fmt::format("{}: holds preference pairs; add --method dpo", o.scoring.data));
   Batches batches(s.corpus, s.batches);
   const auto host = batches.next();
   if (!host) throw Error(fmt::format("{}: holds no record", o.scoring.data));
@@ -35,9 +108,7 @@ void run_gradients(const GradientsOptions& o) {
   accumulate_gradients(ctx, *s.model, batch, objective,
                        {.label_scale = scale, .recompute = o.recompute}, totals, nullptr);
   const LossValues losses = read(ctx, totals, objective, labels);
-  const nn::ParameterSource parameters =
-      s.adapter ? s.adapter->parameters() : s.model->parameters();
-  if (!o.out.empty()) save_gradients(*s.backend, parameters, o.out);
+  if (!o.out.empty()) save_gradients(*s.backend, tuned_parameters(s), o.out);
   const ordered_json json{{"loss", losses.total},   {"cross_entropy", losses.cross_entropy},
                           {"aux_loss", losses.aux}, {"z_loss", losses.z},
                           {"tokens", labels},       {"rows", host->sequences()}};
@@ -140,7 +211,27 @@ void add_inspect_command(CLI::App& app) {
     o->scoring.add_to(*command, "off");
     command->add_option("--out", o->out, "Write them to this .safetensors, under on-disk names");
     command->add_flag("--recompute", o->recompute, "Recompute each block in the backward pass");
-    command->callback([o] { run_gradients(*o); });
+    command
+        ->add_option("--method", o->method,
+                     "lm: next-token prediction; dpo: preference pairs, against a reference")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"lm", "dpo"}));
+    command->add_option("--reference", o->reference,
+                        "dpo: the reference model (default: the base, with --adapter off)");
+    command->add_option("--beta", o->beta, "dpo: how strongly the reference holds")
+        ->capture_default_str();
+    command
+        ->add_option("--label-smoothing", o->label_smoothing,
+                     "dpo: share of pairs taken to be labelled wrongly")
+        ->capture_default_str();
+    command->add_option("--dpo-loss", o->dpo_loss, "dpo: sigmoid, normalized or ipo")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
+    command->callback([o, command] {
+      if (o->method == "lm") return run_gradients(*o);
+      if (command->count("--aux-loss") == 0) o->scoring.aux_loss = "off";
+      run_preference_gradients(*o);
+    });
   }
   auto o = std::make_shared<RouteOptions>();
   CLI::App* command =

@@ -2,29 +2,20 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
-#include <cmath>
-#include <cstdio>
-#include <nlohmann/json.hpp>
+#include <memory>
 
-#include "backends/registry.h"
-#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/train_data.h"
 #include "cli/train_options.h"
-#include "cli/train_progress.h"
-#include "infer/methods.h"
+#include "cli/train_session.h"
 #include "train/language_model.h"
-#include "train/memory_plan.h"
 #include "train/model_checkpoint.h"
-#include "train/stop_signal.h"
 
 namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::ordered_json;
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -200,80 +191,6 @@ Subject choose_subject(const PretrainOptions& o) {
   return subject;
 }
 
-/// Settles --context, and the positions that the model has.
-void choose_context(PretrainOptions& o, ModelConfig& config) {
-  const bool whole_records = o.pack == "off" && o.windows == "documents";
-  if (!o.context)
-    o.context =
-        whole_records ? config.max_positions : std::min(config.max_positions, defaults::kContext);
-  if (*o.context <= config.max_positions) return;
-  if (!o.init.empty())
-    say(o.common, fmt::format("--context {}: the model's {} positions grow to that", *o.context,
-                              config.max_positions));
-  config.max_positions = *o.context;
-}
-
-int64_t resident_bytes() {
-  long pages = 0, resident = 0;
-  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
-    if (std::fscanf(file, "%ld %ld", &pages, &resident) != 2) resident = 0;
-    std::fclose(file);
-  }
-  return int64_t{resident} * ::sysconf(_SC_PAGESIZE);
-}
-
-void print_sample(const PretrainOptions& o, Backend& backend, const Mixtral& model,
-                  const Tokenizer* tokenizer, ordered_json& json) {
-  if (!tokenizer || o.sample_tokens == 0) return;
-  Generator generator(backend, model);
-  const auto prompt = prompt_tokens(*tokenizer, o.sample_prompt);
-  const int64_t room = generator.context() - static_cast<int64_t>(prompt.size());
-  if (prompt.empty() || room < 1) return;
-  if (!o.common.json) fmt::print("sample:\n{}", o.sample_prompt);
-  const auto text = generate_after_training(generator, *tokenizer, o.sample_prompt,
-                                            std::min(o.sample_tokens, room), o.common.seed,
-                                            [&](std::string_view piece) {
-                                              if (!o.common.json)
-                                                std::fwrite(piece.data(), 1, piece.size(), stdout);
-                                            });
-  json["sample"] = o.sample_prompt + text.text;
-}
-
-ordered_json result_json(const PretrainOptions& o, const TrainResult& result) {
-  ordered_json json;
-  json["run"] = o.out;
-  json["stopped"] = result.reason == TrainResult::Reason::finished         ? "finished"
-                    : result.reason == TrainResult::Reason::no_improvement ? "no improvement"
-                                                                           : "signal";
-  json["step"] = result.step;
-  json["tokens"] = result.tokens;
-  json["skipped"] = result.skipped;
-  json["train_loss"] = result.train_loss;
-  if (result.val_loss) json["val_loss"] = *result.val_loss;
-  if (result.best)
-    json["best"] = {{"step", result.best->step}, {"val_loss", result.best->val_loss}};
-  if (result.test_loss) {
-    json["test_loss"] = *result.test_loss;
-    json["test_perplexity"] = std::exp(*result.test_loss);
-  }
-  if (result.checkpoint) json["checkpoint"] = result.checkpoint->path.string();
-  json["seconds"] = result.seconds;
-  return json;
-}
-
-void print_result(const TrainResult& result) {
-  fmt::print("{} steps, {} tokens in {}\n", result.step, result.tokens,
-             format_duration(result.seconds));
-  fmt::print("training loss {:.4f}\n", result.train_loss);
-  if (result.best)
-    fmt::print("best validation loss {:.4f}, perplexity {:.3f}, at step {}\n",
-               result.best->val_loss, std::exp(result.best->val_loss), result.best->step);
-  if (result.test_loss)
-    fmt::print("test loss {:.4f}, perplexity {:.3f}\n", *result.test_loss,
-               std::exp(*result.test_loss));
-  if (result.checkpoint) fmt::print("model: {}\n", result.checkpoint->path.string());
-}
-
 /// The whole command, once flags and files are read.
 class Pretraining {
  public:
@@ -287,6 +204,12 @@ class Pretraining {
     for (const std::string& note : notes_) say(o_.common, note);
     Subject subject = choose_subject(o_);
     choose_context(o_, subject.config);
+    if (*o_.context > subject.config.max_positions) {
+      if (!o_.init.empty())
+        say(o_.common, fmt::format("--context {}: the model's {} positions grow to that",
+                                   *o_.context, subject.config.max_positions));
+      subject.config.max_positions = *o_.context;
+    }
     const double coefficient = subject.config.router_aux_loss_coef;
     objective_ = o_.objective(coefficient);
     o_.aux_coefficient = subject.config.router_aux_loss_coef = objective_.aux_coefficient;
@@ -327,12 +250,15 @@ class Pretraining {
                                    .context = *o_.context,
                                    .trainable = true,
                                    .rope_frequencies = o_.common.rope_dtype()};
-    const int64_t arena_bytes = check_memory(*backend, subject.config, options, settings, data);
-
-    const auto how = o_.resuming    ? RunDirectory::Open::continued
-                     : o_.overwrite ? RunDirectory::Open::replace
-                                    : RunDirectory::Open::fresh;
-    RunDirectory run(o_.out, how);
+    const TrainingMemory memory =
+        require_training_memory(*backend, {.config = subject.config,
+                                           .options = options,
+                                           .objective = objective_,
+                                           .optimizer = settings.optimizer,
+                                           .rows = o_.batch_size,
+                                           .context = planned_context(o_, data),
+                                           .recompute = o_.recompute});
+    RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, subject.config, options);
     if (!subject.weights.empty())
       load_weights(*backend, model, ModelTensors(subject.weights));
@@ -340,89 +266,35 @@ class Pretraining {
       nn::initialise(*backend, model.parameters(),
                      defaults::initialisation(subject.config, o_.common.seed));
     Arena arena(*backend);
-    arena.reserve(arena_bytes);
+    arena.reserve(memory.arena);
     Context ctx(*backend, arena, precision.compute);
     ctx.set_operands(precision.operands);
     LanguageModelCriterion criterion(ctx, model,
                                      {.objective = objective_, .recompute = o_.recompute});
     WholeModel whole(*backend, model, subject.tokenizer.get());
-    std::optional<CorpusSource> validation, test;
-    if (data.validation) validation.emplace(*data.validation, o_.batch_options(Split::val));
-    if (data.test) test.emplace(*data.test, o_.batch_options(Split::test));
-
-    TrainResult result;
-    {
-      TrainProgress progress(o_.common, run.path());
-      const StopSignal stop;
-      Trainer trainer({.ctx = ctx,
-                       .criterion = criterion,
-                       .model = whole,
-                       .train = train,
-                       .validation = validation ? &*validation : nullptr,
-                       .test = test ? &*test : nullptr,
-                       .run = run,
-                       .observer = progress,
-                       .stop_signal = [&] { return stop.arrived(); }},
-                      settings);
-      if (o_.resuming) trainer.resume();
-      if (o_.init.empty()) o_.record(subject.config);
-      write_file(run.config_path(),
-                 file_.dump() + run_info_text(*backend, data, subject.tokenizer.get()));
-      announce(progress, *backend, model);
-      result = trainer.run();
-      progress.draw();
-      if (result.signal != 0) {
-        progress.say(
-            fmt::format("stopped by signal {} after step {}; continue with: mixtral "
-                        "pretrain --resume {}",
-                        result.signal, result.step, o_.out));
-        throw ExitStatus{128 + result.signal};
-      }
-    }
-    ordered_json json = result_json(o_, result);
-    if (!o_.common.json) print_result(result);
-    print_sample(o_, *backend, model, subject.tokenizer.get(), json);
-    if (o_.common.json)
-      fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
-  }
-
-  /// Refuses what cannot fit. Returns the bytes of a step's activations.
-  int64_t check_memory(const Backend& backend, const ModelConfig& config,
-                       const Mixtral::Options& options, const TrainSettings& settings,
-                       const TrainingData& data) {
-    const bool whole_records = o_.pack == "off" && o_.windows == "documents";
-    const TrainingShape shape{
-        .config = config,
-        .options = options,
-        .objective = objective_,
-        .optimizer = settings.optimizer,
-        .rows = o_.batch_size,
-        .context = whole_records ? std::min(*o_.context, data.longest()) : *o_.context,
-        .recompute = o_.recompute};
-    const auto planner = make_planning_backend(&backend);
-    MemoryPlan plan = plan_training(*planner, shape);
-    const int64_t arena_bytes = plan.bytes_of("activations") + plan.bytes_of("logits, a slice");
-    if (!backend.name().starts_with("cuda"))
-      plan.items.push_back({"program and data", resident_bytes()});
-    require_memory(*planner, shape, plan, backend.memory());
-    planned_ = plan.total();
-    return arena_bytes;
-  }
-
-  void announce(TrainProgress& progress, const Backend& backend, const Mixtral& model) {
+    if (o_.init.empty()) o_.record(subject.config);
     const ParameterCount count = count_parameters(model.config());
-    progress.say(fmt::format(
-        "{} parameters, {} active for a token; {} steps of {} x {} x {} tokens; lr {:.2e} {}; "
-        "about {} of memory; {}",
-        count.total, count.active, *o_.iterations, o_.accumulation, o_.batch_size, *o_.context,
-        *o_.lr, o_.schedule, format_bytes(planned_), backend.description()));
+    train_and_report(
+        o_, settings,
+        {.command = "pretrain",
+         .backend = *backend,
+         .ctx = ctx,
+         .model = model,
+         .criterion = criterion,
+         .trained = whole,
+         .tokenizer = subject.tokenizer.get(),
+         .data = data,
+         .train = train,
+         .run = run,
+         .config_text = file_.dump(),
+         .subject = fmt::format("{} parameters, {} active for a token", count.total, count.active),
+         .planned_bytes = memory.planned});
   }
 
   PretrainOptions& o_;
   RunConfig& file_;
   std::vector<std::string> notes_;
   Objective objective_;
-  int64_t planned_ = 0;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/adapters.h"
 #include "data/record.h"
 #include "model/checkpoint.h"
 
@@ -69,7 +70,9 @@ std::filesystem::path data_file(const ScoringOptions& o) {
 
 }  // namespace
 
-Scoring open_scoring(const ScoringOptions& o, bool trainable) {
+Scoring open_scoring(const ScoringOptions& given, bool trainable) {
+  ScoringOptions o = given;
+  settle_adapter(o.model, o.adapter);
   Scoring s;
   s.backend = o.common.open_device();
   const ModelConfig config = model_config(o.model);

@@ -64,8 +64,7 @@ void TrainOptions::add_data(RunConfig& config) {
 void TrainOptions::add_optimization(RunConfig& config) {
   config.group("Optimization");
   config
-      .add("--iters", iterations,
-           fmt::format("Optimizer steps (default: {})", defaults::kIterations))
+      .add("--iters", iterations, fmt::format("Optimizer steps (default: {})", default_iterations))
       ->check(at_least(1));
   config.add("--epochs", epochs, "The same as passes over the data")
       ->check(between(1e-6, 1e6))
@@ -186,7 +185,7 @@ void TrainOptions::resolve(double default_lr, int64_t rows_per_epoch) {
         1, std::llround(std::ceil(rows / static_cast<double>(batch_size * accumulation))));
     epochs.reset();
   }
-  if (!iterations) iterations = defaults::kIterations;
+  if (!iterations) iterations = default_iterations;
   if (!lr) lr = default_lr;
   if (!min_lr) min_lr = schedule == "constant" ? 0 : *lr * defaults::kMinLrShare;
   if (!warmup) warmup = defaults::warmup(*iterations);
@@ -208,6 +207,7 @@ BatchOptions TrainOptions::batch_options(Split split) const {
 EncodeOptions TrainOptions::encode_options(int64_t vocabulary) const {
   EncodeOptions options;
   options.rules.vocab_size = vocabulary;
+  options.rules.chat_template = parse_chat_template(chat_template);
   options.mask_prompt = mask_prompt;
   options.response_marker = response_marker;
   return options;

@@ -24,11 +24,12 @@ struct TrainOptions {
   int64_t batch_size = defaults::kBatchRows;
   std::string pack = "on", shuffle = "on", windows = "documents";
   bool mask_prompt = false;
-  std::string response_marker = "###Assistant:";
+  std::string response_marker = "###Assistant:", chat_template = "mistral-v1";
   double validation_fraction = 0.1;
   bool token_cache = false;
 
   // Optimization
+  int64_t default_iterations = defaults::kIterations;
   std::optional<int64_t> iterations;
   std::optional<double> epochs;
   std::optional<double> lr, min_lr;

@@ -193,7 +193,7 @@ void Adapter::enable(bool enabled) {
 }
 
 std::map<std::string, FileChecksum> Adapter::save(const fs::path& directory) {
-  write_file(directory / "adapter_config.json", peft_config(file_));
+  write_file(directory / "adapter_config.json", peft_config(file_, model_.config()));
   const FileChecksum sum =
       save_parameters(backend_, parameters(), directory / "adapter_model.safetensors");
   return {{"adapter_model.safetensors", sum}};

@@ -479,9 +479,11 @@ AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
       const auto rank = static_cast<double>(module.rank);
       module.scale = module.alpha / (spec.rslora ? std::sqrt(rank) : rank);
       if (target.per_expert) {
-        module.experts = spec.experts;
+        module.experts = spec.experts_of_layer.empty()
+                             ? spec.experts
+                             : spec.experts_of_layer[static_cast<size_t>(layer)];
         std::sort(module.experts.begin(), module.experts.end());
-        for (int64_t e = 0; spec.experts.empty() && e < config.num_experts; ++e)
+        for (int64_t e = 0, all = module.experts.empty(); all && e < config.num_experts; ++e)
           module.experts.push_back(e);
       }
       adapter.modules.push_back(std::move(module));
@@ -507,7 +509,7 @@ std::string peft_name(const AdapterModule& module, char matrix, int64_t expert, 
   return fmt::format("{}{}.lora_{}.weight", kPeftPrefix, path, matrix);
 }
 
-std::string peft_config(const AdapterFile& adapter) {
+std::string peft_config(const AdapterFile& adapter, const ModelConfig& model) {
   using nlohmann::ordered_json;
   // The commonest rank and alpha are the configuration's; others go into the patterns.
   std::map<int64_t, int> ranks;
@@ -529,16 +531,33 @@ std::string peft_config(const AdapterFile& adapter) {
   };
   ordered_json modules = ordered_json::array(), parameters = ordered_json::array();
   ordered_json rank_pattern = ordered_json::object(), alpha_pattern = ordered_json::object();
-  std::set<std::string> seen;
-  std::set<int64_t> layers;
+  // A target that all layers (and all experts) have goes by its name; others are listed one by one,
+  // as the end of a module's path, which PEFT matches as well.
+  std::map<std::string, int64_t> layers_of;
+  std::set<std::string> partial, seen;
+  for (const AdapterModule& module : adapter.modules) {
+    ++layers_of[module.target];
+    if (adapter_target(module.target).per_expert &&
+        static_cast<int64_t>(module.experts.size()) < model.num_experts)
+      partial.insert(module.target);
+  }
+  for (const auto& [name, count] : layers_of)
+    if (adapter_target(name).per_layer && count < model.num_layers) partial.insert(name);
   for (const AdapterModule& module : adapter.modules) {
     const AdapterTarget& target = adapter_target(module.target);
-    if (module.layer >= 0) layers.insert(module.layer);
-    if (seen.insert(module.target).second) {
-      if (target.fused)
+    if (target.fused) {
+      if (partial.contains(module.target))
+        parameters.push_back(fmt::format("layers.{}.mlp.experts.{}", module.layer, module.target));
+      else if (seen.insert(module.target).second)
         parameters.push_back("mlp.experts." + module.target);
-      else
-        modules.push_back(module.target);
+    } else if (!partial.contains(module.target)) {
+      if (seen.insert(module.target).second) modules.push_back(module.target);
+    } else if (target.per_expert) {
+      for (const int64_t e : module.experts)
+        modules.push_back(fmt::format("layers.{}.block_sparse_moe.experts.{}.{}", module.layer, e,
+                                      module.target));
+    } else {
+      modules.push_back(fmt::format("layers.{}.{}", module.layer, target.module));
     }
     std::string key = peft_name(module, 'A', 0, false);
     key = key.substr(kPeftPrefix.size(),

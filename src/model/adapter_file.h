@@ -63,16 +63,17 @@ struct AdapterSpec {
   double alpha = 16;
   bool rslora = false;
   double dropout = 0;
-  int64_t last_layers = 0;       // tune this many of the last layers; 0: all
-  std::vector<int64_t> experts;  // of w1, w2, w3: these only; empty: all
+  int64_t last_layers = 0;                             // tune this many of the last layers; 0: all
+  std::vector<int64_t> experts;                        // of w1, w2, w3: these only; empty: all
+  std::vector<std::vector<int64_t>> experts_of_layer;  // the same for each layer, or empty
   std::vector<std::pair<std::string, int64_t>> rank_of;  // for a target: another rank
   std::vector<std::pair<std::string, double>> alpha_of;  // for a target: another alpha
 };
 /// The modules of a new adapter, without values. Throws UsageError naming the flag.
 AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config);
 
-/// The text of the adapter_config.json with which PEFT loads it.
-std::string peft_config(const AdapterFile& adapter);
+/// The text of the adapter_config.json with which PEFT loads it into a model of this configuration.
+std::string peft_config(const AdapterFile& adapter, const ModelConfig& model);
 
 /// The name of a module's lora_A or lora_B in a PEFT file; `expert` for w1, w2, w3. `both_fused`
 /// says whether gate_up_proj and down_proj are both tuned in this layer: the wrapper of one then

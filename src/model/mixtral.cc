@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace mixtral {
@@ -95,7 +96,14 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
               ? std::make_unique<nn::Dense>(embedding_, /*owner=*/false)
               : std::make_unique<nn::Dense>(nn::make_parameter(
                     "lm_head.weight", {config.vocab_size, config.hidden_size}, Role::head));
-  if (!options.trainable) for_each_parameter([](Parameter& p) { p.trainable = false; });
+  const bool whole = options.trained_layers == 0;
+  for_each_parameter([&](Parameter& p) {
+    p.trainable = options.trainable && whole && (p.role != Role::router || options.train_router);
+  });
+  for (int64_t i = std::max<int64_t>(0, config.num_layers - options.trained_layers);
+       !whole && options.trainable && i < config.num_layers; ++i)
+    blocks_[static_cast<size_t>(i)].for_each_parameter(
+        [&](Parameter& p) { p.trainable = p.role != Role::router || options.train_router; });
   store_ = std::make_unique<nn::ParameterStore>(backend, parameters(), options.weights, statistics);
 }
 

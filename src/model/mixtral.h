@@ -20,6 +20,8 @@ class Mixtral {
     Dtype compute = Dtype::f32;  // the type of activations
     int64_t context = 0;         // positions to prepare for; 0: the configuration's maximum
     bool trainable = false;      // whether parameters get gradients
+    int64_t trained_layers = 0;  // of a trainable model: only the last so many blocks; 0: all of it
+    bool train_router = true;    // of a trainable model: the routers, too
     Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
   };
 

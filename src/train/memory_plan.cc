@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 
+#include "model/adapter.h"
 #include "model/kv_cache.h"
 #include "train/language_model.h"
 
@@ -42,6 +45,20 @@ int64_t largest_parameter(Mixtral& model) {
   return most;
 }
 
+std::unique_ptr<Criterion> make_criterion(Context& ctx, const TrainingShape& shape,
+                                          const Mixtral& model, Adapter* adapter) {
+  if (!shape.preference)
+    return std::make_unique<LanguageModelCriterion>(
+        ctx, model,
+        LanguageModelCriterion::Settings{.objective = shape.objective,
+                                         .recompute = shape.recompute});
+  PreferenceSettings settings = *shape.preference;
+  settings.recompute = shape.recompute;
+  const PreferenceModels models{
+      .policy = model, .adapter = adapter, .reference = shape.reference_model ? &model : nullptr};
+  return std::make_unique<PreferenceCriterion>(ctx, models, settings);
+}
+
 int64_t rope_bytes(const Mixtral& model) {
   return model.context() * model.config().head_dim *
          size_of(ops::statistics_dtype(model.options().compute));
@@ -69,25 +86,35 @@ std::string MemoryPlan::table() const {
 
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   Mixtral::Options options = shape.options;
-  options.trainable = true;
+  options.trainable = !shape.adapter;
   Mixtral model(planner, shape.config, options);
-  const Optimizer optimizer(planner, model.store().groups(), shape.optimizer);
-  const HostBatch batch = blank_batch(shape.rows, shape.context);
-  const StepSize step{.weight = batch.label_count(), .batches = 1};
+  std::optional<Adapter> adapter;
+  if (shape.adapter)
+    adapter.emplace(planner, model, *shape.adapter, Adapter::Options{.trainable = true});
+  const nn::ParameterStore& trained = adapter ? adapter->store() : model.store();
+  const Optimizer optimizer(planner, trained.groups(), shape.optimizer);
+  const int64_t sequences = shape.preference ? 2 * shape.rows : shape.rows;
+  const HostBatch batch = blank_batch(sequences, shape.context);
   const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
-    LanguageModelCriterion criterion(ctx, model,
-                                     {.objective = shape.objective, .recompute = shape.recompute});
-    criterion.begin(ctx, 0);
-    criterion.add_gradients(ctx, batch, step, 0);
-    criterion.add_losses(ctx, batch, step, 0);
+    const auto criterion = make_criterion(ctx, shape, model, adapter ? &*adapter : nullptr);
+    const StepSize step{.weight = criterion->weight(batch), .batches = 1};
+    if (adapter) ctx.set_dropout_seed(0);
+    criterion->begin(ctx, 0);
+    criterion->add_gradients(ctx, batch, step, 0);
+    ctx.set_dropout_seed(std::nullopt);
+    criterion->add_losses(ctx, batch, step, 0);
   });
   const int64_t logits = logits_slice_bytes(batch.size(), shape.config.vocab_size,
                                             ops::statistics_dtype(options.compute));
-  const int64_t masters = options.weights == Dtype::bf16 ? 2 * model.store().value_bytes() : 0;
+  int64_t masters = 0;
+  for (const auto& group : trained.groups())
+    if (group.trainable && group.value.dtype() == Dtype::bf16) masters += 2 * group.value.bytes();
   MemoryPlan plan;
-  plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)},
-                {"gradients", model.store().gradient_bytes()},
-                {"optimizer state", optimizer.state_bytes() - masters}};
+  plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)}};
+  if (shape.reference_model) plan.items.push_back({"reference model", plan.items.front().bytes});
+  if (adapter) plan.items.push_back({"adapter", trained.value_bytes()});
+  plan.items.push_back({"gradients", trained.gradient_bytes()});
+  plan.items.push_back({"optimizer state", optimizer.state_bytes() - masters});
   if (masters > 0) plan.items.push_back({"master weights", masters});
   plan.items.push_back({"activations", arena - logits});
   plan.items.push_back({"logits, a slice", logits});

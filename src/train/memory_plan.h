@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "model/adapter_file.h"
 #include "model/loss.h"
 #include "train/optimizer.h"
+#include "train/preference.h"
 
 namespace mixtral {
 
@@ -33,6 +36,11 @@ struct TrainingShape {
   int64_t rows = 1;     // sequences of a micro-batch
   int64_t context = 0;  // tokens of each
   bool recompute = false;
+  /// What is trained instead of the model's own weights, which then have no gradients.
+  std::optional<AdapterFile> adapter;
+  /// Preference training: rows are pairs, of two sequences each.
+  std::optional<PreferenceSettings> preference;
+  bool reference_model = false;  // a second model in memory, as the reference of preferences
 };
 
 /// Runs one step, and one evaluation batch, on `planner` (backends/registry.h's planning backend,

@@ -5,6 +5,7 @@ namespace mixtral {
 std::map<std::string, FileChecksum> WholeModel::save(const std::filesystem::path& directory) {
   auto sums = save_model(backend_, model_, directory, model_.options().weights);
   if (tokenizer_) tokenizer_->save(directory);
+  if (chat_) save_chat_template_name(directory, *chat_);
   return sums;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "model/checkpoint.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "train/trainer.h"
 
@@ -11,8 +12,10 @@ namespace mixtral {
 class WholeModel : public TrainedModel {
  public:
   /// `tokenizer` may be null. Weights are saved in f32, or f64 where they are trained in it.
-  WholeModel(Backend& backend, Mixtral& model, const Tokenizer* tokenizer)
-      : backend_(backend), model_(model), tokenizer_(tokenizer) {}
+  /// `chat`, if given, is noted beside them as the template that they were trained with.
+  WholeModel(Backend& backend, Mixtral& model, const Tokenizer* tokenizer,
+             std::optional<ChatTemplate> chat = std::nullopt)
+      : backend_(backend), model_(model), tokenizer_(tokenizer), chat_(chat) {}
 
   nn::ParameterSource parameters() override { return model_.parameters(); }
   std::vector<nn::ParameterStore::Group> groups() override { return model_.store().groups(); }
@@ -24,6 +27,7 @@ class WholeModel : public TrainedModel {
   Backend& backend_;
   Mixtral& model_;
   const Tokenizer* tokenizer_;
+  std::optional<ChatTemplate> chat_;
 };
 
 }  // namespace mixtral

@@ -1,0 +1,286 @@
+#include "cli/finetune_command.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <memory>
+#include <numeric>
+
+#include "cli/adapters.h"
+#include "cli/finetune_options.h"
+#include "cli/train_session.h"
+#include "model/checkpoint.h"
+#include "train/adapter_checkpoint.h"
+#include "train/expert_choice.h"
+#include "train/language_model.h"
+#include "train/model_checkpoint.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kExpertBatches = 16;  // that --experts top looks at
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  mixtral finetune --model runs/first --data data/finetune_data --mask-prompt --out runs/qa\n"
+    "  mixtral finetune --model DIR --data chats.jsonl --targets all --rank 16 --out runs/chat\n"
+    "  mixtral finetune --model DIR --data pairs.jsonl --method dpo --out runs/dpo\n"
+    "  mixtral finetune --resume runs/qa\n"
+    "  mixtral chat --model runs/qa\n"
+    "  mixtral merge --model DIR --adapter runs/qa --out models/qa\n";
+
+/// How the base and the adapter are held and multiplied. A base that is stored in 16 bits stays so.
+Precision finetune_precision(const FinetuneOptions& o, const Backend& backend, Dtype stored) {
+  Precision p = choose_precision(o.common.dtype, backend, Purpose::training, stored);
+  if (!trains_adapter(o.kind()) || p.weights != Dtype::f32) return p;
+  if (o.common.dtype == "bf16") p.weights = Dtype::bf16;
+  if (o.common.dtype == "auto" && (stored == Dtype::bf16 || stored == Dtype::f16))
+    p.weights = stored;
+  return p;
+}
+
+/// The adapter of a run's newest readable checkpoint.
+AdapterFile resumed_adapter(const FinetuneOptions& o, const ModelConfig& config) {
+  std::string problem = "there is no checkpoint";
+  const auto entries = CheckpointStore::list_in(fs::path(o.out) / "checkpoints");
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    try {
+      return AdapterFile::load(entry->path, config);
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+  }
+  throw Error(
+      fmt::format("{} cannot be resumed: {}; start it again with --overwrite in place of --resume",
+                  o.out, problem));
+}
+
+/// The whole command, once flags and files are read.
+class Finetuning {
+ public:
+  Finetuning(FinetuneOptions& options, RunConfig& config_file, std::vector<std::string> notes)
+      : o_(options), file_(config_file), notes_(std::move(notes)) {}
+
+  void run() {
+    if (o_.data.empty()) throw UsageError("--data is missing: a directory or file to learn from");
+    if (o_.out.empty() && !o_.dump_config)
+      throw UsageError("--out is missing: the directory for checkpoints and metrics");
+    o_.settle(file_);
+    for (const std::string& note : notes_) say(o_.common, note);
+    if (!o_.resuming && trains_adapter(o_.kind())) settle_adapter(o_.model, o_.adapter);
+    base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
+    config_ = ModelConfig::load(base_);
+    tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());
+    if (tokenizer_ && tokenizer_->vocab_size() > config_.vocab_size)
+      throw Error(fmt::format(
+          "the tokenizer has {} pieces but the model a vocabulary of {}; they do not belong "
+          "together",
+          tokenizer_->vocab_size(), config_.vocab_size));
+    choose_context(o_, config_);
+    if (*o_.context > config_.max_positions)
+      throw UsageError(fmt::format("--context {} is more than the model's {} positions",
+                                   *o_.context, config_.max_positions));
+    objective_ = o_.objective(config_.router_aux_loss_coef);
+    o_.aux_coefficient = objective_.aux_coefficient;
+    const double default_lr = o_.default_lr(config_);
+    if (o_.dump_config && !o_.epochs) {
+      o_.resolve(default_lr, 0);
+      fmt::print("{}", file_.dump());
+      return;
+    }
+    const TrainingData data = load_training_data(o_, tokenizer_.get(), config_.vocab_size);
+    check_kind(data);
+    CorpusSource train(data.train, o_.batch_options(Split::train));
+    o_.resolve(default_lr, train.batches().rows_per_epoch());
+    if (o_.dump_config) {
+      fmt::print("{}", file_.dump());
+      return;
+    }
+    if (o_.resuming) require_same_data(data, fs::path(o_.out) / "config.yaml");
+    train_model(data, train);
+  }
+
+ private:
+  void check_kind(const TrainingData& data) const {
+    if (data.train.is_paired() == uses_preferences(o_.kind())) return;
+    if (data.train.is_paired())
+      throw Error(
+          fmt::format("--data {} holds preference pairs, which --method {} has no use for; learn "
+                      "from them with "
+                      "--method dpo",
+                      o_.data, o_.method));
+    throw Error(fmt::format(
+        "--data {} holds no preference pairs, which --method {} needs: lines {{\"prompt\", "
+        "\"chosen\", \"rejected\"}}",
+        o_.data, o_.method));
+  }
+
+  std::optional<ChatTemplate> chat_template(const TrainingData& data) const {
+    const auto messages = static_cast<size_t>(RecordKind::messages);
+    if (data.train.counts().kinds[messages] > 0 || file_.is_set("chat-template"))
+      return parse_chat_template(o_.chat_template);
+    return find_chat_template_name(base_);
+  }
+
+  /// The adapter to train; with --experts top, of the right size but of any experts.
+  AdapterFile starting_adapter() const {
+    if (o_.resuming) return resumed_adapter(o_, config_);
+    AdapterFile file;
+    if (!o_.adapter.empty()) {
+      file = AdapterFile::load(o_.adapter, config_);
+      if (o_.dropout) file.dropout = *o_.dropout;
+    } else {
+      AdapterSpec spec = o_.adapter_spec();
+      const int64_t top = std::min(parse_experts(o_.experts).top, config_.num_experts);
+      if (top > 0) {
+        spec.experts.resize(static_cast<size_t>(top));
+        std::iota(spec.experts.begin(), spec.experts.end(), int64_t{0});
+      }
+      file = new_adapter(spec, config_);
+    }
+    file.base_model = base_.string();
+    return file;
+  }
+
+  /// The same with the experts that the data go to most.
+  AdapterFile with_busiest_experts(Context& ctx, const Mixtral& model, CorpusSource& train) const {
+    AdapterSpec spec = o_.adapter_spec();
+    spec.experts_of_layer =
+        busiest_experts(ctx, model, train, kExpertBatches, parse_experts(o_.experts).top);
+    for (size_t layer = 0; layer < spec.experts_of_layer.size(); ++layer)
+      say(o_.common, fmt::format("layer {}: tuning experts {}", layer,
+                                 fmt::join(spec.experts_of_layer[layer], ", ")));
+    AdapterFile file = new_adapter(spec, config_);
+    file.base_model = base_.string();
+    return file;
+  }
+
+  void train_model(const TrainingData& data, CorpusSource& train) {
+    const FinetuneMethod kind = o_.kind();
+    const TrainSettings settings = o_.train_settings();
+    const auto backend = o_.common.open_device();
+    const Precision precision = finetune_precision(o_, *backend, config_.dtype);
+    const Mixtral::Options options{.weights = precision.weights,
+                                   .compute = precision.compute,
+                                   .context = *o_.context,
+                                   .trainable = !trains_adapter(kind),
+                                   .trained_layers = o_.num_layers,
+                                   .train_router = !o_.freeze_router,
+                                   .rope_frequencies = o_.common.rope_dtype()};
+    std::optional<AdapterFile> file;
+    if (trains_adapter(kind)) file = starting_adapter();
+    std::optional<PreferenceSettings> preference;
+    if (uses_preferences(kind)) preference = o_.preference_settings(objective_);
+    const bool second_model =
+        preference && (kind == FinetuneMethod::dpo_full || !o_.reference.empty());
+    const TrainingMemory memory =
+        require_training_memory(*backend, {.config = config_,
+                                           .options = options,
+                                           .objective = objective_,
+                                           .optimizer = settings.optimizer,
+                                           .rows = o_.batch_size,
+                                           .context = planned_context(o_, data),
+                                           .recompute = o_.recompute,
+                                           .adapter = file,
+                                           .preference = preference,
+                                           .reference_model = second_model});
+    RunDirectory run(o_.out, open_mode(o_));
+    Mixtral model(*backend, config_, options);
+    if (!o_.resuming || trains_adapter(kind)) load_weights(*backend, model, ModelTensors(base_));
+    Arena arena(*backend);
+    arena.reserve(memory.arena);
+    Context ctx(*backend, arena, precision.compute);
+    ctx.set_operands(precision.operands);
+    if (file && !o_.resuming && o_.adapter.empty() && parse_experts(o_.experts).top > 0)
+      file = with_busiest_experts(ctx, model, train);
+
+    std::unique_ptr<Adapter> adapter;
+    if (file)
+      adapter =
+          std::make_unique<Adapter>(*backend, model, std::move(*file),
+                                    Adapter::Options{.trainable = true, .seed = o_.common.seed});
+    std::unique_ptr<Mixtral> reference;
+    if (second_model) reference = open_reference(*backend, options);
+    std::unique_ptr<Criterion> criterion;
+    if (preference)
+      criterion = std::make_unique<PreferenceCriterion>(
+          ctx,
+          PreferenceModels{.policy = model, .adapter = adapter.get(), .reference = reference.get()},
+          *preference);
+    else
+      criterion = std::make_unique<LanguageModelCriterion>(
+          ctx, model,
+          LanguageModelCriterion::Settings{.objective = objective_, .recompute = o_.recompute});
+    std::unique_ptr<TrainedModel> trained;
+    if (adapter)
+      trained = std::make_unique<TrainedAdapter>(config_, *adapter, chat_template(data));
+    else
+      trained =
+          std::make_unique<WholeModel>(*backend, model, tokenizer_.get(), chat_template(data));
+    train_and_report(o_, settings,
+                     {.command = "finetune",
+                      .backend = *backend,
+                      .ctx = ctx,
+                      .model = model,
+                      .criterion = *criterion,
+                      .trained = *trained,
+                      .tokenizer = tokenizer_.get(),
+                      .data = data,
+                      .train = train,
+                      .run = run,
+                      .config_text = file_.dump(),
+                      .subject = describe(*trained),
+                      .planned_bytes = memory.planned,
+                      .result = adapter ? "adapter" : "model",
+                      .perplexity = !preference});
+  }
+
+  std::unique_ptr<Mixtral> open_reference(Backend& backend, Mixtral::Options options) const {
+    options.trainable = false;
+    const fs::path directory = o_.reference.empty() ? base_ : resolve_model(o_.reference);
+    auto reference = load_model(backend, directory, options);
+    if (reference->config().vocab_size != config_.vocab_size)
+      throw Error(fmt::format(
+          "--reference {} has a vocabulary of {}, but --model {} one of {}; they must be the same",
+          directory.string(), reference->config().vocab_size, o_.model, config_.vocab_size));
+    return reference;
+  }
+
+  std::string describe(TrainedModel& trained) const {
+    int64_t count = 0;
+    trained.parameters()([&](nn::Parameter& p) {
+      if (!p.grad) return;
+      for (const auto& part : p.parts) count += part.shape.numel();
+    });
+    const int64_t total = count_parameters(config_).total;
+    return fmt::format("{} of {} parameters trained ({:.2f}%), by {}", count, total,
+                       100 * static_cast<double>(count) / static_cast<double>(total), o_.method);
+  }
+
+  FinetuneOptions& o_;
+  RunConfig& file_;
+  std::vector<std::string> notes_;
+  fs::path base_;
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  Objective objective_;
+};
+
+}  // namespace
+
+void add_finetune_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "finetune", "Tune a model on texts, conversations or preferences: LoRA, full or DPO");
+  command->footer(kExamples);
+  auto options = std::make_shared<FinetuneOptions>();
+  auto config = std::make_shared<RunConfig>(*command);
+  options->add_to(*command, *config);
+  command->callback([command, options, config] {
+    auto notes = options->read_config(*command, *config);
+    Finetuning(*options, *config, std::move(notes)).run();
+  });
+}
+
+}  // namespace mixtral

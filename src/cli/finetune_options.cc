@@ -1,0 +1,263 @@
+#include "cli/finetune_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+namespace mixtral {
+namespace {
+
+constexpr int64_t kIterations = 1000;
+constexpr int64_t kRank = 8;
+constexpr double kAlpha = 16;
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> items;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(separator, begin), text.size());
+    std::string item = text.substr(begin, end - begin);
+    item.erase(0, item.find_first_not_of(' '));
+    item.erase(item.find_last_not_of(' ') + 1);
+    if (!item.empty()) items.push_back(std::move(item));
+    begin = end + 1;
+  }
+  return items;
+}
+
+template <class T>
+std::optional<T> parse_number(const std::string& text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// "q_proj=8,w1=4" as pairs; groups' names stand for their members.
+template <class T>
+std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const std::string& text);
+
+/// The targets that a name or a group's name stands for.
+std::vector<std::string> members_of(const std::string& name) {
+  if (name == "attention") return {"q_proj", "k_proj", "v_proj", "o_proj"};
+  if (name == "experts") return {"w1", "w2", "w3"};
+  if (name == "router") return {"gate"};
+  if (name == "all") return {"q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"};
+  adapter_target(name);  // refuses unknown ones
+  return {name};
+}
+
+template <class T>
+std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const std::string& text) {
+  std::vector<std::pair<std::string, T>> result;
+  for (const std::string& item : split(text, ',')) {
+    const size_t equals = item.find('=');
+    const auto value =
+        equals == std::string::npos ? std::nullopt : parse_number<T>(item.substr(equals + 1));
+    if (!value || !(*value > 0))
+      throw UsageError(
+          fmt::format("{}: expected TARGET=NUMBER such as q_proj=8, found '{}'", flag, item));
+    for (const std::string& target : members_of(item.substr(0, equals)))
+      result.emplace_back(target, *value);
+  }
+  return result;
+}
+
+}  // namespace
+
+FinetuneMethod parse_finetune_method(const std::string& name) {
+  if (name == "lora") return FinetuneMethod::lora;
+  if (name == "full") return FinetuneMethod::full;
+  if (name == "dpo") return FinetuneMethod::dpo;
+  if (name == "dpo-full") return FinetuneMethod::dpo_full;
+  throw UsageError(fmt::format("--method is lora, full, dpo or dpo-full, not '{}'", name));
+}
+
+ExpertChoice parse_experts(const std::string& text) {
+  ExpertChoice choice;
+  if (text.starts_with("top:")) {
+    const auto top = parse_number<int64_t>(text.substr(4));
+    if (!top || *top < 1)
+      throw UsageError(fmt::format("--experts {}: expected top:N with N at least 1", text));
+    choice.top = *top;
+    return choice;
+  }
+  for (const std::string& item : split(text, ',')) {
+    const auto number = parse_number<int64_t>(item);
+    if (!number || *number < 0)
+      throw UsageError(fmt::format(
+          "--experts {}: '{}' is no expert; expected numbers such as 1,5, or top:3", text, item));
+    if (std::ranges::find(choice.numbers, *number) == choice.numbers.end())
+      choice.numbers.push_back(*number);
+  }
+  return choice;
+}
+
+FinetuneOptions::FinetuneOptions() {
+  default_iterations = kIterations;
+  weight_decay = 0;
+  sample_tokens = 0;
+  sample_prompt = "";
+}
+
+void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
+  const auto fixed = OnResume::run("the checkpoint was trained that way");
+  config.group("Model");
+  config.add("-m,--model", model,
+             "The model to tune: a model directory or a run. A run that trained an adapter: its "
+             "base, with that adapter",
+             fixed);
+  config
+      .add("--method", method,
+           "lora: an adapter on a model that stays as it is; full: all weights; dpo, dpo-full: the "
+           "same on preference pairs",
+           fixed)
+      ->check(CLI::IsMember({"lora", "full", "dpo", "dpo-full"}));
+  config.group("Adapter (lora, dpo)");
+  config.add("--adapter,--lora", adapter,
+             "Start from this adapter (PEFT or mlx-lm), whose rank, alpha and targets count",
+             fixed);
+  config.add("--targets", targets,
+             "What gets an update, comma-separated: q_proj, k_proj, v_proj, o_proj, gate (the "
+             "router), w1, w2, w3 (the experts), gate_up_proj, down_proj (all experts of a layer "
+             "at once, as PEFT fuses them), lm_head; or groups: attention, experts, router, all",
+             fixed);
+  config.add("--rank,--lora-rank", rank, fmt::format("Rank (default: {})", kRank), fixed)
+      ->check(at_least(1));
+  CLI::Option* alpha_option =
+      config.add("--alpha,--lora-alpha", alpha,
+                 fmt::format("Updates are scaled by alpha / rank (default: {})", kAlpha), fixed);
+  config.add("--scale", scale, "Instead of --alpha: the scale itself", fixed)
+      ->excludes(alpha_option);
+  config.add("--rslora", rslora, "Scale by alpha / sqrt(rank) instead", fixed);
+  config.add("--target-ranks", target_ranks, "Other ranks of some targets: q_proj=8,w1=4", fixed);
+  config.add("--target-alphas", target_alphas, "Other alphas of some targets: gate=8", fixed);
+  config
+      .add("--dropout,--lora-dropout", dropout,
+           "Probability that an input of an update is dropped in training (default: 0, or the "
+           "--adapter's)",
+           fixed)
+      ->check(between(0, 0.99));
+  config.add("--experts", experts,
+             "Of w1, w2, w3, only these experts: 1,5; or top:3, the three of each layer that the "
+             "training data go to most",
+             fixed);
+  config
+      .add("--num-layers", num_layers,
+           "Tune the last so many layers only; 0: all (and, with full, "
+           "embedding and output)",
+           fixed)
+      ->check(at_least(0));
+  config.add("--freeze-router", freeze_router, "Leave the routers as they are", fixed);
+  config.group("Preferences (dpo)");
+  config.add("--reference", reference,
+             "The model to compare with (default: --model; an adapter's base, with the adapter "
+             "off, needs no second copy)",
+             fixed);
+  config.add("--beta", beta,
+             "How strongly the reference holds: rewards are beta times the "
+             "difference of log-probabilities");
+  config.add("--label-smoothing", label_smoothing, "Share of pairs taken to be labelled wrongly");
+  config
+      .add("--dpo-loss", dpo_loss,
+           "sigmoid; normalized: of means over the tokens; ipo: a squared distance of such means")
+      ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
+  add_data(config);
+  config
+      .add("--chat-template", chat_template, "How {\"messages\"} become text",
+           OnResume::run("the model was trained with it"))
+      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+  add_optimization(config);
+  add_run(app, config);
+  add_common(app, config);
+}
+
+void FinetuneOptions::settle(const RunConfig& config) {
+  const FinetuneMethod kind_now = kind();
+  if (model.empty()) throw UsageError("--model is missing: a model directory or run to tune");
+  if (!trains_adapter(kind_now)) {
+    for (const char* flag : {"adapter", "targets", "rank", "alpha", "scale", "rslora", "dropout",
+                             "target-ranks", "target-alphas", "experts"})
+      if (config.is_set(flag) && !resuming)
+        throw UsageError(
+            fmt::format("--{} is for adapters; --method {} trains the model's own "
+                        "weights",
+                        flag, method));
+  } else if (!adapter.empty() && !resuming) {
+    for (const char* flag : {"targets", "rank", "alpha", "scale", "rslora", "target-ranks",
+                             "target-alphas", "experts", "num-layers", "freeze-router"})
+      if (config.is_set(flag))
+        throw UsageError(
+            fmt::format("--{} describes a new adapter, but --adapter {} is as it is; leave one out",
+                        flag, adapter));
+  }
+  if (!uses_preferences(kind_now)) {
+    for (const char* flag : {"reference", "beta", "label-smoothing", "dpo-loss"})
+      if (config.is_set(flag) && !resuming)
+        throw UsageError(fmt::format("--{} is for --method dpo", flag));
+  } else if (!config.is_set("aux-loss")) {
+    aux_loss = "off";  // the reference knows no balance; on request
+  }
+  if (config.is_set("sample-prompt") && !config.is_set("sample-tokens")) sample_tokens = 200;
+}
+
+AdapterSpec FinetuneOptions::adapter_spec() const {
+  AdapterSpec spec;
+  for (const std::string& name : split(targets, ','))
+    for (const std::string& target : members_of(name))
+      if (std::ranges::find(spec.targets, target) == spec.targets.end() &&
+          !(freeze_router && target == "gate"))
+        spec.targets.push_back(target);
+  spec.rank = rank.value_or(kRank);
+  spec.rslora = rslora;
+  const auto r = static_cast<double>(spec.rank);
+  spec.alpha = scale ? *scale * (rslora ? std::sqrt(r) : r) : alpha.value_or(kAlpha);
+  spec.dropout = dropout.value_or(0);
+  spec.last_layers = num_layers;
+  spec.rank_of = parse_per_target<int64_t>("--target-ranks", target_ranks);
+  spec.alpha_of = parse_per_target<double>("--target-alphas", target_alphas);
+  if (scale) {  // the same scale, whatever the rank
+    for (const auto& [target, other] : spec.rank_of) {
+      const auto each = static_cast<double>(other);
+      spec.alpha_of.insert(spec.alpha_of.begin(),
+                           {target, *scale * (rslora ? std::sqrt(each) : each)});
+    }
+  }
+  if (experts.empty()) return spec;
+  spec.experts = parse_experts(experts).numbers;
+  const bool any = std::ranges::any_of(
+      spec.targets, [](const std::string& t) { return adapter_target(t).per_expert; });
+  if (!any)
+    throw UsageError(fmt::format(
+        "--experts {}: none of --targets {} is an expert's; add w1, w2 or w3", experts, targets));
+  return spec;
+}
+
+PreferenceSettings FinetuneOptions::preference_settings(const Objective& objective) const {
+  PreferenceSettings settings{.loss = parse_preference_loss(dpo_loss),
+                              .beta = beta,
+                              .label_smoothing = label_smoothing,
+                              .objective = objective,
+                              .recompute = recompute};
+  settings.validate();
+  return settings;
+}
+
+double FinetuneOptions::default_lr(const ModelConfig& config) const {
+  const double scratch = defaults::learning_rate(config);
+  switch (kind()) {
+    case FinetuneMethod::lora:
+      return scratch;
+    case FinetuneMethod::full:
+      return scratch / 4;
+    case FinetuneMethod::dpo:
+      return scratch / 4;
+    case FinetuneMethod::dpo_full:
+      return scratch / 40;
+  }
+  return scratch;
+}
+
+}  // namespace mixtral

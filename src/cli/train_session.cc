@@ -1,0 +1,165 @@
+#include "cli/train_session.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "backends/registry.h"
+#include "base/file.h"
+#include "cli/commands.h"
+#include "cli/train_progress.h"
+#include "infer/methods.h"
+#include "train/stop_signal.h"
+
+namespace mixtral {
+namespace {
+
+using nlohmann::ordered_json;
+
+bool whole_records(const TrainOptions& o) { return o.pack == "off" && o.windows == "documents"; }
+
+int64_t resident_bytes() {
+  long pages = 0, resident = 0;
+  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
+    if (std::fscanf(file, "%ld %ld", &pages, &resident) != 2) resident = 0;
+    std::fclose(file);
+  }
+  return int64_t{resident} * ::sysconf(_SC_PAGESIZE);
+}
+
+void print_sample(const TrainOptions& o, const TrainingSetup& setup, ordered_json& json) {
+  if (!setup.tokenizer || o.sample_tokens == 0) return;
+  Generator generator(setup.backend, setup.model);
+  const auto prompt = prompt_tokens(*setup.tokenizer, o.sample_prompt);
+  const int64_t room = generator.context() - static_cast<int64_t>(prompt.size());
+  if (prompt.empty() || room < 1) return;
+  if (!o.common.json) fmt::print("sample:\n{}", o.sample_prompt);
+  const auto text = generate_after_training(generator, *setup.tokenizer, o.sample_prompt,
+                                            std::min(o.sample_tokens, room), o.common.seed,
+                                            [&](std::string_view piece) {
+                                              if (!o.common.json)
+                                                std::fwrite(piece.data(), 1, piece.size(), stdout);
+                                            });
+  json["sample"] = o.sample_prompt + text.text;
+}
+
+ordered_json result_json(const TrainOptions& o, const TrainingSetup& setup,
+                         const TrainResult& result) {
+  ordered_json json;
+  json["run"] = o.out;
+  json["stopped"] = result.reason == TrainResult::Reason::finished         ? "finished"
+                    : result.reason == TrainResult::Reason::no_improvement ? "no improvement"
+                                                                           : "signal";
+  json["step"] = result.step;
+  json["tokens"] = result.tokens;
+  json["skipped"] = result.skipped;
+  json["train_loss"] = result.train_loss;
+  if (result.val_loss) json["val_loss"] = *result.val_loss;
+  if (result.best)
+    json["best"] = {{"step", result.best->step}, {"val_loss", result.best->val_loss}};
+  if (result.test_loss) {
+    json["test_loss"] = *result.test_loss;
+    if (setup.perplexity) json["test_perplexity"] = std::exp(*result.test_loss);
+    for (const auto& [name, value] : result.test_more) json["test_" + name] = value;
+  }
+  if (result.checkpoint) json["checkpoint"] = result.checkpoint->path.string();
+  json["planned_bytes"] = setup.planned_bytes;
+  json["peak_bytes"] = peak_memory(setup.backend);
+  json["seconds"] = result.seconds;
+  return json;
+}
+
+void print_result(const TrainingSetup& setup, const TrainResult& result) {
+  auto loss_text = [&](double loss) {
+    return setup.perplexity ? fmt::format("{:.4f}, perplexity {:.3f}", loss, std::exp(loss))
+                            : fmt::format("{:.4f}", loss);
+  };
+  fmt::print("{} steps, {} tokens in {}\n", result.step, result.tokens,
+             format_duration(result.seconds));
+  fmt::print("training loss {:.4f}\n", result.train_loss);
+  if (result.best)
+    fmt::print("best validation loss {}, at step {}\n", loss_text(result.best->val_loss),
+               result.best->step);
+  if (result.test_loss) fmt::print("test loss {}\n", loss_text(*result.test_loss));
+  for (const auto& [name, value] : result.test_more) fmt::print("test {} {:.4f}\n", name, value);
+  if (result.checkpoint) fmt::print("{}: {}\n", setup.result, result.checkpoint->path.string());
+}
+
+}  // namespace
+
+void choose_context(TrainOptions& o, const ModelConfig& config) {
+  if (o.context) return;
+  o.context =
+      whole_records(o) ? config.max_positions : std::min(config.max_positions, defaults::kContext);
+}
+
+int64_t planned_context(const TrainOptions& o, const TrainingData& data) {
+  return whole_records(o) || data.train.is_paired() ? std::min(*o.context, data.longest())
+                                                    : *o.context;
+}
+
+RunDirectory::Open open_mode(const TrainOptions& o) {
+  return o.resuming    ? RunDirectory::Open::continued
+         : o.overwrite ? RunDirectory::Open::replace
+                       : RunDirectory::Open::fresh;
+}
+
+TrainingMemory require_training_memory(const Backend& backend, const TrainingShape& shape) {
+  const auto planner = make_planning_backend(&backend);
+  MemoryPlan plan = plan_training(*planner, shape);
+  const int64_t arena = plan.bytes_of("activations") + plan.bytes_of("logits, a slice");
+  if (!backend.name().starts_with("cuda"))
+    plan.items.push_back({"program and data", resident_bytes()});
+  require_memory(*planner, shape, plan, backend.memory());
+  return {.arena = arena, .planned = plan.total()};
+}
+
+void train_and_report(const TrainOptions& o, const TrainSettings& settings,
+                      const TrainingSetup& setup) {
+  std::optional<CorpusSource> validation, test;
+  if (setup.data.validation)
+    validation.emplace(*setup.data.validation, o.batch_options(Split::val));
+  if (setup.data.test) test.emplace(*setup.data.test, o.batch_options(Split::test));
+
+  TrainResult result;
+  {
+    TrainProgress progress(o.common, setup.run.path());
+    const StopSignal stop;
+    Trainer trainer({.ctx = setup.ctx,
+                     .criterion = setup.criterion,
+                     .model = setup.trained,
+                     .train = setup.train,
+                     .validation = validation ? &*validation : nullptr,
+                     .test = test ? &*test : nullptr,
+                     .run = setup.run,
+                     .observer = progress,
+                     .stop_signal = [&] { return stop.arrived(); }},
+                    settings);
+    if (o.resuming) trainer.resume();
+    write_file(setup.run.config_path(),
+               setup.config_text + run_info_text(setup.backend, setup.data, setup.tokenizer));
+    progress.say(
+        fmt::format("{}; {} steps of {} x {} x {} tokens; lr {:.2e} {}; about {} of "
+                    "memory; {}",
+                    setup.subject, *o.iterations, o.accumulation, o.batch_size, *o.context, *o.lr,
+                    o.schedule, format_bytes(setup.planned_bytes), setup.backend.description()));
+    result = trainer.run();
+    progress.draw();
+    if (result.signal != 0) {
+      progress.say(
+          fmt::format("stopped by signal {} after step {}; continue with: mixtral {} --resume {}",
+                      result.signal, result.step, setup.command, o.out));
+      throw ExitStatus{128 + result.signal};
+    }
+  }
+  ordered_json json = result_json(o, setup, result);
+  if (!o.common.json) print_result(setup, result);
+  print_sample(o, setup, json);
+  if (o.common.json)
+    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+}
+
+}  // namespace mixtral
