@@ -1,0 +1,369 @@
+// finetune, merge and the preference loss from the command line on.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "base/random.h"
+#include "cli/common.h"
+#include "io/checksum.h"
+#include "model/adapter_file.h"
+#include "model/checkpoint.h"
+#include "tests/support/files.h"
+#include "tests/support/fixtures.h"
+#include "train/checkpoint_store.h"
+#include "train/metrics.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+using Arguments = std::vector<std::string>;
+using testing::fixtures;
+
+struct Outcome {
+  int code = 0;
+  std::string out, err;
+};
+
+Outcome run(Arguments arguments) {
+  arguments.insert(arguments.begin(), "mixtral");
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  Outcome outcome;
+  outcome.code = run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
+  std::fflush(nullptr);
+  outcome.out = ::testing::internal::GetCapturedStdout();
+  outcome.err = ::testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+/// A very small model with random weights, rows of ids and preference pairs.
+class Finetune : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ModelConfig config;
+    config.vocab_size = 32;
+    config.hidden_size = 16;
+    config.intermediate_size = 16;
+    config.num_layers = 2;
+    config.num_heads = 2;
+    config.num_kv_heads = 1;
+    config.head_dim = 8;
+    config.num_experts = 4;
+    config.experts_per_token = 2;
+    config.max_positions = 32;
+    save(config, Dtype::f32, "base");
+    save(config, Dtype::bf16, "narrow");
+    std::string rows, pairs;
+    for (int i = 0; i < 12; ++i) {
+      rows += fmt::format("{{\"input_ids\": [{0}, {0}, {1}, {2}, {1}]}}\n", i, i + 1, i + 2);
+      pairs += fmt::format(
+          "{{\"prompt_ids\": [{0}, {0}], \"chosen_ids\": [{1}, {2}], \"rejected_ids\": [3]}}\n", i,
+          i + 5, i + 6);
+    }
+    write_file(path("rows.jsonl"), rows);
+    write_file(path("pairs.jsonl"), pairs);
+  }
+
+  void save(ModelConfig config, Dtype dtype, const std::string& name) {
+    const auto backend = make_backend("cpu", 1);
+    config.dtype = dtype;
+    Mixtral model(*backend, config, {});
+    nn::initialise(*backend, model.parameters(), {.seed = 4, .deviation = 0.1});
+    fs::create_directories(path(name));
+    save_model(*backend, model, path(name), dtype);
+  }
+
+  std::string path(const std::string& name) const { return (scratch_.path() / name).string(); }
+
+  Arguments flags(const std::string& out, const Arguments& more) const {
+    Arguments all{
+        "finetune", "--model",      path("base"), "--data", path("rows.jsonl"), "--out", path(out),
+        "--device", "cpu",          "--threads",  "1",      "--pack",           "off",   "--lr",
+        "1e-2",     "--batch-size", "2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  fs::path checkpoint(const std::string& out, int step) const {
+    return scratch_.path() / out / "checkpoints" / fmt::format("step-{:08}", step);
+  }
+  static ModelConfig config_of(const std::string& model) { return ModelConfig::load(model); }
+
+  TemporaryDirectory scratch_;
+};
+
+TEST_F(Finetune, AResumedRunEndsWithTheBitsOfTheUninterruptedOne) {
+  const Arguments more{"--targets",   "all", "--dropout",   "0.3", "--grad-accumulation", "2",
+                       "--iters",     "6",   "--log-every", "2",   "--save-every",        "3",
+                       "--keep-last", "9"};
+  ASSERT_EQ(run(flags("whole", more)).code, 0);
+  ASSERT_EQ(run(flags("torn", more)).code, 0);
+  fs::remove_all(checkpoint("torn", 6));
+  const Outcome resumed = run({"finetune", "--resume", path("torn")});
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  for (const char* file : {"adapter_model.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(checksum_file(checkpoint("torn", 6) / file).hex(),
+              checksum_file(checkpoint("whole", 6) / file).hex())
+        << file;
+}
+
+TEST_F(Finetune, DropoutChangesTrainingAndTheSeedDecidesHow) {
+  auto weights = [&](const std::string& out, const Arguments& more) {
+    Arguments all{"--iters", "2", "--targets", "attention"};
+    all.insert(all.end(), more.begin(), more.end());
+    EXPECT_EQ(run(flags(out, all)).code, 0);
+    return checksum_file(checkpoint(out, 2) / "adapter_model.safetensors").hex();
+  };
+  const std::string plain = weights("a", {});
+  const std::string dropped = weights("b", {"--dropout", "0.5"});
+  EXPECT_NE(dropped, plain);
+  EXPECT_EQ(weights("c", {"--dropout", "0.5"}), dropped);
+}
+
+TEST_F(Finetune, TunesTheChosenExpertsAloneAndSaysSoToPeft) {
+  const Outcome o = run(flags("run", {"--targets", "experts", "--experts", "3,1", "--iters", "2"}));
+  ASSERT_EQ(o.code, 0) << o.err;
+  const AdapterFile file = AdapterFile::load(checkpoint("run", 2), config_of(path("base")));
+  ASSERT_EQ(file.modules.size(), 6u);  // w1, w2, w3 of two layers
+  for (const AdapterModule& module : file.modules)
+    EXPECT_EQ(module.experts, (std::vector<int64_t>{1, 3}));
+  const Json config = Json::load(checkpoint("run", 2) / "adapter_config.json");
+  EXPECT_EQ(config.at("target_modules").items().front().as_string(),
+            "layers.0.block_sparse_moe.experts.1.w1");
+}
+
+TEST_F(Finetune, TakesTheBusiestExpertsOfEachLayer) {
+  const Outcome o = run(flags("run", {"--targets", "w2", "--experts", "top:1", "--iters", "1"}));
+  ASSERT_EQ(o.code, 0) << o.err;
+  const AdapterFile file = AdapterFile::load(checkpoint("run", 1), config_of(path("base")));
+  for (const AdapterModule& module : file.modules) EXPECT_EQ(module.experts.size(), 1u);
+  EXPECT_NE(o.err.find("layer 1: tuning experts"), std::string::npos) << o.err;
+}
+
+TEST_F(Finetune, LastLayersAndRanksOfTargetsAreWritten) {
+  ASSERT_EQ(run(flags("run", {"--targets", "q_proj,gate", "--num-layers", "1", "--rank", "4",
+                              "--alpha", "6", "--target-ranks", "gate=2", "--iters", "1"}))
+                .code,
+            0);
+  const AdapterFile file = AdapterFile::load(checkpoint("run", 1), config_of(path("base")));
+  ASSERT_EQ(file.modules.size(), 2u);
+  EXPECT_EQ(file.modules[0].layer, 1);
+  EXPECT_EQ(file.modules[0].rank, 4);
+  EXPECT_EQ(file.modules[0].scale, 1.5);
+  EXPECT_EQ(file.modules[1].rank, 2);
+  EXPECT_EQ(file.modules[1].scale, 3);
+}
+
+TEST_F(Finetune, ABaseIn16BitsIsTunedAsItIs) {
+  Arguments all = flags("run", {"--iters", "3"});
+  all[2] = path("narrow");
+  const Outcome o = run(all);
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(std::isfinite(read_metrics(scratch_.path() / "run" / "metrics.jsonl").back().loss));
+}
+
+TEST_F(Finetune, FullTuningOfTheLastLayerLeavesTheRestAlone) {
+  ASSERT_EQ(run(flags("run",
+                      {"--method", "full", "--num-layers", "1", "--freeze-router", "--iters", "2"}))
+                .code,
+            0);
+  const SafetensorsFile before(fs::path(path("base")) / "model.safetensors");
+  const SafetensorsFile after(checkpoint("run", 2) / "model.safetensors");
+  for (const auto& entry : before.entries()) {
+    const bool tuned = entry.name.starts_with("model.layers.1.") &&
+                       entry.name.find("gate.weight") == std::string::npos;
+    const bool same =
+        testing::read_values(before, entry.name) == testing::read_values(after, entry.name);
+    EXPECT_NE(same, tuned) << entry.name;
+  }
+}
+
+TEST_F(Finetune, PreferencesAreLearntByAdapterAndInFull) {
+  for (const char* method : {"dpo", "dpo-full"}) {
+    Arguments all = flags(method, {"--method", method, "--iters", "20", "--log-every", "20"});
+    all[4] = path("pairs.jsonl");
+    const Outcome o = run(all);
+    ASSERT_EQ(o.code, 0) << o.err;
+    const auto lines = read_metrics(scratch_.path() / method / "metrics.jsonl");
+    EXPECT_NEAR(lines.front().loss, std::log(2.0), 1e-6) << method;
+    EXPECT_LT(lines.back().loss, lines.front().loss) << method;
+    ASSERT_FALSE(lines.back().more.empty());
+    EXPECT_EQ(lines.back().more[0].first, "margin");
+    EXPECT_GT(lines.back().more[0].second, 0);
+  }
+}
+
+TEST_F(Finetune, ARunOfAnAdapterIsAModelWithItsBase) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  const Outcome by_run =
+      run({"generate", "--model", path("run"), "--ids", "1,2,3", "-n", "4", "--temp", "0", "-q"});
+  const Outcome by_parts =
+      run({"generate", "--model", path("base"), "--adapter", checkpoint("run", 2).string(), "--ids",
+           "1,2,3", "-n", "4", "--temp", "0", "-q"});
+  ASSERT_EQ(by_run.code, 0) << by_run.err;
+  EXPECT_EQ(by_run.out, by_parts.out);
+}
+
+TEST_F(Finetune, MergedItIsTheSameModel) {
+  ASSERT_EQ(run(flags("run", {"--iters", "4", "--targets", "all,lm_head"})).code, 0);
+  const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--out",
+                         path("merged"), "--json"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json json = Json::parse(o.out, "stdout");
+  EXPECT_EQ(json.at("changed").as_int(), 2 * (4 + 1 + 12) + 1);
+  EXPECT_LT(json.at("logits_difference").as_double(), 1e-5);
+  EXPECT_NE(
+      run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", path("merged")})
+          .err.find("--overwrite"),
+      std::string::npos);
+  // Half and half of the same adapter is that adapter.
+  ASSERT_EQ(run({"merge", "--model", path("base"), "--adapter", path("run") + ":0.5", "--adapter",
+                 path("run") + ":0.5", "--out", path("halves")})
+                .code,
+            0);
+  const SafetensorsFile one(fs::path(path("merged")) / "model.safetensors");
+  const SafetensorsFile two(fs::path(path("halves")) / "model.safetensors");
+  for (const auto& entry : one.entries())
+    EXPECT_LE(testing::relative_error(testing::read_values(two, entry.name),
+                                      testing::read_values(one, entry.name)),
+              1e-6)
+        << entry.name;
+}
+
+TEST_F(Finetune, ErrorsNameWhatIsWrong) {
+  struct Wrong {
+    Arguments flags;
+    int code;
+    const char* says;
+  };
+  const std::vector<Wrong> table{
+      {{"--targets", "qproj"}, 2, "q_proj"},
+      {{"--experts", "1"}, 2, "w1, w2 or w3"},
+      {{"--targets", "w1", "--experts", "9"}, 2, "4 experts"},
+      {{"--targets", "w1", "--experts", "top:x"}, 2, "top:N"},
+      {{"--method", "full", "--rank", "2"}, 2, "--rank"},
+      {{"--beta", "1"}, 2, "--method dpo"},
+      {{"--method", "dpo"}, 1, "no preference pairs"},
+      {{"--adapter", path("nowhere")}, 1, "no such directory"},
+      {{"--target-ranks", "q_proj:8"}, 2, "q_proj=8"},
+      {{"--context", "1000"}, 2, "32 positions"},
+  };
+  for (const Wrong& wrong : table) {
+    const Outcome o = run(flags("run", wrong.flags));
+    EXPECT_EQ(o.code, wrong.code) << wrong.flags[1] << ": " << o.err;
+    EXPECT_NE(o.err.find(wrong.says), std::string::npos) << o.err;
+    EXPECT_FALSE(fs::exists(path("run"))) << wrong.flags[0];
+  }
+}
+
+class PeftFixture : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(PeftFixture, TenLossesAgree) {
+  const fs::path directory = fixtures() / GetParam();
+  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+  const TemporaryDirectory scratch;
+  const auto rows = testing::read_batch(directory / "data.jsonl").sequences();
+  const Outcome o = run({"finetune",
+                         "--model",
+                         (directory / "base").string(),
+                         "--data",
+                         (directory / "data.jsonl").string(),
+                         "--out",
+                         (scratch.path() / "run").string(),
+                         "--method",
+                         "lora",
+                         "--adapter",
+                         (directory / "adapter").string(),
+                         "--iters",
+                         "10",
+                         "--batch-size",
+                         std::to_string(rows),
+                         "--pack",
+                         "off",
+                         "--shuffle",
+                         "off",
+                         "--dtype",
+                         "fp32",
+                         "--lr",
+                         "1e-3",
+                         "--schedule",
+                         "constant",
+                         "--warmup",
+                         "0",
+                         "--beta1",
+                         ".9",
+                         "--beta2",
+                         ".999",
+                         "--adam-eps",
+                         "1e-8",
+                         "--weight-decay",
+                         "0",
+                         "--grad-clip",
+                         "0",
+                         "--aux-loss",
+                         "hf",
+                         "--aux-coef",
+                         ".02",
+                         "--log-every",
+                         "1",
+                         "--device",
+                         "cpu",
+                         "-q"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json expected = Json::load(directory / "expected.json");
+  const auto& losses = expected.at("adamw").at("losses").items();
+  const auto lines = read_metrics(scratch.path() / "run" / "metrics.jsonl");
+  ASSERT_EQ(lines.size(), losses.size());
+  for (size_t i = 0; i < lines.size(); ++i)
+    EXPECT_NEAR(lines[i].loss, losses[i].as_double(), 1e-4) << "step " << i + 1;
+  const AdapterFile written =
+      AdapterFile::load(scratch.path() / "run" / "checkpoints" / "step-00000010",
+                        ModelConfig::load(directory / "base"));
+  EXPECT_FALSE(written.modules.empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PeftFixture,
+                         ::testing::Values("lora-qv", "lora-attention-rs", "lora-experts"),
+                         [](const auto& c) {
+                           std::string name = c.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(PreferenceFixture, LossesLogProbabilitiesAndGradientsAgree) {
+  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+  const fs::path directory = fixtures() / "dpo";
+  const TemporaryDirectory scratch;
+  const fs::path gradients = scratch.path() / "gradients.safetensors";
+  const Outcome o =
+      run({"inspect", "gradients", "--method", "dpo", "--model", (directory / "policy").string(),
+           "--reference", (directory / "reference").string(), "--beta", ".1", "--label-smoothing",
+           ".1", "--data", (directory / "data.jsonl").string(), "--out", gradients.string(),
+           "--json", "--device", "cpu"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json json = Json::parse(o.out, "stdout");
+  const Json expected = Json::load(directory / "expected.json");
+  EXPECT_NEAR(json.at("loss").as_double(), expected.at("loss_smoothed").as_double(), 1e-5);
+  const auto& rows = json.at("rows").items();
+  const auto& expected_rows = expected.at("rows").items();
+  ASSERT_EQ(rows.size(), expected_rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (const char* key :
+         {"policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"})
+      EXPECT_NEAR(rows[i].at(key).as_double(), expected_rows[i].at(key).as_double(), 1e-4) << key;
+    EXPECT_NEAR(rows[i].at("loss").as_double(), expected_rows[i].at("loss_smoothed").as_double(),
+                1e-5);
+  }
+  const SafetensorsFile actual(gradients), reference(directory / "expected.safetensors");
+  for (const auto& entry : reference.entries())
+    EXPECT_LE(testing::relative_error(testing::read_values(actual, entry.name.substr(5)),
+                                      testing::read_values(reference, entry.name)),
+              2e-4)
+        << entry.name;
+}
+
+}  // namespace
+}  // namespace mixtral
