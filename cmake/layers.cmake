@@ -8,6 +8,10 @@ target_compile_options(mixtral_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
                               -ffp-contract=off>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${MIXTRAL_WERROR}>>:-Werror>)
+# libstdc++ 12's std::stable_sort uses what clang 19 knows as deprecated.
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  target_compile_options(mixtral_flags INTERFACE -Wno-deprecated-declarations)
+endif()
 if(MIXTRAL_SANITIZE)
   target_compile_options(mixtral_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MIXTRAL_SANITIZE} -fno-omit-frame-pointer
