@@ -62,4 +62,32 @@ void settle_adapter(std::string& model, std::string& adapter) {
   model = base->as_string();
 }
 
+OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
+                             const std::string& model, const std::string& adapter,
+                             int64_t context) {
+  const ModelConfig config = model_config(model);
+  const Precision precision =
+      choose_precision(common.dtype, backend, Purpose::inference, config.dtype);
+  OpenModel open;
+  open.model = open_model(backend, model,
+                          {.weights = precision.weights,
+                           .compute = precision.compute,
+                           .context = context,
+                           .rope_frequencies = common.rope_dtype()},
+                          common.seed);
+  if (!adapter.empty())
+    open.adapter = std::make_unique<Adapter>(
+        backend, *open.model, AdapterFile::load(adapter, config), Adapter::Options{});
+  return open;
+}
+
+std::optional<ChatTemplate> find_chat_template(const std::string& model,
+                                               const std::string& adapter) {
+  if (!adapter.empty())
+    if (const auto noted = find_chat_template_name(adapter)) return noted;
+  std::error_code error;
+  if (is_builtin_config(model) && !fs::exists(model, error)) return std::nullopt;
+  return find_chat_template_name(resolve_model(model));
+}
+
 }  // namespace mixtral

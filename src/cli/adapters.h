@@ -1,7 +1,13 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
+
+#include "cli/common.h"
+#include "model/adapter.h"
+#include "text/chat_template.h"
 
 namespace mixtral {
 
@@ -13,5 +19,18 @@ std::filesystem::path resolve_adapter(const std::string& adapter);
 /// that adapter, and `model` the base that it was trained on. Otherwise changes nothing. Throws
 /// Error when the base is not known, or not where it was.
 void settle_adapter(std::string& model, std::string& adapter);
+
+/// A model for inference, and the adapter on it, if any.
+struct OpenModel {
+  std::unique_ptr<Mixtral> model;
+  std::unique_ptr<Adapter> adapter;  // goes before the model
+};
+/// Opens what --model and --adapter (may be empty) name, with room for `context` tokens.
+OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
+                             const std::string& model, const std::string& adapter, int64_t context);
+
+/// The chat template that the adapter, or else the model, was trained with, where it says so.
+std::optional<ChatTemplate> find_chat_template(const std::string& model,
+                                               const std::string& adapter);
 
 }  // namespace mixtral

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/threads.h"
 #include "cli/commands.h"
 #include "data/check.h"
@@ -116,6 +117,13 @@ void add_stories(CLI::App& parent) {
     }
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (files.questions > 0) {  // for mixtral evaluate --exact-match
+      const ordered_json chance{{"guess", summary.chance.guess()},
+                                {"most_common", summary.chance.most_common()},
+                                {"last_mentioned", summary.chance.last_mentioned()}};
+      write_file(std::filesystem::path(options->out) / "finetune_data" / "chance.json",
+                 chance.dump() + "\n");
+    }
     if (options->json) {
       ordered_json json{{"out", options->out}, {"seed", files.seed}};
       for (Split split : kSplits) {

@@ -1,17 +1,108 @@
 #include "cli/evaluate_command.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/adapters.h"
 #include "cli/scoring.h"
 #include "eval/evaluate.h"
+#include "eval/exact_match.h"
 
 namespace mixtral {
 namespace {
 
 using nlohmann::ordered_json;
+
+struct EvaluateOptions : ScoringOptions {
+  bool exact_match = false;
+  std::string response_marker = "###Assistant:", chat_template;
+  int64_t limit = 0, max_tokens = 32, show = 0;
+};
+
+/// The chance levels that `mixtral data stories` leaves beside its questions, where there are any.
+std::vector<std::pair<std::string, double>> known_chance(const std::filesystem::path& file) {
+  const std::filesystem::path note = file.parent_path() / "chance.json";
+  std::vector<std::pair<std::string, double>> chance;
+  std::error_code error;
+  if (!std::filesystem::exists(note, error)) return chance;
+  const Json json = Json::load(note, {.bytes = 1 << 16, .depth = 4});
+  for (const auto& [name, value] : json.members()) chance.emplace_back(name, value.as_double());
+  return chance;
+}
+
+/// What a chance level is of, in words.
+std::string chance_text(const std::string& name) {
+  if (name == "one_answer") return "always the most common answer of these";
+  if (name == "guess") return "a guess among the answers that the story offers";
+  if (name == "most_common") return "always the most common answer to such a question";
+  if (name == "last_mentioned") return "the answer mentioned last";
+  return name;
+}
+
+void run_exact_match(const EvaluateOptions& given) {
+  EvaluateOptions o = given;
+  settle_adapter(o.model, o.adapter);
+  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
+  if (!tokenizer)
+    throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer", o.model));
+  const ModelConfig config = model_config(o.model);
+  QuestionRules rules;
+  rules.response_marker = o.response_marker;
+  rules.records.vocab_size = config.vocab_size;
+  if (!o.chat_template.empty())
+    rules.records.chat_template = parse_chat_template(o.chat_template);
+  else if (const auto noted = find_chat_template(o.model, o.adapter))
+    rules.records.chat_template = *noted;
+  const std::filesystem::path file = scored_file(o);
+  const auto questions = read_questions(file, *tokenizer, rules, o.limit);
+  int64_t longest = 0;
+  for (const ExactQuestion& question : questions)
+    longest = std::max(longest, static_cast<int64_t>(question.prompt.size()));
+  const auto backend = o.common.open_device();
+  const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter,
+                                            std::min(longest + o.max_tokens, config.max_positions));
+  Generator generator(*backend, *open.model);
+  const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
+  const auto start = std::chrono::steady_clock::now();
+  const ExactMatch result =
+      exact_match(generator, *tokenizer, questions,
+                  {.max_tokens = o.max_tokens, .stop_ids = config.eos_ids}, [&](int64_t done) {
+                    if (terminal)
+                      fmt::print(stderr, "\r{} of {} questions", done, questions.size());
+                  });
+  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  auto chance = known_chance(file);
+  chance.emplace_back("one_answer", most_common_share(questions));
+  if (o.common.json) {
+    ordered_json json{{"exact_match", result.share()},
+                      {"right", result.right},
+                      {"questions", questions.size()},
+                      {"chance", ordered_json::object()},
+                      {"seconds", seconds}};
+    for (const auto& [name, value] : chance) json["chance"][name] = value;
+    json["answers"] = ordered_json::array();
+    for (size_t i = 0; i < questions.size(); ++i)
+      json["answers"].push_back({{"expected", questions[i].answer},
+                                 {"given", result.answers[i].given},
+                                 {"right", result.answers[i].right}});
+    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    return;
+  }
+  for (size_t i = 0; i < questions.size() && static_cast<int64_t>(i) < o.show; ++i)
+    fmt::print("{}\n  expected  {}\n  given     {}{}\n", questions[i].text, questions[i].answer,
+               result.answers[i].given, result.answers[i].right ? "" : "   (wrong)");
+  fmt::print("exact match    {:.1f}% ({} of {} questions)\n", 100 * result.share(), result.right,
+             questions.size());
+  for (const auto& [name, value] : chance)
+    fmt::print("without reading {:.1f}%: {}\n", 100 * value, chance_text(name));
+  fmt::print("{:.1f} questions a second\n", static_cast<double>(questions.size()) / seconds);
+}
 
 void run_evaluate(const ScoringOptions& o) {
   Scoring s = open_scoring(o, false);
@@ -49,12 +140,42 @@ void run_evaluate(const ScoringOptions& o) {
 }  // namespace
 
 void add_evaluate_command(CLI::App& app) {
-  auto o = std::make_shared<ScoringOptions>();
+  auto o = std::make_shared<EvaluateOptions>();
   CLI::App* command = app.add_subcommand("evaluate", "Loss and perplexity of a model on data");
   command->footer(
-      "Example: mixtral evaluate --model runs/first --data data/pretrain_data --split test\n");
+      "Examples:\n"
+      "  mixtral evaluate --model runs/first --data data/pretrain_data --split test\n"
+      "  mixtral evaluate --model runs/qa --data data/finetune_data --split test --exact-match\n");
   o->add_to(*command, "on");
-  command->callback([o] { run_evaluate(*o); });
+  const char* group = "Exact match";
+  command
+      ->add_flag("--exact-match", o->exact_match,
+                 "Answer the data's questions with the most probable tokens, and count the answers "
+                 "that are right to the letter")
+      ->group(group);
+  command
+      ->add_option("--response-marker", o->response_marker,
+                   "What precedes the answer in {\"text\"}")
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--chat-template", o->chat_template,
+                   "Of {\"messages\"}: mistral-v1, mistral-hf-old or seed (default: the model's)")
+      ->group(group);
+  command->add_option("--limit", o->limit, "Ask the first so many questions only; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command->add_option("-n,--max-tokens", o->max_tokens, "Tokens of an answer, at most")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->group(group);
+  command->add_option("--show", o->show, "Print the first so many questions and answers")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command->callback([o] {
+    if (o->exact_match) return run_exact_match(*o);
+    run_evaluate(*o);
+  });
 }
 
 }  // namespace mixtral

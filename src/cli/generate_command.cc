@@ -9,9 +9,9 @@
 
 #include "cli/adapters.h"
 #include "cli/common.h"
+#include "cli/sampling_options.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
-#include "model/adapter.h"
 
 namespace mixtral {
 namespace {
@@ -21,19 +21,16 @@ using nlohmann::ordered_json;
 struct GenerateOptions {
   CommonOptions common;
   std::string model, adapter, tokenizer, method = "generate", prompt, ids, out;
-  int64_t max_tokens = 256, context = 0, top = 5, repeat_last_n = 64;
-  float temperature = 0.8f, top_p = 1, min_p = 0, repeat_penalty = 1;
-  int32_t top_k = 0;
-  std::vector<std::string> stop;
-  bool log_probabilities = false, ignore_eos = false;
+  SamplingOptions sampling;
+  int64_t context = 0, top = 5;
+  bool log_probabilities = false;
 };
 
 /// Everything a method needs, opened.
 struct Session {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
-  std::unique_ptr<Mixtral> model;
-  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
+  OpenModel open;
   std::unique_ptr<Generator> generator;
   std::vector<int32_t> prompt;
 };
@@ -58,40 +55,20 @@ Session open_session(const GenerateOptions& given) {
   }
   s.backend = o.common.open_device();
   const ModelConfig config = model_config(o.model);
-  const Precision precision =
-      choose_precision(o.common.dtype, *s.backend, Purpose::inference, config.dtype);
   if (s.tokenizer && s.tokenizer->vocab_size() > config.vocab_size)
     throw Error(
         fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
                     "not belong together",
                     s.tokenizer->vocab_size(), config.vocab_size));
-  const auto needed = static_cast<int64_t>(s.prompt.size()) + o.max_tokens;
+  const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
   const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
-  s.model = open_model(*s.backend, o.model,
-                       {.weights = precision.weights,
-                        .compute = precision.compute,
-                        .context = context,
-                        .rope_frequencies = o.common.rope_dtype()},
-                       o.common.seed);
-  if (!o.adapter.empty())
-    s.adapter = std::make_unique<Adapter>(*s.backend, *s.model,
-                                          AdapterFile::load(o.adapter, config), Adapter::Options{});
-  s.generator = std::make_unique<Generator>(*s.backend, *s.model);
+  s.open = open_for_inference(*s.backend, o.common, o.model, o.adapter, context);
+  s.generator = std::make_unique<Generator>(*s.backend, *s.open.model);
   return s;
 }
 
-GenerationOptions token_options(const GenerateOptions& o, const Session& s) {
-  GenerationOptions options;
-  options.sampling.temperature = o.temperature;
-  options.sampling.top_k = o.top_k;
-  options.sampling.top_p = o.top_p;
-  options.sampling.min_p = o.min_p;
-  options.sampling.repeat_penalty = o.repeat_penalty;
-  options.sampling.seed = o.common.seed;
-  options.repeat_last_n = o.repeat_last_n;
-  options.max_tokens = o.max_tokens;
-  if (!o.ignore_eos) options.stop_ids = s.model->config().eos_ids;
-  return options;
+TextOptions text_options(const GenerateOptions& o, const Session& s) {
+  return o.sampling.text_options(o.common.seed, s.open.model->config().eos_ids);
 }
 
 std::string readable(const Tokenizer* tokenizer, int32_t id) {
@@ -100,7 +77,7 @@ std::string readable(const Tokenizer* tokenizer, int32_t id) {
 
 void run_generate(const GenerateOptions& o) {
   Session s = open_session(o);
-  TextOptions options{.tokens = token_options(o, s), .stop = o.stop};
+  const TextOptions options = text_options(o, s);
   const bool stream = !o.common.json && s.tokenizer;
   if (stream && !o.prompt.empty()) fmt::print("{}", o.prompt);
   const GeneratedText result =
@@ -141,7 +118,7 @@ void run_generate(const GenerateOptions& o) {
 
 void run_raw(const GenerateOptions& o) {
   Session s = open_session(o);
-  const int64_t vocabulary = s.model->config().vocab_size;
+  const int64_t vocabulary = s.open.model->config().vocab_size;
   std::vector<float> logits = generate_raw(*s.generator, s.prompt, vocabulary);
   const auto rows = static_cast<int64_t>(s.prompt.size());
   if (!o.out.empty()) {
@@ -170,7 +147,8 @@ void run_raw(const GenerateOptions& o) {
 
 void run_one_token(const GenerateOptions& o) {
   Session s = open_session(o);
-  const GeneratedToken token = generate_one_token(*s.generator, s.prompt, token_options(o, s));
+  const GeneratedToken token =
+      generate_one_token(*s.generator, s.prompt, text_options(o, s).tokens);
   if (o.common.json) {
     ordered_json json{{"id", token.id}, {"logprob", token.log_probability}};
     if (s.tokenizer) json["token"] = s.tokenizer->label(token.id);
@@ -183,8 +161,8 @@ void run_one_token(const GenerateOptions& o) {
 
 void run_one_god_damn_token(const GenerateOptions& o) {
   Session s = open_session(o);
-  const auto ranked =
-      just_generate_one_god_damn_token(*s.generator, s.prompt, s.model->config().vocab_size, o.top);
+  const auto ranked = just_generate_one_god_damn_token(*s.generator, s.prompt,
+                                                       s.open.model->config().vocab_size, o.top);
   if (o.common.json) {
     ordered_json json;
     json["prompt_ids"] = s.prompt;
@@ -211,8 +189,8 @@ void run_one_god_damn_token(const GenerateOptions& o) {
 void run_after_training(const GenerateOptions& o) {
   Session s = open_session(o);
   if (!s.tokenizer) throw UsageError("--method generate_after_training needs a tokenizer");
-  generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.max_tokens, o.common.seed,
-                          [](std::string_view text) {
+  generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.sampling.max_tokens,
+                          o.common.seed, [](std::string_view text) {
                             std::fwrite(text.data(), 1, text.size(), stdout);
                             std::fflush(stdout);
                           });
@@ -241,31 +219,9 @@ void add_generate_command(CLI::App& app) {
                              "just_generate_one_god_damn_token", "generate_after_training"}));
   command->add_option("-p,--prompt", o->prompt, "The text to continue");
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
-  command->add_option("-n,--max-tokens", o->max_tokens, "New tokens, at most")
-      ->capture_default_str()
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  o->sampling.add_to(*command);
   command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--temp,--temperature", o->temperature, "0: always the most probable token")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0f, 100.0f));
-  command->add_option("--top-k", o->top_k, "Draw from the k most probable tokens; 0: all")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", o->top_p, "Draw from the fewest tokens with this probability")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0f, 1.0f));
-  command->add_option("--min-p", o->min_p, "Drop tokens below this share of the best one's")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0f, 1.0f));
-  command->add_option("--repeat-penalty", o->repeat_penalty, "Above 1: discourage recent tokens")
-      ->capture_default_str()
-      ->check(CLI::Range(0.01f, 100.0f));
-  command->add_option("--repeat-last-n", o->repeat_last_n, "Tokens that the penalty looks back on")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 1 << 20));
-  command->add_option("--stop", o->stop, "Text that ends the generation (may be repeated)");
-  command->add_flag("--ignore-eos", o->ignore_eos, "Go on past the end-of-text token");
   command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");
   command->add_option("--top", o->top, "How many tokens tables show")
       ->capture_default_str()

@@ -55,9 +55,7 @@ Objective ScoringOptions::objective(const ModelConfig& config) const {
   return result;
 }
 
-namespace {
-
-std::filesystem::path data_file(const ScoringOptions& o) {
+std::filesystem::path scored_file(const ScoringOptions& o) {
   const DataFiles files = DataFiles::find(o.data);
   if (files.single) return files.train;
   const Split split = o.split == "train"  ? Split::train
@@ -67,8 +65,6 @@ std::filesystem::path data_file(const ScoringOptions& o) {
     throw Error(fmt::format("{}: has no {} split; choose another with --split", o.data, o.split));
   return files[split];
 }
-
-}  // namespace
 
 Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   ScoringOptions o = given;
@@ -82,7 +78,7 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   CorpusOptions corpus;
   corpus.encode.rules.vocab_size = config.vocab_size;
   ThreadPool pool(o.common.threads);
-  s.corpus = load_corpus(data_file(o), s.tokenizer.get(), corpus, pool);
+  s.corpus = load_corpus(scored_file(o), s.tokenizer.get(), corpus, pool);
 
   s.batches.packing = parse_packing(o.pack);
   s.batches.shuffle = o.shuffle == "on";

@@ -23,6 +23,9 @@ struct ScoringOptions {
   Objective objective(const ModelConfig& config) const;
 };
 
+/// The file that --data and --split name. Throws Error when there is none.
+std::filesystem::path scored_file(const ScoringOptions& options);
+
 struct Scoring {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;  // may be null

@@ -78,7 +78,7 @@ GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
   if (tokenizer) decoder.emplace(*tokenizer, StreamDecoder::Position::middle);
   const auto start = Clock::now();
   auto first = start;
-  bool stopped = false;
+  bool stopped = false, cancelled = false;
   result.reason = generator.generate(prompt, options.tokens, [&](const GeneratedToken& token) {
     if (result.tokens.empty()) {
       first = Clock::now();
@@ -86,7 +86,8 @@ GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
     }
     result.tokens.push_back(token);
     if (decoder) stopped = filter.push(decoder->push(token.id));
-    return !stopped;
+    cancelled = options.cancelled && options.cancelled();
+    return !stopped && !cancelled;
   });
   if (stopped) {
     result.reason = FinishReason::stop;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,7 +14,8 @@ namespace mixtral {
 /// What to generate, and what may end it besides tokens.
 struct TextOptions {
   GenerationOptions tokens;
-  std::vector<std::string> stop;  // texts that end the generation and are not part of the result
+  std::vector<std::string> stop;    // texts that end the generation and are not part of the result
+  std::function<bool()> cancelled;  // asked after each token; true ends the generation
 };
 
 struct GeneratedText {

@@ -1,0 +1,203 @@
+#include "cli/chat_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "cli/adapters.h"
+#include "cli/commands.h"
+#include "cli/common.h"
+#include "cli/line_editor.h"
+#include "cli/sampling_options.h"
+#include "infer/conversation.h"
+#include "train/stop_signal.h"
+
+namespace mixtral {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kContext = 4096;  // at most, unless --context says otherwise
+
+constexpr const char* kHelp =
+    "/reset        forget the conversation\n"
+    "/system TEXT  what stands before the first turn (alone: shows it; /system - removes it)\n"
+    "/history      show the conversation\n"
+    "/save FILE    write it as a line {\"messages\"}, which finetune can learn from\n"
+    "/exit         leave (or Ctrl-D)\n"
+    "Ctrl-C stops a reply. A line that ends in \\ goes on with the next one.";
+
+struct ChatOptions {
+  CommonOptions common;
+  SamplingOptions sampling;
+  std::string model, adapter, tokenizer, chat_template, system;
+  int64_t context = 0;
+};
+
+void save_conversation(const Conversation& conversation, const std::string& path) {
+  ordered_json messages = ordered_json::array();
+  for (const Message& message : conversation.messages())
+    messages.push_back({{"role", message.role}, {"content", message.content}});
+  write_file(path, ordered_json{{"messages", messages}}.dump(
+                       -1, ' ', false, ordered_json::error_handler_t::replace) +
+                       "\n");
+}
+
+class Chat {
+ public:
+  Chat(const ChatOptions& options, Conversation& conversation, int64_t context)
+      : o_(options), conversation_(conversation), context_(context) {}
+
+  void run() {
+    if (editor_.interactive()) note("/help lists the commands");
+    while (auto line = editor_.read("> ")) {
+      const size_t begin = line->find_first_not_of(" \t");
+      if (begin == std::string::npos) continue;
+      *line = line->substr(begin);
+      try {
+        if (line->front() != '/')
+          reply(*line);
+        else if (!obey(*line))
+          return;
+      } catch (const Error& error) {
+        // Said, and the conversation goes on; where nobody can type again, it is a failure.
+        if (!editor_.interactive()) throw;
+        note(error.what());
+      }
+    }
+    if (editor_.interactive()) fmt::print("\n");
+  }
+
+ private:
+  void note(std::string_view text) const { say(o_.common, text); }
+
+  /// Returns whether the conversation goes on.
+  bool obey(const std::string& line) {
+    const size_t space = std::min(line.find(' '), line.size());
+    const std::string command = line.substr(0, space);
+    std::string rest = line.substr(space);
+    rest.erase(0, std::min(rest.find_first_not_of(' '), rest.size()));
+    if (command == "/exit" || command == "/quit" || command == "/bye") return false;
+    if (command == "/reset") {
+      conversation_.reset();
+      note("the conversation is forgotten");
+    } else if (command == "/system") {
+      if (!rest.empty()) conversation_.set_system(rest == "-" ? "" : rest);
+      note(conversation_.system().empty() ? "there is no system text"
+                                          : "system: " + conversation_.system());
+    } else if (command == "/history") {
+      for (const Message& message : conversation_.messages())
+        fmt::print("{}: {}\n", message.role, message.content);
+    } else if (command == "/save") {
+      if (rest.empty()) throw Error("/save needs a file's name");
+      save_conversation(conversation_, rest);
+      note("saved " + rest);
+    } else if (command == "/help") {
+      note(kHelp);
+    } else {
+      throw Error(fmt::format("there is no command {}; /help lists them", command));
+    }
+    std::fflush(stdout);
+    return true;
+  }
+
+  void reply(const std::string& text) {
+    const StopSignal stop;
+    const GeneratedText reply = conversation_.say(
+        text,
+        [](std::string_view piece) {
+          std::fwrite(piece.data(), 1, piece.size(), stdout);
+          std::fflush(stdout);
+        },
+        [&] { return stop.arrived() != 0; });
+    fmt::print("\n");
+    std::fflush(stdout);
+    if (stop.arrived() != 0 && (stop.arrived() != SIGINT || !editor_.interactive()))
+      throw ExitStatus{128 + stop.arrived()};
+    if (conversation_.forgotten() > 0)
+      note(fmt::format("(the first {} turns no longer fit the context of {} tokens)",
+                       conversation_.forgotten(), context_));
+    if (reply.text.empty()) {
+      note("(no reply; that turn is taken back)");
+      return;
+    }
+    const auto decoded = static_cast<double>(reply.tokens.size()) - 1;
+    const std::string rate = decoded > 0 && reply.decode_seconds > 0
+                                 ? fmt::format(", {:.1f} tok/s", decoded / reply.decode_seconds)
+                                 : "";
+    if (editor_.interactive())
+      note(fmt::format("[{} tokens{}; {} of {} tokens of context{}]", reply.tokens.size(), rate,
+                       conversation_.tokens(), context_,
+                       reply.reason == FinishReason::cancelled ? "; stopped"
+                       : reply.reason == FinishReason::length  ? "; cut off at --max-tokens"
+                                                               : ""));
+  }
+
+  const ChatOptions& o_;
+  Conversation& conversation_;
+  int64_t context_;
+  LineEditor editor_;
+};
+
+void run_chat(ChatOptions o) {
+  settle_adapter(o.model, o.adapter);
+  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
+  if (!tokenizer)
+    throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer", o.model));
+  const ModelConfig config = model_config(o.model);
+  if (tokenizer->vocab_size() > config.vocab_size)
+    throw Error(
+        fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
+                    "not belong together",
+                    tokenizer->vocab_size(), config.vocab_size));
+  ChatTemplate chat = ChatTemplate::mistral_v1;
+  if (!o.chat_template.empty())
+    chat = parse_chat_template(o.chat_template);
+  else if (const auto noted = find_chat_template(o.model, o.adapter))
+    chat = *noted;
+  else
+    say(o.common, fmt::format("the model does not say how it was taught to converse; trying "
+                              "--chat-template {}",
+                              name(chat)));
+  const auto backend = o.common.open_device();
+  const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, kContext);
+  const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter, context);
+  Generator generator(*backend, *open.model);
+  TextOptions options = o.sampling.text_options(o.common.seed, config.eos_ids);
+  Conversation conversation(generator, *tokenizer, chat, std::move(options));
+  conversation.set_system(o.system);
+  Chat(o, conversation, context).run();
+}
+
+}  // namespace
+
+void add_chat_command(CLI::App& app) {
+  auto o = std::make_shared<ChatOptions>();
+  o->sampling.max_tokens = 512;
+  o->sampling.temperature = 0.7f;
+  CLI::App* command = app.add_subcommand("chat", "Converse with a model in the terminal");
+  command->footer(std::string("In the conversation:\n") + kHelp +
+                  "\n\nExample: mixtral chat --model runs/qa --chat-template seed --temp 0\n");
+  command->add_option("-m,--model", o->model, "A model directory, or a run (also of an adapter)")
+      ->required();
+  command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
+  command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
+  command
+      ->add_option("--chat-template", o->chat_template,
+                   "mistral-v1, mistral-hf-old, or seed (###user: ... ###Assistant:); default: "
+                   "what the model was trained with")
+      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+  command->add_option("--system", o->system, "What stands before the first turn");
+  command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
+      ->check(CLI::NonNegativeNumber);
+  o->sampling.add_to(*command);
+  o->common.add_to(*command);
+  command->callback([o] { run_chat(*o); });
+}
+
+}  // namespace mixtral

@@ -1,0 +1,110 @@
+#include "eval/exact_match.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "infer/methods.h"
+
+namespace mixtral {
+namespace {
+
+std::string trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos) return "";
+  return std::string(text.substr(begin, text.find_last_not_of(kSpace) - begin + 1));
+}
+
+ExactQuestion plain_question(const Tokenizer& tokenizer, std::string prompt,
+                             std::string_view answer) {
+  ExactQuestion question;
+  question.prompt = prompt_tokens(tokenizer, prompt);
+  question.text = std::move(prompt);
+  question.answer = trimmed(answer);
+  return question;
+}
+
+ExactQuestion question_of(const Record& record, const Tokenizer& tokenizer,
+                          const QuestionRules& rules, const std::string& source) {
+  switch (record.kind) {
+    case RecordKind::text: {
+      const size_t at = record.text.rfind(rules.response_marker);
+      if (at == std::string::npos)
+        throw Error(
+            fmt::format("{}: there is no response marker \"{}\" in the text; set --response-marker",
+                        source, rules.response_marker));
+      const size_t end = at + rules.response_marker.size();
+      return plain_question(tokenizer, record.text.substr(0, end), record.text.substr(end));
+    }
+    case RecordKind::completion:
+      return plain_question(tokenizer, record.prompt, record.completion);
+    case RecordKind::messages: {
+      std::vector<Message> messages = record.messages;
+      ExactQuestion question;
+      question.answer = trimmed(messages.back().content);
+      messages.pop_back();
+      const ChatTemplate chat = rules.records.chat_template;
+      question.text = render_chat(chat, messages, source);
+      question.prompt = encode_chat(tokenizer, chat, messages, source).ids;
+      return question;
+    }
+    default:
+      throw Error(fmt::format(
+          "{}: is no question; expected {{\"text\"}} with a response marker, {{\"prompt\", "
+          "\"completion\"}} or {{\"messages\"}}, found {{{}}}",
+          source, record_kind_name(record.kind)));
+  }
+}
+
+}  // namespace
+
+std::vector<ExactQuestion> read_questions(const std::filesystem::path& path,
+                                          const Tokenizer& tokenizer, const QuestionRules& rules,
+                                          int64_t limit) {
+  const RecordFile file(path);
+  if (file.is_plain_text())
+    throw Error(fmt::format("{}: plain text has no questions; give a .jsonl file", path.string()));
+  const int64_t count = limit > 0 ? std::min(limit, file.lines()) : file.lines();
+  std::vector<ExactQuestion> questions;
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string source = file.source(i);
+    const Record record = parse_record(file.line(i), source, rules.records);
+    questions.push_back(question_of(record, tokenizer, rules, source));
+    if (questions.back().answer.empty())
+      throw Error(fmt::format("{}: the answer is empty", source));
+  }
+  if (questions.empty()) throw Error(fmt::format("{}: holds no question", path.string()));
+  return questions;
+}
+
+ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
+                       const std::vector<ExactQuestion>& questions,
+                       const ExactMatchOptions& options,
+                       const std::function<void(int64_t)>& progress) {
+  TextOptions how;
+  how.tokens.sampling.temperature = 0;
+  how.tokens.max_tokens = options.max_tokens;
+  how.tokens.stop_ids = options.stop_ids;
+  how.stop = {"\n", "###"};
+  ExactMatch result;
+  for (const ExactQuestion& question : questions) {
+    const GeneratedText text = generate(generator, &tokenizer, question.prompt, how);
+    ExactMatch::Answer answer{.given = trimmed(text.text)};
+    answer.right = answer.given == question.answer;
+    result.right += answer.right;
+    result.answers.push_back(std::move(answer));
+    if (progress) progress(static_cast<int64_t>(result.answers.size()));
+  }
+  return result;
+}
+
+double most_common_share(const std::vector<ExactQuestion>& questions) {
+  std::map<std::string, int64_t> counts;
+  int64_t most = 0;
+  for (const ExactQuestion& question : questions) most = std::max(most, ++counts[question.answer]);
+  return questions.empty() ? 0 : static_cast<double>(most) / static_cast<double>(questions.size());
+}
+
+}  // namespace mixtral

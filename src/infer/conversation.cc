@@ -1,0 +1,100 @@
+#include "infer/conversation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace mixtral {
+namespace {
+
+/// Passes text on without the space at its beginning.
+class LeadingSpace {
+ public:
+  explicit LeadingSpace(const TextSink& sink) : sink_(sink) {}
+  void push(std::string_view text) {
+    if (!begun_) text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
+    if (text.empty()) return;
+    begun_ = true;
+    if (sink_) sink_(text);
+  }
+
+ private:
+  const TextSink& sink_;
+  bool begun_ = false;
+};
+
+std::string trimmed(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \n");
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(" \n") - begin + 1);
+}
+
+}  // namespace
+
+Conversation::Conversation(Generator& generator, const Tokenizer& tokenizer,
+                           ChatTemplate chat_template, TextOptions options)
+    : generator_(generator),
+      tokenizer_(tokenizer),
+      template_(chat_template),
+      options_(std::move(options)) {
+  options_.stop.emplace_back(chat_template == ChatTemplate::seed ? "###user:" : "[INST]");
+}
+
+void Conversation::set_system(std::string text) {
+  if (!text.empty()) {
+    const std::vector<Message> probe{{"system", text}, {"user", "?"}};
+    check_messages(template_, probe, "the system text");
+  }
+  system_ = std::move(text);
+}
+
+std::vector<Message> Conversation::messages() const {
+  std::vector<Message> all;
+  if (!system_.empty()) all.push_back({"system", system_});
+  all.insert(all.end(), turns_.begin(), turns_.end());
+  return all;
+}
+
+std::vector<int32_t> Conversation::fitting_prompt() {
+  // Room for the reply, but never more than half of the context.
+  const int64_t room = std::min(options_.tokens.max_tokens, generator_.context() / 2);
+  std::vector<Message> all = messages();
+  const auto first = static_cast<std::ptrdiff_t>(system_.empty() ? 0 : 1);
+  for (forgotten_ = 0;; forgotten_ += 2) {
+    std::vector<int32_t> ids = encode_chat(tokenizer_, template_, all, "the conversation").ids;
+    if (static_cast<int64_t>(ids.size()) + room <= generator_.context()) return ids;
+    if (static_cast<std::ptrdiff_t>(all.size()) - first < 3) {
+      if (static_cast<int64_t>(ids.size()) < generator_.context()) return ids;
+      throw Error(fmt::format(
+          "this turn has {} tokens, more than the context of {}; shorten it, or raise --context",
+          ids.size(), generator_.context()));
+    }
+    all.erase(all.begin() + first, all.begin() + first + 2);
+  }
+}
+
+GeneratedText Conversation::say(std::string text, const TextSink& sink,
+                                const std::function<bool()>& cancelled) {
+  const size_t before = turns_.size();
+  turns_.push_back({"user", std::move(text)});
+  try {
+    const std::vector<int32_t> prompt = fitting_prompt();
+    LeadingSpace filter(sink);
+    TextOptions options = options_;
+    options.cancelled = cancelled;
+    GeneratedText reply = generate(generator_, &tokenizer_, prompt, options,
+                                   [&](std::string_view piece) { filter.push(piece); });
+    reply.text = trimmed(reply.text);
+    tokens_ = static_cast<int64_t>(prompt.size() + reply.tokens.size());
+    if (reply.text.empty())
+      turns_.resize(before);
+    else
+      turns_.push_back({"assistant", reply.text});
+    return reply;
+  } catch (...) {
+    turns_.resize(before);
+    throw;
+  }
+}
+
+}  // namespace mixtral

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "infer/methods.h"
+#include "text/chat_template.h"
+
+namespace mixtral {
+
+/// A conversation with a model: keeps the turns, and forgets the oldest when they no longer fit.
+class Conversation {
+ public:
+  /// `generator` and `tokenizer` must outlive this. Replies end where `options` says, at the end of
+  /// the text, and where the model would go on with the user's next turn.
+  Conversation(Generator& generator, const Tokenizer& tokenizer, ChatTemplate chat_template,
+               TextOptions options);
+
+  /// The text that stands before the first turn; empty: none. Throws Error where the template has
+  /// no place for one.
+  void set_system(std::string text);
+  const std::string& system() const { return system_; }
+  /// Forgets every turn; the system text stays.
+  void reset() { turns_.clear(); }
+
+  /// Adds the user's turn, and the model's reply, which is streamed to `sink` without the space
+  /// before it. When this throws, or no reply comes, the turn is taken back. `cancelled` is asked
+  /// after each token, and ends the reply where it is.
+  GeneratedText say(std::string text, const TextSink& sink,
+                    const std::function<bool()>& cancelled = {});
+
+  /// System text (if any) and turns.
+  std::vector<Message> messages() const;
+  /// How many of the oldest turns the last reply was given without, because of the context.
+  int64_t forgotten() const { return forgotten_; }
+  /// Tokens of the conversation with the last reply.
+  int64_t tokens() const { return tokens_; }
+
+ private:
+  std::vector<int32_t> fitting_prompt();
+
+  Generator& generator_;
+  const Tokenizer& tokenizer_;
+  ChatTemplate template_;
+  TextOptions options_;
+  std::string system_;
+  std::vector<Message> turns_;
+  int64_t forgotten_ = 0, tokens_ = 0;
+};
+
+}  // namespace mixtral
