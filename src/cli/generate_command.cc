@@ -23,7 +23,8 @@ struct GenerateOptions {
   std::string model, adapter, tokenizer, method = "generate", prompt, ids, out;
   SamplingOptions sampling;
   int64_t context = 0, top = 5;
-  bool log_probabilities = false;
+  bool log_probabilities = false, chat = false;
+  std::string chat_template, system;
 };
 
 /// Everything a method needs, opened.
@@ -34,6 +35,21 @@ struct Session {
   std::unique_ptr<Generator> generator;
   std::vector<int32_t> prompt;
 };
+
+bool is_chat(const GenerateOptions& o) {
+  return o.chat || !o.system.empty() || !o.chat_template.empty();
+}
+
+/// --prompt as the user's turn of a conversation, ready for the reply.
+std::vector<int32_t> chat_prompt(const GenerateOptions& o, const Tokenizer& tokenizer) {
+  const auto noted = find_chat_template(o.model, o.adapter);
+  const ChatTemplate chat = o.chat_template.empty() ? noted.value_or(ChatTemplate::mistral_v1)
+                                                    : parse_chat_template(o.chat_template);
+  std::vector<Message> messages;
+  if (!o.system.empty()) messages.push_back({"system", o.system});
+  messages.push_back({"user", o.prompt});
+  return encode_chat(tokenizer, chat, messages, "--prompt").ids;
+}
 
 Session open_session(const GenerateOptions& given) {
   GenerateOptions o = given;
@@ -49,7 +65,7 @@ Session open_session(const GenerateOptions& given) {
           fmt::format("{} has no tokenizer; name one with --tokenizer, or give token "
                       "ids with --ids",
                       o.model));
-    s.prompt = prompt_tokens(*s.tokenizer, o.prompt);
+    s.prompt = is_chat(o) ? chat_prompt(o, *s.tokenizer) : prompt_tokens(*s.tokenizer, o.prompt);
     if (s.prompt.empty())
       throw UsageError("the prompt is empty and this tokenizer has no begin token; give --prompt");
   }
@@ -79,7 +95,7 @@ void run_generate(const GenerateOptions& o) {
   Session s = open_session(o);
   const TextOptions options = text_options(o, s);
   const bool stream = !o.common.json && s.tokenizer;
-  if (stream && !o.prompt.empty()) fmt::print("{}", o.prompt);
+  if (stream && !is_chat(o) && !o.prompt.empty()) fmt::print("{}", o.prompt);
   const GeneratedText result =
       generate(*s.generator, s.tokenizer.get(), s.prompt, options, [&](std::string_view text) {
         if (!stream) return;
@@ -218,6 +234,14 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::IsMember({"generate", "generate_raw", "generate_one_token",
                              "just_generate_one_god_damn_token", "generate_after_training"}));
   command->add_option("-p,--prompt", o->prompt, "The text to continue");
+  command->add_flag("--chat", o->chat,
+                    "Take the prompt as the user's turn of a conversation, and print the reply");
+  command
+      ->add_option("--chat-template", o->chat_template,
+                   "The same by this template: mistral-v1, mistral-hf-old or seed (default: what "
+                   "the model was trained with, or mistral-v1)")
+      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+  command->add_option("--system", o->system, "The same with this text before the turn");
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
   o->sampling.add_to(*command);
   command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")

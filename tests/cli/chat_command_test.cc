@@ -1,0 +1,221 @@
+// Conversations, exact-match evaluation, and the commands for them. The model has random weights:
+// what it says means nothing, but it must be said, kept and counted as it should.
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <sstream>
+
+#include "backends/registry.h"
+#include "base/file.h"
+#include "cli/common.h"
+#include "eval/exact_match.h"
+#include "infer/conversation.h"
+#include "io/json.h"
+#include "model/checkpoint.h"
+#include "tests/support/files.h"
+#include "text/byte_tokenizer.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.vocab_size = 258;
+  config.hidden_size = 16;
+  config.intermediate_size = 16;
+  config.num_layers = 1;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 8;
+  config.num_experts = 2;
+  config.experts_per_token = 1;
+  config.max_positions = 512;
+  config.bos_id = 256;
+  config.eos_ids = {257};
+  return config;
+}
+
+class ChatTest : public ::testing::Test {
+ protected:
+  ChatTest() : backend_(make_backend("cpu", 1)), model_(*backend_, small_config(), {}) {
+    nn::initialise(*backend_, model_.parameters(),
+                   {.seed = 3, .deviation = 0.3, .embedding_deviation = 0.3});
+  }
+
+  TextOptions options(int64_t tokens) const {
+    TextOptions o;
+    o.tokens.max_tokens = tokens;
+    o.tokens.sampling = {.temperature = 1, .seed = 9};
+    return o;
+  }
+  std::string save_model_files() {
+    const fs::path directory = scratch_.path() / "model";
+    fs::create_directories(directory);
+    save_model(*backend_, model_, directory, Dtype::f32);
+    tokenizer_.save(directory);
+    save_chat_template_name(directory, ChatTemplate::seed);
+    return directory.string();
+  }
+
+  struct Outcome {
+    int code = 0;
+    std::string out, err;
+  };
+  static Outcome run(std::vector<std::string> arguments, const std::string& input = "") {
+    arguments.insert(arguments.begin(), "mixtral");
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    std::istringstream in(input);
+    std::streambuf* const before = std::cin.rdbuf(in.rdbuf());
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    Outcome outcome;
+    outcome.code = run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
+    std::fflush(nullptr);
+    outcome.out = ::testing::internal::GetCapturedStdout();
+    outcome.err = ::testing::internal::GetCapturedStderr();
+    std::cin.rdbuf(before);
+    return outcome;
+  }
+
+  TemporaryDirectory scratch_;
+  std::unique_ptr<Backend> backend_;
+  Mixtral model_;
+  ByteTokenizer tokenizer_;
+};
+
+TEST_F(ChatTest, AReplyIsThatOfTheEncodedConversation) {
+  Generator generator(*backend_, model_);
+  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(20));
+  conversation.set_system("Be brief.");
+  std::string streamed;
+  const GeneratedText reply =
+      conversation.say("Hello", [&](std::string_view text) { streamed += text; });
+  const std::vector<Message> messages{{"system", "Be brief."}, {"user", "Hello"}};
+  const auto prompt = encode_chat(tokenizer_, ChatTemplate::seed, messages).ids;
+  TextOptions same = options(20);
+  same.stop = {"###user:"};
+  const GeneratedText expected = generate(generator, &tokenizer_, prompt, same);
+  ASSERT_EQ(reply.tokens.size(), expected.tokens.size());
+  for (size_t i = 0; i < reply.tokens.size(); ++i)
+    EXPECT_EQ(reply.tokens[i].id, expected.tokens[i].id);
+  EXPECT_TRUE(streamed.starts_with(reply.text)) << streamed;
+  ASSERT_EQ(conversation.messages().size(), 3u);
+  EXPECT_EQ(conversation.messages()[2].content, reply.text);
+  conversation.reset();
+  EXPECT_EQ(conversation.messages().size(), 1u);  // the system text
+}
+
+TEST_F(ChatTest, TheOldestTurnsGoWhenTheContextIsFull) {
+  Generator generator(*backend_, model_, 128);
+  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(8));
+  for (int turn = 0; turn < 6; ++turn) {
+    conversation.say("A turn of some length.", {});
+    EXPECT_LE(conversation.tokens(), 128);
+  }
+  EXPECT_GT(conversation.forgotten(), 0);
+  EXPECT_EQ(conversation.messages().size(), 12u);  // still there, to be saved
+  const std::string long_turn(200, 'x');
+  EXPECT_NE(message_of([&] { conversation.say(long_turn, {}); }).find("--context"),
+            std::string::npos);
+  EXPECT_EQ(conversation.messages().size(), 12u);  // taken back
+}
+
+TEST_F(ChatTest, AReplyCanBeStopped) {
+  Generator generator(*backend_, model_);
+  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(200));
+  int asked = 0;
+  const GeneratedText reply = conversation.say("Hello", {}, [&] { return ++asked == 5; });
+  EXPECT_EQ(reply.tokens.size(), 5u);
+  EXPECT_EQ(reply.reason, FinishReason::cancelled);
+}
+
+TEST_F(ChatTest, SystemTextWhereTheTemplateHasNoneIsRefused) {
+  Generator generator(*backend_, model_);
+  Conversation conversation(generator, tokenizer_, ChatTemplate::mistral_hf_old, options(4));
+  EXPECT_NE(message_of([&] { conversation.set_system("Be brief."); }).find("no system text"),
+            std::string::npos);
+}
+
+TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
+  const std::string model = save_model_files();
+  const std::string file = (scratch_.path() / "saved.jsonl").string();
+  const Outcome o =
+      run({"chat", "--model", model, "--max-tokens", "12", "--device", "cpu", "--threads", "1"},
+          "/system Be kind.\nHello\nAnd now?\n/save " + file + "\n/exit\nnever\n");
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json saved = Json::parse(read_file(file), file);
+  const auto& messages = saved.at("messages").items();
+  ASSERT_EQ(messages.size(), 5u);
+  EXPECT_EQ(messages[0].at("role").as_string(), "system");
+  EXPECT_EQ(messages[3].at("content").as_string(), "And now?");
+  EXPECT_NE(o.out.find(messages[4].at("content").as_string()), std::string::npos) << o.out;
+  // One turn by generate is the same reply.
+  const Outcome once = run({"generate", "--model", model, "--chat", "--system", "Be kind.", "-p",
+                            "Hello", "-n", "12", "--temp", "0.7", "-q", "--device", "cpu"});
+  ASSERT_EQ(once.code, 0) << once.err;
+  EXPECT_NE(once.out.find(messages[2].at("content").as_string()), std::string::npos) << once.out;
+  EXPECT_EQ(run({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
+}
+
+TEST_F(ChatTest, ExactMatchCountsAnswersThatAreRightToTheLetter) {
+  write_file(scratch_.path() / "q.jsonl",
+             "{\"text\": \"###user: Who? ###Assistant: Mia\"}\n"
+             "{\"prompt\": \"Who?\", \"completion\": \" Mia \"}\n"
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"Who?\"}, "
+             "{\"role\": \"assistant\", \"content\": \"Tom\"}]}\n");
+  QuestionRules rules;
+  rules.records.chat_template = ChatTemplate::seed;
+  auto questions = read_questions(scratch_.path() / "q.jsonl", tokenizer_, rules, 0);
+  ASSERT_EQ(questions.size(), 3u);
+  EXPECT_EQ(questions[0].text, "###user: Who? ###Assistant:");
+  EXPECT_EQ(questions[0].answer, "Mia");
+  EXPECT_EQ(questions[1].answer, "Mia");
+  EXPECT_EQ(questions[2].prompt, questions[0].prompt);
+  EXPECT_DOUBLE_EQ(most_common_share(questions), 2.0 / 3);
+
+  Generator generator(*backend_, model_);
+  const ExactMatch first = exact_match(generator, tokenizer_, questions, {.max_tokens = 6});
+  ASSERT_EQ(first.answers.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) questions[i].answer = first.answers[i].given;
+  questions[2].answer += "!";
+  const ExactMatch second = exact_match(generator, tokenizer_, questions, {.max_tokens = 6});
+  EXPECT_EQ(second.right, 2);
+  EXPECT_FALSE(second.answers[2].right);
+}
+
+TEST_F(ChatTest, QuestionsWithoutAnAnswerAreRefusedByLine) {
+  write_file(scratch_.path() / "q.jsonl", "{\"text\": \"###user: Who?\"}\n");
+  EXPECT_NE(message_of([&] {
+              read_questions(scratch_.path() / "q.jsonl", tokenizer_, {}, 0);
+            }).find("q.jsonl:1"),
+            std::string::npos);
+  write_file(scratch_.path() / "ids.jsonl", "{\"input_ids\": [1, 2]}\n");
+  EXPECT_NE(message_of([&] {
+              read_questions(scratch_.path() / "ids.jsonl", tokenizer_, {}, 0);
+            }).find("response marker"),
+            std::string::npos);
+}
+
+TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
+  const std::string model = save_model_files();
+  write_file(scratch_.path() / "q.jsonl",
+             "{\"text\": \"###user: Who? ###Assistant: Mia\"}\n"
+             "{\"text\": \"###user: Where? ###Assistant: at home\"}\n");
+  write_file(scratch_.path() / "chance.json", "{\"guess\": 0.25}\n");
+  const Outcome o =
+      run({"evaluate", "--model", model, "--data", (scratch_.path() / "q.jsonl").string(),
+           "--exact-match", "--json", "--device", "cpu", "-n", "4"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json json = Json::parse(o.out, "stdout");
+  EXPECT_EQ(json.at("questions").as_int(), 2);
+  EXPECT_EQ(json.at("chance").at("guess").as_double(), 0.25);
+  EXPECT_EQ(json.at("chance").at("one_answer").as_double(), 0.5);
+  EXPECT_EQ(json.at("answers").items()[1].at("expected").as_string(), "at home");
+}
+
+}  // namespace
+}  // namespace mixtral
