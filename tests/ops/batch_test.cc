@@ -243,11 +243,11 @@ TEST_P(Batch, SwiGlu) {
 
 TEST_P(Batch, Route) {
   const int64_t count = 35;
-  for (const auto& [experts, k] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {8, 2}, {32, 4}}) {
+  for (const auto& shape : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {8, 2}, {32, 4}}) {
+    const int64_t experts = shape.first, k = shape.second;
     const Tensor logits = random({count, experts}, statistics());
     for (const bool chosen : {false, true}) {
-      expect_independent(count, "Route", [&, experts = experts, k = k](int64_t begin, int64_t end) {
+      expect_independent(count, "Route", [&](int64_t begin, int64_t end) {
         const int64_t n = end - begin;
         const ops::Route op{.logits = logits.slice(begin, end),
                             .weights = empty({n, k}, statistics()),

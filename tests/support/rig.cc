@@ -249,6 +249,8 @@ std::vector<std::byte> from_doubles(const std::vector<double>& values, Dtype dty
       T element;
       if constexpr (is_half<T>)
         element = T(static_cast<float>(values[i]));
+      else if constexpr (std::is_same_v<T, uint8_t>)  // bytes: what does not fit wraps around
+        element = static_cast<T>(static_cast<int64_t>(values[i]));
       else
         element = static_cast<T>(values[i]);
       std::memcpy(bytes.data() + i * sizeof(T), &element, sizeof(T));
