@@ -67,9 +67,10 @@ class Finetuning {
     if (o_.data.empty()) throw UsageError("--data is missing: a directory or file to learn from");
     if (o_.out.empty() && !o_.dump_config)
       throw UsageError("--out is missing: the directory for checkpoints and metrics");
-    o_.settle(file_);
     for (const std::string& note : notes_) say(o_.common, note);
-    if (!o_.resuming && trains_adapter(o_.kind())) settle_adapter(o_.model, o_.adapter);
+    if (!o_.resuming && !o_.model.empty() && trains_adapter(o_.kind()))
+      settle_adapter(o_.model, o_.adapter);
+    o_.settle(file_);
     base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
     config_ = ModelConfig::load(base_);
     tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());

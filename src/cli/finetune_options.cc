@@ -175,28 +175,49 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
 }
 
 void FinetuneOptions::settle(const RunConfig& config) {
-  const FinetuneMethod kind_now = kind();
+  const FinetuneMethod method_now = kind();
   if (model.empty()) throw UsageError("--model is missing: a model directory or run to tune");
-  if (!trains_adapter(kind_now)) {
-    for (const char* flag : {"adapter", "targets", "rank", "alpha", "scale", "rslora", "dropout",
-                             "target-ranks", "target-alphas", "experts"})
-      if (config.is_set(flag) && !resuming)
+  // A run's config.yaml names every flag, so a default value says nothing about what is wanted.
+  const FinetuneOptions plain;
+  const std::vector<std::pair<const char*, bool>> of_new_adapters = {
+      {"targets", targets != plain.targets},
+      {"rank", rank.has_value()},
+      {"alpha", alpha.has_value()},
+      {"scale", scale.has_value()},
+      {"rslora", rslora},
+      {"target-ranks", !target_ranks.empty()},
+      {"target-alphas", !target_alphas.empty()},
+      {"experts", !experts.empty()}};
+  const std::vector<std::pair<const char*, bool>> of_preferences = {
+      {"reference", !reference.empty()},
+      {"beta", beta != plain.beta},
+      {"label-smoothing", label_smoothing != plain.label_smoothing},
+      {"dpo-loss", dpo_loss != plain.dpo_loss}};
+  if (!trains_adapter(method_now)) {
+    if (!adapter.empty())
+      throw UsageError(fmt::format(
+          "--adapter: --method {} trains the model's own weights; merge the adapter first",
+          method));
+    for (const auto& [flag, given] : of_new_adapters)
+      if (given)
         throw UsageError(
             fmt::format("--{} is for adapters; --method {} trains the model's own "
                         "weights",
                         flag, method));
   } else if (!adapter.empty() && !resuming) {
-    for (const char* flag : {"targets", "rank", "alpha", "scale", "rslora", "target-ranks",
-                             "target-alphas", "experts", "num-layers", "freeze-router"})
-      if (config.is_set(flag))
+    for (const auto& [flag, given] : of_new_adapters)
+      if (given)
         throw UsageError(
             fmt::format("--{} describes a new adapter, but --adapter {} is as it is; leave one out",
                         flag, adapter));
+  } else if (adapter.empty()) {
+    rank = rank.value_or(kRank);
+    if (!scale) alpha = alpha.value_or(kAlpha);
+    dropout = dropout.value_or(0);
   }
-  if (!uses_preferences(kind_now)) {
-    for (const char* flag : {"reference", "beta", "label-smoothing", "dpo-loss"})
-      if (config.is_set(flag) && !resuming)
-        throw UsageError(fmt::format("--{} is for --method dpo", flag));
+  if (!uses_preferences(method_now)) {
+    for (const auto& [flag, given] : of_preferences)
+      if (given) throw UsageError(fmt::format("--{} is for --method dpo", flag));
   } else if (!config.is_set("aux-loss")) {
     aux_loss = "off";  // the reference knows no balance; on request
   }

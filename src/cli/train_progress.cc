@@ -71,9 +71,14 @@ void TrainProgress::on_line(const MetricsLine& line, const Progress& progress) {
 }
 
 void TrainProgress::on_evaluation(const MetricsLine& line, bool best) {
-  say(fmt::format("step {}: validation loss {:.4f}, perplexity {:.3f}{}; training loss {:.4f}",
-                  line.step, *line.val_loss, std::exp(*line.val_loss), best ? " (best so far)" : "",
-                  line.train_loss));
+  // An objective that reports figures of its own is no cross-entropy.
+  std::string figures;
+  for (const auto& [name, value] : line.more)
+    if (name == "val_margin" || name == "val_accuracy")
+      figures += fmt::format(", {} {:.4f}", name.substr(4), value);
+  if (figures.empty()) figures = fmt::format(", perplexity {:.3f}", std::exp(*line.val_loss));
+  say(fmt::format("step {}: validation loss {:.4f}{}{}; training loss {:.4f}", line.step,
+                  *line.val_loss, figures, best ? " (best so far)" : "", line.train_loss));
   draw();
 }
 

@@ -114,6 +114,19 @@ void Mixtral::for_each_parameter(const nn::ParameterVisitor& visit) {
   head_->for_each_parameter(visit);
 }
 
+int64_t Mixtral::first_trained_block() const {
+  if (embedding_->grad) return 0;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    bool trained = false;
+    // The enumeration hands out what can be changed; here it is only looked at.
+    const_cast<Block&>(blocks_[i]).for_each_parameter([&](const Parameter& p) {
+      trained |= !p.grad.empty();
+    });
+    if (trained) return static_cast<int64_t>(i);
+  }
+  return 0;
+}
+
 Mixtral::RouterReports Mixtral::allocate_reports(Context& ctx) const {
   const Shape per_expert{config_.num_layers, config_.num_experts}, per_layer{config_.num_layers};
   return {.load = ctx.allocate(per_expert, ctx.statistics()),
@@ -133,6 +146,7 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
   }
   Tensor x = ctx.allocate(shape);
   ctx.run(ops::Embedding{.table = embedding_->value, .tokens = batch.tokens, .x = x});
+  const int64_t first = saved ? first_trained_block() : 0;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
     const Block& block = blocks_[i];
@@ -144,12 +158,15 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
                 .z = reports->z.slice(layer, layer + 1),
                 .entropy = reports->entropy.slice(layer, layer + 1)};
     }
-    const Tensor out = saved ? ctx.allocate(shape) : x;
+    const bool keep = saved && layer >= first;
+    const Tensor out = keep ? ctx.allocate(shape) : x;
     Block::Saved* kept = nullptr;
     if (saved) {
-      saved->inputs.push_back(x);
+      saved->inputs.push_back(keep ? x : Tensor());
       if (!saved->recompute)
-        kept = &saved->blocks.emplace_back(block.allocate_saved(ctx, batch.size()));
+        kept = &saved->blocks.emplace_back(keep ? block.allocate_saved(ctx, batch.size())
+                                                : Block::Saved());
+      if (!keep) kept = nullptr;
     }
     block.forward(ctx, x, batch.sequences, view, out, kept, reports ? &report : nullptr);
     x = out;
@@ -173,7 +190,8 @@ void Mixtral::backward(Context& ctx, const Batch& batch, const Tensor& d, const 
                                .rstd = saved.rstd,
                                .dx = dx,
                                .dweight = final_norm_.grad});
-  for (size_t i = blocks_.size(); i-- > 0;) {
+  const auto first = static_cast<size_t>(first_trained_block());
+  for (size_t i = blocks_.size(); i-- > first;) {
     const ArenaScope layer(ctx.arena());
     const Block& block = blocks_[i];
     const nn::RouterGradient router{

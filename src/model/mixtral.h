@@ -25,7 +25,9 @@ class Mixtral {
     Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
   };
 
-  /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed.
+  /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed. Of
+  /// blocks that backward does not reach, because neither they nor what is below them is trained,
+  /// nothing is kept.
   struct Saved {
     std::vector<Tensor> inputs;        // L of [N, D]: what each block was given
     std::vector<Block::Saved> blocks;  // L, or empty with recompute
@@ -62,6 +64,9 @@ class Mixtral {
   void logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const;
   const nn::Projection& head() const { return *head_; }
   std::unique_ptr<nn::Projection>& head_projection() { return head_; }
+
+  /// The lowest block that backward must reach: 0, unless only higher ones are trained.
+  int64_t first_trained_block() const;
 
   RouterReports allocate_reports(Context& ctx) const;
 

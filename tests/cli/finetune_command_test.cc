@@ -110,6 +110,16 @@ TEST_F(Finetune, AResumedRunEndsWithTheBitsOfTheUninterruptedOne) {
         << file;
 }
 
+TEST_F(Finetune, ARunsOwnConfigurationRepeatsIt) {
+  ASSERT_EQ(run(flags("first", {"--iters", "3", "--targets", "attention", "--rank", "2"})).code, 0);
+  const Outcome again =
+      run({"finetune", "--config", (scratch_.path() / "first" / "config.yaml").string(), "--out",
+           path("second")});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(checksum_file(checkpoint("second", 3) / "adapter_model.safetensors").hex(),
+            checksum_file(checkpoint("first", 3) / "adapter_model.safetensors").hex());
+}
+
 TEST_F(Finetune, DropoutChangesTrainingAndTheSeedDecidesHow) {
   auto weights = [&](const std::string& out, const Arguments& more) {
     Arguments all{"--iters", "2", "--targets", "attention"};
@@ -247,6 +257,7 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
       {{"--method", "full", "--rank", "2"}, 2, "--rank"},
       {{"--beta", "1"}, 2, "--method dpo"},
       {{"--method", "dpo"}, 1, "no preference pairs"},
+      {{"--rank", "2", "--adapter", path("rows.jsonl")}, 1, "adapter_config.json"},
       {{"--adapter", path("nowhere")}, 1, "no such directory"},
       {{"--target-ranks", "q_proj:8"}, 2, "q_proj=8"},
       {{"--context", "1000"}, 2, "32 positions"},

@@ -1,0 +1,63 @@
+// What training an adapter must and must not touch.
+#include <gtest/gtest.h>
+
+#include "model/adapter.h"
+#include "tests/train/rig.h"
+
+namespace mixtral {
+namespace {
+
+/// One step's gradients of an adapter on the last `layers` layers (0: all), and the arena's peak.
+struct Step {
+  std::map<std::string, std::vector<float>> gradients;
+  double loss = 0;
+  int64_t peak = 0;
+};
+
+Step step_of(const AdapterSpec& spec, bool recompute) {
+  const auto backend = make_backend("cpu", 1);
+  Mixtral model(*backend, testing::small_model(), {});
+  nn::initialise(*backend, model.parameters(), {.seed = 5, .deviation = 0.1});
+  Adapter adapter(*backend, model, new_adapter(spec, model.config()),
+                  {.trainable = true, .seed = 2});
+  // B starts at zero, and A's gradient with it; in the first layer it stays so.
+  adapter.parameters()([&](nn::Parameter& p) {
+    const bool first = p.parts.front().name.find("layers.0.") != std::string::npos;
+    if (p.role == nn::Role::lora_b && !first) backend->run(ops::Fill{.x = p.value, .value = 0.05});
+  });
+  Arena arena(*backend);
+  Context ctx(*backend, arena, Dtype::f32);
+  LanguageModelCriterion criterion(ctx, model, {.objective = {}, .recompute = recompute});
+  testing::CountingSource source(3);
+  const HostBatch batch = *source.next();
+  const StepSize size{.weight = batch.label_count(), .batches = 1};
+  criterion.begin(ctx, 0);
+  criterion.add_gradients(ctx, batch, size, 0);
+  Step step;
+  step.loss = criterion.read(ctx, 0, size).loss;
+  step.peak = arena.peak();
+  adapter.parameters()([&](nn::Parameter& p) {
+    const auto values = p.grad.span<float>();
+    step.gradients[p.parts.front().name] = {values.begin(), values.end()};
+  });
+  EXPECT_EQ(model.store().gradient_bytes(), 0);
+  return step;
+}
+
+TEST(AdapterTraining, BackwardStopsBelowTheLowestTrainedLayerWithTheSameGradients) {
+  for (const bool recompute : {false, true}) {
+    const Step last = step_of({.targets = {"q_proj", "w2"}, .last_layers = 1}, recompute);
+    // The updates of the first layer are zero: the same function, but backward goes all the way.
+    const Step all = step_of({.targets = {"q_proj", "w2"}}, recompute);
+    EXPECT_EQ(last.loss, all.loss);
+    EXPECT_LT(last.gradients.size(), all.gradients.size());
+    for (const auto& [name, gradient] : last.gradients) {
+      EXPECT_EQ(gradient, all.gradients.at(name)) << name;
+      EXPECT_NE(gradient, std::vector<float>(gradient.size())) << name;
+    }
+    EXPECT_LT(last.peak, all.peak);
+  }
+}
+
+}  // namespace
+}  // namespace mixtral
