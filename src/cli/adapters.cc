@@ -62,6 +62,14 @@ void settle_adapter(std::string& model, std::string& adapter) {
   model = base->as_string();
 }
 
+Precision adapter_precision(std::string_view dtype, const Backend& backend, Dtype stored) {
+  Precision p = choose_precision(dtype, backend, Purpose::training, stored);
+  if (p.weights != Dtype::f32) return p;
+  if (dtype == "bf16") p.weights = Dtype::bf16;
+  if (dtype == "auto" && (stored == Dtype::bf16 || stored == Dtype::f16)) p.weights = stored;
+  return p;
+}
+
 OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
                              const std::string& model, const std::string& adapter,
                              int64_t context) {

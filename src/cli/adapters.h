@@ -20,6 +20,10 @@ std::filesystem::path resolve_adapter(const std::string& adapter);
 /// Error when the base is not known, or not where it was.
 void settle_adapter(std::string& model, std::string& adapter);
 
+/// What --dtype means where an adapter is trained: as for training, except that the base, which
+/// stays as it is, is held in 16 bits if it is stored so, or --dtype bf16 asks for it.
+Precision adapter_precision(std::string_view dtype, const Backend& backend, Dtype stored);
+
 /// A model for inference, and the adapter on it, if any.
 struct OpenModel {
   std::unique_ptr<Mixtral> model;

@@ -31,16 +31,6 @@ constexpr const char* kExamples =
     "  mixtral chat --model runs/qa\n"
     "  mixtral merge --model DIR --adapter runs/qa --out models/qa\n";
 
-/// How the base and the adapter are held and multiplied. A base that is stored in 16 bits stays so.
-Precision finetune_precision(const FinetuneOptions& o, const Backend& backend, Dtype stored) {
-  Precision p = choose_precision(o.common.dtype, backend, Purpose::training, stored);
-  if (!trains_adapter(o.kind()) || p.weights != Dtype::f32) return p;
-  if (o.common.dtype == "bf16") p.weights = Dtype::bf16;
-  if (o.common.dtype == "auto" && (stored == Dtype::bf16 || stored == Dtype::f16))
-    p.weights = stored;
-  return p;
-}
-
 /// The adapter of a run's newest readable checkpoint.
 AdapterFile resumed_adapter(const FinetuneOptions& o, const ModelConfig& config) {
   std::string problem = "there is no checkpoint";
@@ -162,7 +152,10 @@ class Finetuning {
     const FinetuneMethod kind = o_.kind();
     const TrainSettings settings = o_.train_settings();
     const auto backend = o_.common.open_device();
-    const Precision precision = finetune_precision(o_, *backend, config_.dtype);
+    const Precision precision =
+        trains_adapter(kind)
+            ? adapter_precision(o_.common.dtype, *backend, config_.dtype)
+            : choose_precision(o_.common.dtype, *backend, Purpose::training, config_.dtype);
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
                                    .context = *o_.context,

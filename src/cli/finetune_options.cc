@@ -75,6 +75,14 @@ FinetuneMethod parse_finetune_method(const std::string& name) {
   throw UsageError(fmt::format("--method is lora, full, dpo or dpo-full, not '{}'", name));
 }
 
+std::vector<std::string> parse_targets(const std::string& text) {
+  std::vector<std::string> targets;
+  for (const std::string& name : split(text, ','))
+    for (const std::string& target : members_of(name))
+      if (std::ranges::find(targets, target) == targets.end()) targets.push_back(target);
+  return targets;
+}
+
 ExpertChoice parse_experts(const std::string& text) {
   ExpertChoice choice;
   if (text.starts_with("top:")) {
@@ -226,11 +234,8 @@ void FinetuneOptions::settle(const RunConfig& config) {
 
 AdapterSpec FinetuneOptions::adapter_spec() const {
   AdapterSpec spec;
-  for (const std::string& name : split(targets, ','))
-    for (const std::string& target : members_of(name))
-      if (std::ranges::find(spec.targets, target) == spec.targets.end() &&
-          !(freeze_router && target == "gate"))
-        spec.targets.push_back(target);
+  spec.targets = parse_targets(targets);
+  if (freeze_router) std::erase(spec.targets, "gate");
   spec.rank = rank.value_or(kRank);
   spec.rslora = rslora;
   const auto r = static_cast<double>(spec.rank);

@@ -25,6 +25,10 @@ inline bool uses_preferences(FinetuneMethod m) {
   return m == FinetuneMethod::dpo || m == FinetuneMethod::dpo_full;
 }
 
+/// --targets: names of adapter_targets() and of groups of them (attention, experts, router, all),
+/// separated by commas; each target once. Throws UsageError listing the names.
+std::vector<std::string> parse_targets(const std::string& text);
+
 /// --experts: experts by number, the same in each layer, or the most used ones of each layer.
 struct ExpertChoice {
   std::vector<int64_t> numbers;

@@ -4,8 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "backends/registry.h"
+#include "cli/adapters.h"
 #include "cli/common.h"
 #include "cli/evaluate_command.h"
+#include "cli/finetune_options.h"
 #include "train/memory_plan.h"
 
 namespace mixtral {
@@ -16,6 +18,8 @@ struct InfoOptions {
   std::string model;
   int64_t context = 0, batch_size = 1;
   bool recompute = false, bf16_state = false;
+  std::string targets = "q_proj,v_proj,gate";
+  int64_t rank = 8, num_layers = 0;
 };
 
 nlohmann::ordered_json to_json(const MemoryPlan& plan) {
@@ -53,6 +57,19 @@ void run_info(const InfoOptions& o) {
                                                     .rows = o.batch_size,
                                                     .context = context,
                                                     .recompute = o.recompute});
+  const Precision tuning = adapter_precision(o.common.dtype, *backend, c.dtype);
+  const AdapterFile adapter = new_adapter(
+      {.targets = parse_targets(o.targets), .rank = o.rank, .last_layers = o.num_layers}, c);
+  const MemoryPlan tune = plan_training(
+      *planner,
+      {.config = c,
+       .options = {.weights = tuning.weights, .compute = tuning.compute, .context = context},
+       .objective = {},
+       .optimizer = optimizer,
+       .rows = o.batch_size,
+       .context = context,
+       .recompute = o.recompute,
+       .adapter = adapter});
   if (o.common.json) {
     const nlohmann::ordered_json json{{"parameters", n.total},
                                       {"active_parameters", n.active},
@@ -64,6 +81,7 @@ void run_info(const InfoOptions& o) {
                                       {"head", n.head},
                                       {"inference", to_json(run)},
                                       {"training", to_json(train)},
+                                      {"adapter_training", to_json(tune)},
                                       {"available", backend->memory().available}};
     fmt::print("{}\n", json.dump());
     return;
@@ -80,6 +98,8 @@ void run_info(const InfoOptions& o) {
              backend->name(), run.table());
   fmt::print("\nTraining all weights, {} x {} tokens a step:\n{}", o.batch_size, context,
              train.table());
+  fmt::print("\nTuning an adapter of rank {} on {}, {} x {} tokens a step:\n{}", o.rank, o.targets,
+             o.batch_size, context, tune.table());
   fmt::print("\n{} available on {}\n", format_bytes(backend->memory().available),
              backend->description());
 }
@@ -100,6 +120,14 @@ void add_info_command(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20));
   command->add_flag("--recompute", o->recompute, "Plan training with recomputation by block");
   command->add_flag("--bf16-state", o->bf16_state, "Plan training with bf16 optimizer state");
+  command
+      ->add_option("--targets", o->targets, "Plan tuning of an adapter on these, as for finetune")
+      ->capture_default_str();
+  command->add_option("--rank", o->rank, "Rank of that adapter")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 16));
+  command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
+      ->check(CLI::NonNegativeNumber);
   o->common.add_to(*command);
   command->callback([o] { run_info(*o); });
 }

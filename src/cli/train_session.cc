@@ -85,6 +85,8 @@ void print_result(const TrainingSetup& setup, const TrainResult& result) {
                result.best->step);
   if (result.test_loss) fmt::print("test loss {}\n", loss_text(*result.test_loss));
   for (const auto& [name, value] : result.test_more) fmt::print("test {} {:.4f}\n", name, value);
+  fmt::print("memory {} at most, {} planned\n", format_bytes(peak_memory(setup.backend)),
+             format_bytes(setup.planned_bytes));
   if (result.checkpoint) fmt::print("{}: {}\n", setup.result, result.checkpoint->path.string());
 }
 

@@ -32,8 +32,9 @@ std::vector<std::vector<int64_t>> busiest_experts(Context& ctx, const Mixtral& m
   for (const auto& shares : load) {
     std::vector<int64_t> order(experts);
     std::iota(order.begin(), order.end(), int64_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return shares[static_cast<size_t>(a)] > shares[static_cast<size_t>(b)];
+    std::ranges::sort(order, [&](int64_t a, int64_t b) {
+      const double first = shares[static_cast<size_t>(a)], second = shares[static_cast<size_t>(b)];
+      return first != second ? first > second : a < b;
     });
     order.resize(std::min(experts, static_cast<size_t>(top)));
     chosen.push_back(std::move(order));
