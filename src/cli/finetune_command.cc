@@ -61,6 +61,11 @@ class Finetuning {
     if (!o_.resuming && !o_.model.empty() && trains_adapter(o_.kind()))
       settle_adapter(o_.model, o_.adapter);
     o_.settle(file_);
+    if (!o_.resuming && o_.kind() == FinetuneMethod::dpo && !o_.adapter.empty() &&
+        o_.reference.empty())
+      say(o_.common,
+          "note: the reference is the base without the adapter that training starts from; to "
+          "compare with both together, merge them first (mixtral merge) and tune the result");
     base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
     config_ = ModelConfig::load(base_);
     tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());
