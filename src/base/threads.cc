@@ -8,10 +8,14 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
+
 namespace mixtral {
 namespace {
 
-constexpr int kSpins = 20000;  // about 50 microseconds of pauses
+constexpr int kSpins = 20000;  // some hundred microseconds of pauses
+constexpr int kItemBits = 32;
+constexpr uint64_t kItemMask = (uint64_t{1} << kItemBits) - 1;
 
 void pause() {
 #if defined(__x86_64__)
@@ -56,38 +60,56 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() {
   {
-    std::lock_guard lock(mutex_);
+    const std::lock_guard lock(mutex_);
     stop_ = true;
-    generation_.fetch_add(1);
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
+void ThreadPool::run_item(int64_t item, int thread) {
+  if (!failed_.load(std::memory_order_relaxed)) {
+    try {
+      (*body_.load(std::memory_order_relaxed))(item, thread);
+    } catch (...) {
+      const std::lock_guard lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+      failed_.store(true, std::memory_order_relaxed);
+    }
+  }
+  done_.fetch_add(1, std::memory_order_release);
+}
+
 void ThreadPool::take_items(int thread) {
-  try {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;)
-      (*body_)(i, thread);
-  } catch (...) {
-    std::lock_guard lock(error_mutex_);
-    if (!error_) error_ = std::current_exception();
-    next_ = count_;
+  while (true) {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    const int64_t count = count_.load(std::memory_order_acquire);
+    if (count == 0) {  // for_each is between its stores
+      pause();
+      continue;
+    }
+    if (static_cast<int64_t>(ticket & kItemMask) >= count) return;
+    // If it succeeds, no other loop has begun: count_ and body_ are this ticket's, and stay until
+    // the item is done.
+    if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
+      run_item(static_cast<int64_t>(ticket & kItemMask), thread);
   }
 }
 
 void ThreadPool::work(int thread) {
-  uint64_t seen = 0;
-  while (true) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin)
-      pause();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+  uint64_t seen = 0;  // the loop that this thread knows has nothing left
+  auto news = [&] { return (ticket_.load() >> kItemBits) != seen; };
+  while (!stop_.load(std::memory_order_acquire)) {
+    for (int spin = 0; spin < kSpins && !news() && !stop_; ++spin) pause();
+    if (!news()) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return news() || stop_; });
+      sleeping_.fetch_sub(1);
     }
-    seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
+    seen = ticket_.load(std::memory_order_acquire) >> kItemBits;
     take_items(thread);
-    running_.fetch_sub(1, std::memory_order_release);
   }
 }
 
@@ -97,17 +119,23 @@ void ThreadPool::for_each(int64_t count, const std::function<void(int64_t, int)>
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }
-  body_ = &body;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+  CHECK(count <= static_cast<int64_t>(kItemMask));
+  // While count_ is 0 nobody takes items: those of the old loop are gone, the new one is not ready.
+  count_.store(0, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  const uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> kItemBits) + 1;
+  ticket_.store(loop << kItemBits);  // sequentially consistent with sleeping_, which is read below
+  body_.store(&body, std::memory_order_relaxed);
+  count_.store(count, std::memory_order_release);
+  if (sleeping_.load() > 0) {
+    {
+      const std::lock_guard lock(mutex_);
+    }  // who is about to sleep has looked before, or will look
+    wake_.notify_all();
   }
-  wake_.notify_all();
   take_items(0);
-  for (int spin = 0; running_.load(std::memory_order_acquire) > 0; ++spin) {
+  for (int spin = 0; done_.load(std::memory_order_acquire) < count; ++spin) {
     if (spin < kSpins)
       pause();
     else

@@ -36,17 +36,21 @@ class ThreadPool {
 
  private:
   void work(int thread);
+  /// Runs items of the loop that is under way until none is left to take.
   void take_items(int thread);
+  void run_item(int64_t item, int thread);
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> running_{0};
-  std::atomic<bool> stop_{false};
-  int64_t count_ = 0;
-  const std::function<void(int64_t, int)>* body_ = nullptr;
+  // The loop's number in the upper half, the next item to take in the lower: a thread takes an item
+  // by exchanging both, so that one that comes late can only take items of a loop still under way.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int64_t> done_{0};  // items of this loop that were run
+  std::atomic<int64_t> count_{0};
+  std::atomic<const std::function<void(int64_t, int)>*> body_{nullptr};
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> stop_{false}, failed_{false};
   std::mutex error_mutex_;
   std::exception_ptr error_;
 };
