@@ -11,7 +11,7 @@ class Cutter {
   Tensor take(Shape shape, Dtype dtype) {
     const int64_t begin = offset_;
     offset_ += (shape.numel() * size_of(dtype) + 255) / 256 * 256;
-    return {base_ + begin, shape, dtype};
+    return {base_ ? base_ + begin : nullptr, shape, dtype};
   }
   int64_t size() const { return offset_; }
   /// Starts again, in memory.

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/registry.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/batch.h"
@@ -19,6 +20,18 @@ inline std::filesystem::path fixtures() {
   return std::filesystem::path(MIXTRAL_SOURCE_DIR) / ".." / "shared" / "fixtures";
 }
 inline bool have_fixtures() { return std::filesystem::exists(fixtures() / "README.md"); }
+
+/// The devices of this build that results are compared on.
+inline std::vector<std::string> devices() {
+  std::vector<std::string> names{"ref", "cpu"};
+  const auto built = backend_names();
+  if (std::find(built.begin(), built.end(), "cuda") != built.end()) names.emplace_back("cuda");
+  return names;
+}
+/// Whether this machine has the device.
+inline bool have_device(const std::string& name) {
+  return name != "cuda" || make_backend("auto")->name() != "cpu";
+}
 
 /// The rows of a data.jsonl of {"input_ids", "labels"}, as one batch.
 inline HostBatch read_batch(const std::filesystem::path& file) {

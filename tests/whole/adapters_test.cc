@@ -39,6 +39,7 @@ class AdapterFixture : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+    if (!testing::have_device(GetParam().device)) GTEST_SKIP() << "no GPU";
     directory_ = fixtures() / GetParam().name;
     backend_ = make_backend(GetParam().device, 2);
     arena_ = std::make_unique<Arena>(*backend_);
@@ -169,7 +170,7 @@ TEST_P(AdapterFixture, TurnedOffItIsTheBaseModel) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const char* device : {"ref", "cpu"})
+  for (const std::string& device : testing::devices())
     for (const char* name : {"lora-qv", "lora-attention-rs", "lora-experts"})
       all.push_back({device, name});
   return all;

@@ -32,6 +32,7 @@ class Fixture : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+    if (!testing::have_device(GetParam().device)) GTEST_SKIP() << "no GPU";
     directory_ = fixtures() / GetParam().model;
     backend_ = make_backend(GetParam().device, 2);
     arena_ = std::make_unique<Arena>(*backend_);
@@ -162,7 +163,7 @@ TEST_P(Fixture, GreedyGenerationAgrees) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const char* device : {"ref", "cpu"})
+  for (const std::string& device : testing::devices())
     for (const char* model : {"gqa", "mha8x2", "headdim", "sliding", "sharded", "tied"})
       all.push_back({device, model});
   return all;
