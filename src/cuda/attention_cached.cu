@@ -48,7 +48,9 @@ struct Running {
 /// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
-__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2 : m > 1 ? 3 : 4)
+__global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
+                                            : m > 1                ? 3
+                                                                   : 4)
     cached_attention(CachedSource<K> op, Stretches to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
