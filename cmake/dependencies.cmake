@@ -1,7 +1,6 @@
 # The libraries of docs/architecture.md ("Dependencies"), all from the distribution's packages.
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
-find_package(spdlog REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(simdjson REQUIRED)
