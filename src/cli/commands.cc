@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 
+#include "cli/bench_command.h"
 #include "cli/chat_command.h"
 #include "cli/data_command.h"
 #include "cli/evaluate_command.h"
@@ -13,6 +14,7 @@
 namespace mixtral {
 
 void add_commands(CLI::App& app) {
+  add_bench_command(app);
   add_chat_command(app);
   add_data_command(app);
   add_evaluate_command(app);

@@ -1,0 +1,397 @@
+#include "cli/bench_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "backends/registry.h"
+#include "base/random.h"
+#include "cli/adapters.h"
+#include "cli/common.h"
+#include "cli/finetune_options.h"
+#include "cli/train_session.h"
+#include "infer/generator.h"
+#include "train/defaults.h"
+#include "train/language_model.h"
+#include "train/optimizer.h"
+
+namespace mixtral {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::ordered_json;
+
+constexpr const char* kExamples =
+    "Weights and tokens are random: nothing is read but a configuration. Examples:\n"
+    "  mixtral bench pretrain --model seed --batch-size 8 --context 2048\n"
+    "  mixtral bench pretrain --model 8x7b --layers 2 --batch-size 4 --context 4096 --recompute\n"
+    "  mixtral bench finetune --model 8x7b --targets attention --rank 16 --context 2048\n"
+    "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
+    "  mixtral bench ops --model small          # the table of kernels alone\n";
+
+struct BenchOptions {
+  CommonOptions common;
+  std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32";
+  std::optional<int64_t> layers;
+  int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
+          rank = 16;
+  bool recompute = false;
+
+  bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
+};
+
+/// What this machine can do at best, measured here and now.
+struct Ceilings {
+  double copy = 0;     // bytes/s, read and written
+  double product = 0;  // FLOP/s of a large product in the type that the work computes in
+};
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+/// Seconds of each of `count` runs, after one that is not counted.
+std::vector<double> time_runs(Backend& backend, int count, const std::function<void()>& work) {
+  work();
+  backend.synchronize();
+  std::vector<double> seconds;
+  for (int i = 0; i < count; ++i) {
+    const auto start = Clock::now();
+    work();
+    backend.synchronize();
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return seconds;
+}
+
+Ceilings measure_ceilings(Backend& backend, const Precision& precision) {
+  const bool gpu = backend.name().starts_with("cuda");
+  const int64_t count = gpu ? int64_t{1} << 28 : int64_t{1} << 25, side = gpu ? 8192 : 1024;
+  Ceilings ceilings;
+  uint64_t stream = 0;
+  auto normal = [&](const Tensor& x) {
+    backend.run(ops::RandomNormal{.x = x, .seed = 1, .stream = stream++, .deviation = 1});
+    return x;
+  };
+  {
+    const Buffer from(backend, count * 4), to(backend, count * 4);
+    const ops::Convert copy{normal(from.tensor({count}, Dtype::f32)),
+                            to.tensor({count}, Dtype::f32)};
+    const double seconds = median(time_runs(backend, 9, [&] { backend.run(copy); }));
+    ceilings.copy = static_cast<double>(count) * 8 / seconds;
+  }
+  const Dtype type = precision.compute;
+  const int64_t bytes = side * side * size_of(type);
+  const Buffer x(backend, bytes), weight(backend, bytes), y(backend, bytes);
+  const ops::GroupedMatmul product{.x = normal(x.tensor({side, side}, type)),
+                                   .weight = normal(weight.tensor({1, side, side}, type)),
+                                   .offsets = {},
+                                   .y = y.tensor({side, side}, type),
+                                   .operands = precision.operands};
+  const double seconds = median(time_runs(backend, 9, [&] { backend.run(product); }));
+  ceilings.product = 2 * std::pow(static_cast<double>(side), 3) / seconds;
+  return ceilings;
+}
+
+std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
+  RandomStream random(seed, 0);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i)
+    tokens.push_back(
+        static_cast<int32_t>(random.next() % static_cast<uint64_t>(config.vocab_size)));
+  return tokens;
+}
+
+HostBatch random_batch(const BenchOptions& o, const ModelConfig& config, uint64_t seed) {
+  HostBatch batch;
+  for (int64_t row = 0; row < o.batch_size; ++row)
+    batch.append(random_tokens(config, o.context, seed * 1000 + static_cast<uint64_t>(row)));
+  return batch;
+}
+
+int64_t trained_parameters(const std::vector<nn::ParameterStore::Group>& groups) {
+  int64_t count = 0;
+  for (const auto& group : groups) count += group.grad ? group.grad.numel() : 0;
+  return count;
+}
+
+/// Model FLOPs of a tuned token: forward and the gradients of activations through the base, and
+/// all three products of the adapter.
+double tuning_flops_per_token(const ModelConfig& config, int64_t context, int64_t adapter) {
+  const auto active = static_cast<double>(count_parameters(config).active);
+  return training_flops_per_token(config, context) - 2 * active + 6 * static_cast<double>(adapter);
+}
+
+void print_profile(const Profiler& profiler, const Ceilings& ceilings, ordered_json& json,
+                   bool as_json) {
+  double total = 0;
+  std::vector<std::pair<std::string, Profiler::Row>> rows(profiler.rows().begin(),
+                                                          profiler.rows().end());
+  for (const auto& [name, row] : rows) total += row.seconds;
+  std::ranges::sort(
+      rows, [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  if (!as_json)
+    fmt::print(
+        "\nkernels of one step, each waited for ({:.2f} ms together)\n"
+        "{:24} {:>6} {:>10} {:>6} {:>10} {:>10} {:>9}\n",
+        total * 1e3, "op", "calls", "ms", "share", "GB/s", "GFLOP/s", "of bound");
+  ordered_json table = ordered_json::array();
+  for (const auto& [name, row] : rows) {
+    const double bound = std::max(row.bytes / ceilings.copy, row.flops / ceilings.product);
+    if (!as_json)
+      fmt::print("{:24} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:8.0f}%\n", name, row.calls,
+                 row.seconds * 1e3, 100 * row.seconds / total, row.bytes / row.seconds * 1e-9,
+                 row.flops / row.seconds * 1e-9, 100 * bound / row.seconds);
+    table.push_back({{"op", name},
+                     {"calls", row.calls},
+                     {"seconds", row.seconds},
+                     {"gb_per_s", row.bytes / row.seconds * 1e-9},
+                     {"gflop_per_s", row.flops / row.seconds * 1e-9},
+                     {"share_of_bound", bound / row.seconds}});
+  }
+  json["kernels"] = table;
+}
+
+/// One figure, as a line and in the JSON object.
+class Report {
+ public:
+  explicit Report(bool as_json) : as_json_(as_json) {}
+  void line(const std::string& key, const std::string& text, double value) {
+    json_[key] = value;
+    if (!as_json_) fmt::print("{:22} {}\n", key, text);
+  }
+  ordered_json& json() { return json_; }
+  bool as_json() const { return as_json_; }
+
+ private:
+  bool as_json_;
+  ordered_json json_;
+};
+
+void report_rate(Report& report, const Ceilings& ceilings, double seconds, double tokens,
+                 double flops_per_token) {
+  report.line("tok_per_s", fmt::format("{:.1f}", tokens / seconds), tokens / seconds);
+  const double rate = flops_per_token * tokens / seconds;
+  report.line(
+      "model_tflop_per_s",
+      fmt::format("{:.3f} ({:.1f}% of the product)", rate * 1e-12, 100 * rate / ceilings.product),
+      rate * 1e-12);
+}
+
+void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& backend,
+                    Report& report) {
+  const bool tuning = o.work == "finetune";
+  const Precision precision =
+      tuning ? adapter_precision(o.common.dtype, backend, config.dtype)
+             : choose_precision(o.common.dtype, backend, Purpose::training, config.dtype);
+  const Mixtral::Options options{.weights = precision.weights,
+                                 .compute = precision.compute,
+                                 .context = o.context,
+                                 .trainable = !tuning};
+  std::optional<AdapterFile> file;
+  if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
+  OptimizerSettings settings;
+  settings.bf16_state = o.optimizer_state == "bf16";
+  const TrainingMemory memory = require_training_memory(backend, {.config = config,
+                                                                  .options = options,
+                                                                  .objective = {},
+                                                                  .optimizer = settings,
+                                                                  .rows = o.batch_size,
+                                                                  .context = o.context,
+                                                                  .recompute = o.recompute,
+                                                                  .adapter = file});
+  const Ceilings ceilings = measure_ceilings(backend, precision);
+  Mixtral model(backend, config, options);
+  nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
+  std::unique_ptr<Adapter> adapter;
+  if (file)
+    adapter = std::make_unique<Adapter>(backend, model, std::move(*file),
+                                        Adapter::Options{.trainable = true, .seed = 1});
+  const auto& groups = adapter ? adapter->store().groups() : model.store().groups();
+  const int64_t trained = trained_parameters(groups);
+  Arena arena(backend);
+  arena.reserve(memory.arena);
+  Context ctx(backend, arena, precision.compute);
+  ctx.set_operands(precision.operands);
+  LanguageModelCriterion criterion(ctx, model, {.objective = {}, .recompute = o.recompute});
+  Optimizer optimizer(backend, groups, settings);
+  const Buffer norm_buffer(backend, 8);
+  const Tensor norm = norm_buffer.tensor({1}, Dtype::f64);
+
+  uint64_t seed = o.common.seed;
+  auto step = [&](Context& in) {
+    in.arena().reset();
+    StepSize size{.weight = 0, .batches = o.accumulation};
+    std::vector<HostBatch> batches;
+    for (int64_t i = 0; i < o.accumulation; ++i) {
+      batches.push_back(random_batch(o, config, seed++));
+      size.weight += criterion.weight(batches.back());
+    }
+    criterion.begin(in, 0);
+    for (const HostBatch& batch : batches) criterion.add_gradients(in, batch, size, 0);
+    optimizer.step(in, 1e-4, norm);
+    return size;
+  };
+  for (int64_t i = 1; i < o.warmup; ++i) step(ctx);
+  StepSize size;
+  const auto times = time_runs(backend, static_cast<int>(o.steps), [&] { size = step(ctx); });
+  const Figures figures = criterion.read(ctx, 0, size);
+  const double seconds = median(times);
+  const auto tokens = static_cast<double>(o.accumulation * o.batch_size * o.context);
+  const double flops = tuning ? tuning_flops_per_token(config, o.context, trained)
+                              : training_flops_per_token(config, o.context);
+  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
+  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
+              ceilings.product * 1e-12);
+  report.line("trained_parameters", fmt::format("{}", trained), static_cast<double>(trained));
+  report.line("step_ms",
+              fmt::format("{:.2f} (median of {}; {:.2f} to {:.2f})", seconds * 1e3, times.size(),
+                          std::ranges::min(times) * 1e3, std::ranges::max(times) * 1e3),
+              seconds * 1e3);
+  report_rate(report, ceilings, seconds, tokens, flops);
+  report.line(
+      "loss",
+      fmt::format("{:.4f} after {} steps of random tokens", figures.loss, optimizer.steps()),
+      figures.loss);
+  report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(memory.planned) / (1 << 30)),
+              static_cast<double>(memory.planned) / (1 << 30));
+  const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
+  report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
+  Profiler profiler(backend);
+  Context profiled(backend, arena, precision.compute, &profiler);
+  profiled.set_operands(precision.operands);
+  step(profiled);
+  print_profile(profiler, ceilings, report.json(), report.as_json());
+}
+
+void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
+                      Report& report) {
+  const Precision precision =
+      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
+  const int64_t context = o.context + o.tokens + 1;
+  const Mixtral::Options options{
+      .weights = precision.weights, .compute = precision.compute, .context = context};
+  const auto planner = make_planning_backend(&backend);
+  const MemoryPlan plan =
+      plan_inference(*planner, {.config = config, .options = options, .context = context});
+  if (const auto memory = backend.memory(); plan.total() > memory.available)
+    throw Error(fmt::format("bench {}: {} of memory are needed and {} are free on {}:\n{}", o.work,
+                            format_bytes(plan.total()), format_bytes(memory.available),
+                            backend.name(), plan.table()));
+  const Ceilings ceilings = measure_ceilings(backend, precision);
+  Mixtral model(backend, config, options);
+  nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
+  Generator generator(backend, model, context);
+  const bool decode = o.work == "decode";
+  const int64_t prompt_length = decode ? 16 : o.context;
+  std::vector<double> seconds;
+  for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
+    const auto prompt = random_tokens(config, prompt_length, static_cast<uint64_t>(run) + 1);
+    const GenerationOptions how{.sampling = {.temperature = 0},
+                                .max_tokens = decode ? o.tokens : 1};
+    auto start = Clock::now();
+    Clock::time_point end;
+    int64_t drawn = 0;
+    generator.generate(prompt, how, [&](const GeneratedToken&) {
+      end = Clock::now();
+      if (decode && drawn++ == 0) start = end;  // the prompt is not what is measured
+      return true;
+    });
+    if (run >= o.warmup) seconds.push_back(std::chrono::duration<double>(end - start).count());
+  }
+  const double time = median(seconds);
+  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
+  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
+              ceilings.product * 1e-12);
+  const ParameterCount count = count_parameters(config);
+  if (decode) {
+    const auto tokens = static_cast<double>(o.tokens - 1);
+    report.line("tok_per_s", fmt::format("{:.2f}", tokens / time), tokens / time);
+    const double bytes = static_cast<double>(count.active) * size_of(precision.weights);
+    report.line("weights_gb_per_s",
+                fmt::format("{:.1f} ({:.0f}% of the copy)", bytes * tokens / time * 1e-9,
+                            100 * bytes * tokens / time / ceilings.copy),
+                bytes * tokens / time * 1e-9);
+  } else {
+    const double flops =
+        2 * static_cast<double>(count.active) +
+        2 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim * o.context);
+    report_rate(report, ceilings, time, static_cast<double>(o.context), flops);
+  }
+  report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(plan.total()) / (1 << 30)),
+              static_cast<double>(plan.total()) / (1 << 30));
+  const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
+  report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
+}
+
+void run_bench(const BenchOptions& o) {
+  ModelConfig config = model_config(o.model);
+  if (o.layers) config.num_layers = *o.layers;
+  config.max_positions = std::max(config.max_positions, o.context + o.tokens + 1);
+  config.validate("--model");
+  const auto backend = o.common.open_device();
+  Report report(o.common.json);
+  report.json()["bench"] = o.work;
+  report.json()["model"] = o.model;
+  report.json()["layers"] = config.num_layers;
+  report.json()["device"] = backend->description();
+  report.json()["dtype"] = o.common.dtype;
+  report.json()["context"] = o.context;
+  if (o.trains()) report.json()["batch_size"] = o.batch_size;
+  if (!o.common.json)
+    fmt::print(
+        "bench {}: {} with {} layers, {}, --dtype {}, {}\n", o.work, o.model, config.num_layers,
+        o.trains()
+            ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
+        : o.work == "prefill" ? fmt::format("a prompt of {} tokens", o.context)
+                              : fmt::format("{} tokens after 16", o.tokens),
+        o.common.dtype, backend->description());
+  if (o.trains())
+    bench_training(o, config, *backend, report);
+  else
+    bench_generation(o, config, *backend, report);
+  if (o.common.json) fmt::print("{}\n", report.json().dump());
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "bench", "Measure training and generation beside the machine's ceilings, kernel by kernel");
+  command->footer(kExamples);
+  auto o = std::make_shared<BenchOptions>();
+  command->add_option("work", o->work, "pretrain, finetune, prefill, decode, or ops")
+      ->required()
+      ->check(CLI::IsMember({"pretrain", "finetune", "prefill", "decode", "ops"}));
+  command->add_option("-m,--model", o->model, "A built-in configuration or a model directory")
+      ->capture_default_str();
+  auto count = [&](const char* flag, int64_t& value, int64_t least, const char* help) {
+    command->add_option(flag, value, help)
+        ->capture_default_str()
+        ->check(CLI::Range(least, int64_t{1} << 24));
+  };
+  command->add_option("--layers", o->layers, "Instead of the configuration's")
+      ->check(CLI::Range(int64_t{1}, int64_t{1024}));
+  count("--context", o->context, 1, "Tokens of a sequence, or of the prompt");
+  count("--batch-size", o->batch_size, 1, "Sequences of a micro-batch (training)");
+  count("--grad-accumulation", o->accumulation, 1, "Micro-batches of a step");
+  count("--steps", o->steps, 1, "Runs that are timed; the median counts");
+  count("--warmup", o->warmup, 0, "Runs before these");
+  count("--tokens", o->tokens, 2, "Tokens to generate (decode)");
+  count("--rank", o->rank, 1, "Of the adapter (finetune)");
+  command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
+  command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
+  o->common.add_to(*command);
+  command->callback([o] { run_bench(*o); });
+}
+
+}  // namespace mixtral
