@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "cli/adapters.h"
 #include "cli/finetune_options.h"
@@ -185,9 +186,12 @@ class Finetuning {
                                            .adapter = file,
                                            .preference = preference,
                                            .reference_model = second_model});
+    std::optional<ModelTensors> weights;
+    if (!o_.resuming || trains_adapter(kind)) check_weights(config_, weights.emplace(base_));
     RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, config_, options);
-    if (!o_.resuming || trains_adapter(kind)) load_weights(*backend, model, ModelTensors(base_));
+    if (weights) load_weights(*backend, model, *weights);
+    weights.reset();
     Arena arena(*backend);
     arena.reserve(memory.arena);
     Context ctx(*backend, arena, precision.compute);

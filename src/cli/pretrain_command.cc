@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <memory>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/train_data.h"
@@ -258,13 +259,16 @@ class Pretraining {
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
                                            .recompute = o_.recompute});
+    std::optional<ModelTensors> weights;
+    if (!subject.weights.empty()) check_weights(subject.config, weights.emplace(subject.weights));
     RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, subject.config, options);
-    if (!subject.weights.empty())
-      load_weights(*backend, model, ModelTensors(subject.weights));
+    if (weights)
+      load_weights(*backend, model, *weights);
     else if (!o_.resuming)
       nn::initialise(*backend, model.parameters(),
                      defaults::initialisation(subject.config, o_.common.seed));
+    weights.reset();
     Arena arena(*backend);
     arena.reserve(memory.arena);
     Context ctx(*backend, arena, precision.compute);

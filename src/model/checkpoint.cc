@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -28,6 +29,18 @@ void check_shape(const ModelTensors& tensors, const std::string& name, const Sha
     throw Error(fmt::format("{}: tensor {} has shape {}, but config.json asks for {}",
                             tensors.file_of(name).path().string(), name, entry.shape_text(),
                             shape.to_string()));
+}
+
+/// The name and shape under which transformers 5 packs a tensor of on_disk_tensors() with others.
+std::optional<std::pair<std::string, Shape>> packed_place(const ModelConfig& config,
+                                                          const std::string& name) {
+  const size_t at = name.find("block_sparse_moe.");
+  if (at == std::string::npos) return std::nullopt;
+  const std::string prefix = name.substr(0, at) + "mlp.";
+  const int64_t e = config.num_experts, f = config.intermediate_size, d = config.hidden_size;
+  if (name.ends_with(".gate.weight")) return {{prefix + "gate.weight", {e, d}}};
+  if (name.ends_with(".w2.weight")) return {{prefix + "experts.down_proj", {e, d, f}}};
+  return {{prefix + "experts.gate_up_proj", {e, 2 * f, d}}};
 }
 
 /// Whether a left-over tensor is one that old files carry and no model needs.
@@ -115,28 +128,44 @@ FileChecksum save_file(Backend& backend, const nn::ParameterSource& parameters, 
 
 }  // namespace
 
-void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors) {
-  std::vector<Load> loads;
+void check_weights(const ModelConfig& config, const ModelTensors& tensors) {
   std::set<std::string, std::less<>> used;
-  model.for_each_parameter([&](nn::Parameter& p) {
-    const bool packed = !p.packed_name.empty() && tensors.find(p.packed_name);
-    const Part whole{.name = p.packed_name, .offset = 0, .shape = p.shape};
-    const std::vector<Part> only{whole};
-    for (const Part& part : packed ? only : p.parts) {
-      if (!tensors.find(part.name))
-        throw Error(
-            fmt::format("{}: tensor {} is missing; config.json describes a model that has it",
-                        tensors.path().string(), part.name));
-      check_shape(tensors, part.name, part.shape);
-      loads.push_back({part.name, p.value_of(part)});
-      used.insert(part.name);
-    }
-  });
+  auto require = [&](const std::string& name, const Shape& shape) {
+    if (!used.insert(name).second) return;
+    if (!tensors.find(name))
+      throw Error(fmt::format("{}: tensor {} is missing; config.json describes a model that has it",
+                              tensors.path().string(), name));
+    check_shape(tensors, name, shape);
+  };
+  for (const auto& [name, shape] : on_disk_tensors(config)) {
+    const auto packed = packed_place(config, name);
+    if (packed && tensors.find(packed->first))
+      require(packed->first, packed->second);
+    else
+      require(name, shape);
+  }
   for (const std::string& name : tensors.names()) {
-    if (!used.contains(name) && !is_known_extra(name, model.config().tie_embeddings))
+    if (!used.contains(name) && !is_known_extra(name, config.tie_embeddings))
       throw Error(fmt::format("{}: tensor {} has no place in the model that config.json describes",
                               tensors.file_of(name).path().string(), name));
+    const SafetensorsEntry& entry = tensors.at(name);
+    if (used.contains(name) && !(entry.dtype && is_float(*entry.dtype)))
+      throw Error(
+          fmt::format("{}: tensor {} has the dtype {}, but weights must be F32, BF16, F16 or F64",
+                      tensors.file_of(name).path().string(), name, entry.type));
   }
+}
+
+void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors) {
+  check_weights(model.config(), tensors);
+  std::vector<Load> loads;
+  model.for_each_parameter([&](nn::Parameter& p) {
+    if (!p.packed_name.empty() && tensors.find(p.packed_name)) {
+      loads.push_back({p.packed_name, p.value});
+      return;
+    }
+    for (const Part& part : p.parts) loads.push_back({part.name, p.value_of(part)});
+  });
   tensors.refuse_non_finite();
   Staging staging;
   for (const Load& load : loads) {
@@ -151,6 +180,7 @@ std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::pat
                                     const Mixtral::Options& options) {
   const ModelConfig config = ModelConfig::load(directory);
   const ModelTensors tensors(directory);
+  check_weights(config, tensors);
   auto model = std::make_unique<Mixtral>(backend, config, options);
   load_weights(backend, *model, tensors);
   return model;

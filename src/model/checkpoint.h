@@ -13,13 +13,19 @@
 
 namespace mixtral {
 
+/// Throws Error, naming file and tensor, when one that the configuration asks for is missing, has
+/// another shape or holds no floating-point numbers, or when one has no place in the model. Takes
+/// no memory for weights.
+void check_weights(const ModelConfig& config, const ModelTensors& tensors);
+
 /// Reads every parameter from a model's files, under the names of Hugging Face's Mixtral, either
 /// one tensor an expert ("block_sparse_moe.experts.0.w1.weight") or transformers 5's packed ones
-/// ("mlp.experts.gate_up_proj"). Shapes are checked, and missing, left-over and non-finite tensors
-/// refused, before anything is copied (Error, naming file and tensor).
+/// ("mlp.experts.gate_up_proj"). What check_weights() and a look for non-finite values find is
+/// refused before anything is copied (Error, naming file and tensor).
 void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors);
 
-/// Opens a model directory (config.json and weights) on `backend`.
+/// Opens a model directory (config.json and weights) on `backend`, having checked that the two
+/// agree before it takes memory for them.
 std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::path& directory,
                                     const Mixtral::Options& options);
 

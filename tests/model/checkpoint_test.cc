@@ -1,0 +1,177 @@
+// Weights that do not fit their config.json.
+#include "model/checkpoint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "backends/planning.h"
+#include "backends/registry.h"
+#include "tests/support/files.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+ModelConfig small() {
+  ModelConfig config;
+  config.vocab_size = 12;
+  config.hidden_size = 8;
+  config.intermediate_size = 6;
+  config.num_layers = 2;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 4;
+  config.num_experts = 3;
+  config.experts_per_token = 2;
+  config.max_positions = 16;
+  return config;
+}
+
+/// What stands in the weights' file.
+struct Stored {
+  Shape shape;
+  Dtype dtype = Dtype::f32;
+  float value = 0.5f;
+};
+using Weights = std::map<std::string, Stored>;
+
+Weights weights_of(const ModelConfig& config) {
+  Weights weights;
+  for (const auto& [name, shape] : on_disk_tensors(config)) weights[name] = {shape};
+  return weights;
+}
+
+void write(const fs::path& directory, const ModelConfig& config, const Weights& weights) {
+  config.save(directory);
+  std::vector<PlannedTensor> plan;
+  for (const auto& [name, stored] : weights) plan.push_back({name, stored.shape, stored.dtype});
+  std::vector<float> values;
+  std::vector<uint8_t> bytes;
+  write_safetensors(directory / "model.safetensors", plan, [&](const PlannedTensor& planned) {
+    const Stored& stored = weights.at(planned.name);
+    const auto count = static_cast<size_t>(stored.shape.numel());
+    if (stored.dtype == Dtype::u8) {
+      bytes.assign(count, 1);
+      return Tensor(bytes.data(), stored.shape, Dtype::u8);
+    }
+    values.assign(count, 0.5f);
+    values.back() = stored.value;
+    return Tensor(values.data(), stored.shape, Dtype::f32);
+  });
+}
+
+const std::string kLayer = "model.layers.1.";
+const std::string kExpert = kLayer + "block_sparse_moe.experts.2.";
+
+TEST(LoadModel, RefusesWeightsThatDoNotFitTheConfigurationBeforeItTakesMemory) {
+  struct Case {
+    std::function<void(ModelConfig&, Weights&)> spoil;
+    std::string tensor, words;
+  };
+  const Case cases[] = {
+      {[](auto&, auto& w) { w.erase("model.embed_tokens.weight"); }, "model.embed_tokens.weight",
+       "is missing"},
+      {[](auto&, auto& w) { w.erase(kExpert + "w3.weight"); }, kExpert + "w3.weight", "is missing"},
+      {[](auto&, auto& w) { w.erase("lm_head.weight"); }, "lm_head.weight", "is missing"},
+      {[](auto&, auto& w) { w["model.layers.2.input_layernorm.weight"] = {{8}}; },
+       "model.layers.2.input_layernorm.weight", "has no place"},
+      {[](auto&, auto& w) { w[kLayer + "self_attn.q_proj.bias"] = {{8}}; },
+       kLayer + "self_attn.q_proj.bias", "has no place"},
+      {[](auto&, auto& w) { w["model.norm.weight"] = {{9}}; }, "model.norm.weight",
+       "has shape [9], but config.json asks for [8]"},
+      {[](auto&, auto& w) { w["model.norm.weight"] = {{1, 8}}; }, "model.norm.weight",
+       "has shape [1, 8]"},
+      {[](auto&, auto& w) { w[kExpert + "w2.weight"] = {{6, 8}}; }, kExpert + "w2.weight",
+       "has shape [6, 8], but config.json asks for [8, 6]"},
+      {[](auto&, auto& w) { w[kExpert + "w1.weight"].dtype = Dtype::u8; }, kExpert + "w1.weight",
+       "has the dtype U8"},
+      // The configuration is wrong instead.
+      {[](auto& c, auto&) { c.num_layers = 3; }, "model.layers.2.", "is missing"},
+      {[](auto& c, auto&) { c.num_layers = 1; }, "model.layers.1.", "has no place"},
+      {[](auto& c, auto&) { c.num_experts = 2; }, "gate.weight", "has shape [3, 8]"},
+      {[](auto& c, auto&) { c.num_kv_heads = 2; }, "k_proj.weight", "has shape [4, 8]"},
+      {[](auto& c, auto&) { c.head_dim = 8; }, "q_proj.weight", "asks for [16, 8]"},
+      {[](auto& c, auto&) { c.vocab_size = 1000000; }, "model.embed_tokens.weight", "[1000000, 8]"},
+      // Terabytes by its own account.
+      {[](auto& c, auto&) { c = builtin_config("8x7b"); }, "model.embed_tokens.weight",
+       "asks for [32000, 4096]"},
+  };
+  for (const Case& c : cases) {
+    const TemporaryDirectory directory;
+    ModelConfig config = small();
+    Weights weights = weights_of(config);
+    c.spoil(config, weights);
+    write(directory.path(), config, weights);
+    PlanningBackend backend;
+    const std::string message = message_of([&] { load_model(backend, directory.path(), {}); });
+    EXPECT_THAT(message, AllOf(HasSubstr(directory.path().string()), HasSubstr(c.tensor),
+                               HasSubstr(c.words)));
+    EXPECT_EQ(backend.peak(), 0) << message;
+  }
+}
+
+TEST(LoadModel, TakesPackedExpertsAndChecksThemToo) {
+  auto pack = [](Weights& weights) {
+    for (auto it = weights.begin(); it != weights.end();)
+      it = it->first.find("experts.") != std::string::npos ? weights.erase(it) : std::next(it);
+    for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+      weights[std::string(layer) + "mlp.experts.gate_up_proj"] = {{3, 12, 8}};
+      weights[std::string(layer) + "mlp.experts.down_proj"] = {{3, 8, 6}};
+    }
+  };
+  const TemporaryDirectory directory;
+  Weights weights = weights_of(small());
+  pack(weights);
+  write(directory.path(), small(), weights);
+  const auto backend = make_backend("ref");
+  EXPECT_NO_THROW(load_model(*backend, directory.path(), {}));
+
+  weights[kLayer + "mlp.experts.down_proj"] = {{3, 6, 8}};
+  write(directory.path(), small(), weights);
+  EXPECT_THAT(message_of([&] { load_model(*backend, directory.path(), {}); }),
+              HasSubstr("down_proj has shape [3, 6, 8], but config.json asks for [3, 8, 6]"));
+
+  // Both forms at once: one of them is too many.
+  weights = weights_of(small());
+  weights[kLayer + "mlp.experts.down_proj"] = {{3, 8, 6}};
+  write(directory.path(), small(), weights);
+  EXPECT_THAT(message_of([&] { load_model(*backend, directory.path(), {}); }),
+              AllOf(HasSubstr("w2.weight"), HasSubstr("has no place")));
+}
+
+TEST(LoadModel, ReportsWeightsThatAreNotFinite) {
+  const TemporaryDirectory directory;
+  const auto backend = make_backend("ref");
+  for (const float value : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
+    Weights weights = weights_of(small());
+    weights[kExpert + "w1.weight"].value = value;
+    write(directory.path(), small(), weights);
+    EXPECT_THAT(message_of([&] { load_model(*backend, directory.path(), {}); }),
+                AllOf(HasSubstr("model.safetensors"), HasSubstr(kExpert + "w1.weight"),
+                      HasSubstr("element 47")));
+  }
+}
+
+TEST(LoadModel, LeavesAloneWhatOldFilesCarryAndNoModelNeeds) {
+  const TemporaryDirectory directory;
+  const auto backend = make_backend("ref");
+  ModelConfig config = small();
+  Weights weights = weights_of(config);
+  weights[kLayer + "self_attn.rotary_emb.inv_freq"] = {{2}};
+  write(directory.path(), config, weights);
+  EXPECT_NO_THROW(load_model(*backend, directory.path(), {}));
+  config.tie_embeddings = true;  // lm_head.weight is then the embeddings once more
+  write(directory.path(), config, weights);
+  EXPECT_NO_THROW(load_model(*backend, directory.path(), {}));
+}
+
+}  // namespace
+}  // namespace mixtral
