@@ -1,0 +1,58 @@
+#include "train/stop_signal.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+namespace mixtral {
+namespace {
+
+TEST(StopSignal, RemembersTheFirstSignal) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const StopSignal stop;
+    EXPECT_EQ(stop.arrived(), 0);
+    ::raise(signal);
+    EXPECT_EQ(stop.arrived(), signal);
+  }
+  const StopSignal again;
+  EXPECT_EQ(again.arrived(), 0);
+}
+
+TEST(StopSignal, ASecondOneEndsTheProcessAtOnce) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const StopSignal stop;
+      ::raise(SIGTERM);
+      ::raise(signal);
+      std::this_thread::sleep_for(std::chrono::seconds(60));  // a step that takes long
+      ::_exit(1);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 128 + signal);
+  }
+}
+
+TEST(StopSignal, GivesTheSignalsBack) {
+  {
+    const StopSignal stop;
+  }
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::raise(SIGTERM);
+    ::_exit(1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(WTERMSIG(status), SIGTERM);
+}
+
+}  // namespace
+}  // namespace mixtral
