@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
 #include <set>
@@ -16,8 +15,6 @@ namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kPeftPrefix = "base_model.model.";
 
 /// A tensor's place: which module, which expert of it, and whether it is A or B.
 struct Place {
@@ -89,18 +86,48 @@ std::optional<Place> place_of(std::string_view module, const FusedNames& fused) 
   return std::nullopt;
 }
 
+// Adapters come from anywhere, and a regular expression can be made to take for ever. libstdc++ has
+// a way of matching whose time is bounded; PEFT's own patterns are short.
+constexpr size_t kLongestPattern = 256;
+#ifdef __GLIBCXX__
+constexpr auto kRegexKind = std::regex::ECMAScript | std::regex_constants::__polynomial;
+#else
+constexpr auto kRegexKind = std::regex::ECMAScript;
+#endif
+
 /// The value that a pattern map gives for a module, as PEFT looks it up: a key is a regular
 /// expression for the end of the module's path.
 double pattern_value(const Json* patterns, const std::string& module, double otherwise) {
   if (!patterns || patterns->is_null()) return otherwise;
   for (const auto& [key, value] : patterns->members()) {
+    if (key.size() > kLongestPattern)
+      throw Error(fmt::format("{}: its key has {} bytes; at most {} are accepted", value.where(),
+                              key.size(), kLongestPattern));
     try {
-      if (std::regex_match(module, std::regex("(.*\\.)?(" + key + ")"))) return value.as_double();
+      if (std::regex_match(module, std::regex("(.*\\.)?(" + key + ")", kRegexKind)))
+        return value.as_double();
     } catch (const std::regex_error&) {
-      throw Error(fmt::format("{}: '{}' is not a regular expression", value.where(), key));
+      throw Error(fmt::format("{}: '{}' is not a regular expression that is understood here",
+                              value.where(), printable(key)));
     }
   }
   return otherwise;
+}
+
+constexpr double kMostScale = 1e6;
+
+/// A factor of the update: alpha, or mlx-lm's scale.
+double checked_factor(double factor, const std::string& where) {
+  if (std::abs(factor) <= kMostScale) return factor;
+  throw Error(fmt::format("{}: expected a number from {} to {}, found {}", where, -kMostScale,
+                          kMostScale, factor));
+}
+
+double checked_dropout(const Json& value) {
+  const double dropout = value.as_double();
+  if (dropout >= 0 && dropout < 1) return dropout;
+  throw Error(
+      fmt::format("{}: expected a share from 0 to below 1, found {}", value.where(), dropout));
 }
 
 bool is_set(const Json* value) {
@@ -135,7 +162,8 @@ class Reader {
   const SafetensorsFile& file() const { return file_; }
 
   /// Adds one tensor of a PEFT file.
-  void add_peft(const SafetensorsEntry& entry, const Place& place, double alpha, bool rslora) {
+  void add_peft(const SafetensorsEntry& entry, const Place& place, int64_t expected_rank,
+                double alpha, bool rslora) {
     const TargetShape shape = checked_shape(entry, place);
     const AdapterTarget& target = adapter_target(place.target);
     const bool is_a = place.matrix == 'A';
@@ -148,6 +176,12 @@ class Reader {
       wrong_shape(entry,
                   is_a ? fmt::format("[r, {}]", shape.inputs) : fmt::format("[{}, r]", shape.rows));
     const int64_t rank = packed / per;
+    // Which pattern a fused parameter's rank comes from is PEFT's secret: its shape tells.
+    if (!target.fused && rank != expected_rank)
+      throw Error(fmt::format(
+          "{}: tensor {} has rank {}, but adapter_config.json says {}; the two belong to different "
+          "adapters",
+          file_.path().string(), entry.name, rank, expected_rank));
     const std::vector<float> values = read(entry);
     AdapterModule& module = module_for(entry, place, rank, alpha, rslora, shape);
     if (is_a) {
@@ -163,7 +197,7 @@ class Reader {
       const int64_t group = target.per_expert ? place.expert : 0;
       std::copy(values.begin(), values.end(), module.b.begin() + group * shape.rows * rank);
     }
-    note(place);
+    note(entry, place);
   }
 
   /// Adds one tensor of an mlx-lm file: lora_a [in, r] or [E, r, in]; lora_b [r, out] or [E, out,
@@ -199,7 +233,7 @@ class Reader {
     for (int64_t e = 0; e < (experts ? shape.groups : 1); ++e) {
       Place each = place;
       each.expert = experts ? e : -1;
-      note(each);
+      note(entry, each);
     }
   }
 
@@ -286,9 +320,13 @@ class Reader {
     return module;
   }
 
-  void note(const Place& place) {
+  void note(const SafetensorsEntry& entry, const Place& place) {
     int& seen = halves_[{place.layer, place.target, place.expert}];
-    seen |= place.matrix == 'A' ? 1 : 2;
+    const int half = place.matrix == 'A' ? 1 : 2;
+    if (seen & half)
+      throw Error(fmt::format("{}: tensor {} stands there twice, under two names",
+                              file_.path().string(), entry.name));
+    seen |= half;
   }
 
   SafetensorsFile file_;
@@ -308,7 +346,7 @@ AdapterFile load_peft(const fs::path& directory, const Json& config, const Model
   refuse_unknown_features(config);
   AdapterFile adapter;
   if (const Json* flag = config.find("use_rslora")) adapter.rslora = flag->as_bool();
-  if (const Json* value = config.find("lora_dropout")) adapter.dropout = value->as_double();
+  if (const Json* value = config.find("lora_dropout")) adapter.dropout = checked_dropout(*value);
   if (const Json* base = config.find("base_model_name_or_path"); base && base->is_string())
     adapter.base_model = base->as_string();
   FusedNames fused;
@@ -321,6 +359,7 @@ AdapterFile load_peft(const fs::path& directory, const Json& config, const Model
     }
   }
   const double alpha = config.at("lora_alpha").as_double();
+  const auto rank = static_cast<double>(config.at("r").as_int());
   Reader reader(directory / "adapter_model.safetensors", model);
   for (const SafetensorsEntry& entry : reader.file().entries()) {
     std::string_view name = entry.name;
@@ -339,8 +378,12 @@ AdapterFile load_peft(const fs::path& directory, const Json& config, const Model
                         reader.file().path().string(), entry.name));
       if (!place) break;
       place->matrix = matrix;
-      reader.add_peft(entry, *place, pattern_value(config.find("alpha_pattern"), module, alpha),
-                      adapter.rslora);
+      reader.add_peft(
+          entry, *place,
+          static_cast<int64_t>(pattern_value(config.find("rank_pattern"), module, rank)),
+          checked_factor(pattern_value(config.find("alpha_pattern"), module, alpha),
+                         config.where() + ": lora_alpha"),
+          adapter.rslora);
     }
     if (!place) no_place(reader.file().path(), entry.name);
   }
@@ -353,9 +396,10 @@ AdapterFile load_mlx(const fs::path& directory, const Json& config, const ModelC
     throw Error(fmt::format("{}: fine_tune_type is '{}'; only lora is known here", config.where(),
                             kind->as_string()));
   const Json& parameters = config.at("lora_parameters");
-  const double scale = parameters.at("scale").as_double();
+  const double scale =
+      checked_factor(parameters.at("scale").as_double(), parameters.at("scale").where());
   AdapterFile adapter;
-  if (const Json* value = parameters.find("dropout")) adapter.dropout = value->as_double();
+  if (const Json* value = parameters.find("dropout")) adapter.dropout = checked_dropout(*value);
   static constexpr std::pair<std::string_view, std::string_view> kExperts[] = {
       {"gate_proj", "w1"}, {"down_proj", "w2"}, {"up_proj", "w3"}};
   Reader reader(directory / "adapters.safetensors", model);
@@ -389,46 +433,6 @@ AdapterFile load_mlx(const fs::path& directory, const Json& config, const ModelC
 
 }  // namespace
 
-const std::vector<AdapterTarget>& adapter_targets() {
-  static const std::vector<AdapterTarget> targets = {
-      {.name = "q_proj", .module = "self_attn.q_proj"},
-      {.name = "k_proj", .module = "self_attn.k_proj"},
-      {.name = "v_proj", .module = "self_attn.v_proj"},
-      {.name = "o_proj", .module = "self_attn.o_proj"},
-      {.name = "gate", .module = "block_sparse_moe.gate"},
-      {.name = "w1", .module = "block_sparse_moe.experts.*.w1", .per_expert = true},
-      {.name = "w2", .module = "block_sparse_moe.experts.*.w2", .per_expert = true},
-      {.name = "w3", .module = "block_sparse_moe.experts.*.w3", .per_expert = true},
-      {.name = "gate_up_proj", .module = "mlp.experts", .fused = true},
-      {.name = "down_proj", .module = "mlp.experts", .fused = true},
-      {.name = "lm_head", .module = "lm_head", .per_layer = false}};
-  return targets;
-}
-
-const AdapterTarget& adapter_target(std::string_view name) {
-  std::vector<std::string> names;
-  for (const AdapterTarget& target : adapter_targets()) {
-    if (target.name == name) return target;
-    names.push_back(target.name);
-  }
-  throw UsageError(fmt::format("'{}' is nothing that a LoRA can be put on; choose from {}", name,
-                               fmt::join(names, ", ")));
-}
-
-TargetShape target_shape(const ModelConfig& c, std::string_view target) {
-  const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
-  const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  if (target == "q_proj") return {1, q, d};
-  if (target == "k_proj" || target == "v_proj") return {1, kv, d};
-  if (target == "o_proj") return {1, d, q};
-  if (target == "gate") return {1, e, d};
-  if (target == "w1" || target == "w3") return {e, f, d};
-  if (target == "w2" || target == "down_proj") return {e, d, f};
-  if (target == "gate_up_proj") return {e, 2 * f, d};
-  CHECK(target == "lm_head");
-  return {1, c.vocab_size, d};
-}
-
 AdapterFile AdapterFile::load(const fs::path& directory, const ModelConfig& model) {
   const fs::path config_path = directory / "adapter_config.json";
   if (!fs::exists(config_path))
@@ -441,153 +445,6 @@ AdapterFile AdapterFile::load(const fs::path& directory, const ModelConfig& mode
   if (config.find("lora_parameters")) return load_mlx(directory, config, model);
   throw Error(fmt::format("{}: has neither peft_type (PEFT) nor lora_parameters (mlx-lm)",
                           config_path.string()));
-}
-
-AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
-  if (spec.targets.empty()) throw UsageError("--targets is empty; try q_proj,v_proj");
-  if (spec.rank < 1) throw UsageError(fmt::format("--rank is {}, expected at least 1", spec.rank));
-  for (const int64_t expert : spec.experts) {
-    if (expert < 0 || expert >= config.num_experts)
-      throw UsageError(fmt::format("--experts: {} is not one of this model's {} experts", expert,
-                                   config.num_experts));
-  }
-  std::set<std::string> names(spec.targets.begin(), spec.targets.end());
-  for (const auto& [fused, single] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"gate_up_proj", "w1"}, {"gate_up_proj", "w3"}, {"down_proj", "w2"}}) {
-    if (names.contains(fused) && names.contains(single))
-      throw UsageError(
-          fmt::format("--targets: {} and {} are the same weights; choose one", fused, single));
-  }
-  AdapterFile adapter;
-  adapter.rslora = spec.rslora;
-  adapter.dropout = spec.dropout;
-  const int64_t first =
-      spec.last_layers > 0 ? std::max<int64_t>(0, config.num_layers - spec.last_layers) : 0;
-  for (int64_t layer = -1; layer < config.num_layers; ++layer) {
-    if (layer >= 0 && layer < first) continue;
-    for (const AdapterTarget& target : adapter_targets()) {
-      if (!names.contains(target.name) || target.per_layer != (layer >= 0)) continue;
-      AdapterModule module;
-      module.layer = layer;
-      module.target = target.name;
-      module.rank = spec.rank;
-      module.alpha = spec.alpha;
-      for (const auto& [name, rank] : spec.rank_of)
-        if (name == target.name) module.rank = rank;
-      for (const auto& [name, alpha] : spec.alpha_of)
-        if (name == target.name) module.alpha = alpha;
-      const auto rank = static_cast<double>(module.rank);
-      module.scale = module.alpha / (spec.rslora ? std::sqrt(rank) : rank);
-      if (target.per_expert) {
-        module.experts = spec.experts_of_layer.empty()
-                             ? spec.experts
-                             : spec.experts_of_layer[static_cast<size_t>(layer)];
-        std::sort(module.experts.begin(), module.experts.end());
-        for (int64_t e = 0, all = module.experts.empty(); all && e < config.num_experts; ++e)
-          module.experts.push_back(e);
-      }
-      adapter.modules.push_back(std::move(module));
-    }
-  }
-  for (const std::string& name : spec.targets) adapter_target(name);  // refuses unknown ones
-  return adapter;
-}
-
-std::string peft_name(const AdapterModule& module, char matrix, int64_t expert, bool both_fused) {
-  std::string path;
-  if (module.layer < 0) {
-    path = module.target;
-  } else {
-    const AdapterTarget& target = adapter_target(module.target);
-    path = fmt::format("model.layers.{}.", module.layer);
-    if (target.per_expert)
-      path += fmt::format("block_sparse_moe.experts.{}.{}", expert, module.target);
-    else
-      path += target.module;
-    if (both_fused && module.target == "gate_up_proj") path += ".base_layer";
-  }
-  return fmt::format("{}{}.lora_{}.weight", kPeftPrefix, path, matrix);
-}
-
-std::string peft_config(const AdapterFile& adapter, const ModelConfig& model) {
-  using nlohmann::ordered_json;
-  // The commonest rank and alpha are the configuration's; others go into the patterns.
-  std::map<int64_t, int> ranks;
-  std::map<double, int> alphas;
-  for (const AdapterModule& module : adapter.modules) {
-    ++ranks[module.rank];
-    ++alphas[module.alpha];
-  }
-  auto commonest = [](const auto& counts) {
-    return std::max_element(counts.begin(), counts.end(),
-                            [](const auto& a, const auto& b) { return a.second < b.second; })
-        ->first;
-  };
-  const int64_t rank = commonest(ranks);
-  const double alpha = commonest(alphas);
-  auto number = [](double value) {
-    return value == std::floor(value) ? ordered_json(static_cast<int64_t>(value))
-                                      : ordered_json(value);
-  };
-  ordered_json modules = ordered_json::array(), parameters = ordered_json::array();
-  ordered_json rank_pattern = ordered_json::object(), alpha_pattern = ordered_json::object();
-  // A target that all layers (and all experts) have goes by its name; others are listed one by one,
-  // as the end of a module's path, which PEFT matches as well.
-  std::map<std::string, int64_t> layers_of;
-  std::set<std::string> partial, seen;
-  for (const AdapterModule& module : adapter.modules) {
-    ++layers_of[module.target];
-    if (adapter_target(module.target).per_expert &&
-        static_cast<int64_t>(module.experts.size()) < model.num_experts)
-      partial.insert(module.target);
-  }
-  for (const auto& [name, count] : layers_of)
-    if (adapter_target(name).per_layer && count < model.num_layers) partial.insert(name);
-  for (const AdapterModule& module : adapter.modules) {
-    const AdapterTarget& target = adapter_target(module.target);
-    if (target.fused) {
-      if (partial.contains(module.target))
-        parameters.push_back(fmt::format("layers.{}.mlp.experts.{}", module.layer, module.target));
-      else if (seen.insert(module.target).second)
-        parameters.push_back("mlp.experts." + module.target);
-    } else if (!partial.contains(module.target)) {
-      if (seen.insert(module.target).second) modules.push_back(module.target);
-    } else if (target.per_expert) {
-      for (const int64_t e : module.experts)
-        modules.push_back(fmt::format("layers.{}.block_sparse_moe.experts.{}.{}", module.layer, e,
-                                      module.target));
-    } else {
-      modules.push_back(fmt::format("layers.{}.{}", module.layer, target.module));
-    }
-    std::string key = peft_name(module, 'A', 0, false);
-    key = key.substr(kPeftPrefix.size(),
-                     key.size() - kPeftPrefix.size() - std::string_view(".lora_A.weight").size());
-    if (target.per_expert)
-      key =
-          fmt::format("layers.{}.block_sparse_moe.experts.[0-9]+.{}", module.layer, module.target);
-    if (module.rank != rank) rank_pattern[key] = module.rank;
-    if (module.alpha != alpha) alpha_pattern[key] = number(module.alpha);
-  }
-  ordered_json json;
-  json["peft_type"] = "LORA";
-  json["task_type"] = "CAUSAL_LM";
-  json["base_model_name_or_path"] =
-      adapter.base_model.empty() ? ordered_json(nullptr) : ordered_json(adapter.base_model);
-  json["r"] = rank;
-  json["lora_alpha"] = number(alpha);
-  json["lora_dropout"] = adapter.dropout;
-  json["use_rslora"] = adapter.rslora;
-  json["use_dora"] = false;
-  json["bias"] = "none";
-  json["fan_in_fan_out"] = false;
-  json["inference_mode"] = true;
-  json["init_lora_weights"] = true;
-  json["modules_to_save"] = nullptr;
-  json["target_modules"] = modules;
-  if (!parameters.empty()) json["target_parameters"] = parameters;
-  json["rank_pattern"] = rank_pattern;
-  json["alpha_pattern"] = alpha_pattern;
-  return json.dump(2) + "\n";
 }
 
 }  // namespace mixtral

@@ -9,6 +9,9 @@
 
 namespace mixtral {
 
+/// What PEFT puts before a module's name.
+inline constexpr std::string_view kPeftPrefix = "base_model.model.";
+
 /// What a LoRA may be put on, under the names that configurations use. `gate_up_proj` and
 /// `down_proj` are all experts of a layer at once, as PEFT's target_parameters has them: gate and
 /// up then share an A. `w1`, `w2`, `w3` are one pair of matrices an expert.
