@@ -1,9 +1,11 @@
 #include "cli/evaluate_command.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +13,7 @@
 #include "cli/scoring.h"
 #include "eval/evaluate.h"
 #include "eval/exact_match.h"
+#include "eval/expert_report.h"
 
 namespace mixtral {
 namespace {
@@ -108,6 +111,12 @@ void run_evaluate(const ScoringOptions& o) {
   Scoring s = open_scoring(o, false);
   Batches batches(s.corpus, s.batches);
   const Evaluation e = evaluate(*s.ctx, *s.model, batches, o.objective(s.model->config()));
+  std::vector<double> load_entropy;
+  std::vector<std::vector<int64_t>> dead;
+  for (const auto& load : e.load) {
+    load_entropy.push_back(entropy_of(load));
+    dead.push_back(dead_experts(load));
+  }
   if (o.common.json) {
     const ordered_json json{{"cross_entropy", e.cross_entropy},
                             {"perplexity", e.perplexity},
@@ -118,7 +127,9 @@ void run_evaluate(const ScoringOptions& o) {
                             {"positions", e.positions},
                             {"records", s.corpus.documents()},
                             {"load", e.load},
-                            {"entropy", e.entropy}};
+                            {"entropy", e.entropy},
+                            {"load_entropy", load_entropy},
+                            {"dead", dead}};
     fmt::print("{}\n", json.dump());
     return;
   }
@@ -126,14 +137,21 @@ void run_evaluate(const ScoringOptions& o) {
              e.perplexity);
   fmt::print("balance loss   {:.4f} (with coefficient: objective {:.4f})\n", e.aux, e.loss);
   fmt::print("scored         {} tokens of {} records\n", e.tokens, s.corpus.documents());
-  fmt::print("experts' load  (share of the assignments; even is {:.1f}%)\n",
-             100.0 / static_cast<double>(s.model->config().num_experts));
+  const auto experts = static_cast<double>(s.model->config().num_experts);
+  fmt::print(
+      "experts' load  (share of the assignments; even is {:.1f}%. Entropies, of the load and of a "
+      "token's choice,\n               are shares of an even router's {:.3f} nats)\n",
+      100 / experts, std::log(experts));
   for (size_t layer = 0; layer < e.load.size(); ++layer) {
     fmt::print("  layer {:<3}", layer);
     for (const double share : e.load[layer])
       fmt::print(" {:5.1f}%",
                  100 * share / static_cast<double>(s.model->config().experts_per_token));
-    fmt::print("   entropy {:.3f}\n", e.entropy[layer]);
+    const double most = experts > 1 ? std::log(experts) : 1;
+    fmt::print(
+        "   load entropy {:.1f}%, choice {:.1f}%; {}\n", 100 * load_entropy[layer] / most,
+        100 * e.entropy[layer] / most,
+        dead[layer].empty() ? "none dead" : fmt::format("dead: {}", fmt::join(dead[layer], ", ")));
   }
 }
 

@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/evaluate_command.h"
+#include "cli/inspect_experts.h"
 #include "cli/scoring.h"
-#include "infer/methods.h"
 #include "model/checkpoint.h"
 #include "train/preference.h"
 
@@ -120,89 +120,11 @@ void run_gradients(const GradientsOptions& o) {
              losses.total, losses.cross_entropy, losses.aux, losses.z, labels);
 }
 
-struct RouteOptions {
-  CommonOptions common;
-  std::string model, tokenizer, prompt, ids;
-};
-
-void run_route(const RouteOptions& o) {
-  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
-  std::vector<int32_t> ids;
-  if (!o.ids.empty()) {
-    ids = parse_ids("--ids", o.ids);
-  } else {
-    if (!tokenizer) throw UsageError("the model has no tokenizer; give --tokenizer or --ids");
-    ids = prompt_tokens(*tokenizer, o.prompt);
-  }
-  if (ids.empty()) throw UsageError("there is no token to route; give --prompt or --ids");
-  const auto backend = o.common.open_device();
-  const ModelConfig config = model_config(o.model);
-  const Precision precision =
-      choose_precision(o.common.dtype, *backend, Purpose::inference, config.dtype);
-  const auto model = open_model(*backend, o.model,
-                                {.weights = precision.weights,
-                                 .compute = precision.compute,
-                                 .context = static_cast<int64_t>(ids.size()),
-                                 .rope_frequencies = o.common.rope_dtype()},
-                                o.common.seed);
-  Arena arena(*backend);
-  Context ctx(*backend, arena, precision.compute);
-  HostBatch host;
-  host.append(ids);
-  Mixtral::Saved saved;
-  model->forward(ctx, upload(ctx, host, config.vocab_size, model->context()), nullptr, &saved,
-                 nullptr);
-  const auto k = static_cast<size_t>(config.experts_per_token);
-  std::vector<std::vector<int32_t>> experts;
-  std::vector<std::vector<float>> weights;
-  for (const auto& block : saved.blocks) {
-    auto& e = experts.emplace_back(ids.size() * k);
-    auto& w = weights.emplace_back(ids.size() * k);
-    backend->download(block.experts.expert,
-                      Tensor(e.data(), block.experts.expert.shape(), Dtype::i32));
-    if (ctx.statistics() == Dtype::f32) {
-      backend->download(block.experts.weights,
-                        Tensor(w.data(), block.experts.weights.shape(), Dtype::f32));
-    } else {
-      std::vector<double> wide(w.size());
-      backend->download(block.experts.weights,
-                        Tensor(wide.data(), block.experts.weights.shape(), Dtype::f64));
-      std::copy(wide.begin(), wide.end(), w.begin());
-    }
-  }
-  auto label = [&](int32_t id) {
-    return tokenizer && id < tokenizer->vocab_size() ? tokenizer->label(id) : std::to_string(id);
-  };
-  if (o.common.json) {
-    ordered_json json = ordered_json::array();
-    for (size_t n = 0; n < ids.size(); ++n) {
-      ordered_json layers = ordered_json::array();
-      for (size_t l = 0; l < experts.size(); ++l) {
-        ordered_json chosen = ordered_json::array();
-        for (size_t j = 0; j < k; ++j)
-          chosen.push_back({{"expert", experts[l][n * k + j]}, {"weight", weights[l][n * k + j]}});
-        layers.push_back(chosen);
-      }
-      json.push_back({{"id", ids[n]}, {"token", label(ids[n])}, {"layers", layers}});
-    }
-    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
-    return;
-  }
-  fmt::print("{:>6}  {:<16}  experts of each layer, the heavier first\n", "id", "token");
-  for (size_t n = 0; n < ids.size(); ++n) {
-    fmt::print("{:>6}  {:<16}", ids[n], label(ids[n]));
-    for (const auto& layer : experts) {
-      fmt::print("  {}", fmt::join(layer.begin() + static_cast<std::ptrdiff_t>(n * k),
-                                   layer.begin() + static_cast<std::ptrdiff_t>((n + 1) * k), "+"));
-    }
-    fmt::print("\n");
-  }
-}
-
 }  // namespace
 
 void add_inspect_command(CLI::App& app) {
-  CLI::App* inspect = app.add_subcommand("inspect", "Look inside a model: gradients, routing");
+  CLI::App* inspect =
+      app.add_subcommand("inspect", "Look inside a model: gradients, routing, experts");
   inspect->require_subcommand(1);
   {
     auto o = std::make_shared<GradientsOptions>();
@@ -233,15 +155,8 @@ void add_inspect_command(CLI::App& app) {
       run_preference_gradients(*o);
     });
   }
-  auto o = std::make_shared<RouteOptions>();
-  CLI::App* command =
-      inspect->add_subcommand("route", "Which experts each token of a text goes to");
-  command->add_option("-m,--model", o->model, "A model directory or a run")->required();
-  command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
-  command->add_option("-p,--prompt", o->prompt, "The text");
-  command->add_option("--ids", o->ids, "The text as token ids: 5,7,9");
-  o->common.add_to(*command);
-  command->callback([o] { run_route(*o); });
+  add_inspect_route(*inspect);
+  add_inspect_experts(*inspect);
 }
 
 }  // namespace mixtral

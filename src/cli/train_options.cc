@@ -137,6 +137,9 @@ void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
   count("--patience", patience, "Stop after so many validations without a new best; 0: never", 0);
   count("--max-skipped", max_skipped,
         "Stop after so many steps in a row whose loss or gradient was not finite", 1);
+  config.add("--tensorboard", tensorboard,
+             "Also write the metrics as TensorBoard events, to the run's tensorboard/",
+             OnResume::unnoticed());
   config.add("--sample-prompt", sample_prompt, "What the finished model continues",
              OnResume::unnoticed());
   count("--sample-tokens", sample_tokens, "Tokens of that sample; 0: none", 0);

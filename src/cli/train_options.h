@@ -47,7 +47,7 @@ struct TrainOptions {
 
   // The run
   std::string out, resume, config_path;
-  bool overwrite = false, dump_config = false, resuming = false;
+  bool overwrite = false, dump_config = false, resuming = false, tensorboard = false;
   int64_t log_every = 10, eval_batches = 0, keep_last = 2, patience = 0, max_skipped = 10;
   std::optional<int64_t> eval_every, save_every;
   std::string keep_best = "on";

@@ -54,6 +54,13 @@ void TrainProgress::say(std::string_view line) {
   std::fflush(stderr);
 }
 
+void TrainProgress::log_to_tensorboard(int64_t last_step) {
+  const auto metrics = run_ / "metrics.jsonl";
+  const bool started = last_step > 0 && std::filesystem::exists(metrics);
+  events_.emplace(run_ / "tensorboard", last_step,
+                  started ? read_metrics(metrics) : std::vector<MetricsLine>());
+}
+
 void TrainProgress::on_progress(const Progress& progress) {
   if (common_.quiet || !terminal_) return;
   fmt::print(stderr, "\r\x1b[K{}", progress_text(progress, progress.loss));
@@ -62,6 +69,9 @@ void TrainProgress::on_progress(const Progress& progress) {
 }
 
 void TrainProgress::on_line(const MetricsLine& line, const Progress& progress) {
+  if (events_) events_->append(line);
+  if (line.router)
+    for (const std::string& warning : watch_.look(line.step, *line.router)) say(warning);
   Progress shown = progress;
   shown.loss = line.train_loss;
   if (terminal_)

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "cli/common.h"
+#include "train/dead_experts.h"
+#include "train/tensorboard.h"
 #include "train/trainer.h"
 
 namespace mixtral {
@@ -24,6 +27,9 @@ class TrainProgress : public TrainObserver {
   void on_skip(int64_t step, double loss, double grad_norm) override;
   void on_note(std::string_view note) override;
 
+  /// From here on, puts each line of the metrics into TensorBoard event files, too. `last_step`: of
+  /// the checkpoint that the run goes on from. Throws Error when they cannot be written.
+  void log_to_tensorboard(int64_t last_step);
   /// A line that stays.
   void say(std::string_view line);
   /// Redraws the plots; a failure is only noted.
@@ -33,6 +39,8 @@ class TrainProgress : public TrainObserver {
   const CommonOptions& common_;
   std::filesystem::path run_;
   bool terminal_;
+  DeadExpertWatch watch_;
+  std::optional<TensorBoardLog> events_;
   bool shown_ = false;  // whether the line that is redrawn stands there
 };
 

@@ -141,6 +141,7 @@ void train_and_report(const TrainOptions& o, const TrainSettings& settings,
                      .stop_signal = [&] { return stop.arrived(); }},
                     settings);
     if (o.resuming) trainer.resume();
+    if (o.tensorboard) progress.log_to_tensorboard(trainer.state().step);
     write_file(setup.run.config_path(),
                setup.config_text + run_info_text(setup.backend, setup.data, setup.tokenizer));
     progress.say(

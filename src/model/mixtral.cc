@@ -135,6 +135,12 @@ Mixtral::RouterReports Mixtral::allocate_reports(Context& ctx) const {
           .entropy = ctx.allocate(per_layer, ctx.statistics())};
 }
 
+void Mixtral::allocate_token_routes(Context& ctx, int64_t tokens, RouterReports& reports) const {
+  const int64_t layers = config_.num_layers;
+  reports.logits = ctx.allocate({layers, tokens, config_.num_experts}, ctx.statistics());
+  reports.expert = ctx.allocate({layers, tokens, config_.experts_per_token}, Dtype::i32);
+}
+
 Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
                         const RouterReports* reports) const {
   const Shape shape{batch.size(), config_.hidden_size};
@@ -157,6 +163,10 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
                 .importance = reports->importance[layer],
                 .z = reports->z.slice(layer, layer + 1),
                 .entropy = reports->entropy.slice(layer, layer + 1)};
+      if (reports->logits) {
+        report.logits = reports->logits[layer];
+        report.expert = reports->expert[layer];
+      }
     }
     const bool keep = saved && layer >= first;
     const Tensor out = keep ? ctx.allocate(shape) : x;

@@ -42,6 +42,9 @@ class Mixtral {
     Tensor importance;  // [L, E]
     Tensor z;           // [L]
     Tensor entropy;     // [L]
+    // Each token's own, in inference only; both, or empty (allocate_token_routes).
+    Tensor logits;  // [L, N, E] statistics
+    Tensor expert;  // [L, N, k] i32, the heaviest first
   };
 
   /// Allocates the parameters (undefined: load or initialise them next) on `backend`.
@@ -69,6 +72,8 @@ class Mixtral {
   int64_t first_trained_block() const;
 
   RouterReports allocate_reports(Context& ctx) const;
+  /// Makes the reports hold where each of `tokens` tokens went, too.
+  void allocate_token_routes(Context& ctx, int64_t tokens, RouterReports& reports) const;
 
   /// Every parameter, in the order of the layers: the only enumeration there is.
   void for_each_parameter(const nn::ParameterVisitor& visit);

@@ -17,7 +17,12 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& resi
                                const Tensor& out, Saved* saved, const RouterReport* report) const {
   const ArenaScope scope(ctx.arena());
   const int64_t n = x.dim(0), d = x.dim(1), rows = n * experts_per_token;
-  const Saved s = saved ? *saved : allocate_saved(ctx, n);
+  Saved s = saved ? *saved : allocate_saved(ctx, n);
+  if (report && report->logits) {
+    CHECK(!saved, "each token's routing is reported in inference only");
+    s.logits = report->logits;
+    s.expert = report->expert;
+  }
 
   router->forward(ctx, x, {}, s.logits);
   ctx.run(ops::Route{.logits = s.logits,

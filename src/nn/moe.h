@@ -12,6 +12,9 @@ struct RouterReport {
   Tensor importance;  // [E]
   Tensor z;           // [1]
   Tensor entropy;     // [1]
+  // Each token's own, in inference only; both, or empty.
+  Tensor logits;  // [N, E] statistics
+  Tensor expert;  // [N, k] i32, the heaviest first
 };
 
 /// The gradient that the router receives from its own losses (ops::RouteBackward).

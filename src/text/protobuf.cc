@@ -119,6 +119,12 @@ void ProtoWriter::float32(uint32_t number, float value) {
   for (int shift = 0; shift < 32; shift += 8) message_ += static_cast<char>(bits >> shift);
 }
 
+void ProtoWriter::float64(uint32_t number, double value) {
+  raw_varint(uint64_t{number} << 3 | 1);
+  const auto bits = std::bit_cast<uint64_t>(value);
+  for (int shift = 0; shift < 64; shift += 8) message_ += static_cast<char>(bits >> shift);
+}
+
 void ProtoWriter::bytes(uint32_t number, std::string_view data) {
   raw_varint(uint64_t{number} << 3 | 2);
   raw_varint(data.size());

@@ -47,6 +47,7 @@ class ProtoWriter {
  public:
   void varint(uint32_t number, uint64_t value);
   void float32(uint32_t number, float value);
+  void float64(uint32_t number, double value);
   void bytes(uint32_t number, std::string_view data);
   const std::string& message() const { return message_; }
 

@@ -54,6 +54,7 @@ RunDirectory::RunDirectory(fs::path path, Open how) : path_(std::move(path)) {
   try {
     if (how == Open::replace) {
       fs::remove_all(path_ / "checkpoints");
+      fs::remove_all(path_ / "tensorboard");
       for (const fs::path& file : {metrics_path(), path_ / "loss.svg", path_ / "loss.png"})
         fs::remove(file);
     }
