@@ -117,7 +117,8 @@ std::string cell(const std::string& text, double ratio, std::string_view hint = 
 }
 
 std::string times(double ratio) {
-  return fmt::format("{:.{}f}×", ratio, ratio < 10 ? (ratio < 0.095 ? 2 : 1) : 0);
+  if (ratio > 0 && ratio < 0.005) return "<0.01×";
+  return fmt::format("{:.{}f}×", ratio, ratio == 0 || ratio >= 10 ? 0 : ratio < 0.095 ? 2 : 1);
 }
 
 std::string plain(const std::string& text) {
@@ -221,7 +222,7 @@ class Page {
         if (!std::isfinite(value) || count(row) < kFewTokens)
           html_ += "<td class=\"few\">·</td>";
         else
-          html_ += cell(times(value), value);
+          html_ += cell(escape(times(value)), value);
       }
       const double share = static_cast<double>(count(row)) / static_cast<double>(r_.tokens());
       html_ += plain(share < 0.0005 ? fmt::format("{} tokens", count(row)) : percent(share));

@@ -21,6 +21,7 @@ constexpr Color kInk{0.13, 0.15, 0.18};
 constexpr Color kSoftInk{0.42, 0.45, 0.50};
 constexpr Color kGrid{0.90, 0.91, 0.93};
 constexpr Color kFrame{0.72, 0.74, 0.78};
+constexpr double kFineLabel = 18;  // width
 
 struct Box {
   double left = 0, top = 0, right = 0, bottom = 0;
@@ -100,6 +101,7 @@ class Axes {
     } else {
       for (const std::string& label : panel.heat.row_labels)
         label_width = std::max(label_width, pen_.text_width(label));
+      if (!panel.heat.fine_labels.empty()) label_width += kFineLabel;
     }
     inner_ = {.left = box.left + label_width + (panel.y_label.empty() ? 16 : 38),
               .top = box.top + (panel.title.empty() ? 10 : 34),
@@ -271,6 +273,13 @@ class Axes {
       }
     }
     cairo_restore(cairo);
+    heat_key();
+    const bool fine = height >= 9;
+    pen_.font(std::min(height, 10.0));
+    pen_.color(kSoftInk);
+    for (size_t r = 0; fine && r < map.fine_labels.size(); ++r)
+      pen_.text(map.fine_labels[r], inner_.left - 8,
+                inner_.top + height * (static_cast<double>(r) + 0.5) + 3.5, 1);
     pen_.font(12);
     for (size_t r = 0; r < map.row_labels.size(); ++r) {
       if (map.row_labels[r].empty()) continue;
@@ -278,8 +287,42 @@ class Axes {
       pen_.color({1, 1, 1});
       if (r > 0) pen_.line(inner_.left, top, inner_.right, top, 2);
       pen_.color(kSoftInk);
-      pen_.text(map.row_labels[r], inner_.left - 8, top + 12, 1);
+      pen_.text(map.row_labels[r], inner_.left - (map.fine_labels.empty() ? 8 : 8 + kFineLabel),
+                top + 12, 1);
     }
+  }
+
+  /// What the shades mean: a bar at the right end of the title's line.
+  void heat_key() const {
+    const HeatMap& map = panel_.heat;
+    if (map.extreme_label.empty()) return;
+    constexpr double kStep = 4;
+    constexpr int kSteps = 15;  // on either side
+    pen_.font(12);
+    const double baseline = outer_.top + 20;
+    double x = inner_.right - pen_.text_width(map.extreme_label);
+    pen_.color(kSoftInk);
+    pen_.text(map.extreme_label, x, baseline);
+    x -= 6 + kSteps * kStep;
+    auto bar = [&](double from, double to) {
+      cairo_t* cairo = pen_.cairo();
+      cairo_save(cairo);
+      cairo_set_antialias(cairo, CAIRO_ANTIALIAS_NONE);
+      for (int i = 0; i < kSteps; ++i) {
+        pen_.color(shade(from + (to - from) * (i + 0.5) / kSteps));
+        pen_.rectangle({x + i * kStep, baseline - 10, x + (i + 1) * kStep, baseline + 2});
+        cairo_fill(cairo);
+      }
+      cairo_restore(cairo);
+    };
+    bar(map.neutral, map.extreme);
+    pen_.color(kSoftInk);
+    x -= 6;
+    pen_.text(map.neutral_label, x, baseline, 1);
+    x -= pen_.text_width(map.neutral_label) + 6 + kSteps * kStep;
+    bar(0, map.neutral);
+    pen_.color(kSoftInk);
+    pen_.text(map.low_label, x - 6, baseline, 1);
   }
 
   /// White at the neutral value, blue below it, orange above.
@@ -303,14 +346,34 @@ class Axes {
 };
 
 struct Page {
-  double width = 0, height = 0, header = 0;
+  double width = 0, height = 0;
+  std::vector<Box> panels;
 };
 
+/// Panels from left to right in rows; a wide one has a row of its own.
 Page page_of(const Chart& chart) {
-  const auto columns = static_cast<double>(std::max(chart.columns, 1));
-  const double rows = std::ceil(static_cast<double>(chart.panels.size()) / columns);
-  const double header = chart.title.empty() ? 12 : chart.subtitle.empty() ? 52 : 72;
-  return {columns * chart.panel_width + 24, header + rows * chart.panel_height + 8, header};
+  const int columns = std::max(chart.columns, 1);
+  Page page{.width = columns * chart.panel_width + 24, .height = 0, .panels = {}};
+  double top = chart.title.empty() ? 12 : chart.subtitle.empty() ? 52 : 72;
+  double row_height = 0;
+  int column = 0;
+  auto end_row = [&] {
+    top += row_height;
+    row_height = 0;
+    column = 0;
+  };
+  for (const Panel& panel : chart.panels) {
+    if (panel.wide || column == columns) end_row();
+    const double left = 20 + chart.panel_width * column;
+    const double width = (panel.wide ? columns : 1) * chart.panel_width;
+    const double height = panel.height > 0 ? panel.height : chart.panel_height;
+    page.panels.push_back({left, top, left + width - 16, top + height - 8});
+    row_height = std::max(row_height, height);
+    column = panel.wide ? columns : column + 1;
+  }
+  end_row();
+  page.height = top + 8;
+  return page;
 }
 
 void draw(const Chart& chart, const Page& page, cairo_surface_t* surface) {
@@ -323,13 +386,8 @@ void draw(const Chart& chart, const Page& page, cairo_surface_t* surface) {
   pen.color(kSoftInk);
   pen.font(12.5);
   pen.text(chart.subtitle, 24, 58);
-  for (size_t i = 0; i < chart.panels.size(); ++i) {
-    const auto columns = static_cast<size_t>(std::max(chart.columns, 1));
-    const double left = 12 + chart.panel_width * static_cast<double>(i % columns);
-    const double top = page.header + chart.panel_height * static_cast<double>(i / columns);
-    const Box box{left + 8, top, left + chart.panel_width - 8, top + chart.panel_height - 8};
-    Axes(pen, chart.panels[i], box).draw();
-  }
+  for (size_t i = 0; i < chart.panels.size(); ++i)
+    Axes(pen, chart.panels[i], page.panels[i]).draw();
 }
 
 cairo_status_t append(void* closure, const unsigned char* data, unsigned int length) {

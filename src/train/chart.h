@@ -25,8 +25,10 @@ struct Curve {
 struct HeatMap {
   std::vector<double> x;                    // where each column stands
   std::vector<std::vector<double>> values;  // [row][column]
-  std::vector<std::string> row_labels;      // beside some of the rows; empty: none there
+  std::vector<std::string> row_labels;      // beside the first row of a group; empty: none there
+  std::vector<std::string> fine_labels;     // beside each row, where there is room; or empty
   double neutral = 0, extreme = 1;          // the value that is white, the one that is darkest
+  std::string low_label, neutral_label, extreme_label;  // beside the key: 0, neutral, extreme
 };
 
 /// One pair of axes with what is drawn between them.
@@ -38,6 +40,8 @@ struct Panel {
   /// from so high at first that it would press all that follows flat.
   double ignored_start = 0;
   bool from_zero = false;  // whether the y axis begins at 0
+  bool wide = false;       // takes the page's whole width
+  double height = 0;       // otherwise than the chart's panel_height
 };
 
 /// A page of panels.

@@ -61,6 +61,17 @@ void draw_heat(Canvas& canvas, const HeatMap& map) {
   }
 }
 
+/// Round numbers, each beside the row that is nearest to it.
+std::vector<std::string> tick_labels(const Limits& limits, size_t rows) {
+  std::vector<std::string> labels(rows);
+  const auto last = static_cast<double>(rows - 1);
+  for (const double tick : axis_ticks(limits.bottom, limits.top, static_cast<int>(rows / 4) + 1)) {
+    const double row = (limits.top - tick) / (limits.top - limits.bottom) * last;
+    labels[static_cast<size_t>(std::lround(std::clamp(row, 0.0, last)))] = axis_label(tick);
+  }
+  return labels;
+}
+
 std::string panel_as_text(const Panel& panel, int width, int height) {
   const Limits limits = detail::find_limits(panel);
   const bool is_heat = !panel.heat.values.empty();
@@ -71,8 +82,8 @@ std::string panel_as_text(const Panel& panel, int width, int height) {
   size_t mark = 0;
   if (is_heat) {
     draw_heat(canvas, panel.heat);
-    legend = fmt::format("  \"{}\": 0 to {} of a layer's assignments\n", kShades,
-                         axis_label(panel.heat.extreme));
+    legend = fmt::format("  \"{}\": {} to {} ({})\n", kShades, panel.heat.low_label,
+                         panel.heat.extreme_label, panel.heat.neutral_label);
   }
   for (const Curve& curve : panel.curves) {
     if (curve.label.empty() && curve.style == Curve::Style::faint) continue;
@@ -81,14 +92,10 @@ std::string panel_as_text(const Panel& panel, int width, int height) {
     if (!curve.label.empty()) legend += fmt::format("  {} {}\n", c, curve.label);
   }
   std::string text = panel.title + "\n" + legend;
-  const auto last = canvas.rows.size() - 1;
-  for (size_t r = 0; r <= last; ++r) {
-    std::string label;
-    if (is_heat)
-      label = r < panel.heat.row_labels.size() ? panel.heat.row_labels[r] : "";
-    else if (r % 4 == 0 || r == last)
-      label = axis_label(limits.top - (limits.top - limits.bottom) * static_cast<double>(r) /
-                                          static_cast<double>(std::max<size_t>(last, 1)));
+  const auto labels = is_heat ? panel.heat.row_labels : tick_labels(limits, canvas.rows.size());
+  for (size_t r = 0; r < canvas.rows.size(); ++r) {
+    std::string label = r < labels.size() ? labels[r] : "";
+    if (label.empty() && r < panel.heat.fine_labels.size()) label = panel.heat.fine_labels[r];
     text += fmt::format("{:>{}} |{}\n", label, kMargin - 2, canvas.rows[r]);
   }
   const std::string left = axis_label(limits.left), right = axis_label(limits.right);

@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kIgnoredStart = 0.03;  // of the steps, when a loss plot's limits are chosen
 constexpr size_t kHeatColumns = 160;
+constexpr double kHeatRow = 12;  // height
 
 using Points = std::vector<std::pair<double, double>>;
 
@@ -148,13 +149,42 @@ Panel layer_panel(const PlottedRun& run, std::string title, size_t layers,
   return panel;
 }
 
-Panel load_panel(const PlottedRun& run) {
+size_t layers_of(const PlottedRun& run) {
+  size_t layers = 0;
+  for (const MetricsLine& line : run.lines)
+    if (line.router) layers = std::max(layers, line.router->load.size());
+  return layers;
+}
+
+size_t experts_of(const PlottedRun& run) {
+  for (const MetricsLine& line : run.lines)
+    if (line.router && !line.router->load.empty()) return line.router->load.front().size();
+  return 0;
+}
+
+/// What the entropy of a router is that does not care.
+std::string even_entropy(const PlottedRun& run) {
+  return fmt::format("even: {:.2f}", std::log(static_cast<double>(experts_of(run))));
+}
+
+Panel entropy_panel(const PlottedRun& run, const std::string& prefix) {
+  return layer_panel(
+      run, fmt::format("{}Router entropy of a token (nats; {})", prefix, even_entropy(run)),
+      layers_of(run), [](const RouterFigures& router, size_t layer) {
+        return layer < router.entropy.size() ? router.entropy[layer] : kNaN;
+      });
+}
+
+/// Shades of each expert's load over time; nothing for a run whose metrics have none.
+void add_load_panel(std::vector<Panel>& panels, const PlottedRun& run, const std::string& title) {
   std::vector<const MetricsLine*> lines;
   for (const MetricsLine& line : run.lines)
     if (line.router && !line.router->load.empty()) lines.push_back(&line);
+  if (lines.empty()) return;
   Panel panel;
-  panel.title = "Each expert's share of its layer's tokens";
+  panel.title = title;
   panel.x_label = "step";
+  panel.wide = true;
   HeatMap& map = panel.heat;
   const auto& first = lines.front()->router->load;
   const size_t experts = first.front().size();
@@ -164,6 +194,13 @@ Panel load_panel(const PlottedRun& run) {
   map.row_labels.resize(first.size() * experts);
   for (size_t layer = 0; layer < first.size(); ++layer)
     map.row_labels[layer * experts] = fmt::format("layer {}", layer);
+  for (size_t row = 0; row < map.values.size(); ++row)
+    map.fine_labels.push_back(fmt::format("{}", row % experts));
+  map.low_label = "0%";
+  map.neutral_label = fmt::format("even: {:.4g}%", 100 * map.neutral);
+  map.extreme_label =
+      fmt::format("{:.4g}%{}", 100 * map.extreme, map.extreme < 1 ? " or more" : "");
+  panel.height = std::clamp(kHeatRow * static_cast<double>(map.values.size()) + 90, 300.0, 1000.0);
   const size_t columns = std::min(kHeatColumns, lines.size());
   for (size_t c = 0; c < columns; ++c) {
     // The mean of the lines that fall into this column.
@@ -178,7 +215,7 @@ Panel load_panel(const PlottedRun& run) {
       map.values[row].push_back(sum / static_cast<double>(end - begin));
     }
   }
-  return panel;
+  panels.push_back(std::move(panel));
 }
 
 std::string summary(const PlottedRun& run) {
@@ -244,33 +281,31 @@ Chart comparison_chart(const std::vector<PlottedRun>& runs) {
   chart.panels.push_back(std::move(norms));
 
   size_t layers = 0;
-  for (const PlottedRun& run : runs)
-    for (const MetricsLine& line : run.lines)
-      if (line.router) layers = std::max(layers, line.router->load.size());
+  for (const PlottedRun& run : runs) layers = std::max(layers, layers_of(run));
   if (layers == 0) return chart;
   const std::string balance = "Busiest expert's load (1: even split)";
-  const std::string entropy = "Router entropy (nats)";
+  const std::string shares = "each expert's share of its layer's assignments";
   if (runs.size() == 1) {
     chart.panels.push_back(layer_panel(
         runs[0], balance, layers,
         [](const RouterFigures& router, size_t layer) { return imbalance(router.load[layer]); }));
-    chart.panels.push_back(
-        layer_panel(runs[0], entropy, layers, [](const RouterFigures& router, size_t layer) {
-          return layer < router.entropy.size() ? router.entropy[layer] : kNaN;
-        }));
-    chart.panels.push_back(load_panel(runs[0]));
-  } else {
-    chart.panels.push_back(
-        simple_panel(runs, balance + ", mean of layers", [](const MetricsLine& line) {
-          if (!line.router) return kNaN;
-          std::vector<double> values;
-          for (const auto& load : line.router->load) values.push_back(imbalance(load));
-          return mean(values);
-        }));
-    chart.panels.push_back(simple_panel(
-        runs, entropy + ", mean of layers",
-        [](const MetricsLine& line) { return line.router ? mean(line.router->entropy) : kNaN; }));
+    chart.panels.push_back(entropy_panel(runs[0], ""));
+    add_load_panel(chart.panels, runs[0], "E" + shares.substr(1));
+    return chart;
   }
+  chart.panels.push_back(
+      simple_panel(runs, balance + ", mean of layers", [](const MetricsLine& line) {
+        if (!line.router) return kNaN;
+        std::vector<double> values;
+        for (const auto& load : line.router->load) values.push_back(imbalance(load));
+        return mean(values);
+      }));
+  chart.panels.push_back(simple_panel(
+      runs, "Router entropy of a token (nats), mean of layers",
+      [](const MetricsLine& line) { return line.router ? mean(line.router->entropy) : kNaN; }));
+  for (const PlottedRun& run : runs)
+    if (layers_of(run) > 0) chart.panels.push_back(entropy_panel(run, run.name + ": "));
+  for (const PlottedRun& run : runs) add_load_panel(chart.panels, run, run.name + ": " + shares);
   return chart;
 }
 
