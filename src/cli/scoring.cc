@@ -3,10 +3,22 @@
 #include <fmt/format.h>
 
 #include "cli/adapters.h"
-#include "data/record.h"
+#include "cli/data_splits.h"
 #include "model/checkpoint.h"
 
 namespace mixtral {
+namespace {
+
+Split split_of(const ScoringOptions& o) {
+  return o.split == "train" ? Split::train : o.split == "test" ? Split::test : Split::val;
+}
+
+DataSplits data_of(const ScoringOptions& o, const EncodeOptions& encode,
+                   const Tokenizer* tokenizer) {
+  return {{.data = o.data, .encode = encode, .threads = o.common.threads}, tokenizer};
+}
+
+}  // namespace
 
 void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) {
   pack = default_pack;
@@ -56,14 +68,7 @@ Objective ScoringOptions::objective(const ModelConfig& config) const {
 }
 
 std::filesystem::path scored_file(const ScoringOptions& o) {
-  const DataFiles files = DataFiles::find(o.data);
-  if (files.single) return files.train;
-  const Split split = o.split == "train"  ? Split::train
-                      : o.split == "test" ? Split::test
-                                          : Split::val;
-  if (files[split].empty())
-    throw Error(fmt::format("{}: has no {} split; choose another with --split", o.data, o.split));
-  return files[split];
+  return data_of(o, {}, nullptr).file(split_of(o));
 }
 
 Scoring open_scoring(const ScoringOptions& given, bool trainable) {
@@ -75,10 +80,11 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   const Precision precision = choose_precision(
       o.common.dtype, *s.backend, trainable ? Purpose::training : Purpose::inference, config.dtype);
   s.tokenizer = open_tokenizer(o.tokenizer, o.model);
-  CorpusOptions corpus;
-  corpus.encode.rules.vocab_size = config.vocab_size;
-  ThreadPool pool(o.common.threads);
-  s.corpus = load_corpus(scored_file(o), s.tokenizer.get(), corpus, pool);
+  EncodeOptions encode;
+  encode.rules.vocab_size = config.vocab_size;
+  if (const auto noted = find_chat_template(o.model, o.adapter))
+    encode.rules.chat_template = *noted;
+  s.corpus = data_of(o, encode, s.tokenizer.get()).load_whole_or(split_of(o));
 
   s.batches.packing = parse_packing(o.pack);
   s.batches.shuffle = o.shuffle == "on";

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cli/data_splits.h"
 #include "cli/version.h"
 #include "io/checksum.h"
 
@@ -13,7 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
-constexpr std::string_view kCacheFolder = ".mixtral-cache";
 
 std::string hash_text(const FileChecksum& sum) {
   return fmt::format("{} ({} bytes)", sum.hex(), sum.bytes);
@@ -35,25 +35,20 @@ int64_t TrainingData::longest() const {
 
 TrainingData load_training_data(const TrainOptions& options, const Tokenizer* tokenizer,
                                 int64_t vocabulary) {
-  const DataFiles files = DataFiles::find(options.data);
-  if (!has_split(files, Split::train))
-    throw Error(fmt::format("--data {}: there is no train.jsonl or train.txt in it", options.data));
-  CorpusOptions corpus_options;
-  corpus_options.encode = options.encode_options(vocabulary);
-  if (options.token_cache) {
-    const fs::path data(options.data);
-    corpus_options.cache = (files.single ? data.parent_path() : data) / kCacheFolder;
-    fs::create_directories(corpus_options.cache);
-  }
-  ThreadPool pool(options.common.threads);
+  const DataSplits splits({.data = options.data,
+                           .encode = options.encode_options(vocabulary),
+                           .validation_fraction = options.validation_fraction,
+                           .token_cache = options.token_cache,
+                           .threads = options.common.threads},
+                          tokenizer);
+  splits.file(Split::train);  // there must be one
   TrainingData data;
   std::string found;
   for (const Split split : kSplits) {
-    if (!has_split(files, split)) continue;
-    Corpus corpus =
-        load_split(files, split, options.validation_fraction, tokenizer, corpus_options, pool);
+    if (!splits.has(split)) continue;
+    Corpus corpus = splits.load(split);
     found += fmt::format("{}{}", found.empty() ? "" : "; ", describe(split, corpus));
-    const fs::path& file = files.single ? files.train : files[split];
+    const fs::path& file = splits.file(split);
     data.hashes[file.filename().string()] = hash_text(checksum_file(file));
     if (split == Split::train)
       data.train = std::move(corpus);

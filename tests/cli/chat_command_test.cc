@@ -12,6 +12,7 @@
 #include "infer/conversation.h"
 #include "io/json.h"
 #include "model/checkpoint.h"
+#include "tests/support/command.h"
 #include "tests/support/files.h"
 #include "text/byte_tokenizer.h"
 
@@ -57,28 +58,6 @@ class ChatTest : public ::testing::Test {
     tokenizer_.save(directory);
     save_chat_template_name(directory, ChatTemplate::seed);
     return directory.string();
-  }
-
-  struct Outcome {
-    int code = 0;
-    std::string out, err;
-  };
-  static Outcome run(std::vector<std::string> arguments, const std::string& input = "") {
-    arguments.insert(arguments.begin(), "mixtral");
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    std::istringstream in(input);
-    std::streambuf* const before = std::cin.rdbuf(in.rdbuf());
-    ::testing::internal::CaptureStdout();
-    ::testing::internal::CaptureStderr();
-    Outcome outcome;
-    outcome.code = run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
-    std::fflush(nullptr);
-    outcome.out = ::testing::internal::GetCapturedStdout();
-    outcome.err = ::testing::internal::GetCapturedStderr();
-    std::cin.rdbuf(before);
-    return outcome;
   }
 
   TemporaryDirectory scratch_;
@@ -143,9 +122,9 @@ TEST_F(ChatTest, SystemTextWhereTheTemplateHasNoneIsRefused) {
 TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   const std::string model = save_model_files();
   const std::string file = (scratch_.path() / "saved.jsonl").string();
-  const Outcome o =
-      run({"chat", "--model", model, "--max-tokens", "12", "--device", "cpu", "--threads", "1"},
-          "/system Be kind.\nHello\nAnd now?\n/save " + file + "\n/exit\nnever\n");
+  const Outcome o = run_command(
+      {"chat", "--model", model, "--max-tokens", "12", "--device", "cpu", "--threads", "1"},
+      "/system Be kind.\nHello\nAnd now?\n/save " + file + "\n/exit\nnever\n");
   ASSERT_EQ(o.code, 0) << o.err;
   const Json saved = Json::parse(read_file(file), file);
   const auto& messages = saved.at("messages").items();
@@ -154,11 +133,12 @@ TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   EXPECT_EQ(messages[3].at("content").as_string(), "And now?");
   EXPECT_NE(o.out.find(messages[4].at("content").as_string()), std::string::npos) << o.out;
   // One turn by generate is the same reply.
-  const Outcome once = run({"generate", "--model", model, "--chat", "--system", "Be kind.", "-p",
-                            "Hello", "-n", "12", "--temp", "0.7", "-q", "--device", "cpu"});
+  const Outcome once =
+      run_command({"generate", "--model", model, "--chat", "--system", "Be kind.", "-p", "Hello",
+                   "-n", "12", "--temp", "0.7", "-q", "--device", "cpu"});
   ASSERT_EQ(once.code, 0) << once.err;
   EXPECT_NE(once.out.find(messages[2].at("content").as_string()), std::string::npos) << once.out;
-  EXPECT_EQ(run({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
+  EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
 }
 
 TEST_F(ChatTest, ExactMatchCountsAnswersThatAreRightToTheLetter) {
@@ -187,6 +167,22 @@ TEST_F(ChatTest, ExactMatchCountsAnswersThatAreRightToTheLetter) {
   EXPECT_FALSE(second.answers[2].right);
 }
 
+TEST_F(ChatTest, ConversationsAreScoredInTheModelsOwnTemplate) {
+  const std::string model = save_model_files();
+  const std::string data = (scratch_.path() / "chats.jsonl").string();
+  write_file(data,
+             R"({"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Yo"}]})"
+             "\n");
+  const auto positions = [&] {
+    const Outcome o = run_command({"evaluate", "--model", model, "--data", data, "--json"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    return Json::parse(o.out, "stdout").at("positions").as_int();
+  };
+  const int64_t seed = positions();
+  save_chat_template_name(model, ChatTemplate::mistral_v1);
+  EXPECT_NE(positions(), seed);  // its marks have other lengths
+}
+
 TEST_F(ChatTest, QuestionsWithoutAnAnswerAreRefusedByLine) {
   write_file(scratch_.path() / "q.jsonl", "{\"text\": \"###user: Who?\"}\n");
   EXPECT_NE(message_of([&] {
@@ -207,8 +203,8 @@ TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
              "{\"text\": \"###user: Where? ###Assistant: at home\"}\n");
   write_file(scratch_.path() / "chance.json", "{\"guess\": 0.25}\n");
   const Outcome o =
-      run({"evaluate", "--model", model, "--data", (scratch_.path() / "q.jsonl").string(),
-           "--exact-match", "--json", "--device", "cpu", "-n", "4"});
+      run_command({"evaluate", "--model", model, "--data", (scratch_.path() / "q.jsonl").string(),
+                   "--exact-match", "--json", "--device", "cpu", "-n", "4"});
   ASSERT_EQ(o.code, 0) << o.err;
   const Json json = Json::parse(o.out, "stdout");
   EXPECT_EQ(json.at("questions").as_int(), 2);

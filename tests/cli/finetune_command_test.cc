@@ -8,6 +8,7 @@
 #include "io/checksum.h"
 #include "model/adapter_file.h"
 #include "model/checkpoint.h"
+#include "tests/support/command.h"
 #include "tests/support/files.h"
 #include "tests/support/fixtures.h"
 #include "train/checkpoint_store.h"
@@ -20,25 +21,7 @@ namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
 using testing::fixtures;
 
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
-
-Outcome run(Arguments arguments) {
-  arguments.insert(arguments.begin(), "mixtral");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
-  std::fflush(nullptr);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
-}
+Outcome run(const Arguments& arguments) { return run_command(arguments); }
 
 /// A very small model with random weights, rows of ids and preference pairs.
 class Finetune : public ::testing::Test {

@@ -11,6 +11,7 @@
 #include "cli/common.h"
 #include "io/checksum.h"
 #include "io/json.h"
+#include "tests/support/command.h"
 #include "train/checkpoint_store.h"
 #include "train/metrics.h"
 #include "train/train_state.h"
@@ -19,11 +20,6 @@ namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
 
 class Pretrain : public ::testing::Test {
  protected:
@@ -54,15 +50,9 @@ class Pretrain : public ::testing::Test {
     argv.push_back(nullptr);
     return run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
   }
-  static Outcome run(const std::vector<std::string>& arguments) {
-    ::testing::internal::CaptureStdout();
-    ::testing::internal::CaptureStderr();
-    Outcome outcome;
-    outcome.code = call(arguments);
-    std::fflush(nullptr);
-    outcome.out = ::testing::internal::GetCapturedStdout();
-    outcome.err = ::testing::internal::GetCapturedStderr();
-    return outcome;
+  static Outcome run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "pretrain");
+    return run_command(arguments);
   }
   /// A very small model on the data above, into `run`.
   std::vector<std::string> flags(const std::vector<std::string>& more) const {
