@@ -73,7 +73,7 @@ std::string read_file(const std::filesystem::path& path, uint64_t limit) {
 AtomicFile::AtomicFile(std::filesystem::path path)
     : path_(std::move(path)), temporary_(path_.string() + fmt::format(".tmp-{}", ::getpid())) {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail("create", temporary_);
+  if (descriptor_ < 0) fail("create", path_);
 }
 
 AtomicFile::~AtomicFile() {

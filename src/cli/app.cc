@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <new>
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/usage.h"
 #include "cli/version.h"
 
 namespace mixtral {
@@ -38,13 +40,16 @@ int run_command_line(int argc, char** argv) {
   } catch (const ExitStatus& status) {
     return status.code;
   } catch (const CLI::ParseError& error) {
-    app.exit(error);
+    fmt::print(stderr, "mixtral: {}\n", usage_error(app, error));
     return 2;
   } catch (const UsageError& error) {
     fmt::print(stderr, "mixtral: {}\n", error.what());
     return 2;
   } catch (const Error& error) {
     fmt::print(stderr, "mixtral: {}\n", error.what());
+    return 1;
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "mixtral: {}: {}\n", error.path1().string(), error.code().message());
     return 1;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "mixtral: out of memory; `mixtral info` shows what a model needs\n");

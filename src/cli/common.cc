@@ -7,7 +7,9 @@
 
 #include "backends/registry.h"
 #include "base/file.h"
+#include "base/nearest.h"
 #include "model/checkpoint.h"
+#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {
@@ -30,6 +32,16 @@ nn::Initialisation default_initialisation(const ModelConfig& config, uint64_t se
   how.seed = seed;
   how.deviation = how.residual_deviation = how.embedding_deviation = config.initializer_range;
   return how;
+}
+
+/// Throws Error, before anything is allocated, when the device has not the memory that the model
+/// and, of one that is trained, its gradients take.
+void require_model_memory(const Backend& backend, const ModelConfig& config,
+                          const Mixtral::Options& options) {
+  const auto planner = make_planning_backend(&backend);
+  const int64_t context = options.context > 0 ? options.context : config.max_positions;
+  require_memory(*planner, {.config = config, .options = options, .context = context},
+                 backend.memory());
 }
 
 }  // namespace
@@ -101,11 +113,18 @@ fs::path resolve_model(const std::string& model) {
     const fs::path target = follow_pointer(path / "checkpoints" / pointer);
     if (!target.empty()) return target;
   }
-  if (!fs::exists(path, error))
-    throw Error(
-        fmt::format("--model {}: there is no such directory, and the built-in "
-                    "configurations are {}",
-                    model, fmt::join(builtin_config_names(), ", ")));
+  if (!fs::exists(path, error)) {
+    if (is_builtin_config(model))
+      throw Error(
+          fmt::format("--model {0}: a built-in configuration has no weights; train it with "
+                      "`mixtral pretrain --model {0}`, or name a model's directory",
+                      model));
+    const std::string close = nearest(model, builtin_config_names());
+    throw Error(fmt::format(
+        "--model {}: there is no such directory, and the built-in configurations are {}{}", model,
+        fmt::join(builtin_config_names(), ", "),
+        close.empty() ? "" : fmt::format("; did you mean {}?", close)));
+  }
   throw Error(
       fmt::format("--model {}: found neither config.json (a model) nor checkpoints/best or "
                   "checkpoints/latest (a run) in it",
@@ -120,6 +139,7 @@ ModelConfig model_config(const std::string& model) {
 
 std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
                                     const Mixtral::Options& options, uint64_t seed) {
+  require_model_memory(backend, model_config(model), options);
   std::error_code error;
   if (is_builtin_config(model) && !fs::exists(model, error)) {
     const ModelConfig config = builtin_config(model);

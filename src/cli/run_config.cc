@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/nearest.h"
+#include "cli/usage.h"
 #include "io/json.h"
 
 namespace mixtral {
@@ -145,7 +146,7 @@ void RunConfig::set(const Entry& entry, const fs::path& file, const Value& value
     entry.option->run_callback();
   } catch (const CLI::Error& error) {
     throw UsageError(
-        fmt::format("{}:{}: {}: {}", file.string(), value.line, entry.key, error.what()));
+        fmt::format("{}:{}: {}: {}", file.string(), value.line, entry.key, flag_error(error)));
   }
 }
 

@@ -28,7 +28,7 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
 
 const Tokenizer& require(const Tokenizer* tokenizer, std::string_view source) {
   if (tokenizer == nullptr) {
-    throw Error(
+    throw UsageError(
         fmt::format("{}: text needs a tokenizer, and there is none: give --tokenizer, or "
                     "rows of input_ids",
                     source));
@@ -110,6 +110,8 @@ LineResults read_lines(const RecordFile& file, int64_t begin, int64_t end,
       for (Example& example : examples) results.examples.push_back(std::move(example));
       results.kinds.push_back(record.kind);
       results.hashes.push_back(hash_bytes(file.line(i)));
+    } catch (const UsageError&) {  // not the line's fault
+      throw;
     } catch (const Error& error) {
       results.problems.push_back({i + 1, error.what()});
     }
@@ -281,6 +283,9 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
                    const CorpusOptions& options, ThreadPool& pool) {
   const RecordFile file(path);
   CorpusResult result = read_corpus(file, tokenizer, options, pool);
+  if (result.problem_count > 0 && result.corpus.counts().lines == 0)
+    throw Error(fmt::format("{}; expected one JSON object a line, such as {{\"text\": \"...\"}}",
+                            result.problems.front().message));
   if (result.problem_count > 0) {
     std::string list;
     for (size_t i = 0; i < result.problems.size() && i < kProblemsShown; ++i) {

@@ -124,7 +124,6 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
 
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   Mixtral::Options options = shape.options;
-  options.trainable = false;
   options.context = shape.context;
   Mixtral model(planner, shape.config, options);
   const int64_t chunk = std::min(shape.chunk, shape.context);
@@ -144,6 +143,8 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)},
                 {"key-value cache", cache.bytes()},
                 {"activations and logits", arena}};
+  if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
+    plan.items.push_back({"gradients", gradients});
   return plan;
 }
 
@@ -194,6 +195,33 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
         "no change of batch, context or optimizer state makes it fit: choose a smaller model "
         "(--layers, --hidden-size, --experts)";
   throw Error(fmt::format("training needs more memory than is free: {} of {}; {}\n{}",
+                          format_bytes(plan.total()), format_bytes(memory.available), advice,
+                          plan.table()));
+}
+
+void require_memory(Backend& planner, const InferenceShape& shape,
+                    const Backend::MemoryInfo& memory) {
+  const MemoryPlan plan = plan_inference(planner, shape);
+  if (plan.total() <= memory.available) return;
+  InferenceShape smaller = shape;
+  std::string flags, advice;
+  auto try_change = [&](const std::string& flag) {
+    const int64_t total = plan_inference(planner, smaller).total();
+    if (total <= memory.available && advice.empty())
+      advice = fmt::format("it would fit, with {}, under{} {}", format_bytes(total), flags, flag);
+    return !advice.empty();
+  };
+  if (!shape.options.trainable && size_of(smaller.options.weights) > size_of(Dtype::bf16)) {
+    smaller.options.weights = Dtype::bf16;
+    if (!try_change("--dtype bf16")) flags = " --dtype bf16";
+  }
+  while (advice.empty() && smaller.context > 64) {
+    smaller.context /= 2;
+    smaller.options.context = smaller.context;
+    try_change(fmt::format("--context {}", smaller.context));
+  }
+  if (advice.empty()) advice = "no type or context makes it fit: choose a smaller model";
+  throw Error(fmt::format("the model needs more memory than is free: {} of {}; {}\n{}",
                           format_bytes(plan.total()), format_bytes(memory.available), advice,
                           plan.table()));
 }

@@ -52,13 +52,18 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape);
 struct InferenceShape {
   ModelConfig config;
   Mixtral::Options options;
-  int64_t sequences = 1, context = 2048, chunk = 512;
+  int64_t sequences = 1, context = 2048, chunk = 256;
 };
+/// Where `options.trainable`, gradients are counted too.
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 
 /// Throws Error with the plan's table, and the changes of flags under which it would fit, unless
 /// the plan fits into `memory.available`.
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
+                    const Backend::MemoryInfo& memory);
+
+/// The same for opening a model.
+void require_memory(Backend& planner, const InferenceShape& shape,
                     const Backend::MemoryInfo& memory);
 
 /// "1.25 GiB"

@@ -1,0 +1,282 @@
+// What a user is told when a command line, a file or a machine is not as it should be: each error
+// names the flag, file or value, what was expected, and a way out.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "backends/registry.h"
+#include "base/file.h"
+#include "io/json.h"
+#include "model/checkpoint.h"
+#include "tests/support/command.h"
+#include "tests/support/files.h"
+
+namespace mixtral {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Arguments = std::vector<std::string>;
+
+class BadInput : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ModelConfig config;
+    config.vocab_size = 32;
+    config.hidden_size = 16;
+    config.intermediate_size = 16;
+    config.num_layers = 1;
+    config.num_heads = 2;
+    config.num_kv_heads = 1;
+    config.head_dim = 8;
+    config.num_experts = 2;
+    config.experts_per_token = 1;
+    config.max_positions = 32;
+    const auto backend = make_backend("cpu", 1);
+    Mixtral model(*backend, config, {});
+    nn::initialise(*backend, model.parameters(), {.seed = 4, .deviation = 0.1});
+    fs::create_directories(path("model"));
+    save_model(*backend, model, path("model"), Dtype::f32);
+    write_file(path("rows.jsonl"), "{\"input_ids\": [1, 2, 3, 4]}\n");
+    write_file(path("text.jsonl"), "{\"text\": \"abc\"}\n");
+    write_file(path("bad.jsonl"),
+               "{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 99]}\n{\"txt\": 1}\n");
+    write_file(path("empty.jsonl"), "");
+    write_file(path("table.csv"), "a,b\n");
+    fs::create_directories(path("folder"));
+    fs::create_directories(path("splits"));
+    write_file(path("splits") + "/test.jsonl", "{\"input_ids\": [1, 2, 3, 4]}\n");
+  }
+
+  std::string path(const std::string& name) const { return (scratch_.path() / name).string(); }
+
+  /// A copy of the model with one file changed.
+  std::string model_with(const std::string& file, const std::string& text) const {
+    const std::string copy = path("model-with-" + file);
+    fs::remove_all(copy);
+    fs::copy(path("model"), copy);
+    write_file(copy + "/" + file, text);
+    return copy;
+  }
+
+  struct Case {
+    Arguments arguments;
+    int code;
+    std::vector<std::string> says;
+  };
+  void expect(const std::vector<Case>& cases) const {
+    for (const Case& c : cases) {
+      const Outcome o = run_command(c.arguments);
+      SCOPED_TRACE(fmt::format("mixtral {}\n{}", fmt::join(c.arguments, " "), o.err));
+      EXPECT_EQ(o.code, c.code);
+      EXPECT_EQ(o.out, "");
+      EXPECT_THAT(o.err, ::testing::StartsWith("mixtral: "));
+      EXPECT_THAT(o.err, Not(HasSubstr("defect")));
+      for (const auto& words : c.says) EXPECT_THAT(o.err, HasSubstr(words));
+    }
+  }
+
+  TemporaryDirectory scratch_;
+};
+
+TEST_F(BadInput, CommandLines) {
+  const std::string model = path("model"), rows = path("rows.jsonl");
+  expect({
+      {{}, 2, {"needs a command: ", "pretrain", "`mixtral --help`"}},
+      {{"pretrian"}, 2, {"no command 'pretrian'", "did you mean pretrain?"}},
+      {{"data", "chekc"}, 2, {"mixtral data has no command 'chekc'", "did you mean check?"}},
+      {{"data"}, 2, {"mixtral data needs a command: "}},
+      {{"generate"}, 2, {"--model is required", "`mixtral generate --help`"}},
+      {{"generate", "--model", model, "--ids", "1", "--max-token", "3"},
+       2,
+       {"takes no '--max-token'", "did you mean --max-tokens?"}},
+      {{"generate", "--model", model, "--ids", "1", "--temp", "-1"},
+       2,
+       {"--temp is -1, expected 0 to 100;"}},
+      {{"generate", "--model", model, "--ids", "1", "--temp", "hot"},
+       2,
+       {"--temp is hot, expected 0 to 100"}},
+      {{"generate", "--model", model, "--ids", "1", "--top-p", "2"}, 2, {"--top-p is 2"}},
+      {{"generate", "--model", model, "--ids", "1", "--method", "foo"},
+       2,
+       {"--method is 'foo', expected one of generate,"}},
+      {{"generate", "--model", model, "--ids", "1,x"}, 2, {"--ids: 'x'", "5,7,9"}},
+      {{"generate", "--model", model, "--ids", "99"}, 1, {"token id 99", "vocabulary of 32"}},
+      {{"generate", "--model", model, "--prompt", "hi"}, 2, {"no tokenizer", "--ids"}},
+      {{"generate", "--model", model, "--ids", "1", "--device", "gpu"},
+       2,
+       {"--device gpu", "auto, cpu, ref"}},
+      {{"generate", "--model", "tinny", "--ids", "1"}, 1, {"--model tinny", "did you mean tiny?"}},
+      {{"generate", "--model", path("folder"), "--ids", "1"}, 1, {"folder", "config.json"}},
+      {{"generate", "--model", model, "--ids", "1", "--method", "generate_raw", "--out",
+        path("nowhere/logits")},
+       1,
+       {"nowhere/logits", "No such file"}},
+      {{"evaluate", "--model", model}, 2, {"--data is required"}},
+      {{"evaluate", "--model", model, "--data", rows, "--batch-size", "0"},
+       2,
+       {"--batch-size is 0, expected 1 to"}},
+      {{"finetune", "--model", "tiny", "--data", rows, "--out", path("run")},
+       1,
+       {"no weights", "mixtral pretrain --model tiny"}},
+      {{"merge", "--model", model, "--adapter", path("nowhere"), "--out", path("merged")},
+       1,
+       {"--adapter", "nowhere"}},
+      {{"plot", path("folder")}, 1, {"folder", "metrics.jsonl"}},
+      {{"chat", "--model", model}, 2, {"no tokenizer", "--tokenizer"}},
+      {{"info", "--model", path("nowhere")}, 1, {"--model", "nowhere"}},
+      {{"tokenizer", "encode", "--tokenizer", path("nowhere")}, 1, {"nowhere", "SentencePiece"}},
+      {{"data", "import", path("nowhere"), "--out", path("data")}, 1, {"nowhere"}},
+  });
+}
+
+TEST_F(BadInput, Data) {
+  const auto evaluate = [&](const std::string& name) {
+    return Arguments{"evaluate", "--model", path("model"), "--data", path(name)};
+  };
+  expect({
+      {evaluate("nowhere"), 1, {"nowhere"}},
+      {evaluate("folder"), 1, {"folder", "train.jsonl"}},
+      {evaluate("table.csv"), 1, {"table.csv", ".jsonl", ".txt"}},
+      {evaluate("empty.jsonl"), 1, {"empty.jsonl: there are no records", "{\"text\": \"...\"}"}},
+      {evaluate("splits"), 1, {"splits", "no val.jsonl or val.txt", "only test"}},
+      {evaluate("text.jsonl"), 2, {"text.jsonl:1", "--tokenizer"}},
+      {evaluate("bad.jsonl"),
+       1,
+       {"bad.jsonl:2: ", "outside the vocabulary", "bad.jsonl:3: ", "data check", "--fix"}},
+      {{"inspect", "gradients", "--model", path("model"), "--data", path("rows.jsonl"), "--method",
+        "dpo", "--out", path("g")},
+       1,
+       {"rows.jsonl", "preference pairs"}},
+      {{"pretrain", "--model", "tiny", "--data", path("splits"), "--out", path("run")},
+       1,
+       {"splits", "no train.jsonl or train.txt", "only test"}},
+  });
+  EXPECT_FALSE(fs::exists(path("run")));
+}
+
+TEST_F(BadInput, ModelFiles) {
+  const std::string weights = read_file(path("model") + "/model.safetensors");
+  const std::string config = read_file(path("model") + "/config.json");
+  const auto generate = [](const std::string& model) {
+    return Arguments{"generate", "--model", model, "--ids", "1", "-n", "1"};
+  };
+  std::string more_layers = config;
+  more_layers.replace(more_layers.find("\"num_hidden_layers\": 1"), 22, "\"num_hidden_layers\": 2");
+  const std::pair<std::string, std::vector<std::string>> configs[] = {
+      {"{", {"config.json", "JSON"}},
+      {"{\"model_type\": \"llama\"}", {"config.json: model_type", "mixtral", "llama"}},
+      {more_layers, {"model.layers.1.", "is missing"}},
+  };
+  for (const auto& [text, says] : configs)
+    expect({{generate(model_with("config.json", text)), 1, says}});
+  const std::pair<std::string, std::vector<std::string>> files[] = {
+      {"", {"model.safetensors", "too few"}},
+      {weights.substr(0, weights.size() - 7), {"model.safetensors", "cut short"}},
+      {weights + "x", {"model.safetensors", "1 bytes follow"}},
+  };
+  for (const auto& [text, says] : files)
+    expect({{generate(model_with("model.safetensors", text)), 1, says}});
+  expect({{{"generate", "--model", path("model"), "--prompt", "a", "--tokenizer",
+            model_with("tokenizer.model", "not a model")},
+           1,
+           {"tokenizer.model", "damaged or not a SentencePiece model"}}});
+}
+
+// ---- Memory
+
+TEST_F(BadInput, ModelsThatDoNotFitAreRefusedWithATable) {
+  // 87 GiB in 16 bits, 174 in 32.
+  for (const Arguments& arguments :
+       {Arguments{"generate", "--model", "8x7b", "--ids", "1"},
+        Arguments{"evaluate", "--model", "8x7b", "--data", path("rows.jsonl")},
+        Arguments{"pretrain", "--model", "8x7b", "--data", path("rows.jsonl"), "--out", path("run"),
+                  "-q"}}) {
+    if (make_backend("cpu", 1)->memory().available > int64_t{600} << 30)
+      GTEST_SKIP() << "this machine has room for it";
+    expect({{arguments, 1, {"more memory than is free", "weights", "total", "smaller model"}}});
+  }
+}
+
+/// Runs the command in a child; how much memory it had at most, in bytes.
+int64_t measured_peak(const Arguments& arguments) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (!std::freopen("/dev/null", "w", stdout)) ::_exit(99);
+    std::vector<std::string> all = arguments;
+    all.insert(all.begin(), "mixtral");
+    std::vector<char*> argv;
+    for (std::string& argument : all) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+  }
+  int status = 0;
+  rusage usage{};
+  ::wait4(child, &status, 0, &usage);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+TEST_F(BadInput, TheMemoryThatInfoPlansIsWithinATenthOfWhatTrainingTakes) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the sanitizer takes memory of its own";
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+  GTEST_SKIP() << "the sanitizer takes memory of its own";
+#endif
+#endif
+  std::string row;
+  for (int i = 0; i < 256; ++i) row += (i ? "," : "{\"input_ids\": [") + std::to_string(i % 64);
+  std::string rows;
+  for (int i = 0; i < 16; ++i) rows += row + "]}\n";
+  write_file(path("long.jsonl"), rows);
+  const Arguments shape = {"--hidden-size", "256", "--intermediate-size", "512", "--layers", "8"};
+  Arguments train = {"pretrain",
+                     "--model",
+                     "tiny",
+                     "--data",
+                     path("long.jsonl"),
+                     "--out",
+                     path("run"),
+                     "--iters",
+                     "2",
+                     "--batch-size",
+                     "4",
+                     "--context",
+                     "256",
+                     "--pack",
+                     "off",
+                     "--save-every",
+                     "1",
+                     "--threads",
+                     "1",
+                     "--device",
+                     "cpu",
+                     "--sample-tokens",
+                     "0",
+                     "-q"};
+  train.insert(train.end(), shape.begin(), shape.end());
+  const auto peak = static_cast<double>(measured_peak(train));
+  const auto checkpoint = (fs::path(path("run")) / "checkpoints" / "latest").string();
+  const Outcome info = run_command({"info", "--model", checkpoint, "--batch-size", "4", "--context",
+                                    "256", "--device", "cpu", "--dtype", "fp32", "--json"});
+  ASSERT_EQ(info.code, 0) << info.err;
+  const Json json = Json::parse(info.out, "info");
+  const double planned = json.at("training").at("total").as_double();
+  // The program itself, its libraries and this test, before any model.
+  const auto program = static_cast<double>(measured_peak({"--version"}));
+  EXPECT_GT(planned, 200e6) << "too small to tell";
+  EXPECT_NEAR(planned + program, peak, 0.1 * peak)
+      << "planned " << planned / 1e6 << " MB, the program " << program / 1e6 << " MB";
+}
+
+}  // namespace
+}  // namespace mixtral
