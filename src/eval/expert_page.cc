@@ -76,7 +76,8 @@ function show(l) {
 document.querySelectorAll('nav button').forEach((b, i) => b.onclick = () => show(i));
 document.querySelectorAll('#key button').forEach(
   (b, e) => b.onclick = () => { only = only === e ? -1 : e; paint(); });
-show(0);
+const asked = Number(location.hash.replace('#layer-', ''));
+show(Number.isInteger(asked) && asked < expert.length ? asked : 0);
 )";
 
 std::string escape(std::string_view text) {
