@@ -1,6 +1,7 @@
 #include "cli/plot_command.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -18,11 +19,13 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  mixtral plot runs/first                      writes runs/first/plots.svg\n"
     "  mixtral plot runs/a runs/b --out ab.png      compares two runs\n"
-    "  mixtral plot runs/first --ascii              draws in the terminal\n";
+    "  mixtral plot runs/first --ascii              draws in the terminal\n"
+    "  mixtral plot runs/first --panels loss,load   leaves out the rest\n";
 
 struct PlotOptions {
   std::vector<std::string> runs;
   std::string out;
+  std::vector<std::string> panels;
   bool ascii = false;
   int width = 100, height = 20;
 };
@@ -42,7 +45,14 @@ void plot(const PlotOptions& o) {
     const auto same = std::ranges::count(runs, runs[i].name, &PlottedRun::name);
     if (same > 1) runs[i].name = o.runs[i];
   }
-  const Chart chart = comparison_chart(runs);
+  Chart chart = comparison_chart(runs);
+  if (!o.panels.empty())
+    std::erase_if(chart.panels, [&](const Panel& panel) {
+      return std::ranges::find(o.panels, panel.key) == o.panels.end();
+    });
+  if (chart.panels.empty())
+    throw Error(fmt::format("the metrics of {} have nothing for the panels {}; leave out --panels",
+                            fmt::join(o.runs, ", "), fmt::join(o.panels, ", ")));
   if (o.ascii) {
     fmt::print("{}", chart_as_text(chart, o.width, o.height));
     if (o.out.empty()) return;
@@ -64,6 +74,9 @@ void add_plot_command(CLI::App& app) {
   command->add_option("runs", options->runs, "Run directories (or metrics.jsonl files)")
       ->required();
   command->add_option("-o,--out", options->out, "A .svg or .png file (default: in the first run)");
+  command->add_option("--panels", options->panels, "Draw these only")
+      ->delimiter(',')
+      ->check(CLI::IsMember(std::vector<std::string>(kPanelKeys.begin(), kPanelKeys.end())));
   command->add_flag("--ascii", options->ascii, "Draw with characters on stdout");
   command->add_option("--width", options->width, "Characters a line, with --ascii")
       ->capture_default_str()

@@ -33,6 +33,7 @@ struct HeatMap {
 
 /// One pair of axes with what is drawn between them.
 struct Panel {
+  std::string key;  // what it shows, in a word
   std::string title, x_label, y_label;
   std::vector<Curve> curves;
   HeatMap heat;  // instead of curves, where it has rows

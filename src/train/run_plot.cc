@@ -93,7 +93,8 @@ void add_losses(Panel& panel, const PlottedRun& run, const std::string& prefix, 
 }
 
 Panel loss_panel() {
-  return {.title = "",
+  return {.key = "loss",
+          .title = "",
           .x_label = "step",
           .y_label = "loss (nats a token)",
           .curves = {},
@@ -114,9 +115,10 @@ double mean(const std::vector<double>& values) {
 }
 
 /// One curve a run of some figure of each line.
-Panel simple_panel(const std::vector<PlottedRun>& runs, std::string title,
+Panel simple_panel(const std::vector<PlottedRun>& runs, std::string key, std::string title,
                    const std::function<double(const MetricsLine&)>& value) {
   Panel panel;
+  panel.key = std::move(key);
   panel.title = std::move(title);
   panel.x_label = "step";
   panel.from_zero = true;
@@ -129,9 +131,10 @@ Panel simple_panel(const std::vector<PlottedRun>& runs, std::string title,
 }
 
 /// One curve a layer.
-Panel layer_panel(const PlottedRun& run, std::string title, size_t layers,
+Panel layer_panel(const PlottedRun& run, std::string key, std::string title, size_t layers,
                   const std::function<double(const RouterFigures&, size_t)>& value) {
   Panel panel;
+  panel.key = std::move(key);
   panel.title = std::move(title);
   panel.x_label = "step";
   panel.from_zero = true;
@@ -169,7 +172,8 @@ std::string even_entropy(const PlottedRun& run) {
 
 Panel entropy_panel(const PlottedRun& run, const std::string& prefix) {
   return layer_panel(
-      run, fmt::format("{}Router entropy of a token (nats; {})", prefix, even_entropy(run)),
+      run, "entropy",
+      fmt::format("{}Router entropy of a token (nats; {})", prefix, even_entropy(run)),
       layers_of(run), [](const RouterFigures& router, size_t layer) {
         return layer < router.entropy.size() ? router.entropy[layer] : kNaN;
       });
@@ -182,6 +186,7 @@ void add_load_panel(std::vector<Panel>& panels, const PlottedRun& run, const std
     if (line.router && !line.router->load.empty()) lines.push_back(&line);
   if (lines.empty()) return;
   Panel panel;
+  panel.key = "load";
   panel.title = title;
   panel.x_label = "step";
   panel.wide = true;
@@ -273,10 +278,12 @@ Chart comparison_chart(const std::vector<PlottedRun>& runs) {
                alone ? palette(1) : palette(i), alone);
   }
   chart.panels.push_back(std::move(losses));
-  chart.panels.push_back(simple_panel(runs, "Learning rate", [](const auto& l) { return l.lr; }));
   chart.panels.push_back(
-      simple_panel(runs, "Tokens a second", [](const auto& l) { return l.tok_per_s; }));
-  Panel norms = simple_panel(runs, "Gradient norm", [](const auto& l) { return l.grad_norm; });
+      simple_panel(runs, "lr", "Learning rate", [](const auto& l) { return l.lr; }));
+  chart.panels.push_back(
+      simple_panel(runs, "speed", "Tokens a second", [](const auto& l) { return l.tok_per_s; }));
+  Panel norms =
+      simple_panel(runs, "norm", "Gradient norm", [](const auto& l) { return l.grad_norm; });
   norms.ignored_start = kIgnoredStart;
   chart.panels.push_back(std::move(norms));
 
@@ -287,21 +294,21 @@ Chart comparison_chart(const std::vector<PlottedRun>& runs) {
   const std::string shares = "each expert's share of its layer's assignments";
   if (runs.size() == 1) {
     chart.panels.push_back(layer_panel(
-        runs[0], balance, layers,
+        runs[0], "balance", balance, layers,
         [](const RouterFigures& router, size_t layer) { return imbalance(router.load[layer]); }));
     chart.panels.push_back(entropy_panel(runs[0], ""));
     add_load_panel(chart.panels, runs[0], "E" + shares.substr(1));
     return chart;
   }
   chart.panels.push_back(
-      simple_panel(runs, balance + ", mean of layers", [](const MetricsLine& line) {
+      simple_panel(runs, "balance", balance + ", mean of layers", [](const MetricsLine& line) {
         if (!line.router) return kNaN;
         std::vector<double> values;
         for (const auto& load : line.router->load) values.push_back(imbalance(load));
         return mean(values);
       }));
   chart.panels.push_back(simple_panel(
-      runs, "Router entropy of a token (nats), mean of layers",
+      runs, "entropy", "Router entropy of a token (nats), mean of layers",
       [](const MetricsLine& line) { return line.router ? mean(line.router->entropy) : kNaN; }));
   for (const PlottedRun& run : runs)
     if (layers_of(run) > 0) chart.panels.push_back(entropy_panel(run, run.name + ": "));

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "train/chart.h"
@@ -24,6 +26,9 @@ Chart loss_chart(const PlottedRun& run);
 /// Runs side by side: losses, learning rate, speed, gradient norm, and the routers' balance; for
 /// one run also each layer's entropy and every expert's load over time.
 Chart comparison_chart(const std::vector<PlottedRun>& runs);
+/// The keys that its panels have.
+inline constexpr std::array<std::string_view, 7> kPanelKeys{"loss",    "lr",      "speed", "norm",
+                                                            "balance", "entropy", "load"};
 
 /// Redraws RUN/loss.svg and RUN/loss.png from RUN/metrics.jsonl.
 void draw_loss(const std::filesystem::path& run);

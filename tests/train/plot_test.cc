@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "tests/train/rig.h"
 #include "train/run_plot.h"
@@ -64,6 +66,18 @@ TEST(Plot, TakesRunsOfAnyLengthAndNumbersThatAreNone) {
     draw_chart(comparison_chart({run, made_up_run(3)}), scratch.path() / "two.svg");
     EXPECT_FALSE(chart_as_text(comparison_chart({run})).empty());
   }
+}
+
+TEST(Plot, HasAPanelForEachKeyOfOneRunAndOfSeveral) {
+  const PlottedRun run = made_up_run(20);
+  for (const Chart& chart : {comparison_chart({run}), comparison_chart({run, run})}) {
+    for (const Panel& panel : chart.panels)
+      EXPECT_NE(std::ranges::find(kPanelKeys, panel.key), kPanelKeys.end()) << panel.title;
+    for (const std::string_view key : kPanelKeys)
+      EXPECT_NE(std::ranges::find(chart.panels, key, &Panel::key), chart.panels.end()) << key;
+  }
+  const auto loads = std::ranges::count(comparison_chart({run, run}).panels, "load", &Panel::key);
+  EXPECT_EQ(loads, 2) << "each run's";
 }
 
 TEST(Plot, DrawsInTheTerminal) {
