@@ -11,7 +11,6 @@
 // MLX's arrays are lazy: an expression builds a graph, and eval() computes it. Gradients come from
 // transforming a function (value_and_grad), so there is no backward pass to write. What has no
 // definition here (take, reshape, softmax, ...) is MLX's. All numbers are fp32.
-//
 // Letters in comments on shapes: B rows, T tokens a row, N = B·T, D model width, H query heads, G
 // key/value heads, h head width, E experts, k experts a token, F expert width, V vocabulary,
 // L layers, S keys that attention sees, r rank of a LoRA.
@@ -54,8 +53,7 @@ Training  --context 256   --batch-size 16   --shuffle on | off   --rows windows 
           --beta1 0.9   --beta2 0.99   --adam-eps 1e-8   --weight-decay 0.1   --grad-clip 1
           --aux-loss per-layer | hf | off   --aux-coef 0.02   --log-every 10   --eval-every 100
           --sample-prompt TEXT, which the finished model continues
-finetune  --method lora | full   --rank 8   --alpha 16   --rslora off | on
-          --targets q_proj,v_proj,gate
+finetune  --method lora | full  --rank 8  --alpha 16  --rslora off | on  --targets q_proj,v_proj,gate
 generate  --method generate | generate_raw | generate_one_token | generate_after_training |
           just_generate_one_god_damn_token   --prompt TEXT or --ids 5,7,9   --max-tokens 256
           --temp 0.8   --logprobs off | on   --out FILE for generate_raw's logits
@@ -463,6 +461,9 @@ Model load_model(const fs::path& directory) {
   return model;
 }
 
+using Strings = std::unordered_map<std::string, std::string>;
+const Strings kMetadata = {{"format", "pt"}};  // without any, MLX writes a null that some refuse
+
 // The layout of `save_pretrained`: an expert a tensor.
 void save_model(const Model& model, const fs::path& directory) {
   std::unordered_map<std::string, array> tensors;
@@ -473,7 +474,7 @@ void save_model(const Model& model, const fs::path& directory) {
       tensors.insert_or_assign(name.substr(0, at + 9) + std::to_string(e) + name.substr(at + 8),
                                take(value, e, 0));
   }
-  save_safetensors((directory / "model.safetensors").string(), tensors, {{"format", "pt"}});
+  save_safetensors((directory / "model.safetensors").string(), tensors, kMetadata);
   Json json = model.config.json;
   json["torch_dtype"] = json["dtype"] = "float32";  // the names of transformers 4 and 5
   write_json(directory / "config.json", json);
@@ -505,7 +506,7 @@ void save_adapter(const Model& model, const Json& adapter, const fs::path& direc
   std::unordered_map<std::string, array> tensors;
   for (const auto& [name, value] : model.weights)
     if (is_lora(name)) tensors.insert_or_assign(kPeftPrefix + name, value);
-  save_safetensors((directory / "adapter_model.safetensors").string(), tensors);
+  save_safetensors((directory / "adapter_model.safetensors").string(), tensors, kMetadata);
   write_json(directory / "adapter_config.json", adapter);
 }
 
@@ -534,22 +535,16 @@ std::vector<Row> read_rows(const fs::path& path, const Tokenizer& tokenizer, int
   for (int number = 1; std::getline(file, line); ++number) {
     const std::string where = path.string() + ":" + std::to_string(number) + ": ";
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    require(json.is_object() && (json.contains("text") || json.contains("input_ids")),
-            where + "expected an object with \"text\" or \"input_ids\"");
+    const bool is_text = json.is_object() && json.value("text", Json()).is_string();
+    require(is_text || json.contains("input_ids"), where + "expected \"text\" or \"input_ids\"");
     Row record;
-    if (json.contains("input_ids")) {
-      record.ids = json["input_ids"].get<std::vector<int>>();
-    } else {
-      record.ids = tokenizer.encode(json["text"].get<std::string>());
-      if (tokenizer.eos >= 0) record.ids.push_back(tokenizer.eos);
-    }
+    record.ids = is_text ? tokenizer.encode(json["text"]) : std::vector<int>(json["input_ids"]);
+    if (is_text && tokenizer.eos >= 0) record.ids.push_back(tokenizer.eos);
     record.labels = json.value("labels", record.ids);
-    auto known = [&](int id) { return id >= 0 && id < vocab_size; };
-    auto good_label = [&](int label) { return label == kIgnored || known(label); };
     require(record.ids.size() == record.labels.size(), where + "expected a label for each token");
-    require(
-        std::ranges::all_of(record.ids, known) && std::ranges::all_of(record.labels, good_label),
-        where + "a token is outside the model's vocabulary");
+    auto known = [&](int id) { return id >= 0 && id < vocab_size; };
+    for (const int id : record.ids) require(known(id), where + "a token is not in the vocabulary");
+    for (const int id : record.labels) require(known(id) || id == kIgnored, where + "bad label");
     if (!windows || records.empty()) records.emplace_back();
     append(records.back(), record);
   }
@@ -860,7 +855,7 @@ void run_generate(const Flags& flags) {
     if (flags.word("logprobs", "off|on") == "on") std::ranges::for_each(tokens, show);
   } else if (method == "generate_raw") {
     const array logits = generate_raw(model, ids);
-    if (flags.has("out")) save_safetensors(flags.text("out"), {{"logits", logits}});
+    if (flags.has("out")) save_safetensors(flags.text("out"), {{"logits", logits}}, kMetadata);
     for (int i = 0; i < logits.shape(0) && !flags.has("out"); ++i) {
       std::cout << "after " << label(ids[static_cast<size_t>(i)]) << ":\n";
       std::ranges::for_each(ranked(take(logits, i, 0)), show);
@@ -883,7 +878,7 @@ int main(int argc, char** argv) {
   try {
     const std::string command = argc > 1 ? argv[1] : "--help";
     if (command == "--help" || std::string(argv[argc - 1]) == "--help")
-      return std::cout << kUsage ? 0 : 1;
+      return (std::cout << kUsage) ? 0 : 1;
     const Flags flags(argc, argv);
     if (flags.has("device"))
       set_default_device(flags.word("device", "cpu|gpu") == "cpu" ? Device::cpu : Device::gpu);
