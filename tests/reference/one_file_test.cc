@@ -82,6 +82,13 @@ class Cleanup : public testing::Environment {
 };
 [[maybe_unused]] const auto* const kCleanup = testing::AddGlobalTestEnvironment(new Cleanup);
 
+std::map<std::string, mx::array> tensors(const fs::path& file) {
+  std::map<std::string, mx::array> all;
+  for (const auto& [name, tensor] : mx::load_safetensors(file.string()).first)
+    all.insert_or_assign(name, tensor);
+  return all;
+}
+
 double largest(const mx::array& a) { return mx::max(mx::abs(a)).item<float>(); }
 
 std::vector<Json> read_lines(const fs::path& path) {
