@@ -178,7 +178,7 @@ class Page {
   }
 
   void load() {
-    const double most = std::log(static_cast<double>(r_.experts()));
+    const double most = r_.experts() > 1 ? std::log(static_cast<double>(r_.experts())) : 1;
     html_ += fmt::format(
         "<h2>Load</h2>\n<p>Each expert's share of its layer's assignments; an even split is {}. "
         "The entropy of the load is 100% when it is even. That of a token's choice is the mean "
