@@ -22,7 +22,7 @@ using nlohmann::ordered_json;
 
 struct EvaluateOptions : ScoringOptions {
   bool exact_match = false;
-  std::string response_marker = "###Assistant:", chat_template;
+  std::string response_marker = "###Assistant:";
   int64_t limit = 0, max_tokens = 32, show = 0;
 };
 
@@ -176,10 +176,9 @@ void add_evaluate_command(CLI::App& app) {
                    "What precedes the answer in {\"text\"}")
       ->capture_default_str()
       ->group(group);
-  command
-      ->add_option("--chat-template", o->chat_template,
-                   "Of {\"messages\"}: mistral-v1, mistral-hf-old or seed (default: the model's)")
-      ->group(group);
+  command->add_option(
+      "--chat-template", o->chat_template,
+      "Of {\"messages\"}: mistral-v1, mistral-hf-old or seed (default: the model's)");
   command->add_option("--limit", o->limit, "Ask the first so many questions only; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->group(group);

@@ -82,7 +82,9 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   s.tokenizer = open_tokenizer(o.tokenizer, o.model);
   EncodeOptions encode;
   encode.rules.vocab_size = config.vocab_size;
-  if (const auto noted = find_chat_template(o.model, o.adapter))
+  if (!o.chat_template.empty())
+    encode.rules.chat_template = parse_chat_template(o.chat_template);
+  else if (const auto noted = find_chat_template(o.model, o.adapter))
     encode.rules.chat_template = *noted;
   s.corpus = data_of(o, encode, s.tokenizer.get()).load_whole_or(split_of(o));
 

@@ -16,6 +16,7 @@ struct ScoringOptions {
   CommonOptions common;
   std::string model, adapter, tokenizer, data, split = "val", aux_loss = "per-layer";
   std::string pack, shuffle = "off";
+  std::string chat_template;  // of {"messages"}; empty: the model's own
   int64_t batch_size = 8, context = 0;
   double aux_coefficient = -1, z_coefficient = 0;
 

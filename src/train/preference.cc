@@ -150,13 +150,19 @@ Tensor PreferenceCriterion::token_scales(Context& ctx, const HostBatch& host, do
   return device;
 }
 
+Batch PreferenceCriterion::begin_pairs(Context& ctx, const HostBatch& host) {
+  const Mixtral& policy = models_.policy;
+  Batch batch = upload(ctx, host, policy.config().vocab_size, policy.context());
+  start_pairs(host);
+  score_reference(ctx, batch);
+  return batch;
+}
+
 void PreferenceCriterion::add_gradients(Context& ctx, const HostBatch& host, const StepSize& step,
                                         int64_t row) {
   const ArenaScope scope(ctx.arena());
   const Mixtral& policy = models_.policy;
-  const Batch batch = upload(ctx, host, policy.config().vocab_size, policy.context());
-  start_pairs(host);
-  score_reference(ctx, batch);
+  const Batch batch = begin_pairs(ctx, host);
   const double share = 1 / static_cast<double>(std::max<int64_t>(step.weight, 1));
   const GradientOptions options{.weigh =
                                     [&](const Tensor& losses) {
@@ -174,9 +180,7 @@ void PreferenceCriterion::add_losses(Context& ctx, const HostBatch& host, const 
                                      int64_t row) {
   const ArenaScope scope(ctx.arena());
   const Mixtral& policy = models_.policy;
-  const Batch batch = upload(ctx, host, policy.config().vocab_size, policy.context());
-  start_pairs(host);
-  score_reference(ctx, batch);
+  const Batch batch = begin_pairs(ctx, host);
   const Tensor losses = ctx.allocate({batch.size()}, ctx.statistics());
   accumulate_losses(ctx, policy, batch, settings_.objective, 1 / static_cast<double>(step.batches),
                     rows_.totals(row), &rows_.reports(), losses);

@@ -80,6 +80,8 @@ class PreferenceCriterion : public Criterion {
     double loss = 0, chosen = 0, rejected = 0, accuracy = 0;
   };
 
+  /// Uploads a micro-batch and asks the reference about its pairs.
+  Batch begin_pairs(Context& ctx, const HostBatch& host);
   void start_pairs(const HostBatch& host);
   void score_reference(Context& ctx, const Batch& batch);
   std::vector<double> sequence_sums(Context& ctx, const Batch& batch, const Tensor& losses) const;

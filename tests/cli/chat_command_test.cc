@@ -173,14 +173,17 @@ TEST_F(ChatTest, ConversationsAreScoredInTheModelsOwnTemplate) {
   write_file(data,
              R"({"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Yo"}]})"
              "\n");
-  const auto positions = [&] {
-    const Outcome o = run_command({"evaluate", "--model", model, "--data", data, "--json"});
+  const auto positions = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"evaluate", "--model", model, "--data", data, "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome o = run_command(arguments);
     EXPECT_EQ(o.code, 0) << o.err;
     return Json::parse(o.out, "stdout").at("positions").as_int();
   };
-  const int64_t seed = positions();
+  const int64_t seed = positions({});
   save_chat_template_name(model, ChatTemplate::mistral_v1);
-  EXPECT_NE(positions(), seed);  // its marks have other lengths
+  EXPECT_NE(positions({}), seed);  // its marks have other lengths
+  EXPECT_EQ(positions({"--chat-template", "seed"}), seed);
 }
 
 TEST_F(ChatTest, QuestionsWithoutAnAnswerAreRefusedByLine) {
