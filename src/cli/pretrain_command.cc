@@ -32,7 +32,7 @@ struct PretrainOptions : TrainOptions {
   std::string model, init;
   std::optional<int64_t> vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads,
       head_dim, experts, experts_per_token, sliding_window;
-  std::optional<double> rope_theta, norm_eps, init_std;
+  std::optional<double> rope_theta, norm_eps, init_std, embedding_std;
   std::optional<std::string> tie_embeddings;
 
   void add_model(RunConfig& config) {
@@ -64,13 +64,15 @@ struct PretrainOptions : TrainOptions {
         ->check(on_off());
     config.add("--init-std", init_std,
                "Deviation of the starting weights (default: by the model's width)", start);
+    config.add("--embedding-std", embedding_std,
+               "Deviation of the starting embedding (default: four times that)", start);
   }
 
   bool changes_shape() const {
     for (const auto* value : {&vocab_size, &hidden_size, &intermediate_size, &layers, &heads,
                               &kv_heads, &head_dim, &experts, &experts_per_token, &sliding_window})
       if (*value) return true;
-    return rope_theta || norm_eps || init_std || tie_embeddings;
+    return rope_theta || norm_eps || init_std || embedding_std || tie_embeddings;
   }
 
   /// The configuration of a model from scratch.
@@ -134,6 +136,7 @@ struct PretrainOptions : TrainOptions {
     norm_eps = config.rms_norm_eps;
     tie_embeddings = config.tie_embeddings ? "on" : "off";
     init_std = config.initializer_range;
+    if (!embedding_std) embedding_std = defaults::embedding_deviation(config);
   }
 };
 
@@ -241,6 +244,12 @@ class Pretraining {
     fmt::print("{}", file_.dump());
   }
 
+  void initialise(Backend& backend, Mixtral& model) const {
+    nn::Initialisation how = defaults::initialisation(model.config(), o_.common.seed);
+    if (o_.embedding_std) how.embedding_deviation = *o_.embedding_std;
+    nn::initialise(backend, model.parameters(), how);
+  }
+
   void train_model(const Subject& subject, const TrainingData& data, CorpusSource& train) {
     const TrainSettings settings = o_.train_settings();
     const auto backend = o_.common.open_device();
@@ -266,8 +275,7 @@ class Pretraining {
     if (weights)
       load_weights(*backend, model, *weights);
     else if (!o_.resuming)
-      nn::initialise(*backend, model.parameters(),
-                     defaults::initialisation(subject.config, o_.common.seed));
+      initialise(*backend, model);
     weights.reset();
     Arena arena(*backend);
     arena.reserve(memory.arena);

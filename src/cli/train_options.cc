@@ -76,10 +76,10 @@ void TrainOptions::add_optimization(RunConfig& config) {
   config.add("--lr,--learning-rate", lr, "Peak learning rate (default: by the model's width)");
   config
       .add("--schedule", schedule,
-           "After the warm-up: cosine (to --min-lr), constant, or wsd (stable, then decay)")
+           "After the warm-up: wsd (stable, then decay), cosine, or constant")
       ->check(CLI::IsMember({"cosine", "constant", "wsd"}));
   config.add("--warmup", warmup, "Steps until the peak (default: a tenth, at most 100)");
-  config.add("--min-lr", min_lr, "Where cosine and wsd end (default: a tenth of --lr)");
+  config.add("--min-lr", min_lr, "Where wsd and cosine end (default: 0 and a tenth of --lr)");
   config.add("--decay-fraction", decay_fraction, "Share of the steps in which wsd decays");
   config.add("--beta1", beta1, "AdamW's decay of the mean");
   config.add("--beta2", beta2, "AdamW's decay of the second moment");
@@ -190,7 +190,7 @@ void TrainOptions::resolve(double default_lr, int64_t rows_per_epoch) {
   }
   if (!iterations) iterations = default_iterations;
   if (!lr) lr = default_lr;
-  if (!min_lr) min_lr = schedule == "constant" ? 0 : *lr * defaults::kMinLrShare;
+  if (!min_lr) min_lr = schedule == "cosine" ? *lr * defaults::kMinLrShare : 0;
   if (!warmup) warmup = defaults::warmup(*iterations);
   if (!eval_every) eval_every = defaults::eval_every(*iterations);
   if (!save_every) save_every = *eval_every;

@@ -33,7 +33,7 @@ struct TrainOptions {
   std::optional<int64_t> iterations;
   std::optional<double> epochs;
   std::optional<double> lr, min_lr;
-  std::string schedule = "cosine";
+  std::string schedule = "wsd";
   std::optional<int64_t> warmup;
   double decay_fraction = defaults::kDecayShare;
   int64_t accumulation = 1;

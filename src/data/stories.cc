@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "data/story_plots.h"
+#include "data/story_questions.h"
 
 namespace mixtral {
 
@@ -9,6 +10,9 @@ namespace stories {
 namespace {
 
 constexpr int kMinWords = 60, kMaxWords = 250;
+/// How many of the stories are days followed by riddles: they make a model keep track of who has
+/// what and who is where, which few sentences of a plot depend on.
+constexpr double kRiddleShare = 0.6;
 
 uint64_t hash_text(uint64_t hash, std::string_view text) {
   for (unsigned char c : text) hash = (hash ^ c) * 0x100000001B3u;
@@ -74,15 +78,20 @@ Premise draw_scene_premise(RandomStream& random) {
 Story tell_story(uint64_t seed, Split split, uint64_t index) {
   // Each story has a stream of its own; 2^8 splits and kinds of text, 2^56 stories.
   RandomStream random(seed, index << 8 | static_cast<uint64_t>(split));
+  const bool riddles = random.uniform() < kRiddleShare;
   while (true) {
-    const Premise premise = draw_premise(random);
+    const Premise premise = riddles ? draw_scene_premise(random) : draw_premise(random);
     if (split_of(premise) != split) continue;
-    const Plot& plot = plots()[static_cast<size_t>(premise.plot)];
     Stage stage(premise, RandomStream(random.next(), 0));
-    plot.tell(stage);
+    if (riddles)
+      tell_riddle_story(stage);
+    else
+      plots()[static_cast<size_t>(premise.plot)].tell(stage);
     const int words = stage.teller.words();
     if (words < kMinWords || words > kMaxWords) continue;
-    return {stage.teller.text(), std::string(plot.name), premise.hero, premise};
+    const std::string_view name =
+        riddles ? "riddles" : plots()[static_cast<size_t>(premise.plot)].name;
+    return {stage.teller.text(), std::string(name), premise.hero, premise};
   }
 }
 

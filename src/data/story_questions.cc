@@ -304,6 +304,26 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
   }
 }
 
+void tell_riddle_story(Stage& s) {
+  constexpr int kRiddles = 5, kTries = 30;
+  const SceneCast cast = tell_scene(s);
+  s.paragraph();
+  s.maybe(0.7, {"Now, did you listen well?", "And now the riddles.", "Who can tell?",
+                "Let us see who has been listening.", "Do you remember?", "Now think back."});
+  std::vector<std::string> asked;
+  for (int i = 0; i < kTries && asked.size() < kRiddles; ++i) {
+    const auto found = Asker(s, cast).ask(static_cast<QuestionKind>(s.pick(kQuestionKinds)));
+    if (found.empty()) continue;
+    const Candidate& riddle = choose(found, s);
+    if (std::find(asked.begin(), asked.end(), riddle.question) != asked.end()) continue;
+    asked.push_back(riddle.question);
+    s.teller.bind_text('q', riddle.question);
+    s.teller.bind_text('w', riddle.answer);
+    s.say(s.one_of(
+        "{q} {W}.|{q} The answer is: {w}.|{q} Right: {w}.|{q} The answer, of course: {w}."));
+  }
+}
+
 void ChanceLevel::add(const Question& question) {
   const auto k = static_cast<size_t>(question.kind);
   ++count_;

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "data/record.h"
+#include "data/story_stage.h"
 #include "data/story_world.h"
 
 namespace mixtral::stories {
@@ -45,6 +46,11 @@ struct Question {
 /// The `index`-th question of a split: a function of (seed, split, stream, index) alone. The
 /// streams are independent sets of questions from the same worlds.
 Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index);
+
+/// A day in the simulated world as a story for pretraining: a scene like those that questions are
+/// asked about, and after it a few such questions with their answers, as the narrator asks children
+/// whether they have listened. Played on a stage whose premise is of draw_scene_premise().
+void tell_riddle_story(Stage& stage);
 
 /// How well one does on questions without reading: what a score must be compared with.
 class ChanceLevel {

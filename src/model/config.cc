@@ -325,7 +325,7 @@ ModelConfig tiny_config() {
           .head_dim = 32,
           .max_positions = 1024,
           .rope_theta = 1e4,
-          .initializer_range = 0.04,
+          .initializer_range = 0.05,
           .router_aux_loss_coef = 0.02};
 }
 
@@ -340,7 +340,7 @@ ModelConfig small_config() {
           .head_dim = 32,
           .max_positions = 1024,
           .rope_theta = 1e4,
-          .initializer_range = 0.03,
+          .initializer_range = 0.05,
           .router_aux_loss_coef = 0.02};
 }
 

@@ -15,24 +15,30 @@ inline constexpr int64_t kBatchRows = 16;
 inline constexpr int64_t kContext = 256;  // at most; the model's positions if they are fewer
 
 inline constexpr double kBeta1 = 0.9;
-inline constexpr double kBeta2 = 0.99;  // small batches: second moments over a hundred steps
+inline constexpr double kBeta2 = 0.995;  // small batches: second moments over two hundred steps
 inline constexpr double kAdamEps = 1e-8;
 inline constexpr double kWeightDecay = 0.1;
 inline constexpr double kGradClip = 1;
-inline constexpr double kMinLrShare = 0.1;  // of the learning rate
-inline constexpr double kDecayShare = 0.2;  // of the steps, in wsd
+inline constexpr double kMinLrShare = 0.1;  // of the learning rate, in cosine; wsd ends at 0
+inline constexpr double kDecayShare = 0.4;  // of the steps, in wsd
 
-/// The learning rate for training from scratch: 1.2e-3 suits a width of 128; larger models take
-/// smaller ones, with the square root of the width.
+// What follows was measured at widths of 128 and 256 on 1.5 to 7 million tokens
+// (docs/performance.md, "Learning"); beyond, it falls towards what large models use.
+
+/// The learning rate for training from scratch.
 inline double learning_rate(const ModelConfig& config) {
-  return 1.2e-3 * std::sqrt(128.0 / static_cast<double>(std::max<int64_t>(config.hidden_size, 64)));
+  return 1.2e-3 * std::min(1.0, std::sqrt(256.0 / static_cast<double>(config.hidden_size)));
 }
 
-/// The deviation of starting weights: 0.04 at a width of 128, falling with the square root of the
-/// width to the usual 0.02 and no further.
+/// The deviation of starting weights.
 inline double initializer_range(const ModelConfig& config) {
-  const double scaled = 0.04 * std::sqrt(128.0 / static_cast<double>(config.hidden_size));
-  return std::clamp(scaled, 0.02, 0.06);
+  return std::clamp(0.05 * std::sqrt(256.0 / static_cast<double>(config.hidden_size)), 0.02, 0.05);
+}
+
+/// The deviation of a starting embedding: four times that of other weights, so that what the blocks
+/// add does not drown the token at once. A tied one is the output matrix too, and starts like it.
+inline double embedding_deviation(const ModelConfig& config) {
+  return config.tie_embeddings ? config.initializer_range : 4 * config.initializer_range;
 }
 
 /// How a model from scratch starts: the residual outputs like everything else.
@@ -40,7 +46,7 @@ inline nn::Initialisation initialisation(const ModelConfig& config, uint64_t see
   return {.seed = seed,
           .deviation = config.initializer_range,
           .residual_deviation = config.initializer_range,
-          .embedding_deviation = config.initializer_range};
+          .embedding_deviation = embedding_deviation(config)};
 }
 
 /// Steps of warm-up.
