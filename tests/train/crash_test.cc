@@ -42,7 +42,7 @@ void write_blob(const fs::path& path, int64_t step, size_t size) {
   write_file(path, text);
 }
 
-TEST(Saving, LosesNothingOverAHundredKillsAndEndsInTheSameWeights) {
+TEST(Saving, LosesNothingOverAHundredKillsDuringSavesAndEndsInTheSameWeights) {
   constexpr uint64_t kSeed = 20261124;
   SCOPED_TRACE(kSeed);
   TrainSettings settings = small_settings(1'000'000);
@@ -59,7 +59,8 @@ TEST(Saving, LosesNothingOverAHundredKillsAndEndsInTheSameWeights) {
     rig.stop_at = 1;
     rig.trainer->run();
   }
-  // How long a continued run takes to save three times: the kills are spread over twice that.
+  // How long a step with its save takes: the kills come within that after a save has begun, or, one
+  // in four, at any time from the start.
   const auto start = std::chrono::steady_clock::now();
   {
     Rig rig(path, settings, continued);
@@ -68,22 +69,35 @@ TEST(Saving, LosesNothingOverAHundredKillsAndEndsInTheSameWeights) {
     rig.trainer->run();
   }
   const auto span = std::chrono::duration_cast<std::chrono::microseconds>(
-      2 * (std::chrono::steady_clock::now() - start));
+      (std::chrono::steady_clock::now() - start) / 3);
+  const auto half_written = [&path] {
+    int count = 0;
+    std::error_code gone;  // entries may come and go under the iterator
+    for (fs::directory_iterator it(path / "checkpoints", gone), end; !gone && it != end;
+         it.increment(gone))
+      count += it->path().filename().string().starts_with(".tmp-step-");
+    return count;
+  };
   RandomStream random(kSeed);
   int64_t reached = 4;
-  int progressed = 0;
-  for (int kill = 0; kill < 100; ++kill) {
+  int progressed = 0, during_a_save = 0;
+  for (int kill = 0; during_a_save < 100; ++kill) {
+    ASSERT_LT(kill, 1000) << "only " << during_a_save << " kills left a checkpoint half written";
     const pid_t child = in_child([&] {
       Rig rig(path, settings, continued);
       rig.trainer->resume();
       rig.trainer->run();
       return 1;
     });
-    std::this_thread::sleep_for(
-        std::chrono::microseconds(random.below(static_cast<uint64_t>(span.count()))));
+    const bool any_time = kill % 4 == 0;
+    for (int64_t i = 0; !any_time && half_written() == 0 && i < 1'000'000; ++i) {
+    }
+    const auto most = static_cast<uint64_t>(span.count()) * (any_time ? 6 : 1);
+    std::this_thread::sleep_for(std::chrono::microseconds(random.below(most)));
     ::kill(child, SIGKILL);
     const int status = wait_for(child);
     ASSERT_TRUE(WIFSIGNALED(status)) << "kill " << kill << ": the child ended by itself";
+    during_a_save += half_written();
     // Whatever stands under a checkpoint's name is whole.
     for (const auto& entry : CheckpointStore::list_in(path / "checkpoints"))
       ASSERT_NO_THROW(verify_manifest(entry.path)) << "kill " << kill;
