@@ -18,9 +18,11 @@ std::string path_of(const CLI::App& command) {
   return parent ? path_of(*parent) + " " + command.get_name() : command.get_name();
 }
 
-std::string suggestion(const std::string& word, const std::vector<std::string>& known) {
+/// " (did you mean --out?)" for a word and the names that are known, both without their dashes.
+std::string suggestion(const std::string& word, const std::vector<std::string>& known,
+                       std::string_view dashes) {
   const std::string close = nearest(word, known);
-  return close.empty() ? "" : fmt::format("; did you mean {}?", close);
+  return close.empty() ? "" : fmt::format(" (did you mean {}{}?)", dashes, close);
 }
 
 }  // namespace
@@ -51,17 +53,19 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
     const auto word = std::ranges::find_if(rest, [](const auto& w) { return !w.starts_with("-"); });
     if (word != rest.end())
       return fmt::format("{} has no command '{}'{}; {}", path_of(*command), *word,
-                         suggestion(*word, names), help);
+                         suggestion(*word, names, ""), help);
     return fmt::format("{} needs a command: {}; {}", path_of(*command), fmt::join(names, ", "),
                        help);
   }
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) && !rest.empty()) {
+  const auto unknown = std::ranges::find_if(rest, [](const auto& w) { return w.starts_with("-"); });
+  if (unknown != rest.end()) {  // also where something else is missing: a misspelt --model
     std::vector<std::string> names;
     for (const CLI::Option* option : command->get_options())
-      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-    const std::string flag = rest.front().substr(0, rest.front().find('='));
-    return fmt::format("{} takes no '{}'{}; {}", path_of(*command), flag, suggestion(flag, names),
-                       help);
+      for (const std::string& name : option->get_lnames()) names.push_back(name);
+    const std::string flag = unknown->substr(0, unknown->find('='));
+    const std::string word = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
+    return fmt::format("{} takes no '{}'{}; {}", path_of(*command), flag,
+                       suggestion(word, names, "--"), help);
   }
   return fmt::format("{}; {}", flag_error(error), help);
 }

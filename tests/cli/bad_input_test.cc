@@ -93,6 +93,8 @@ TEST_F(BadInput, CommandLines) {
       {{"pretrian"}, 2, {"no command 'pretrian'", "did you mean pretrain?"}},
       {{"data", "chekc"}, 2, {"mixtral data has no command 'chekc'", "did you mean check?"}},
       {{"data"}, 2, {"mixtral data needs a command: "}},
+      {{"generate", "--modle", "x"}, 2, {"takes no '--modle'", "did you mean --model?"}},
+      {{"plot", "a", "--asci"}, 2, {"did you mean --ascii?"}},
       {{"generate"}, 2, {"--model is required", "`mixtral generate --help`"}},
       {{"generate", "--model", model, "--ids", "1", "--max-token", "3"},
        2,
