@@ -17,7 +17,8 @@ size_t mapped_size(int64_t bytes) { return static_cast<size_t>(std::max<int64_t>
 
 PlanningBackend::PlanningBackend(const Backend* like)
     : name_(like ? like->name() : "planning"),
-      memory_(like ? like->memory() : ref::RefBackend().memory()) {}
+      memory_(like ? like->memory() : ref::RefBackend().memory()),
+      slice_elements_(like ? like->slice_elements() : ref::RefBackend().slice_elements()) {}
 
 void* PlanningBackend::allocate(int64_t bytes) {
   void* data = ::mmap(nullptr, mapped_size(bytes), PROT_NONE,

@@ -22,6 +22,7 @@ class PlanningBackend final : public Backend {
   std::string name() const override { return name_; }
   std::string description() const override { return "planning: computes nothing"; }
   MemoryInfo memory() const override { return memory_; }
+  int64_t slice_elements() const override { return slice_elements_; }
   void upload(const Tensor&, const Tensor&) override {}
   void download(const Tensor& device, const Tensor& host) override;  // zeros
   void synchronize() override {}
@@ -61,6 +62,7 @@ class PlanningBackend final : public Backend {
  private:
   std::string name_;
   MemoryInfo memory_;
+  int64_t slice_elements_;
   int64_t allocated_ = 0;
   int64_t peak_ = 0;
 };

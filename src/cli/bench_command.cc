@@ -139,13 +139,13 @@ void print_profile(const Profiler& profiler, const Ceilings& ceilings, ordered_j
   if (!as_json)
     fmt::print(
         "\nkernels of one step, each waited for ({:.2f} ms together)\n"
-        "{:24} {:>6} {:>10} {:>6} {:>10} {:>10} {:>9}\n",
+        "{:38} {:>6} {:>10} {:>6} {:>10} {:>10} {:>9}\n",
         total * 1e3, "op", "calls", "ms", "share", "GB/s", "GFLOP/s", "of bound");
   ordered_json table = ordered_json::array();
   for (const auto& [name, row] : rows) {
     const double bound = std::max(row.bytes / ceilings.copy, row.flops / ceilings.product);
     if (!as_json)
-      fmt::print("{:24} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:8.0f}%\n", name, row.calls,
+      fmt::print("{:38} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:8.0f}%\n", name, row.calls,
                  row.seconds * 1e3, 100 * row.seconds / total, row.bytes / row.seconds * 1e-9,
                  row.flops / row.seconds * 1e-9, 100 * bound / row.seconds);
     table.push_back({{"op", name},

@@ -6,10 +6,8 @@
 namespace mixtral {
 namespace {
 
-constexpr int64_t kSliceElements = int64_t{1} << 23;  // of logits at a time: 32 MiB in f32
-
-int64_t slice_rows(int64_t tokens, int64_t vocabulary) {
-  return std::clamp<int64_t>(kSliceElements / vocabulary, 1, tokens);
+int64_t slice_rows(const Backend& backend, int64_t tokens, int64_t vocabulary) {
+  return std::clamp<int64_t>(backend.slice_elements() / vocabulary, 1, tokens);
 }
 
 /// Adds the router's losses to the totals, and gives their gradient for each layer.
@@ -42,7 +40,7 @@ void token_losses_of(Context& ctx, const Mixtral& model, const Batch& batch, con
                      const Tensor& label_scale, const Tensor& dhidden, const Tensor& losses) {
   const ArenaScope scope(ctx.arena());
   const int64_t n = batch.size(), v = model.config().vocab_size;
-  const int64_t rows = slice_rows(n, v);
+  const int64_t rows = slice_rows(ctx.backend(), n, v);
   const bool scale_each = label_scale && label_scale.dim(0) > 1;
   const Tensor room = ctx.allocate({rows, v}, ctx.statistics());
   for (int64_t begin = 0; begin < n; begin += rows) {
@@ -73,8 +71,9 @@ void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, con
 
 }  // namespace
 
-int64_t logits_slice_bytes(int64_t tokens, int64_t vocabulary, Dtype statistics) {
-  return slice_rows(tokens, vocabulary) * vocabulary * size_of(statistics);
+int64_t logits_slice_bytes(const Backend& backend, int64_t tokens, int64_t vocabulary,
+                           Dtype statistics) {
+  return slice_rows(backend, tokens, vocabulary) * vocabulary * size_of(statistics);
 }
 
 LossTotals LossTotals::allocate(Context& ctx) {

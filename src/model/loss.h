@@ -25,7 +25,8 @@ struct Objective {
 };
 
 /// The memory that the logits of one slice take: what the loss of N tokens needs at a time.
-int64_t logits_slice_bytes(int64_t tokens, int64_t vocabulary, Dtype statistics);
+int64_t logits_slice_bytes(const Backend& backend, int64_t tokens, int64_t vocabulary,
+                           Dtype statistics);
 
 /// Where the losses of one or several batches add up, on the device.
 struct LossTotals {

@@ -35,6 +35,10 @@ class Backend : public Allocator {
   virtual std::string description() const = 0;  // the processor, its threads and instruction sets
   virtual MemoryInfo memory() const = 0;
 
+  /// Elements of an intermediate that is made a slice at a time (the logits of a loss): enough to
+  /// keep the device busy, few enough to be small beside everything else.
+  virtual int64_t slice_elements() const { return int64_t{1} << 23; }
+
   /// Copies between a tensor here and one in ordinary memory, of the same type and element count.
   virtual void upload(const Tensor& host, const Tensor& device) = 0;
   virtual void download(const Tensor& device, const Tensor& host) = 0;

@@ -41,7 +41,7 @@ class Context {
     }
     profiler_->begin();
     backend_.run(op);
-    profiler_->end(Op::kName, cost(op));
+    profiler_->end(ops::describe(op), cost(op));
   }
 
  private:

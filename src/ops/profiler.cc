@@ -1,6 +1,22 @@
 #include "ops/profiler.h"
 
+#include <fmt/format.h>
+
 namespace mixtral {
+namespace ops {
+namespace {
+
+std::string product_name(std::string_view name, const Tensor& weight) {
+  return fmt::format("{} {}x{}x{}", name, weight.dim(0), weight.dim(1), weight.dim(2));
+}
+
+}  // namespace
+
+std::string describe(const GroupedMatmul& op) { return product_name(op.kName, op.weight); }
+std::string describe(const GroupedMatmulInput& op) { return product_name(op.kName, op.weight); }
+std::string describe(const GroupedMatmulWeight& op) { return product_name(op.kName, op.dweight); }
+
+}  // namespace ops
 
 void Profiler::end(std::string_view name, const ops::Cost& cost) {
   backend_.synchronize();

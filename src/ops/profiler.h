@@ -9,6 +9,17 @@
 
 namespace mixtral {
 
+namespace ops {
+/// The op's name, and for products their shape, so that a profile tells them apart.
+template <class Op>
+std::string describe(const Op&) {
+  return std::string(Op::kName);
+}
+std::string describe(const GroupedMatmul&);
+std::string describe(const GroupedMatmulInput&);
+std::string describe(const GroupedMatmulWeight&);
+}  // namespace ops
+
 /// Time, work and traffic per op. Off unless a Context is given one: then every op is followed by a
 /// synchronisation, so that its time is its own (and overlaps are lost).
 class Profiler {

@@ -104,7 +104,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
     ctx.set_dropout_seed(std::nullopt);
     criterion->add_losses(ctx, batch, step, 0);
   });
-  const int64_t logits = logits_slice_bytes(batch.size(), shape.config.vocab_size,
+  const int64_t logits = logits_slice_bytes(planner, batch.size(), shape.config.vocab_size,
                                             ops::statistics_dtype(options.compute));
   int64_t masters = 0;
   for (const auto& group : trained.groups())
