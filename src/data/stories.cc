@@ -12,7 +12,7 @@ namespace {
 constexpr int kMinWords = 60, kMaxWords = 250;
 /// How many of the stories are days followed by riddles: they make a model keep track of who has
 /// what and who is where, which few sentences of a plot depend on.
-constexpr double kRiddleShare = 0.6;
+constexpr double kRiddleShare = 0.65;
 
 uint64_t hash_text(uint64_t hash, std::string_view text) {
   for (unsigned char c : text) hash = (hash ^ c) * 0x100000001B3u;

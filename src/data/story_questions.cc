@@ -305,7 +305,7 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
 }
 
 void tell_riddle_story(Stage& s) {
-  constexpr int kRiddles = 5, kTries = 30;
+  constexpr int kRiddles = 9, kTries = 40;
   const SceneCast cast = tell_scene(s);
   s.paragraph();
   s.maybe(0.7, {"Now, did you listen well?", "And now the riddles.", "Who can tell?",
