@@ -15,6 +15,7 @@ namespace mixtral::stories {
 namespace {
 
 constexpr int kMinWords = 45, kMaxWords = 120;
+constexpr int kLeastEvents = 4, kMostEvents = 6;  // of a scene that is asked about
 
 /// One question that could be asked: its answer and the other answers that the story offers.
 struct Candidate {
@@ -280,7 +281,7 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
     const Premise premise = draw_scene_premise(random);
     if (split_of(premise) != split) continue;
     Stage stage(premise, RandomStream(random.next(), 0));
-    const SceneCast cast = tell_scene(stage);
+    const SceneCast cast = tell_scene(stage, kLeastEvents, kMostEvents);
     const int words = stage.teller.words();
     if (words < kMinWords || words > kMaxWords) continue;
     const auto found = Asker(stage, cast).ask(kind);
@@ -305,8 +306,9 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
 }
 
 void tell_riddle_story(Stage& s) {
-  constexpr int kRiddles = 9, kTries = 40;
-  const SceneCast cast = tell_scene(s);
+  constexpr int kRiddles = 6, kTries = 40;
+  // From one event up: what is learnt on short days helps with long ones.
+  const SceneCast cast = tell_scene(s, 1, kMostEvents);
   s.paragraph();
   s.maybe(0.7, {"Now, did you listen well?", "And now the riddles.", "Who can tell?",
                 "Let us see who has been listening.", "Do you remember?", "Now think back."});

@@ -12,10 +12,10 @@ class Scene {
  public:
   explicit Scene(Stage& stage) : s_(stage), world_(stage.world) {}
 
-  SceneCast tell() {
+  SceneCast tell(int least, int most) {
     set_up();
     introduce();
-    const int events = 4 + s_.pick(3);
+    const int events = least + s_.pick(most - least + 1);
     int flavour = 0;
     for (int i = 0; i < events; ++i) {
       if (i > 0 && flavour < 2 && s_.chance(0.25)) {
@@ -250,6 +250,6 @@ class Scene {
 
 }  // namespace
 
-SceneCast tell_scene(Stage& stage) { return Scene(stage).tell(); }
+SceneCast tell_scene(Stage& stage, int least, int most) { return Scene(stage).tell(least, most); }
 
 }  // namespace mixtral::stories

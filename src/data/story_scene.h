@@ -12,7 +12,8 @@ struct SceneCast {
 };
 
 /// Tells a short scene in which people go about, carry things, give, swap, leave and find them, all
-/// in so many words that every question about it can be answered.
-SceneCast tell_scene(Stage& stage);
+/// in so many words that every question about it can be answered. From `least` to `most` things
+/// happen.
+SceneCast tell_scene(Stage& stage, int least, int most);
 
 }  // namespace mixtral::stories

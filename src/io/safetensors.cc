@@ -154,9 +154,10 @@ class EntryReader {
 };
 
 std::map<std::string, std::string> read_metadata(const Json& json, std::string_view source) {
+  std::map<std::string, std::string> metadata;
+  if (json.is_null()) return metadata;  // as MLX writes it when there is nothing to say
   if (!json.is_object())
     throw Error(fmt::format("{}: __metadata__ must be an object of strings", source));
-  std::map<std::string, std::string> metadata;
   for (const auto& [key, value] : json.members()) {
     if (!value.is_string())
       throw Error(fmt::format("{}: __metadata__ must hold only strings; \"{}\" is not one", source,
