@@ -39,7 +39,7 @@ struct BenchOptions {
   std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
-          rank = 16;
+          rank = 16, keep_layers = 0;
   bool recompute = false;
 
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
@@ -198,14 +198,15 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
   OptimizerSettings settings;
   settings.bf16_state = o.optimizer_state == "bf16";
-  const TrainingMemory memory = require_training_memory(backend, {.config = config,
-                                                                  .options = options,
-                                                                  .objective = {},
-                                                                  .optimizer = settings,
-                                                                  .rows = o.batch_size,
-                                                                  .context = o.context,
-                                                                  .recompute = o.recompute,
-                                                                  .adapter = file});
+  const TrainingMemory memory =
+      require_training_memory(backend, {.config = config,
+                                        .options = options,
+                                        .objective = {},
+                                        .optimizer = settings,
+                                        .rows = o.batch_size,
+                                        .context = o.context,
+                                        .recompute = {o.recompute, o.keep_layers},
+                                        .adapter = file});
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
   nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
@@ -219,7 +220,8 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   arena.reserve(memory.arena);
   Context ctx(backend, arena, precision.compute);
   ctx.set_operands(precision.operands);
-  LanguageModelCriterion criterion(ctx, model, {.objective = {}, .recompute = o.recompute});
+  LanguageModelCriterion criterion(ctx, model,
+                                   {.objective = {}, .recompute = {o.recompute, o.keep_layers}});
   Optimizer optimizer(backend, groups, settings);
   const Buffer norm_buffer(backend, 8);
   const Tensor norm = norm_buffer.tensor({1}, Dtype::f64);
@@ -390,6 +392,7 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
+  count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_to(*command);
   command->callback([o] { run_bench(*o); });
 }

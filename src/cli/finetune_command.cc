@@ -182,7 +182,7 @@ class Finetuning {
                                            .optimizer = settings.optimizer,
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
-                                           .recompute = o_.recompute,
+                                           .recompute = o_.recompute_rule(),
                                            .adapter = file,
                                            .preference = preference,
                                            .reference_model = second_model});
@@ -215,7 +215,8 @@ class Finetuning {
     else
       criterion = std::make_unique<LanguageModelCriterion>(
           ctx, model,
-          LanguageModelCriterion::Settings{.objective = objective_, .recompute = o_.recompute});
+          LanguageModelCriterion::Settings{.objective = objective_,
+                                           .recompute = o_.recompute_rule()});
     std::unique_ptr<TrainedModel> trained;
     if (adapter)
       trained = std::make_unique<TrainedAdapter>(config_, *adapter, chat_template(data));

@@ -266,7 +266,7 @@ PreferenceSettings FinetuneOptions::preference_settings(const Objective& objecti
                               .beta = beta,
                               .label_smoothing = label_smoothing,
                               .objective = objective,
-                              .recompute = recompute};
+                              .recompute = recompute_rule()};
   settings.validate();
   return settings;
 }

@@ -267,7 +267,7 @@ class Pretraining {
                                            .optimizer = settings.optimizer,
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
-                                           .recompute = o_.recompute});
+                                           .recompute = o_.recompute_rule()});
     std::optional<ModelTensors> weights;
     if (!subject.weights.empty()) check_weights(subject.config, weights.emplace(subject.weights));
     RunDirectory run(o_.out, open_mode(o_));
@@ -282,7 +282,7 @@ class Pretraining {
     Context ctx(*backend, arena, precision.compute);
     ctx.set_operands(precision.operands);
     LanguageModelCriterion criterion(ctx, model,
-                                     {.objective = objective_, .recompute = o_.recompute});
+                                     {.objective = objective_, .recompute = o_.recompute_rule()});
     WholeModel whole(*backend, model, subject.tokenizer.get());
     if (o_.init.empty()) o_.record(subject.config);
     const ParameterCount count = count_parameters(model.config());

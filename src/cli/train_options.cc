@@ -102,6 +102,11 @@ void TrainOptions::add_optimization(RunConfig& config) {
   config.add("--recompute", recompute,
              "Recompute activations in the backward pass: less memory, a third slower",
              OnResume::unnoticed());
+  config
+      .add("--keep-layers", keep_layers,
+           "With --recompute: the last so many layers keep their activations, and their speed",
+           OnResume::unnoticed())
+      ->check(at_least(0));
 }
 
 void TrainOptions::add_run(CLI::App& app, RunConfig& config) {

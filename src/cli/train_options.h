@@ -41,6 +41,7 @@ struct TrainOptions {
   double weight_decay = defaults::kWeightDecay, grad_clip = defaults::kGradClip;
   std::string optimizer_state = "fp32";
   bool recompute = false;
+  int64_t keep_layers = 0;
   std::string aux_loss = "per-layer";
   std::optional<double> aux_coefficient;
   double z_coefficient = 0;
@@ -71,6 +72,7 @@ struct TrainOptions {
   BatchOptions batch_options(Split split) const;
   EncodeOptions encode_options(int64_t vocabulary) const;
   Objective objective(double default_coefficient) const;
+  Recompute recompute_rule() const { return {recompute, keep_layers}; }
   TrainSettings train_settings() const;  // after resolve()
 };
 

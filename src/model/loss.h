@@ -57,7 +57,7 @@ struct GradientOptions {
   /// (statistics; 0 where there is no label), returns each token's scale [N].
   std::function<Tensor(const Tensor& token_losses)> weigh;
   double share = 1;
-  bool recompute = false;  // keep only the blocks' inputs, and run each block's forward pass again
+  Recompute recompute;
 };
 void accumulate_gradients(Context& ctx, const Mixtral& model, const Batch& batch,
                           const Objective& objective, const GradientOptions& options,

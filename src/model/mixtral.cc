@@ -173,10 +173,12 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
     Block::Saved* kept = nullptr;
     if (saved) {
       saved->inputs.push_back(keep ? x : Tensor());
-      if (!saved->recompute)
-        kept = &saved->blocks.emplace_back(keep ? block.allocate_saved(ctx, batch.size())
-                                                : Block::Saved());
-      if (!keep) kept = nullptr;
+      const bool whole = keep && !saved->recompute.applies(layer, config_.num_layers);
+      Block::Saved& block_saved = saved->blocks.emplace_back();
+      if (whole) {
+        block_saved = block.allocate_saved(ctx, batch.size());
+        kept = &block_saved;
+      }
     }
     block.forward(ctx, x, batch.sequences, view, out, kept, reports ? &report : nullptr);
     x = out;
@@ -208,7 +210,7 @@ void Mixtral::backward(Context& ctx, const Batch& batch, const Tensor& d, const 
         .dprobability =
             losses.dprobability ? losses.dprobability[static_cast<int64_t>(i)] : Tensor(),
         .z_scale = losses.z_scale};
-    if (saved.recompute) {
+    if (saved.recompute.applies(static_cast<int64_t>(i), config_.num_layers)) {
       Block::Saved again = block.allocate_saved(ctx, batch.size());
       const Tensor out = ctx.allocate(d.shape());
       block.forward(ctx, saved.inputs[i], batch.sequences, {}, out, &again, nullptr);

@@ -13,7 +13,7 @@ class LanguageModelCriterion : public Criterion {
 
   struct Settings {
     Objective objective;
-    bool recompute = false;
+    Recompute recompute;
   };
 
   LanguageModelCriterion(Context& ctx, const Mixtral& model, const Settings& settings);

@@ -164,7 +164,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     return true;
   };
   const bool fits = [&] {
-    if (!smaller.recompute) {
+    if (!smaller.recompute.on || smaller.recompute.kept > 0) {
       smaller.recompute = true;
       if (try_change("--recompute")) return true;
     }

@@ -35,7 +35,7 @@ struct TrainingShape {
   OptimizerSettings optimizer;
   int64_t rows = 1;     // sequences of a micro-batch
   int64_t context = 0;  // tokens of each
-  bool recompute = false;
+  Recompute recompute;
   /// What is trained instead of the model's own weights, which then have no gradients.
   std::optional<AdapterFile> adapter;
   /// Preference training: rows are pairs, of two sequences each.

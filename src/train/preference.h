@@ -24,7 +24,7 @@ struct PreferenceSettings {
   double beta = 0.1;
   double label_smoothing = 0;
   Objective objective{.balance = Objective::Balance::off};  // the routers' losses of the policy
-  bool recompute = false;
+  Recompute recompute;
 
   /// Throws UsageError naming the flag that makes no sense.
   void validate() const;

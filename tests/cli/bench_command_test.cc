@@ -1,0 +1,60 @@
+// The bench command: its figures belong together, and its flags are checked.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "io/json.h"
+#include "tests/support/command.h"
+
+namespace mixtral {
+namespace {
+
+Json bench(const std::string& work, std::vector<std::string> more = {}) {
+  std::vector<std::string> arguments = {"bench",     work,      "--model", "tiny",     "--layers",
+                                        "1",         "--steps", "3",       "--warmup", "1",
+                                        "--context", "32",      "--json"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Outcome outcome = run_command(arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  return Json::parse(outcome.out, "bench's output");
+}
+
+TEST(Bench, TrainingReportsRateLossMemoryAndKernels) {
+  const Json json = bench("pretrain", {"--batch-size", "2", "--grad-accumulation", "2"});
+  EXPECT_EQ(json.at("layers").as_int(), 1);
+  const double step = json.at("step_ms").as_double() * 1e-3;
+  EXPECT_NEAR(json.at("tok_per_s").as_double(), 2 * 2 * 32 / step, 1);
+  EXPECT_NEAR(json.at("loss").as_double(), std::log(256), 1);  // random tokens, random weights
+  EXPECT_GT(json.at("copy_gb_per_s").as_double(), 0);
+  EXPECT_GT(json.at("product_tflop_per_s").as_double(), 0);
+  EXPECT_GT(json.at("planned_gib").as_double(), 0);
+  bool found = false;
+  for (const Json& kernel : json.at("kernels").items()) {
+    EXPECT_GT(kernel.at("calls").as_int(), 0);
+    if (kernel.at("op").as_string() != "grouped_matmul_weight 8x320x128") continue;
+    found = true;
+    EXPECT_EQ(kernel.at("calls").as_int(), 2);  // one layer, two micro-batches
+  }
+  EXPECT_TRUE(found);
+}
+
+TEST(Bench, TuningTrainsTheAdapterAlone) {
+  const Json json = bench("finetune", {"--targets", "q_proj", "--rank", "4"});
+  EXPECT_EQ(json.at("trained_parameters").as_double(), 4 * (128 + 128));
+}
+
+TEST(Bench, GenerationReportsTokensASecond) {
+  EXPECT_GT(bench("prefill").at("tok_per_s").as_double(), 0);
+  EXPECT_GT(bench("decode", {"--tokens", "8"}).at("weights_gb_per_s").as_double(), 0);
+}
+
+TEST(Bench, RefusesWhatItCannotMeasure) {
+  EXPECT_EQ(run_command({"bench", "serving", "--model", "tiny"}).code, 2);
+  const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
+  EXPECT_EQ(large.code, 1);
+  EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;
+}
+
+}  // namespace
+}  // namespace mixtral
