@@ -104,7 +104,10 @@ void run_generate(const GenerateOptions& o) {
       });
   std::vector<int32_t> ids = s.prompt;
   for (const auto& token : result.tokens) ids.push_back(token.id);
-  if (stream) fmt::print("\n");
+  if (stream) {
+    fmt::print("\n");
+    std::fflush(stdout);  // before what is said on stderr
+  }
   if (o.common.json) {
     ordered_json json;
     json["ids"] = ids;
