@@ -352,7 +352,8 @@ struct Page {
 
 /// Panels from left to right in rows; a wide one has a row of its own.
 Page page_of(const Chart& chart) {
-  const int columns = std::max(chart.columns, 1);
+  const bool one = chart.panels.size() == 1 && !chart.panels[0].wide;
+  const int columns = one ? 1 : std::max(chart.columns, 1);
   Page page{.width = columns * chart.panel_width + 24, .height = 0, .panels = {}};
   double top = chart.title.empty() ? 12 : chart.subtitle.empty() ? 52 : 72;
   double row_height = 0;
