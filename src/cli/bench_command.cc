@@ -196,17 +196,17 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                                  .trainable = !tuning};
   std::optional<AdapterFile> file;
   if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
+  const Recompute recompute = recompute_rule(o.recompute, o.keep_layers);
   OptimizerSettings settings;
   settings.bf16_state = o.optimizer_state == "bf16";
-  const TrainingMemory memory =
-      require_training_memory(backend, {.config = config,
-                                        .options = options,
-                                        .objective = {},
-                                        .optimizer = settings,
-                                        .rows = o.batch_size,
-                                        .context = o.context,
-                                        .recompute = {o.recompute, o.keep_layers},
-                                        .adapter = file});
+  const TrainingMemory memory = require_training_memory(backend, {.config = config,
+                                                                  .options = options,
+                                                                  .objective = {},
+                                                                  .optimizer = settings,
+                                                                  .rows = o.batch_size,
+                                                                  .context = o.context,
+                                                                  .recompute = recompute,
+                                                                  .adapter = file});
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
   nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
@@ -220,8 +220,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   arena.reserve(memory.arena);
   Context ctx(backend, arena, precision.compute);
   ctx.set_operands(precision.operands);
-  LanguageModelCriterion criterion(ctx, model,
-                                   {.objective = {}, .recompute = {o.recompute, o.keep_layers}});
+  LanguageModelCriterion criterion(ctx, model, {.objective = {}, .recompute = recompute});
   Optimizer optimizer(backend, groups, settings);
   const Buffer norm_buffer(backend, 8);
   const Tensor norm = norm_buffer.tensor({1}, Dtype::f64);

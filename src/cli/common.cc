@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/nearest.h"
 #include "model/checkpoint.h"
+#include "train/defaults.h"
 #include "train/memory_plan.h"
 
 namespace mixtral {
@@ -25,13 +26,6 @@ fs::path follow_pointer(const fs::path& pointer) {
   while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
   const fs::path target = pointer.parent_path() / fs::path(name).filename();
   return fs::is_directory(target, error) ? target : fs::path();
-}
-
-nn::Initialisation default_initialisation(const ModelConfig& config, uint64_t seed) {
-  nn::Initialisation how;
-  how.seed = seed;
-  how.deviation = how.residual_deviation = how.embedding_deviation = config.initializer_range;
-  return how;
 }
 
 /// Throws Error, before anything is allocated, when the device has not the memory that the model
@@ -144,7 +138,7 @@ std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
   if (is_builtin_config(model) && !fs::exists(model, error)) {
     const ModelConfig config = builtin_config(model);
     auto result = std::make_unique<Mixtral>(backend, config, options);
-    nn::initialise(backend, result->parameters(), default_initialisation(config, seed));
+    nn::initialise(backend, result->parameters(), defaults::initialisation(config, seed));
     return result;
   }
   return load_model(backend, resolve_model(model), options);

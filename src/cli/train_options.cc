@@ -16,6 +16,14 @@ OnResume same_data() {
 
 }  // namespace
 
+Recompute recompute_rule(bool recompute, int64_t keep_layers) {
+  if (keep_layers > 0 && !recompute)
+    throw UsageError(fmt::format(
+        "--keep-layers {} says which layers --recompute leaves out; give --recompute too",
+        keep_layers));
+  return {recompute, keep_layers};
+}
+
 void TrainOptions::add_data(RunConfig& config) {
   config.group("Data");
   config.add("--data", data,

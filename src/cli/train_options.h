@@ -13,6 +13,9 @@
 
 namespace mixtral {
 
+/// What --recompute and --keep-layers say together. Throws UsageError for the second alone.
+Recompute recompute_rule(bool recompute, int64_t keep_layers);
+
 /// The flags of every command that trains, under the names they have. What is optional has a
 /// default that depends on the model or on other flags; resolve() fills it in.
 struct TrainOptions {
@@ -72,7 +75,7 @@ struct TrainOptions {
   BatchOptions batch_options(Split split) const;
   EncodeOptions encode_options(int64_t vocabulary) const;
   Objective objective(double default_coefficient) const;
-  Recompute recompute_rule() const { return {recompute, keep_layers}; }
+  Recompute recompute_rule() const { return mixtral::recompute_rule(recompute, keep_layers); }
   TrainSettings train_settings() const;  // after resolve()
 };
 

@@ -19,6 +19,7 @@ struct Recompute {
   int64_t kept = 0;
 
   Recompute() = default;
+  /// From a bool, so that a plain --recompute reads as one.
   Recompute(bool recompute, int64_t kept_blocks = 0) : on(recompute), kept(kept_blocks) {}
   bool applies(int64_t layer, int64_t layers) const { return on && layer < layers - kept; }
 };

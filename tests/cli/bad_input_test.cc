@@ -15,6 +15,7 @@
 #include "model/checkpoint.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
+#include "tests/support/models.h"
 
 namespace mixtral {
 namespace {
@@ -28,17 +29,10 @@ using Arguments = std::vector<std::string>;
 class BadInput : public ::testing::Test {
  protected:
   void SetUp() override {
-    ModelConfig config;
-    config.vocab_size = 32;
-    config.hidden_size = 16;
-    config.intermediate_size = 16;
+    ModelConfig config = testing::minimal_config();
     config.num_layers = 1;
-    config.num_heads = 2;
-    config.num_kv_heads = 1;
-    config.head_dim = 8;
     config.num_experts = 2;
     config.experts_per_token = 1;
-    config.max_positions = 32;
     const auto backend = make_backend("cpu", 1);
     Mixtral model(*backend, config, {});
     nn::initialise(*backend, model.parameters(), {.seed = 4, .deviation = 0.1});

@@ -51,6 +51,7 @@ TEST(Bench, GenerationReportsTokensASecond) {
 
 TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_EQ(run_command({"bench", "serving", "--model", "tiny"}).code, 2);
+  EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--keep-layers", "1"}).code, 2);
   const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
   EXPECT_EQ(large.code, 1);
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;

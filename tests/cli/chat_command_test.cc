@@ -14,6 +14,7 @@
 #include "model/checkpoint.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
+#include "tests/support/models.h"
 #include "text/byte_tokenizer.h"
 
 namespace mixtral {
@@ -22,14 +23,9 @@ namespace {
 namespace fs = std::filesystem;
 
 ModelConfig small_config() {
-  ModelConfig config;
+  ModelConfig config = testing::minimal_config();
   config.vocab_size = 258;
-  config.hidden_size = 16;
-  config.intermediate_size = 16;
   config.num_layers = 1;
-  config.num_heads = 2;
-  config.num_kv_heads = 1;
-  config.head_dim = 8;
   config.num_experts = 2;
   config.experts_per_token = 1;
   config.max_positions = 512;

@@ -11,6 +11,7 @@
 #include "tests/support/command.h"
 #include "tests/support/files.h"
 #include "tests/support/fixtures.h"
+#include "tests/support/models.h"
 #include "train/checkpoint_store.h"
 #include "train/metrics.h"
 
@@ -27,17 +28,7 @@ Outcome run(const Arguments& arguments) { return run_command(arguments); }
 class Finetune : public ::testing::Test {
  protected:
   void SetUp() override {
-    ModelConfig config;
-    config.vocab_size = 32;
-    config.hidden_size = 16;
-    config.intermediate_size = 16;
-    config.num_layers = 2;
-    config.num_heads = 2;
-    config.num_kv_heads = 1;
-    config.head_dim = 8;
-    config.num_experts = 4;
-    config.experts_per_token = 2;
-    config.max_positions = 32;
+    const ModelConfig config = testing::minimal_config();
     save(config, Dtype::f32, "base");
     save(config, Dtype::bf16, "narrow");
     std::string rows, pairs;

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "io/safetensors_writer.h"
 #include "tests/support/files.h"
+#include "tests/support/models.h"
 
 namespace mixtral {
 namespace {
@@ -23,20 +24,7 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-ModelConfig small() {
-  ModelConfig config;
-  config.vocab_size = 12;
-  config.hidden_size = 8;
-  config.intermediate_size = 6;
-  config.num_layers = 2;
-  config.num_heads = 2;
-  config.num_kv_heads = 1;
-  config.head_dim = 4;
-  config.num_experts = 3;
-  config.experts_per_token = 2;
-  config.max_positions = 16;
-  return config;
-}
+ModelConfig small() { return testing::uneven_config(); }
 
 struct Stored {
   Shape shape;

@@ -11,6 +11,7 @@
 #include "backends/planning.h"
 #include "backends/registry.h"
 #include "tests/support/files.h"
+#include "tests/support/models.h"
 
 namespace mixtral {
 namespace {
@@ -20,20 +21,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-ModelConfig small() {
-  ModelConfig config;
-  config.vocab_size = 12;
-  config.hidden_size = 8;
-  config.intermediate_size = 6;
-  config.num_layers = 2;
-  config.num_heads = 2;
-  config.num_kv_heads = 1;
-  config.head_dim = 4;
-  config.num_experts = 3;
-  config.experts_per_token = 2;
-  config.max_positions = 16;
-  return config;
-}
+ModelConfig small() { return testing::uneven_config(); }
 
 /// What stands in the weights' file.
 struct Stored {

@@ -14,7 +14,7 @@ struct Step {
   int64_t peak = 0;
 };
 
-Step step_of(const AdapterSpec& spec, bool recompute) {
+Step step_of(const AdapterSpec& spec, const Recompute& recompute) {
   const auto backend = make_backend("cpu", 1);
   Mixtral model(*backend, testing::small_model(), {});
   nn::initialise(*backend, model.parameters(), {.seed = 5, .deviation = 0.1});
@@ -45,7 +45,7 @@ Step step_of(const AdapterSpec& spec, bool recompute) {
 }
 
 TEST(AdapterTraining, BackwardStopsBelowTheLowestTrainedLayerWithTheSameGradients) {
-  for (const bool recompute : {false, true}) {
+  for (const Recompute& recompute : {Recompute(false), Recompute(true), Recompute(true, 1)}) {
     const Step last = step_of({.targets = {"q_proj", "w2"}, .last_layers = 1}, recompute);
     // The updates of the first layer are zero: the same function, but backward goes all the way.
     const Step all = step_of({.targets = {"q_proj", "w2"}}, recompute);
@@ -57,6 +57,18 @@ TEST(AdapterTraining, BackwardStopsBelowTheLowestTrainedLayerWithTheSameGradient
     }
     EXPECT_LT(last.peak, all.peak);
   }
+}
+
+TEST(AdapterTraining, RecomputingAnyPartOfTheBlocksChangesMemoryAlone) {
+  const AdapterSpec spec{.targets = {"q_proj", "w2"}};
+  const Step none = step_of(spec, false), some = step_of(spec, {true, 1}),
+             all = step_of(spec, true);
+  EXPECT_EQ(some.loss, none.loss);
+  EXPECT_EQ(some.gradients, none.gradients);
+  EXPECT_EQ(all.gradients, none.gradients);
+  // With two layers, what is recomputed in one needs the room that keeping it would have taken.
+  EXPECT_LE(all.peak, some.peak);
+  EXPECT_EQ(step_of(spec, {true, 2}).peak, none.peak);
 }
 
 }  // namespace

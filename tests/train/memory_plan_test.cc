@@ -30,7 +30,7 @@ TEST(MemoryPlan, CountsWeightsGradientsAndStateExactly) {
 
 TEST(MemoryPlan, IsWhatAStepReallyUses) {
   const auto planner = make_planning_backend();
-  for (const bool recompute : {false, true}) {
+  for (const Recompute& recompute : {Recompute(false), Recompute(true), Recompute(true, 1)}) {
     const Scratch scratch;
     TrainingShape shape = shape_of("tiny");
     shape.config = small_model();
@@ -62,12 +62,14 @@ TEST(MemoryPlan, GrowsWithTheBatchAndShrinksWithTheFlagsThatSaveMemory) {
   const auto planner = make_planning_backend();
   const TrainingShape shape = shape_of("small");
   const int64_t total = plan_training(*planner, shape).total();
-  TrainingShape larger = shape, recomputed = shape, narrow = shape;
+  TrainingShape larger = shape, recomputed = shape, partly = shape, narrow = shape;
   larger.rows = 16;
   recomputed.recompute = true;
+  partly.recompute = {true, 3};  // of 6 layers
   narrow.optimizer.bf16_state = true;
   EXPECT_GT(plan_training(*planner, larger).total(), total);
-  EXPECT_LT(plan_training(*planner, recomputed).total(), total);
+  EXPECT_LT(plan_training(*planner, partly).total(), total);
+  EXPECT_LT(plan_training(*planner, recomputed).total(), plan_training(*planner, partly).total());
   EXPECT_LT(plan_training(*planner, narrow).total(), total);
 }
 

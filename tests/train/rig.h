@@ -13,6 +13,7 @@
 
 #include "backends/registry.h"
 #include "base/random.h"
+#include "tests/support/models.h"
 #include "train/language_model.h"
 #include "train/model_checkpoint.h"
 #include "train/trainer.h"
@@ -46,17 +47,8 @@ class Scratch {
 };
 
 inline ModelConfig small_model() {
-  ModelConfig config;
-  config.vocab_size = 32;
-  config.hidden_size = 16;
+  ModelConfig config = testing::minimal_config();
   config.intermediate_size = 24;
-  config.num_layers = 2;
-  config.num_heads = 2;
-  config.num_kv_heads = 1;
-  config.head_dim = 8;
-  config.num_experts = 4;
-  config.experts_per_token = 2;
-  config.max_positions = 32;
   config.rope_theta = 1e4;
   config.router_aux_loss_coef = 0.02;
   return config;
