@@ -91,6 +91,13 @@ void add_stories(CLI::App& parent) {
       ->check(CLI::NonNegativeNumber)
       ->default_str("10000");
   command
+      ->add_option(
+          "--turns", options->files.turns,
+          "Questions about each story to train on; from 2, a conversation: {\"messages\"}, "
+          "to be read with --chat-template seed")
+      ->check(CLI::Range(1, 20))
+      ->default_str("1");
+  command
       ->add_option("--form", options->form,
                    "Questions as text ({\"text\"}) or completion ({\"prompt\", \"completion\"})")
       ->check(CLI::IsMember({"text", "completion"}))

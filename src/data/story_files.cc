@@ -58,6 +58,18 @@ void in_order(ThreadPool& pool, const std::function<Item(uint64_t)>& make,
   }
 }
 
+/// {"messages"}: the story with its first question, then the others, each with its answer.
+ordered_json conversation_about(const Question& question) {
+  auto messages = ordered_json::array();
+  auto turn = [&](const std::string& user, const std::string& assistant) {
+    messages.push_back({{"role", "user"}, {"content", user}});
+    messages.push_back({{"role", "assistant"}, {"content", assistant}});
+  };
+  turn(question.story + " " + question.question, question.answer);
+  for (const Turn& more : question.more) turn(more.question, more.answer);
+  return {{"messages", messages}};
+}
+
 class Writer {
  public:
   Writer(const StoryFilesOptions& options, ThreadPool& pool) : options_(options), pool_(pool) {}
@@ -109,11 +121,15 @@ class Writer {
     const auto s = static_cast<size_t>(split);
     const int64_t wanted = share(options_.questions, split);
     AtomicFile file(file_of(options_.out, "finetune_data", split));
+    const int turns = split == Split::train ? options_.turns : 1;
     in_order<Question>(
-        pool_, [&](uint64_t index) { return ask(options_.seed, split, kQuestionStream, index); },
+        pool_,
+        [&](uint64_t index) { return ask(options_.seed, split, kQuestionStream, index, turns); },
         [&](const Question& question) {
           if (!is_new(question.text())) return true;
-          if (options_.form == QuestionForm::text) {
+          if (turns > 1) {
+            file.write(conversation_about(question).dump() + "\n");
+          } else if (options_.form == QuestionForm::text) {
             file.write(ordered_json{{"text", question.text()}}.dump() + "\n");
           } else {
             file.write(

@@ -22,6 +22,7 @@ struct StoryFilesOptions {
   uint64_t seed = 1;
   int64_t questions = 20'000;    // for train; a twentieth of it each for val and test
   int64_t preferences = 10'000;  // the same of preference pairs
+  int turns = 1;                 // questions about a training story; from 2: a conversation
   QuestionForm form = QuestionForm::text;
   std::function<void(double share_done)> progress;
 };

@@ -26,7 +26,8 @@ struct Candidate {
 
 class Asker {
  public:
-  Asker(Stage& stage, const SceneCast& cast) : s_(stage), world_(stage.world), cast_(cast) {}
+  Asker(Stage& stage, const SceneCast& cast, bool at_the_end = true)
+      : s_(stage), world_(stage.world), cast_(cast), when_(at_the_end ? " at the end?" : " now?") {}
 
   std::vector<Candidate> ask(QuestionKind kind) {
     switch (kind) {
@@ -89,7 +90,7 @@ class Asker {
     for (int x : cast_.things) {
       const int b = world_.thing(x).holder;
       if (b < 0) continue;
-      add({"Who has " + the(x) + " at the end?", "Who is holding " + the(x) + " now?"},
+      add({"Who has " + the(x) + when_, "Who is holding " + the(x) + " now?"},
           {.question = {}, .answer = name(b), .others = names_but(b), .being = b, .thing = x});
     }
   }
@@ -97,7 +98,7 @@ class Asker {
   void ask_thing_place() {
     for (int x : cast_.things) {
       const int p = world_.place_of(x);
-      add({"Where is " + the(x) + " at the end?", "Where is " + the(x) + " now?"},
+      add({"Where is " + the(x) + when_, "Where is " + the(x) + " now?"},
           {.question = {}, .answer = at(p), .others = places_but(p), .thing = x, .place = p});
     }
   }
@@ -105,7 +106,7 @@ class Asker {
   void ask_person_place() {
     for (int b : cast_.people) {
       const int p = world_.being(b).place;
-      add({"Where is " + name(b) + " at the end?", "Where is " + name(b) + " now?"},
+      add({"Where is " + name(b) + when_, "Where is " + name(b) + " now?"},
           {.question = {}, .answer = at(p), .others = places_but(p), .being = b, .place = p});
     }
   }
@@ -199,12 +200,12 @@ class Asker {
     for (int b : cast_.people) {
       size_t n = 0;
       for (int x : cast_.things) n += world_.thing(x).holder == b;
-      add_count(n, {"How many things does " + name(b) + " have at the end?"}, b, -1);
+      add_count(n, {"How many things does " + name(b) + " have" + when_}, b, -1);
     }
     for (int p : cast_.places) {
       size_t n = 0;
       for (int b : cast_.people) n += world_.being(b).place == p;
-      add_count(n, {"How many people are " + at(p) + " at the end?"}, -1, p);
+      add_count(n, {"How many people are " + at(p) + when_}, -1, p);
     }
   }
 
@@ -219,12 +220,11 @@ class Asker {
     };
     for (int b : cast_.people) {
       for (int x : cast_.things) {
-        add_yes_no(world_.thing(x).holder == b,
-                   "Does " + name(b) + " have " + the(x) + " at the end?", b, x, -1);
+        add_yes_no(world_.thing(x).holder == b, "Does " + name(b) + " have " + the(x) + when_, b, x,
+                   -1);
       }
       for (int p : cast_.places) {
-        add_yes_no(world_.being(b).place == p, "Is " + name(b) + " " + at(p) + " at the end?", b,
-                   -1, p);
+        add_yes_no(world_.being(b).place == p, "Is " + name(b) + " " + at(p) + when_, b, -1, p);
       }
     }
   }
@@ -232,6 +232,7 @@ class Asker {
   Stage& s_;
   const World& world_;
   const SceneCast& cast_;
+  std::string when_;
   std::vector<Candidate> found_;
 };
 
@@ -261,6 +262,22 @@ bool is_last_mentioned(const std::string& story, const std::string& answer,
                      [&](const std::string& other) { return place(answer) > place(other); });
 }
 
+/// Further questions about the same story, until there are `turns` or no more are found.
+void add_turns(Stage& stage, const SceneCast& cast, int turns, Question& question) {
+  constexpr int kTries = 40;
+  for (int i = 0; i < kTries && static_cast<int>(question.more.size()) + 1 < turns; ++i) {
+    const auto found =
+        Asker(stage, cast).ask(static_cast<QuestionKind>(stage.pick(kQuestionKinds)));
+    if (found.empty()) continue;
+    const Candidate& chosen = choose(found, stage);
+    const bool asked =
+        chosen.question == question.question ||
+        std::any_of(question.more.begin(), question.more.end(),
+                    [&](const Turn& turn) { return turn.question == chosen.question; });
+    if (!asked) question.more.push_back({chosen.question, chosen.answer});
+  }
+}
+
 }  // namespace
 
 std::string_view question_kind_name(QuestionKind kind) {
@@ -274,7 +291,7 @@ std::string Question::prompt() const {
   return fmt::format("###user: {} {} ###Assistant:", story, question);
 }
 
-Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
+Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns) {
   RandomStream random(seed, index << 8 | (stream + 1) << 2 | static_cast<uint64_t>(split));
   const auto kind = static_cast<QuestionKind>(random.below(kQuestionKinds));
   while (true) {
@@ -300,29 +317,43 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index) {
     result.other = chosen.other;
     result.thing = chosen.thing;
     result.place = chosen.place;
+    add_turns(stage, cast, turns, result);
     result.world = std::move(stage.world);
     return result;
   }
 }
 
 void tell_riddle_story(Stage& s) {
-  constexpr int kRiddles = 6, kTries = 40;
+  constexpr int kRiddles = 6, kLeastAtTheEnd = 3, kTries = 40;
+  // A riddle asked at once needs only the last sentence or two: an easy step towards those that
+  // need the whole day.
+  constexpr double kRiddleInBetween = 0.35;
+  std::vector<std::string> asked;  // at the end
+  auto riddle = [&](const SceneCast& cast, bool at_the_end) {
+    const auto found =
+        Asker(s, cast, at_the_end).ask(static_cast<QuestionKind>(s.pick(kQuestionKinds)));
+    if (found.empty()) return;
+    const Candidate& chosen = choose(found, s);
+    if (std::find(asked.begin(), asked.end(), chosen.question) != asked.end()) return;
+    if (at_the_end) asked.push_back(chosen.question);
+    s.teller.bind_text('q', chosen.question);
+    s.teller.bind_text('w', chosen.answer);
+    s.say(s.one_of(
+        "{q} {W}.|{q} The answer is: {w}.|{q} Right: {w}.|{q} The answer, of course: {w}."));
+  };
   // From one event up: what is learnt on short days helps with long ones.
-  const SceneCast cast = tell_scene(s, 1, kMostEvents);
+  int in_between = 0;
+  const SceneCast cast = tell_scene(s, 1, kMostEvents, [&](const SceneCast& so_far) {
+    if (!s.chance(kRiddleInBetween)) return;
+    riddle(so_far, false);
+    ++in_between;
+  });
   s.paragraph();
   s.maybe(0.7, {"Now, did you listen well?", "And now the riddles.", "Who can tell?",
                 "Let us see who has been listening.", "Do you remember?", "Now think back."});
-  std::vector<std::string> asked;
-  for (int i = 0; i < kTries && asked.size() < kRiddles; ++i) {
-    const auto found = Asker(s, cast).ask(static_cast<QuestionKind>(s.pick(kQuestionKinds)));
-    if (found.empty()) continue;
-    const Candidate& riddle = choose(found, s);
-    if (std::find(asked.begin(), asked.end(), riddle.question) != asked.end()) continue;
-    asked.push_back(riddle.question);
-    s.teller.bind_text('q', riddle.question);
-    s.teller.bind_text('w', riddle.answer);
-    s.say(s.one_of(
-        "{q} {W}.|{q} The answer is: {w}.|{q} Right: {w}.|{q} The answer, of course: {w}."));
+  const int at_the_end = std::max(kLeastAtTheEnd, kRiddles - in_between);
+  for (int i = 0; i < kTries && static_cast<int>(asked.size()) < at_the_end; ++i) {
+    riddle(cast, true);
   }
 }
 

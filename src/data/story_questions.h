@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "data/record.h"
 #include "data/story_stage.h"
@@ -25,6 +26,11 @@ enum class QuestionKind {
 inline constexpr int kQuestionKinds = 9;
 std::string_view question_kind_name(QuestionKind kind);
 
+/// A question and its answer.
+struct Turn {
+  std::string question, answer;
+};
+
 /// A short story (45 to 120 words), a question about it, and the answer as the simulation knows it.
 struct Question {
   QuestionKind kind = QuestionKind::holder;
@@ -33,6 +39,8 @@ struct Question {
   std::string wrong;   // another answer of the same sort, from the same story where it has one
   int candidates = 0;  // answers of that sort that the story offers, the right one included
   bool answer_is_last = false;  // of these, the right one is the last that the story mentions
+
+  std::vector<Turn> more;  // further questions about the same story
 
   // For checking the answer against the world: what is asked about (-1: does not apply).
   World world;
@@ -44,12 +52,14 @@ struct Question {
 };
 
 /// The `index`-th question of a split: a function of (seed, split, stream, index) alone. The
-/// streams are independent sets of questions from the same worlds.
-Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index);
+/// streams are independent sets of questions from the same worlds. With `turns` above 1, up to that
+/// many questions are asked about the story; the first is the same as with one.
+Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns = 1);
 
 /// A day in the simulated world as a story for pretraining: a scene like those that questions are
-/// asked about, and after it a few such questions with their answers, as the narrator asks children
-/// whether they have listened. Played on a stage whose premise is of draw_scene_premise().
+/// asked about, with such questions and their answers after it and, now and then, in its course, as
+/// the narrator asks children whether they are listening. Played on a stage whose premise is of
+/// draw_scene_premise().
 void tell_riddle_story(Stage& stage);
 
 /// How well one does on questions without reading: what a score must be compared with.

@@ -1,6 +1,7 @@
 #include "data/story_scene.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 
 #include "base/error.h"
@@ -12,7 +13,7 @@ class Scene {
  public:
   explicit Scene(Stage& stage) : s_(stage), world_(stage.world) {}
 
-  SceneCast tell(int least, int most) {
+  SceneCast tell(int least, int most, const std::function<void(const SceneCast&)>& between) {
     set_up();
     introduce();
     const int events = least + s_.pick(most - least + 1);
@@ -23,6 +24,7 @@ class Scene {
         ++flavour;
       }
       step();
+      if (between && i + 1 < events) between(cast_);
     }
     return cast_;
   }
@@ -250,6 +252,9 @@ class Scene {
 
 }  // namespace
 
-SceneCast tell_scene(Stage& stage, int least, int most) { return Scene(stage).tell(least, most); }
+SceneCast tell_scene(Stage& stage, int least, int most,
+                     const std::function<void(const SceneCast&)>& between) {
+  return Scene(stage).tell(least, most, between);
+}
 
 }  // namespace mixtral::stories

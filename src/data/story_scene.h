@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "data/story_stage.h"
@@ -13,7 +14,8 @@ struct SceneCast {
 
 /// Tells a short scene in which people go about, carry things, give, swap, leave and find them, all
 /// in so many words that every question about it can be answered. From `least` to `most` things
-/// happen.
-SceneCast tell_scene(Stage& stage, int least, int most);
+/// happen; `between`, if given, is called after each but the last.
+SceneCast tell_scene(Stage& stage, int least, int most,
+                     const std::function<void(const SceneCast&)>& between = {});
 
 }  // namespace mixtral::stories

@@ -274,6 +274,25 @@ TEST(Questions, AreShortWellFormedAndNameWhatTheyAskAbout) {
   }
 }
 
+TEST(Questions, OfAConversationDifferAndBeginWithTheSingleOne) {
+  int turns = 0;
+  for (uint64_t i = 0; i < 200; ++i) {
+    const Question one = ask(5, Split::train, 0, i), many = ask(5, Split::train, 0, i, 5);
+    EXPECT_TRUE(one.more.empty());
+    EXPECT_EQ(one.text(), many.text());
+    EXPECT_LE(many.more.size(), 4u);
+    std::vector<std::string> asked = {many.question};
+    for (const Turn& turn : many.more) {
+      EXPECT_EQ(std::count(asked.begin(), asked.end(), turn.question), 0) << turn.question;
+      EXPECT_EQ(form_fault(turn.question), "") << turn.question;
+      EXPECT_FALSE(turn.answer.empty());
+      asked.push_back(turn.question);
+    }
+    turns += static_cast<int>(asked.size());
+  }
+  EXPECT_GT(turns, 950);  // of 1000: stories that offer fewer are rare
+}
+
 TEST(Questions, NoCheapRuleAnswersThem) {
   ChanceLevel chance;
   int yes = 0, no = 0;

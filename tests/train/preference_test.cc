@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <tuple>
 
 #include "tests/support/files.h"
+#include "tests/support/fixtures.h"
 #include "tests/train/rig.h"
 #include "train/adapter_checkpoint.h"
 
@@ -101,10 +103,12 @@ HostBatch counting_pairs() {
   return batch;
 }
 
-class PreferenceTraining : public ::testing::TestWithParam<Loss> {};
+class PreferenceTraining : public ::testing::TestWithParam<std::tuple<std::string, Loss>> {};
 
 TEST_P(PreferenceTraining, RaisesMarginAndAccuracyOfAnAdapterAgainstItsBase) {
-  const auto backend = make_backend("cpu", 1);
+  const auto& [device, loss] = GetParam();
+  if (!testing::have_device(device)) GTEST_SKIP() << "no GPU";
+  const auto backend = make_backend(device, 1);
   Mixtral model(*backend, testing::small_model(), {});
   nn::initialise(*backend, model.parameters(), {.seed = 5, .deviation = 0.1});
   Adapter adapter(
@@ -114,7 +118,7 @@ TEST_P(PreferenceTraining, RaisesMarginAndAccuracyOfAnAdapterAgainstItsBase) {
   Arena arena(*backend);
   Context ctx(*backend, arena, Dtype::f32);
   PreferenceCriterion criterion(ctx, {.policy = model, .adapter = &adapter},
-                                {.loss = GetParam(), .beta = 0.5});
+                                {.loss = loss, .beta = 0.5});
   Optimizer optimizer(*backend, adapter.store().groups(), {.weight_decay = 0});
   const HostBatch batch = counting_pairs();
   const StepSize step{.weight = criterion.weight(batch), .batches = 1};
@@ -144,7 +148,9 @@ TEST_P(PreferenceTraining, RaisesMarginAndAccuracyOfAnAdapterAgainstItsBase) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PreferenceTraining,
-                         ::testing::Values(Loss::sigmoid, Loss::normalized, Loss::ipo));
+                         ::testing::Combine(::testing::ValuesIn(testing::devices()),
+                                            ::testing::Values(Loss::sigmoid, Loss::normalized,
+                                                              Loss::ipo)));
 
 }  // namespace
 }  // namespace mixtral

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "tests/support/fixtures.h"
 #include "tests/train/rig.h"
 
 namespace mixtral::testing {
@@ -11,6 +12,7 @@ namespace {
 class Resume : public ::testing::TestWithParam<Rig::Options> {};
 
 TEST_P(Resume, FromAnyStepEqualsTheUninterruptedRun) {
+  if (!have_device(GetParam().device)) GTEST_SKIP() << "no GPU";
   constexpr int64_t kSteps = 14;
   TrainSettings settings = small_settings(kSteps);
   settings.optimizer.bf16_state = GetParam().seed == 8;
@@ -44,10 +46,12 @@ TEST_P(Resume, FromAnyStepEqualsTheUninterruptedRun) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, Resume,
-                         ::testing::Values(Rig::Options{.device = "ref"},
-                                           Rig::Options{.device = "cpu"},
-                                           Rig::Options{.device = "cpu", .seed = 8}));
+INSTANTIATE_TEST_SUITE_P(
+    Backends, Resume,
+    ::testing::Values(
+        Rig::Options{.device = "ref"}, Rig::Options{.device = "cpu"},
+        Rig::Options{.device = "cpu", .seed = 8}, Rig::Options{.device = "cuda"},
+        Rig::Options{.device = "cuda", .weights = Dtype::bf16, .compute = Dtype::bf16, .seed = 8}));
 
 TEST(Resume, FallsBackToTheNewestWholeCheckpoint) {
   const Scratch scratch;

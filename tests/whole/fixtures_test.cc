@@ -13,6 +13,7 @@
 #include "infer/methods.h"
 #include "model/checkpoint.h"
 #include "model/loss.h"
+#include "train/optimizer.h"
 
 namespace mixtral {
 namespace {
@@ -145,6 +146,24 @@ TEST_P(Fixture, PerLayerBalanceAndZLossGradientsAgree) {
   EXPECT_NEAR(losses.aux, mean(balanced.at("aux_per_layer")), 1e-5);
   EXPECT_NEAR(losses.z, mean(balanced.at("z_per_layer")), 1e-5);
   expect_gradients("grad_balanced.");
+}
+
+TEST_P(Fixture, TenStepsAgree) {
+  const Json& adamw = json_.at("adamw");
+  const auto& betas = adamw.at("betas").items();
+  Optimizer optimizer(*backend_, model_->store().groups(),
+                      {.beta1 = betas[0].as_double(),
+                       .beta2 = betas[1].as_double(),
+                       .eps = adamw.at("eps").as_double(),
+                       .weight_decay = adamw.at("weight_decay").as_double(),
+                       .clip = adamw.at("clip_norm").as_double()});
+  const Objective objective{.balance = Objective::Balance::hf,
+                            .aux_coefficient = json_.at("router_aux_loss_coef").as_double()};
+  for (const Json& loss : adamw.at("losses").items()) {
+    EXPECT_NEAR(gradients(objective).total, loss.as_double(), 1e-4);
+    const ArenaScope scope(*arena_);
+    optimizer.step(*ctx_, adamw.at("lr").as_double(), ctx_->allocate({1}, Dtype::f64));
+  }
 }
 
 TEST_P(Fixture, GreedyGenerationAgrees) {
