@@ -95,7 +95,7 @@ template <class T>
 void dropout(const T* x, T* y, int64_t begin, int64_t end, const ops::Dropout& op) {
   // unit_float(w) >= p exactly when its 24 bits are at least ceil(p · 2²⁴).
   const auto threshold = static_cast<uint32_t>(std::ceil(op.probability * 0x1p24));
-  const PhiloxKey key(op.seed);
+  const PhiloxKey key(static_cast<uint64_t>(*op.seed.as<int64_t>()));
   const Words least = broadcast_word(threshold);
   const Floats keep = broadcast(static_cast<float>(1 / (1 - op.probability)));
   for (int64_t i = begin; i < end; i += 4 * kLanes) {

@@ -116,20 +116,22 @@ template <class T>
 struct DropoutBody {
   const T* x;
   T* y;
-  uint64_t seed, stream;
+  const int64_t* seed;
+  uint64_t stream;
   double probability;
   float scale;
   template <int n>
   __device__ void at(int64_t i) const {
     float values[n];
     load(x + i, values);
+    const auto key = static_cast<uint64_t>(*seed);
     std::array<uint32_t, 4> words{};
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       const auto element = static_cast<uint64_t>(i + j);
       // Packs begin at multiples of 4: one draw serves all of them.
       const int which = n == 4 ? j : static_cast<int>(element % 4);
-      if (n != 4 || j == 0) words = philox(seed, stream, element / 4);
+      if (n != 4 || j == 0) words = philox(key, stream, element / 4);
       const uint32_t word = which == 0   ? words[0]
                             : which == 1 ? words[1]
                             : which == 2 ? words[2]
@@ -209,8 +211,8 @@ void CudaBackend::run(const ops::Dropout& op) {
   with_activation(op.x.dtype(), [&](auto x) {
     using T = type_of<decltype(x)>;
     launch<4>("dropout", op.x.numel(), {op.x, op.y}, processors_, stream_,
-              DropoutBody<T>{data<T>(op.x), data<T>(op.y), op.seed, op.stream, op.probability,
-                             static_cast<float>(1 / (1 - op.probability))});
+              DropoutBody<T>{data<T>(op.x), data<T>(op.y), data<int64_t>(op.seed), op.stream,
+                             op.probability, static_cast<float>(1 / (1 - op.probability))});
   });
 }
 

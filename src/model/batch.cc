@@ -29,7 +29,7 @@ void HostBatch::append(std::span<const int32_t> sequence, std::span<const int32_
   sequence_starts.push_back(static_cast<int32_t>(tokens.size()));
 }
 
-Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t context) {
+void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context) {
   for (size_t i = 0; i < host.tokens.size(); ++i) {
     if (host.tokens[i] < 0 || host.tokens[i] >= vocabulary)
       throw Error(
@@ -42,6 +42,9 @@ Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t co
                       "raise --context",
                       host.positions[i] + 1, context));
   }
+}
+
+Batch upload_batch(Context& ctx, const HostBatch& host) {
   auto send = [&](const std::vector<int32_t>& values) {
     if (values.empty()) return Tensor();
     const Tensor device = ctx.allocate({static_cast<int64_t>(values.size())}, Dtype::i32);
@@ -58,6 +61,11 @@ Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t co
                      .slots = send(host.slots),
                      .longest = host.longest()};
   return batch;
+}
+
+Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t context) {
+  check_batch(host, vocabulary, context);
+  return upload_batch(ctx, host);
 }
 
 }  // namespace mixtral

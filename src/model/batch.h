@@ -36,8 +36,12 @@ struct Batch {
   int64_t size() const { return tokens.dim(0); }
 };
 
-/// Copies a batch to the device. Tokens outside [0, vocabulary) and positions outside [0, context)
-/// are refused (Error), since kernels index with them.
+/// Refuses (Error) tokens outside [0, vocabulary) and positions outside [0, context), since kernels
+/// index with them.
+void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context);
+/// Copies a batch that was checked to the device.
+Batch upload_batch(Context& ctx, const HostBatch& host);
+/// Checks a batch and copies it to the device.
 Batch upload(Context& ctx, const HostBatch& host, int64_t vocabulary, int64_t context);
 
 }  // namespace mixtral

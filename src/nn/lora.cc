@@ -19,8 +19,8 @@ Tensor Lora::dropped(Context& ctx, const LoraBranch& branch, const Tensor& x) co
   const Tensor kept = ctx.allocate(x.shape());
   ctx.run(ops::Dropout{.x = x,
                        .y = kept,
+                       .seed = ctx.dropout_seed(),
                        .probability = branch.dropout,
-                       .seed = *ctx.dropout_seed(),
                        .stream = name_hash(branch.a.parts.front().name)});
   return kept;
 }
@@ -102,8 +102,8 @@ void Lora::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tenso
     if (drops) {
       ctx.run(ops::Dropout{.x = dinput,
                            .y = dinput,
+                           .seed = ctx.dropout_seed(),
                            .probability = branch.dropout,
-                           .seed = *ctx.dropout_seed(),
                            .stream = name_hash(branch.a.parts.front().name)});
       ctx.run(ops::AddScaled{.x = dinput, .y = dx});
     }

@@ -44,6 +44,17 @@ class Backend : public Allocator {
   virtual void download(const Tensor& device, const Tensor& host) = 0;
   virtual void synchronize() = 0;
 
+  /// Whether work may still be under way when run() has returned.
+  virtual bool runs_behind() const { return false; }
+  /// As upload: later work sees the bytes, work issued so far does not. But the transfer need not
+  /// wait for that work; only a copy on the device does. For what is small beside a device's
+  /// memory.
+  virtual void upload_ahead(const Tensor& host, const Tensor& device) { upload(host, device); }
+  /// Marks this point in the order of work. download_marked copies what was written before the last
+  /// mark, and waits for no work issued since, which must not write there.
+  virtual void mark() {}
+  virtual void download_marked(const Tensor& device, const Tensor& host) { download(device, host); }
+
   /// Runs `work` once and keeps it for replay: a CUDA graph there, a plain call elsewhere.
   virtual std::unique_ptr<Program> record(std::function<void()> work);
 

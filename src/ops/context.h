@@ -1,7 +1,5 @@
 #pragma once
 
-#include <optional>
-
 #include "ops/backend.h"
 #include "ops/profiler.h"
 
@@ -23,10 +21,11 @@ class Context {
   /// How linear layers round the operands of their products (the router always takes them exact).
   ops::Operands operands() const { return operands_; }
   void set_operands(ops::Operands operands) { operands_ = operands; }
-  /// Set while training: what the masks of dropout are drawn from, another for every batch. Forward
-  /// and backward of a batch see the same one. Empty: nothing is dropped.
-  const std::optional<uint64_t>& dropout_seed() const { return dropout_seed_; }
-  void set_dropout_seed(std::optional<uint64_t> seed) { dropout_seed_ = seed; }
+  /// Set while training: what the masks of dropout are drawn from ([1] i64, on the device), another
+  /// value for every batch. Forward and backward of a batch see the same one. Empty: nothing is
+  /// dropped.
+  const Tensor& dropout_seed() const { return dropout_seed_; }
+  void set_dropout_seed(const Tensor& seed) { dropout_seed_ = seed; }
 
   /// A tensor from the arena, of the activations' type unless another is named.
   Tensor allocate(Shape shape) { return arena_.allocate(shape, dtype_); }
@@ -49,7 +48,7 @@ class Context {
   Arena& arena_;
   Dtype dtype_;
   ops::Operands operands_ = ops::Operands::exact;
-  std::optional<uint64_t> dropout_seed_;
+  Tensor dropout_seed_;
   Profiler* profiler_;
 };
 

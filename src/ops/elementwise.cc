@@ -2,6 +2,7 @@
 
 namespace mixtral::ops {
 
+using detail::expect_dtype;
 using detail::expect_float;
 using detail::expect_shape;
 
@@ -19,6 +20,8 @@ void check(const RandomNormal& op) { expect_float("x", op.x); }
 void check(const Dropout& op) {
   expect_shape("y", op.y, op.x.shape());
   expect_float("x", op.x);
+  expect_shape("seed", op.seed, {1});
+  expect_dtype("seed", op.seed, Dtype::i64);
   CHECK(op.x.dtype() == op.y.dtype() && op.probability >= 0 && op.probability < 1);
 }
 

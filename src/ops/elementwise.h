@@ -39,13 +39,14 @@ struct RandomNormal {
 };
 
 /// y[i] = x[i] / (1 − p) with probability 1 − p, else 0; kept when unit_float(word i mod 4 of
-/// philox(seed, stream, i / 4)) >= p, compared in f64. The gradient is the same op on dy.
+/// philox(seed, stream, i / 4)) >= p, compared in f64. The gradient is the same op on dy. The seed
+/// is read from the device, so that a recorded step can draw other masks each time it is replayed.
 struct Dropout {
   static constexpr std::string_view kName = "dropout";
   Tensor x;
-  Tensor y;  // x's shape and type; may alias it
+  Tensor y;     // x's shape and type; may alias it
+  Tensor seed;  // [1] i64: the seed's bits
   double probability = 0;
-  uint64_t seed = 0;
   uint64_t stream = 0;
 };
 

@@ -58,8 +58,9 @@ void RefBackend::run(const ops::RandomNormal& op) {
 
 void RefBackend::run(const ops::Dropout& op) {
   const Floats x(op.x), y(op.y);
+  const auto seed = static_cast<uint64_t>(*op.seed.as<int64_t>());
   for (int64_t i = 0; i < x.size(); ++i) {
-    const auto words = philox(op.seed, op.stream, static_cast<uint64_t>(i / 4));
+    const auto words = philox(seed, op.stream, static_cast<uint64_t>(i / 4));
     const auto u = static_cast<double>(unit_float(words[static_cast<size_t>(i % 4)]));
     y[i] = u >= op.probability ? x[i] / (1 - op.probability) : 0.0;
   }

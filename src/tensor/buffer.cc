@@ -36,12 +36,16 @@ Allocator& host_memory() {
   return memory;
 }
 
+void Arena::add_block(int64_t bytes) {
+  ++version_;
+  blocks_.emplace_back(*allocator_, bytes);
+}
+
 Tensor Arena::allocate(Shape shape, Dtype dtype) {
   const int64_t bytes = round_up(std::max<int64_t>(shape.numel() * size_of(dtype), 1), kAlignment);
-  if (blocks_.empty()) blocks_.emplace_back(*allocator_, std::max(bytes, kLeastBlock));
+  if (blocks_.empty()) add_block(std::max(bytes, kLeastBlock));
   while (offset_ + bytes > blocks_[current_].bytes()) {
-    if (current_ + 1 == blocks_.size())
-      blocks_.emplace_back(*allocator_, std::max(bytes, blocks_.back().bytes()));
+    if (current_ + 1 == blocks_.size()) add_block(std::max(bytes, blocks_.back().bytes()));
     ++current_;
     offset_ = 0;
   }
@@ -67,7 +71,7 @@ void Arena::reserve(int64_t bytes) {
   reset();
   if (!blocks_.empty() && blocks_[0].bytes() >= bytes) return;
   blocks_.clear();
-  blocks_.emplace_back(*allocator_, std::max(bytes, kLeastBlock));
+  add_block(std::max(bytes, kLeastBlock));
 }
 
 void Arena::reset() {
@@ -76,7 +80,7 @@ void Arena::reset() {
   if (blocks_.size() <= 1) return;
   const int64_t bytes = peak_;
   blocks_.clear();
-  blocks_.emplace_back(*allocator_, bytes);
+  add_block(bytes);
 }
 
 }  // namespace mixtral

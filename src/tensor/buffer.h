@@ -77,16 +77,22 @@ class Arena {
   /// Gives everything back, and holds at least `bytes` in one block: no growth up to there.
   void reserve(int64_t bytes);
 
+  /// Counts the changes of the blocks. While it stays, the same allocations after a reset get the
+  /// same addresses, and addresses taken before are still this arena's.
+  uint64_t version() const { return version_; }
   int64_t used() const;                   // bytes in use now
   int64_t peak() const { return peak_; }  // the most that were in use since construction
   int64_t reserved() const;               // bytes held from the allocator
 
  private:
+  void add_block(int64_t bytes);
+
   Allocator* allocator_;
   std::vector<Buffer> blocks_;
   size_t current_ = 0;
   int64_t offset_ = 0;
   int64_t peak_ = 0;
+  uint64_t version_ = 0;
 };
 
 /// Rewinds an arena to where it stood, on leaving the scope.

@@ -21,7 +21,8 @@ std::vector<std::vector<int64_t>> busiest_experts(Context& ctx, const Mixtral& m
     ctx.arena().reset();
     criterion.begin(ctx, 0);
     criterion.add_losses(ctx, *batch, {.weight = batch->label_count(), .batches = 1}, 0);
-    const RouterFigures figures = criterion.read_routers(ctx);
+    criterion.fetch(ctx, 0, Wait::for_all);
+    const RouterFigures figures = criterion.routers();
     for (size_t l = 0; l < layers; ++l)
       for (size_t e = 0; e < experts; ++e)
         load[l][e] += figures.load[l][e] * static_cast<double>(batch->size());

@@ -98,10 +98,10 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
     const auto criterion = make_criterion(ctx, shape, model, adapter ? &*adapter : nullptr);
     const StepSize step{.weight = criterion->weight(batch), .batches = 1};
-    if (adapter) ctx.set_dropout_seed(0);
+    if (adapter) ctx.set_dropout_seed(ctx.allocate({1}, Dtype::i64));
     criterion->begin(ctx, 0);
     criterion->add_gradients(ctx, batch, step, 0);
-    ctx.set_dropout_seed(std::nullopt);
+    ctx.set_dropout_seed({});
     criterion->add_losses(ctx, batch, step, 0);
   });
   const int64_t logits = logits_slice_bytes(planner, batch.size(), shape.config.vocab_size,

@@ -67,10 +67,18 @@ void Optimizer::refresh_masters(Backend& backend) const {
 }
 
 void Optimizer::step(Context& ctx, double lr, const Tensor& squared_norm) {
-  ++steps_;
-  const auto t = static_cast<double>(steps_);
-  double schedule[] = {lr, 1 - std::pow(settings_.beta1, t), 1 - std::pow(settings_.beta2, t), t};
-  ctx.backend().upload(Tensor(schedule, {4}, Dtype::f64), schedule_);
+  auto schedule = next_schedule(lr);
+  ctx.backend().upload(Tensor(schedule.data(), {4}, Dtype::f64), schedule_);
+  update(ctx, schedule_, squared_norm);
+  count_step();
+}
+
+std::array<double, 4> Optimizer::next_schedule(double lr) const {
+  const auto t = static_cast<double>(steps_ + 1);
+  return {lr, 1 - std::pow(settings_.beta1, t), 1 - std::pow(settings_.beta2, t), t};
+}
+
+void Optimizer::update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm) const {
   bool accumulate = false;
   for (const Trained& trained : trained_) {
     ctx.run(
@@ -84,7 +92,7 @@ void Optimizer::step(Context& ctx, double lr, const Tensor& squared_norm) {
                        .m = trained.m,
                        .v = trained.v,
                        .model = trained.master ? trained.group.value : Tensor(),
-                       .schedule = schedule_,
+                       .schedule = schedule,
                        .squared_norm = squared_norm,
                        .beta1 = settings_.beta1,
                        .beta2 = settings_.beta2,

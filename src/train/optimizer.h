@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -36,6 +37,15 @@ class Optimizer {
   /// the sum of the squares of all gradients before clipping; when it is not finite, nothing but
   /// the step count changes.
   void step(Context& ctx, double lr, const Tensor& squared_norm);
+
+  // The same in parts, for steps that are recorded: what changes from one to the next is in the
+  // schedule, which the update reads from the device.
+  /// ops::AdamW's schedule for the next step.
+  std::array<double, 4> next_schedule(double lr) const;
+  /// The work of a step; `schedule` [4] f64 holds what next_schedule() gave.
+  void update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm) const;
+  /// Says that an update was issued, or replayed.
+  void count_step() { ++steps_; }
 
   int64_t steps() const { return steps_; }
   int64_t state_bytes() const;  // of m, v and master copies

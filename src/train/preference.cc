@@ -75,6 +75,10 @@ void PreferenceCriterion::begin(Context& ctx, int64_t row) {
   sums_[static_cast<size_t>(row)] = {};
 }
 
+void PreferenceCriterion::check(const HostBatch& batch) const {
+  check_batch(batch, models_.policy.config().vocab_size, models_.policy.context());
+}
+
 void PreferenceCriterion::start_pairs(const HostBatch& host) {
   CHECK(host.sequences() % 2 == 0, "sequences of preference data come in pairs");
   pairs_.assign(static_cast<size_t>(host.sequences() / 2), {});
@@ -150,19 +154,17 @@ Tensor PreferenceCriterion::token_scales(Context& ctx, const HostBatch& host, do
   return device;
 }
 
-Batch PreferenceCriterion::begin_pairs(Context& ctx, const HostBatch& host) {
-  const Mixtral& policy = models_.policy;
-  Batch batch = upload(ctx, host, policy.config().vocab_size, policy.context());
+void PreferenceCriterion::begin_pairs(Context& ctx, const HostBatch& host, const Batch& batch) {
   start_pairs(host);
   score_reference(ctx, batch);
-  return batch;
 }
 
-void PreferenceCriterion::add_gradients(Context& ctx, const HostBatch& host, const StepSize& step,
-                                        int64_t row) {
+void PreferenceCriterion::add_gradients(Context& ctx, const StepBatch& step_batch,
+                                        const StepSize& step, int64_t row) {
   const ArenaScope scope(ctx.arena());
-  const Mixtral& policy = models_.policy;
-  const Batch batch = begin_pairs(ctx, host);
+  const HostBatch& host = *step_batch.host;
+  const Batch& batch = step_batch.batch;
+  begin_pairs(ctx, host, batch);
   const double share = 1 / static_cast<double>(std::max<int64_t>(step.weight, 1));
   const GradientOptions options{.weigh =
                                     [&](const Tensor& losses) {
@@ -172,30 +174,43 @@ void PreferenceCriterion::add_gradients(Context& ctx, const HostBatch& host, con
                                     },
                                 .share = 1 / static_cast<double>(step.batches),
                                 .recompute = settings_.recompute};
-  accumulate_gradients(ctx, policy, batch, settings_.objective, options, rows_.totals(row),
-                       &rows_.reports());
+  const Mixtral::RouterReports reports = rows_.reports(row);
+  accumulate_gradients(ctx, models_.policy, batch, settings_.objective, options, rows_.totals(row),
+                       &reports);
 }
 
 void PreferenceCriterion::add_losses(Context& ctx, const HostBatch& host, const StepSize& step,
                                      int64_t row) {
   const ArenaScope scope(ctx.arena());
-  const Mixtral& policy = models_.policy;
-  const Batch batch = begin_pairs(ctx, host);
+  check(host);
+  const Batch batch = upload_batch(ctx, host);
+  begin_pairs(ctx, host, batch);
   const Tensor losses = ctx.allocate({batch.size()}, ctx.statistics());
-  accumulate_losses(ctx, policy, batch, settings_.objective, 1 / static_cast<double>(step.batches),
-                    rows_.totals(row), &rows_.reports(), losses);
+  const Mixtral::RouterReports reports = rows_.reports(row);
+  accumulate_losses(ctx, models_.policy, batch, settings_.objective,
+                    1 / static_cast<double>(step.batches), rows_.totals(row), &reports, losses);
   take_policy(ctx, batch, losses, sums_[static_cast<size_t>(row)]);
 }
 
-Figures PreferenceCriterion::read(Context& ctx, int64_t row, const StepSize& step) {
-  const LossValues routers =
-      mixtral::read(ctx, rows_.totals(row), settings_.objective, step.weight);
-  const Sums& sums = sums_[static_cast<size_t>(row)];
+void PreferenceCriterion::keep(Context& ctx, int64_t from, int64_t to) {
+  rows_.copy(ctx, from, to);
+  sums_[static_cast<size_t>(to)] = sums_[static_cast<size_t>(from)];
+}
+
+void PreferenceCriterion::fetch(Context& ctx, int64_t row, Wait wait) {
+  rows_.fetch(ctx, row, wait);
+  fetched_ = sums_[static_cast<size_t>(row)];
+}
+
+Figures PreferenceCriterion::figures(const StepSize& step) const {
+  const LossValues routers = rows_.losses(settings_.objective, step.weight);
+  const Sums& sums = fetched_;
   const auto pairs = static_cast<double>(std::max<int64_t>(step.weight, 1));
   Figures figures;
   figures.cross_entropy = sums.loss / pairs;
   figures.aux = routers.aux;
   figures.z = routers.z;
+  figures.squared_norm = rows_.squared_norm();
   figures.loss = settings_.objective.total(figures.cross_entropy, figures.aux, figures.z);
   figures.more = {{"margin", (sums.chosen - sums.rejected) / pairs},
                   {"accuracy", sums.accuracy / pairs},

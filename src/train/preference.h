@@ -64,12 +64,19 @@ class PreferenceCriterion : public Criterion {
 
   int64_t weight(const HostBatch& batch) const override { return batch.sequences() / 2; }
   int64_t rows() const override { return kRows; }
+  /// The loss of a pair is computed on the host, in the middle of a step.
+  bool recordable() const override { return false; }
+  void check(const HostBatch& batch) const override;
   void begin(Context& ctx, int64_t row) override;
-  void add_gradients(Context& ctx, const HostBatch& batch, const StepSize& step,
+  using Criterion::add_gradients;
+  void add_gradients(Context& ctx, const StepBatch& batch, const StepSize& step,
                      int64_t row) override;
   void add_losses(Context& ctx, const HostBatch& batch, const StepSize& step, int64_t row) override;
-  Figures read(Context& ctx, int64_t row, const StepSize& step) override;
-  RouterFigures read_routers(Context& ctx) override { return rows_.read_routers(ctx); }
+  void keep(Context& ctx, int64_t from, int64_t to) override;
+  Tensor squared_norm(int64_t row) const override { return rows_.squared_norm(row); }
+  void fetch(Context& ctx, int64_t row, Wait wait) override;
+  Figures figures(const StepSize& step) const override;
+  RouterFigures routers() const override { return rows_.routers(); }
 
   /// The pairs of the last micro-batch.
   const std::vector<PairLogProbabilities>& last_pairs() const { return pairs_; }
@@ -80,8 +87,8 @@ class PreferenceCriterion : public Criterion {
     double loss = 0, chosen = 0, rejected = 0, accuracy = 0;
   };
 
-  /// Uploads a micro-batch and asks the reference about its pairs.
-  Batch begin_pairs(Context& ctx, const HostBatch& host);
+  /// Asks the reference about a micro-batch's pairs.
+  void begin_pairs(Context& ctx, const HostBatch& host, const Batch& batch);
   void start_pairs(const HostBatch& host);
   void score_reference(Context& ctx, const Batch& batch);
   std::vector<double> sequence_sums(Context& ctx, const Batch& batch, const Tensor& losses) const;
@@ -92,6 +99,7 @@ class PreferenceCriterion : public Criterion {
   PreferenceSettings settings_;
   LossRows rows_;
   std::vector<Sums> sums_;
+  Sums fetched_;
   std::vector<PairLogProbabilities> pairs_;
 };
 

@@ -51,8 +51,7 @@ Trainer::Trainer(const Parts& parts, const TrainSettings& settings)
     : parts_(parts),
       settings_(settings),
       optimizer_(parts.ctx.backend(), parts.model.groups(), settings.optimizer),
-      norms_buffer_(parts.ctx.backend(), parts.criterion.rows() * size_of(Dtype::f64)),
-      norms_(norms_buffer_.tensor({parts.criterion.rows()}, Dtype::f64)) {
+      runner_(parts.ctx, parts.criterion, optimizer_, settings.record_steps) {
   state_.seed = settings.seed;
 }
 
@@ -94,65 +93,74 @@ void Trainer::resume() {
                                       state.step, settings_.schedule.iterations));
 }
 
-void Trainer::train_step() {
-  Context& ctx = parts_.ctx;
-  ctx.arena().reset();
-  std::vector<HostBatch> batches;
-  StepSize size{.weight = 0, .batches = settings_.accumulation};
-  int64_t tokens = 0;
+void Trainer::stage_step() {
+  if (staged_ || state_.step == settings_.schedule.iterations) return;
+  Staged staged{.position = parts_.train.position()};
+  StepRunner::Step step;
+  // A function of seed, step and micro-batch, so that a resumed run drops what this one would.
+  RandomStream dropout(settings_.seed, kDropoutStream + static_cast<uint64_t>(state_.step));
   for (int64_t i = 0; i < settings_.accumulation; ++i) {
     auto batch = parts_.train.next();
     CHECK(batch.has_value(), "training data ended");
-    size.weight += parts_.criterion.weight(*batch);
-    tokens += batch->size();
-    batches.push_back(std::move(*batch));
+    staged.tokens += batch->size();
+    step.batches.push_back(std::move(*batch));
+    step.dropout_seeds.push_back(dropout.next());
   }
-  const auto row = static_cast<int64_t>(pending_.size());
-  parts_.criterion.begin(ctx, row);
-  // A function of seed, step and micro-batch, so that a resumed run drops what this one would.
-  RandomStream dropout(settings_.seed, kDropoutStream + static_cast<uint64_t>(state_.step));
-  for (const HostBatch& batch : batches) {
-    ctx.set_dropout_seed(dropout.next());
-    parts_.criterion.add_gradients(ctx, batch, size, row);
-  }
-  ctx.set_dropout_seed(std::nullopt);
-  ++state_.step;
-  state_.tokens += tokens;
-  optimizer_.step(ctx, settings_.schedule.at(state_.step), norms_.slice(row, row + 1));
-  pending_.push_back({state_.step, size});
-  ++rate_steps_;
-  rate_tokens_ += tokens;
+  step.lr = settings_.schedule.at(state_.step + 1);
+  staged.size = runner_.stage(std::move(step));
+  staged_ = std::move(staged);
 }
 
-void Trainer::read_pending() {
-  if (pending_.empty()) return;
-  const auto count = static_cast<int64_t>(pending_.size());
-  std::vector<double> norms(pending_.size());
-  parts_.ctx.backend().download(norms_.slice(0, count), Tensor(std::span(norms)));
-  for (int64_t row = 0; row < count; ++row) {
-    const Pending& step = pending_[static_cast<size_t>(row)];
-    last_ = parts_.criterion.read(parts_.ctx, row, step.size);
-    last_norm_ = std::sqrt(norms[static_cast<size_t>(row)]);
-    if (std::isfinite(last_.loss) && std::isfinite(last_norm_)) {
-      state_.skipped_in_row = 0;
-      ++state_.window_steps;
-      state_.window_loss += last_.cross_entropy;
-      continue;
-    }
-    ++state_.skipped;
-    ++state_.skipped_in_row;
-    parts_.observer.on_skip(step.step, last_.loss, last_norm_);
-    if (state_.skipped_in_row < settings_.max_skipped) continue;
-    const auto last = parts_.run.checkpoints().latest();
-    throw Error(fmt::format(
-        "{} steps in a row, up to step {}, had a loss or gradient that is no finite number, and "
-        "were skipped; {}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
-        state_.skipped_in_row, step.step,
-        last ? fmt::format("the last checkpoint is {}", last->path.string())
-             : std::string("nothing was saved")));
+void Trainer::train_step() {
+  stage_step();
+  // Rows are used in turn. Row 0 is where every step writes, so that steps can be replayed.
+  const int64_t row = next_row_;
+  next_row_ = row + 1 < parts_.criterion.rows() ? row + 1 : 1;
+  parts_.ctx.backend().mark();
+  runner_.run();
+  parts_.criterion.keep(parts_.ctx, 0, row);
+  ++state_.step;
+  state_.tokens += staged_->tokens;
+  pending_.push_back(
+      {.step = state_.step, .tokens = staged_->tokens, .row = row, .size = staged_->size});
+  staged_.reset();
+}
+
+void Trainer::read_pending(Wait wait) {
+  // The newest step was issued after the mark.
+  const size_t count = pending_.size() - (wait == Wait::for_mark && !pending_.empty() ? 1 : 0);
+  for (size_t i = 0; i < count; ++i) {
+    parts_.criterion.fetch(parts_.ctx, pending_[i].row, wait);
+    account(pending_[i]);
   }
-  pending_.clear();
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(count));
   last_read_ = Clock::now();
+}
+
+void Trainer::account(const Pending& step) {
+  last_ = parts_.criterion.figures(step.size);
+  last_norm_ = std::sqrt(last_.squared_norm);
+  last_step_ = step.step;
+  last_tokens_ += step.tokens;
+  ++rate_steps_;
+  rate_tokens_ += step.tokens;
+  if (std::isfinite(last_.loss) && std::isfinite(last_norm_)) {
+    state_.skipped_in_row = 0;
+    ++state_.window_steps;
+    state_.window_loss += last_.cross_entropy;
+    return;
+  }
+  ++state_.skipped;
+  ++state_.skipped_in_row;
+  parts_.observer.on_skip(step.step, last_.loss, last_norm_);
+  if (state_.skipped_in_row < settings_.max_skipped) return;
+  const auto last = parts_.run.checkpoints().latest();
+  throw Error(fmt::format(
+      "{} steps in a row, up to step {}, had a loss or gradient that is no finite number, and "
+      "were skipped; {}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
+      state_.skipped_in_row, step.step,
+      last ? fmt::format("the last checkpoint is {}", last->path.string())
+           : std::string("nothing was saved")));
 }
 
 Figures Trainer::evaluate(BatchSource& source, int64_t batches) {
@@ -173,8 +181,8 @@ Figures Trainer::evaluate(BatchSource& source, int64_t batches) {
 
 MetricsLine Trainer::make_line() {
   MetricsLine line;
-  line.step = state_.step;
-  line.tokens = state_.tokens;
+  line.step = last_step_;
+  line.tokens = last_tokens_;
   line.loss = last_.loss;
   line.cross_entropy = last_.cross_entropy;
   if (state_.window_steps > 0)
@@ -182,12 +190,12 @@ MetricsLine Trainer::make_line() {
   state_.window_steps = 0;
   state_.window_loss = 0;
   line.train_loss = state_.train_loss;
-  line.lr = settings_.schedule.at(state_.step);
+  line.lr = settings_.schedule.at(last_step_);
   line.grad_norm = last_norm_;
   line.aux_loss = last_.aux;
   line.z_loss = last_.z;
   line.more = last_.more;
-  line.router = parts_.criterion.read_routers(parts_.ctx);
+  line.router = parts_.criterion.routers();
   line.skipped = state_.skipped;
   if (rate_seconds_ > 0) {
     line.tok_per_s = static_cast<double>(rate_tokens_) / rate_seconds_;
@@ -212,8 +220,26 @@ TrainObserver::Progress Trainer::progress() const {
           .seconds_left = static_cast<double>(left) * step_seconds_};
 }
 
+void Trainer::write_line(const MetricsLine& line, bool evaluated, bool best) {
+  metrics_->append(line);
+  if (evaluated || Clock::now() - last_sync_ > kSyncInterval) {
+    metrics_->sync();
+    last_sync_ = Clock::now();
+  }
+  parts_.observer.on_line(line, progress());
+  if (evaluated) parts_.observer.on_evaluation(line, best);
+  rate_steps_ = rate_tokens_ = 0;
+  rate_seconds_ = 0;
+}
+
+void Trainer::count_time() {
+  const auto now = Clock::now();
+  rate_seconds_ += std::chrono::duration<double>(now - counted_until_).count();
+  counted_until_ = now;
+}
+
 void Trainer::save(bool best) {
-  read_pending();
+  read_pending(Wait::for_all);
   if (!optimizer_.values_are_finite(parts_.ctx))
     throw Error(
         fmt::format("after step {} the weights hold a value that is no finite number, so they are "
@@ -221,7 +247,7 @@ void Trainer::save(bool best) {
                     state_.step));
   metrics_->sync();
   state_.optimizer_steps = optimizer_.steps();
-  state_.data = parts_.train.position();
+  state_.data = staged_ ? staged_->position : parts_.train.position();
   state_.seconds = seconds_before_ + since(session_start_);
   const auto entry =
       parts_.run.checkpoints().save(state_.step, [&](const std::filesystem::path& directory) {
@@ -240,24 +266,39 @@ TrainResult Trainer::run() {
   require_space();
   metrics_.emplace(parts_.run.metrics_path(), state_.step);
   session_start_ = last_read_ = last_sync_ = Clock::now();
+  last_tokens_ = state_.tokens;
   while (state_.step < settings_.schedule.iterations) {
-    const auto start = Clock::now();
+    const auto start = counted_until_ = Clock::now();
     train_step();
+    stage_step();  // while the device works
+    if (line_due_) {
+      read_pending(Wait::for_mark);
+      count_time();
+      write_line(make_line(), false, false);
+      line_due_ = false;
+    }
     const int signal = parts_.stop_signal();
     const int64_t step = state_.step;
     const bool last = step == settings_.schedule.iterations;
     const bool evaluating = parts_.validation && (last || due(step, settings_.eval_every));
     const bool logging = step == 1 || last || evaluating || due(step, settings_.log_every);
-    const bool full = static_cast<int64_t>(pending_.size()) == parts_.criterion.rows();
+    const bool full = static_cast<int64_t>(pending_.size()) == parts_.criterion.rows() - 1;
     const bool showing = Clock::now() - last_read_ > kReadInterval;
-    if (logging || full || showing || signal) read_pending();
+    // What the run stops for has its results at once; the others come when the next step is under
+    // way, so that the device does not wait for the host.
+    const bool stopping_here = last || signal || evaluating || due(step, settings_.save_every);
+    const bool late = settings_.read_late && !stopping_here;
+    if (logging && late)
+      line_due_ = true;
+    else if (logging || full || showing || signal)
+      read_pending(late ? Wait::for_mark : Wait::for_all);
+    count_time();
     const double seconds = since(start);
-    rate_seconds_ += seconds;
     step_seconds_ = step_seconds_ > 0 ? 0.95 * step_seconds_ + 0.05 * seconds : seconds;
     if (showing && !logging) parts_.observer.on_progress(progress());
 
     bool best = false, stopping = false;
-    if (logging) {
+    if (logging && !late) {
       MetricsLine line = make_line();
       if (evaluating) {
         const Figures figures = evaluate(*parts_.validation, settings_.eval_batches);
@@ -269,15 +310,7 @@ TrainResult Trainer::run() {
         state_.evaluations_since_best = best ? 0 : state_.evaluations_since_best + 1;
         stopping = settings_.patience > 0 && state_.evaluations_since_best >= settings_.patience;
       }
-      metrics_->append(line);
-      if (evaluating || Clock::now() - last_sync_ > kSyncInterval) {
-        metrics_->sync();
-        last_sync_ = Clock::now();
-      }
-      parts_.observer.on_line(line, progress());
-      if (evaluating) parts_.observer.on_evaluation(line, best);
-      rate_steps_ = rate_tokens_ = 0;
-      rate_seconds_ = 0;
+      write_line(line, evaluating, best);
     }
     const bool keep = best && settings_.keep_best;
     if (last || signal || stopping || keep || due(step, settings_.save_every)) save(keep);

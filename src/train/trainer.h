@@ -13,6 +13,7 @@
 #include "train/optimizer.h"
 #include "train/run_directory.h"
 #include "train/schedule.h"
+#include "train/step_runner.h"
 #include "train/train_state.h"
 
 namespace mixtral {
@@ -31,6 +32,9 @@ struct TrainSettings {
   int64_t patience = 0;      // stop after so many evaluations without a new best; 0: never
   int64_t max_skipped = 10;  // stop after so many steps in a row without an update
   uint64_t seed = 0;
+  // For devices that work on their own; the same bits either way.
+  bool record_steps = false;  // record steps whose shapes repeat (StepRunner)
+  bool read_late = false;     // read a step's results when the next one is under way
 
   /// Throws UsageError naming the flag that makes no sense.
   void validate() const;
@@ -124,19 +128,33 @@ class Trainer {
 
   const Optimizer& optimizer() const { return optimizer_; }
   const TrainState& state() const { return state_; }
+  const StepRunner& steps() const { return runner_; }
 
  private:
   using Clock = std::chrono::steady_clock;
+  /// A step whose results are on the device.
   struct Pending {
     int64_t step = 0;
+    int64_t tokens = 0;  // of this step
+    int64_t row = 0;     // of the criterion's results
     StepSize size;
+  };
+  /// A step whose inputs were drawn and copied, but that did not run.
+  struct Staged {
+    int64_t tokens = 0;
+    StepSize size;
+    std::string position;  // of the data, before they were drawn
   };
 
   void require_space();
+  void stage_step();
   void train_step();
-  void read_pending();
+  void read_pending(Wait wait);
+  void account(const Pending& step);
   Figures evaluate(BatchSource& source, int64_t batches);
   MetricsLine make_line();
+  void write_line(const MetricsLine& line, bool evaluated, bool best);
+  void count_time();
   void save(bool best);
   TrainObserver::Progress progress() const;
   TrainResult finish(TrainResult::Reason reason, int signal);
@@ -144,17 +162,22 @@ class Trainer {
   Parts parts_;
   TrainSettings settings_;
   Optimizer optimizer_;
+  StepRunner runner_;
   TrainState state_;
-  Buffer norms_buffer_;
-  Tensor norms_;  // [rows] f64: squared gradient norms
   std::optional<MetricsLog> metrics_;
 
-  std::vector<Pending> pending_;  // steps whose results are on the device
-  Figures last_;                  // of the last step that was read
+  std::optional<Staged> staged_;
+  std::vector<Pending> pending_;  // oldest first
+  int64_t next_row_ = 1;          // for the results of the next step
+  bool line_due_ = false;         // for the newest pending step
+  // Of the last step that was read:
+  Figures last_;
   double last_norm_ = 0;
+  int64_t last_step_ = 0, last_tokens_ = 0;  // its number, and the tokens up to it
   Clock::time_point last_read_, last_sync_, session_start_;
-  double seconds_before_ = 0;  // of earlier sessions
-  // Since the last line, in this session:
+  Clock::time_point counted_until_;  // by rate_seconds_
+  double seconds_before_ = 0;        // of earlier sessions
+  // Of the steps that were read since the last line, in this session:
   int64_t rate_steps_ = 0, rate_tokens_ = 0;
   double rate_seconds_ = 0;
   double step_seconds_ = 0;  // a running mean

@@ -55,8 +55,8 @@ OpCase dropout(const std::string& name, int64_t count, double probability, bool 
             const Shape shape{count};
             ops::Dropout op{.x = rig.input("x", shape),
                             .y = rig.prepared("forward", shape),
+                            .seed = rig.values("seed", {1}, Dtype::i64, {3}),
                             .probability = probability,
-                            .seed = 3,
                             .stream = 8};
             rig.prepare(op);
             const Tensor x = op.x, forward = op.y;

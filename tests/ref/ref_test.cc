@@ -283,7 +283,12 @@ TEST_F(Ref, RandomNormalHasTheRightMoments) {
 
 TEST_F(Ref, DropoutDropsItsShareAndKeepsTheMean) {
   Values x(100000, 1.0), y(100000);
-  backend_.run(ops::Dropout{tensor(x, {100000}), tensor(y, {100000}), 0.25, 1, 2});
+  int64_t seed = 1;
+  backend_.run(ops::Dropout{.x = tensor(x, {100000}),
+                            .y = tensor(y, {100000}),
+                            .seed = Tensor(&seed, {1}, Dtype::i64),
+                            .probability = 0.25,
+                            .stream = 2});
   double sum = 0;
   for (double value : y) {
     EXPECT_TRUE(value == 0 || std::abs(value - 4.0 / 3) < 1e-15);

@@ -108,8 +108,9 @@ inline TrainSettings small_settings(int64_t iterations) {
 /// The usual criterion, except that the gradients of chosen steps are spoilt.
 class FaultyCriterion : public LanguageModelCriterion {
  public:
+  using LanguageModelCriterion::add_gradients;
   using LanguageModelCriterion::LanguageModelCriterion;
-  void add_gradients(Context& ctx, const HostBatch& batch, const StepSize& step,
+  void add_gradients(Context& ctx, const StepBatch& batch, const StepSize& step,
                      int64_t row) override {
     LanguageModelCriterion::add_gradients(ctx, batch, step, row);
     if (spoil && spoil()) ctx.run(ops::Fill{.x = gradient, .value = std::nan("")});
