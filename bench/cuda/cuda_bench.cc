@@ -15,6 +15,7 @@
 
 #include "base/random.h"
 #include "cuda/backend.h"
+#include "nn/moe.h"
 
 namespace mixtral {
 namespace {
@@ -185,11 +186,12 @@ void grouped(const Bench& bench) {
   products(bench, "8x7b up even", kTokens, 4096, 14336, even, Dtype::bf16, Dtype::bf16);
   products(bench, "8x7b up zipf", kTokens, 4096, 14336, zipf, Dtype::bf16, Dtype::bf16);
   products(bench, "8x7b down even", kTokens, 14336, 4096, even, Dtype::bf16, Dtype::bf16);
+  products(bench, "8x7b down zipf", kTokens, 14336, 4096, zipf, Dtype::bf16, Dtype::bf16);
+  products(bench, "seed up even", kTokens, 1024, 4096, even, Dtype::bf16, Dtype::bf16);
+  products(bench, "seed up zipf", kTokens, 1024, 4096, zipf, Dtype::bf16, Dtype::bf16);
+  products(bench, "seed down even", kTokens, 4096, 1024, even, Dtype::bf16, Dtype::bf16);
+  products(bench, "seed down zipf", kTokens, 4096, 1024, zipf, Dtype::bf16, Dtype::bf16);
   products(bench, "seed gate_up even", 2 * kTokens, 1024, 8192, even_offsets(2 * kTokens, 8),
-           Dtype::bf16, Dtype::bf16);
-  products(bench, "seed up zipf", 2 * kTokens, 1024, 4096, zipf_offsets(2 * kTokens, 8),
-           Dtype::bf16, Dtype::bf16);
-  products(bench, "seed down even", 2 * kTokens, 4096, 1024, even_offsets(2 * kTokens, 8),
            Dtype::bf16, Dtype::bf16);
   products(bench, "seed up f32", 4096, 1024, 4096, even_offsets(4096, 8), Dtype::f32, Dtype::f32);
 }
@@ -378,6 +380,47 @@ void experts(const Bench& bench) {
   }
 }
 
+/// The whole block of 8 experts, top-2, forward and backward with all gradients: the FLOPs are
+/// those of its three products, 6 and 12 a row, input and hidden unit.
+void moe_block(const Bench& bench) {
+  for (const auto& [width, hidden] :
+       std::vector<std::pair<int64_t, int64_t>>{{4096, 14336}, {1024, 4096}}) {
+    Operands operands(bench.backend);
+    const int64_t n = kTokens / 2, k = 2, experts = 8;
+    const auto projection = [&](Shape shape, Dtype dtype) {
+      nn::Parameter parameter = nn::make_parameter("weight", shape, nn::Role::projection);
+      parameter.value = operands.floats(shape, dtype, 0.02);
+      parameter.grad = operands.zeros(shape, Dtype::f32);
+      return std::make_unique<nn::Dense>(std::move(parameter));
+    };
+    nn::MixtureOfExperts block;
+    auto router = projection({experts, width}, Dtype::bf16);
+    router->exact();
+    block.router = std::move(router);
+    block.gate_up = projection({experts, 2 * hidden, width}, Dtype::bf16);
+    block.down = projection({experts, width, hidden}, Dtype::bf16);
+    Arena arena(bench.backend);
+    Context ctx(bench.backend, arena, Dtype::bf16);
+    const Tensor x = operands.floats({n, width}, Dtype::bf16);
+    const Tensor out = operands.room(x.shape(), Dtype::bf16);
+    const Tensor dx = operands.room(x.shape(), Dtype::bf16);
+    nn::MixtureOfExperts::Saved saved = block.allocate_saved(ctx, n);
+    const auto forward = [&] { block.forward(ctx, x, x, out, &saved, nullptr); };
+    const auto backward = [&] { block.backward(ctx, x, x, saved, {}, dx); };
+    forward();
+    backward();
+    arena.reset();  // joins the memory that the first run took
+    saved = block.allocate_saved(ctx, n);
+    const double products = static_cast<double>(2 * n * k * width * hidden);
+    const auto weights = static_cast<double>(3 * experts * width * hidden);
+    const std::string name = fmt::format("moe block d{} f{} ", width, hidden);
+    bench.report(name + "forward", {.flops = 3 * products, .bytes = 2 * weights},
+                 bench.seconds(forward));
+    bench.report(name + "backward", {.flops = 6 * products, .bytes = 10 * weights},
+                 bench.seconds(backward));
+  }
+}
+
 void vocabulary(const Bench& bench) {
   Operands operands(bench.backend);
   RandomStream random(5);
@@ -441,10 +484,10 @@ void others(const Bench& bench) {
   }
   bench.run("f32 to bf16", ops::Convert{.x = value, .y = model});
   bench.run("f32", ops::AddScaled{.x = grad, .y = value, .scale = 1e-6});
-  bench.run("bf16", ops::Dropout{.x = model,
-                                 .y = model,
-                                 .seed = operands.zeros({1}, Dtype::i64),
-                                 .probability = 0.1});
+  bench.run(
+      "bf16",
+      ops::Dropout{
+          .x = model, .y = model, .seed = operands.zeros({1}, Dtype::i64), .probability = 0.1});
   bench.run("f32", ops::RandomNormal{.x = value, .deviation = 0.02});
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < kTokens; ++i) positions.push_back(static_cast<int32_t>(i % 2048));
@@ -461,9 +504,9 @@ int run(std::string_view filter) {
   Bench bench{filter, *backend};
   ceilings(bench);
   const std::vector<std::pair<std::string_view, std::function<void(const Bench&)>>> families{
-      {"dense", dense},          {"grouped", grouped},  {"norm", norms},
-      {"attention", attentions}, {"cached", cached},    {"decoding", decoding},
-      {"moe", experts},          {"vocab", vocabulary}, {"others", others}};
+      {"dense", dense},      {"grouped", grouped},   {"norm", norms},  {"attention", attentions},
+      {"cached", cached},    {"decoding", decoding}, {"moe", experts}, {"block", moe_block},
+      {"vocab", vocabulary}, {"others", others}};
   for (const auto& [name, family] : families)
     if (bench.wants(name)) family(bench);
   return 0;

@@ -1,6 +1,6 @@
 """Hugging Face's training speed on this GPU, for comparison with `mixtral bench`.
 
-Usage: hf_train.py pretrain|lora [--layers N] [--batch-size B] [--context T] [--no-compile]
+Usage: hf_train.py pretrain|lora [--layers N] [--batch-size B] [--context T] [--compile no|model|layers]
 
 pretrain: transformers' Mixtral of this program's `seed` configuration, autocast to bf16, fused AdamW, gradients
 clipped at 1. lora: PEFT, rank 16 on the attention of 8x7B's shape with N layers, bf16, checkpointed blocks.
@@ -64,14 +64,18 @@ def main():
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=2048)
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--compile", choices=["no", "model", "layers"], default="no",
+                        help="layers: one decoder layer's code, which all layers then share; much quicker to compile")
     options = parser.parse_args()
     vocabulary = 32000
     ids = torch.randint(0, vocabulary, (options.batch_size, options.context), device="cuda")
     if options.work == "pretrain":
         model = build(seed_config(), torch.float32)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        run = model if options.no_compile else torch.compile(model)
+        run = torch.compile(model) if options.compile == "model" else model
+        if options.compile == "layers":
+            for layer in model.model.layers:
+                layer.compile()
 
         def step():
             with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -81,7 +85,7 @@ def main():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        name = "transformers, grouped_mm" + ("" if options.no_compile else ", compiled")
+        name = "transformers, grouped_mm" + {"no": "", "model": ", compiled", "layers": ", layers compiled"}[options.compile]
         report(name, options, median_seconds(step, 3, 8))
         return
     import peft

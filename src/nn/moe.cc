@@ -63,12 +63,15 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
     // h is not kept: recomputing it costs an elementwise pass, keeping it a third more memory.
     const ArenaScope hidden(ctx.arena());
     const Tensor dys = ctx.allocate({rows, d});
-    const Tensor h = ctx.allocate({rows, down->inputs()});
-    const Tensor dh = ctx.allocate(h.shape());
+    const Tensor dh = ctx.allocate({rows, down->inputs()});
     ctx.run(
         ops::GatherRows{.x = dout, .source = saved.source, .y = dys, .divisor = experts_per_token});
-    ctx.run(ops::SwiGlu{
-        .gate_up = saved.gate_up, .weights = saved.weights, .source = saved.source, .h = h});
+    Tensor h;
+    if (down->reads_input()) {
+      h = ctx.allocate(dh.shape());
+      ctx.run(ops::SwiGlu{
+          .gate_up = saved.gate_up, .weights = saved.weights, .source = saved.source, .h = h});
+    }
     down->backward(ctx, dys, h, saved.offsets, dh, Write::assign);
     ctx.run(ops::SwiGluBackward{.gate_up = saved.gate_up,
                                 .weights = saved.weights,
@@ -77,9 +80,12 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
                                 .d_gate_up = d_gate_up,
                                 .dweights = dweights});
   }
-  const Tensor xs = ctx.allocate({rows, d});
+  Tensor xs;
+  if (gate_up->reads_input()) {
+    xs = ctx.allocate({rows, d});
+    ctx.run(ops::GatherRows{.x = x, .source = saved.source, .y = xs, .divisor = experts_per_token});
+  }
   const Tensor dxs = ctx.allocate({rows, d});
-  ctx.run(ops::GatherRows{.x = x, .source = saved.source, .y = xs, .divisor = experts_per_token});
   gate_up->backward(ctx, d_gate_up, xs, saved.offsets, dxs, Write::assign);
   ctx.run(ops::CombineRows{.y = dxs, .slot = saved.slot, .out = dx});
 

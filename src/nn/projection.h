@@ -33,6 +33,9 @@ class Projection {
   /// The weight [G, O, I] when the map is that and nothing more; empty otherwise. For fused ops.
   virtual Tensor plain_weight() const { return {}; }
 
+  /// Whether backward reads its x; a frozen weight's does not, and x may then be empty.
+  virtual bool reads_input() const { return true; }
+
   virtual void for_each_parameter(const ParameterVisitor& visit) = 0;
 };
 
@@ -56,6 +59,7 @@ class Dense : public Projection {
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
                 const Tensor& dx, Write write) const override;
   Tensor plain_weight() const override { return weight(); }
+  bool reads_input() const override { return !parameter_->grad.empty(); }
   void for_each_parameter(const ParameterVisitor& visit) override;
 
   Parameter& parameter() { return *parameter_; }
