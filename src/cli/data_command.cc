@@ -171,6 +171,12 @@ void add_stories(CLI::App& parent) {
           "                   {:.1f}%, the last one mentioned {:.1f}% (test questions)\n",
           options->form == "text" ? "" : " in two parts", 100 * summary.chance.guess(),
           100 * summary.chance.most_common(), 100 * summary.chance.last_mentioned());
+      if (files.turns > 1) {
+        fmt::print(stderr,
+                   "                   train: conversations of up to {} questions about a story: "
+                   "{{\"messages\"}}\n",
+                   files.turns);
+      }
     }
     if (files.preferences > 0) {
       fmt::print(stderr, "  preference_data  {{\"prompt\", \"chosen\", \"rejected\"}}\n");
