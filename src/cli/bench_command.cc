@@ -19,6 +19,7 @@
 #include "train/defaults.h"
 #include "train/language_model.h"
 #include "train/optimizer.h"
+#include "train/step_runner.h"
 
 namespace mixtral {
 namespace {
@@ -36,7 +37,8 @@ constexpr const char* kExamples =
 
 struct BenchOptions {
   CommonOptions common;
-  std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32";
+  std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32",
+                    graph = "auto";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
           rank = 16, keep_layers = 0;
@@ -222,26 +224,23 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   ctx.set_operands(precision.operands);
   LanguageModelCriterion criterion(ctx, model, {.objective = {}, .recompute = recompute});
   Optimizer optimizer(backend, groups, settings);
-  const Buffer norm_buffer(backend, 8);
-  const Tensor norm = norm_buffer.tensor({1}, Dtype::f64);
+  StepRunner runner(ctx, criterion, optimizer, records_steps(o.graph, backend));
 
   uint64_t seed = o.common.seed;
-  auto step = [&](Context& in) {
-    in.arena().reset();
-    StepSize size{.weight = 0, .batches = o.accumulation};
-    std::vector<HostBatch> batches;
-    for (int64_t i = 0; i < o.accumulation; ++i) {
-      batches.push_back(random_batch(o, config, seed++));
-      size.weight += criterion.weight(batches.back());
-    }
-    criterion.begin(in, 0);
-    for (const HostBatch& batch : batches) criterion.add_gradients(in, batch, size, 0);
-    optimizer.step(in, 1e-4, norm);
-    return size;
+  auto stage = [&](StepRunner& on) {
+    StepRunner::Step step{.lr = 1e-4};
+    for (int64_t i = 0; i < o.accumulation; ++i)
+      step.batches.push_back(random_batch(o, config, seed++));
+    return on.stage(std::move(step));
   };
-  for (int64_t i = 1; i < o.warmup; ++i) step(ctx);
-  StepSize size;
-  const auto times = time_runs(backend, static_cast<int>(o.steps), [&] { size = step(ctx); });
+  StepSize size = stage(runner);
+  // As in training: the next step's inputs are drawn and copied while the device works.
+  auto step = [&] {
+    runner.run();
+    size = stage(runner);
+  };
+  for (int64_t i = 1; i < o.warmup; ++i) step();
+  const auto times = time_runs(backend, static_cast<int>(o.steps), step);
   const Figures figures = criterion.read(ctx, 0, size);
   const double seconds = median(times);
   const auto tokens = static_cast<double>(o.accumulation * o.batch_size * o.context);
@@ -260,6 +259,8 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
       "loss",
       fmt::format("{:.4f} after {} steps of random tokens", figures.loss, optimizer.steps()),
       figures.loss);
+  report.line("replayed_steps", fmt::format("{}", runner.replayed()),
+              static_cast<double>(runner.replayed()));
   report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(memory.planned) / (1 << 30)),
               static_cast<double>(memory.planned) / (1 << 30));
   const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
@@ -267,7 +268,9 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   Profiler profiler(backend);
   Context profiled(backend, arena, precision.compute, &profiler);
   profiled.set_operands(precision.operands);
-  step(profiled);
+  StepRunner waiting(profiled, criterion, optimizer, false);
+  stage(waiting);
+  waiting.run();
   print_profile(profiler, ceilings, report.json(), report.as_json());
 }
 
@@ -390,6 +393,9 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--graph", o->graph, kGraphHelp)
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_to(*command);

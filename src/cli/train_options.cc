@@ -24,6 +24,10 @@ Recompute recompute_rule(bool recompute, int64_t keep_layers) {
   return {recompute, keep_layers};
 }
 
+bool records_steps(std::string_view graph, const Backend& backend) {
+  return graph == "on" || (graph == "auto" && backend.runs_behind());
+}
+
 void TrainOptions::add_data(RunConfig& config) {
   config.group("Data");
   config.add("--data", data,
@@ -150,6 +154,8 @@ void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
   count("--patience", patience, "Stop after so many validations without a new best; 0: never", 0);
   count("--max-skipped", max_skipped,
         "Stop after so many steps in a row whose loss or gradient was not finite", 1);
+  config.add("--graph", graph, kGraphHelp, OnResume::unnoticed())
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   config.add("--tensorboard", tensorboard,
              "Also write the metrics as TensorBoard events, to the run's tensorboard/",
              OnResume::unnoticed());

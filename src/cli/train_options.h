@@ -16,6 +16,13 @@ namespace mixtral {
 /// What --recompute and --keep-layers say together. Throws UsageError for the second alone.
 Recompute recompute_rule(bool recompute, int64_t keep_layers);
 
+/// What --graph says about steps on a backend: auto is on where the device works on its own.
+bool records_steps(std::string_view graph, const Backend& backend);
+/// The help text of --graph.
+inline constexpr const char* kGraphHelp =
+    "Record steps whose shapes repeat and replay each as one piece (a CUDA graph): the same bits, "
+    "less work for the host. auto: on for a GPU";
+
 /// The flags of every command that trains, under the names they have. What is optional has a
 /// default that depends on the model or on other flags; resolve() fills it in.
 struct TrainOptions {
@@ -54,7 +61,7 @@ struct TrainOptions {
   bool overwrite = false, dump_config = false, resuming = false, tensorboard = false;
   int64_t log_every = 10, eval_batches = 0, keep_last = 2, patience = 0, max_skipped = 10;
   std::optional<int64_t> eval_every, save_every;
-  std::string keep_best = "on";
+  std::string keep_best = "on", graph = "auto";
   std::string sample_prompt = "Once upon a time";
   int64_t sample_tokens = 200;
 

@@ -119,8 +119,11 @@ TrainingMemory require_training_memory(const Backend& backend, const TrainingSha
   return {.arena = arena, .planned = plan.total()};
 }
 
-void train_and_report(const TrainOptions& o, const TrainSettings& settings,
+void train_and_report(const TrainOptions& o, const TrainSettings& wanted,
                       const TrainingSetup& setup) {
+  TrainSettings settings = wanted;
+  settings.record_steps = records_steps(o.graph, setup.backend);
+  settings.read_late = setup.backend.runs_behind();
   std::optional<CorpusSource> validation, test;
   if (setup.data.validation)
     validation.emplace(*setup.data.validation, o.batch_options(Split::val));

@@ -104,6 +104,7 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   scratch_ = std::make_unique<Scratch>();
   staging_ = std::make_unique<Staging>();
+  side_copies_ = std::make_unique<SideCopies>();
   blas_ = std::make_unique<CublasLt>();
   cudnn_ = std::make_unique<CudnnAttention>();
 }
@@ -112,6 +113,7 @@ CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   cudnn_.reset();
   blas_.reset();
+  side_copies_.reset();
   staging_.reset();
   scratch_.reset();
   cudaStreamDestroy(stream_);
@@ -161,6 +163,25 @@ void CudaBackend::download(const Tensor& device, const Tensor& host) {
 void CudaBackend::synchronize() {
   CHECK(!recording_, "waiting cannot be recorded");
   check_cuda(cudaStreamSynchronize(stream_), "the GPU's work");
+}
+
+void CudaBackend::upload_ahead(const Tensor& host, const Tensor& device) {
+  if (host.bytes() > SideCopies::kMostBytes) return upload(host, device);
+  CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
+  CHECK(!recording_, "a copy from the host cannot be recorded");
+  side_copies_->upload(host.data(), device.data(), host.bytes(), stream_);
+}
+
+void CudaBackend::mark() {
+  CHECK(!recording_, "a mark cannot be recorded");
+  side_copies_->mark(stream_);
+}
+
+void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
+  if (!side_copies_->marked()) return download(device, host);
+  CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
+  CHECK(!recording_, "a copy to the host cannot be recorded");
+  side_copies_->download(device.data(), host.data(), host.bytes());
 }
 
 std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {

@@ -12,6 +12,7 @@ namespace mixtral::cuda {
 class CublasLt;
 class CudnnAttention;
 class Scratch;
+class SideCopies;
 class Staging;
 
 /// GPUs that this backend can use (compute capability 9.0), 0 when there is no driver.
@@ -39,6 +40,10 @@ class CudaBackend final : public Backend {
   void upload(const Tensor& host, const Tensor& device) override;
   void download(const Tensor& device, const Tensor& host) override;
   void synchronize() override;
+  bool runs_behind() const override { return true; }
+  void upload_ahead(const Tensor& host, const Tensor& device) override;
+  void mark() override;
+  void download_marked(const Tensor& device, const Tensor& host) override;
   std::unique_ptr<Program> record(std::function<void()> work) override;
 
   void run(const ops::GroupedMatmul&) override;
@@ -84,6 +89,7 @@ class CudaBackend final : public Backend {
   bool recording_ = false;
   std::unique_ptr<Scratch> scratch_;
   std::unique_ptr<Staging> staging_;
+  std::unique_ptr<SideCopies> side_copies_;
   std::unique_ptr<CublasLt> blas_;
   std::unique_ptr<CudnnAttention> cudnn_;
 };

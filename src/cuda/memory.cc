@@ -133,4 +133,84 @@ void Staging::download(const void* device, void* host, int64_t bytes, cudaStream
   finish();
 }
 
+SideCopies::SideCopies() {
+  check_cuda(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "a stream");
+  check_cuda(cudaEventCreateWithFlags(&mark_, cudaEventDisableTiming), "an event");
+  for (Slot& slot : slots_) {
+    check_cuda(cudaEventCreateWithFlags(&slot.arrived, cudaEventDisableTiming), "an event");
+    check_cuda(cudaEventCreateWithFlags(&slot.placed, cudaEventDisableTiming), "an event");
+  }
+}
+
+SideCopies::~SideCopies() {
+  cudaStreamSynchronize(copies_);
+  for (Slot& slot : slots_) {
+    cudaEventDestroy(slot.arrived);
+    cudaEventDestroy(slot.placed);
+    if (slot.data) cudaFreeHost(slot.data);
+    if (slot.landing) cudaFree(slot.landing);
+  }
+  if (arriving_) cudaFreeHost(arriving_);
+  cudaEventDestroy(mark_);
+  cudaStreamDestroy(copies_);
+}
+
+void SideCopies::grow(Slot& slot, int64_t bytes) {
+  // Nothing uses the slot now: its last copy was waited for.
+  if (slot.data) cudaFreeHost(slot.data);
+  if (slot.landing) cudaFree(slot.landing);
+  slot = {.arrived = slot.arrived, .placed = slot.placed};
+  bytes = (bytes + bytes / 2 + kAlignment - 1) / kAlignment * kAlignment;
+  void *data = nullptr, *landing = nullptr;
+  check_cuda(cudaMallocHost(&data, static_cast<size_t>(bytes)), "page-locked memory");
+  slot.data = static_cast<char*>(data);
+  check_cuda(cudaMalloc(&landing, static_cast<size_t>(bytes)), "an allocation");
+  slot.landing = static_cast<char*>(landing);
+  slot.bytes = bytes;
+}
+
+void SideCopies::upload(const void* host, void* device, int64_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return;
+  Slot& slot = slots_[static_cast<size_t>(next_)];
+  next_ = (next_ + 1) % kSlots;
+  check_cuda(cudaEventSynchronize(slot.placed), "a copy to the device");
+  if (slot.bytes < bytes) grow(slot, bytes);
+  const auto size = static_cast<size_t>(bytes);
+  std::memcpy(slot.data, host, size);
+  check_cuda(cudaMemcpyAsync(slot.landing, slot.data, size, cudaMemcpyHostToDevice, copies_),
+             "a copy to the device");
+  check_cuda(cudaEventRecord(slot.arrived, copies_), "a copy to the device");
+  check_cuda(cudaStreamWaitEvent(stream, slot.arrived, 0), "a copy to the device");
+  check_cuda(cudaMemcpyAsync(device, slot.landing, size, cudaMemcpyDeviceToDevice, stream),
+             "a copy to the device");
+  check_cuda(cudaEventRecord(slot.placed, stream), "a copy to the device");
+}
+
+void SideCopies::mark(cudaStream_t stream) {
+  check_cuda(cudaEventRecord(mark_, stream), "an event");
+  marked_ = true;
+}
+
+void SideCopies::download(const void* device, void* host, int64_t bytes) {
+  if (!arriving_) {
+    void* data = nullptr;
+    check_cuda(cudaMallocHost(&data, static_cast<size_t>(kArrivingBytes)), "page-locked memory");
+    arriving_ = static_cast<char*>(data);
+  }
+  check_cuda(cudaStreamWaitEvent(copies_, mark_, 0), "a copy from the device");
+  const auto* from = static_cast<const char*>(device);
+  auto* to = static_cast<char*>(host);
+  while (bytes > 0) {
+    const int64_t count = std::min(bytes, kArrivingBytes);
+    const auto size = static_cast<size_t>(count);
+    check_cuda(cudaMemcpyAsync(arriving_, from, size, cudaMemcpyDeviceToHost, copies_),
+               "a copy from the device");
+    check_cuda(cudaStreamSynchronize(copies_), "a copy from the device");
+    std::memcpy(to, arriving_, size);
+    from += count;
+    to += count;
+    bytes -= count;
+  }
+}
+
 }  // namespace mixtral::cuda

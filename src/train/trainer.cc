@@ -208,12 +208,12 @@ MetricsLine Trainer::make_line() {
 }
 
 TrainObserver::Progress Trainer::progress() const {
-  const int64_t left = settings_.schedule.iterations - state_.step;
+  const int64_t left = settings_.schedule.iterations - last_step_;
   const double seconds = rate_seconds_ > 0 ? rate_seconds_ : 1;
-  return {.step = state_.step,
+  return {.step = last_step_,
           .iterations = settings_.schedule.iterations,
           .loss = last_.cross_entropy,
-          .lr = settings_.schedule.at(state_.step),
+          .lr = settings_.schedule.at(last_step_),
           .tok_per_s = static_cast<double>(rate_tokens_) / seconds,
           .it_per_s = static_cast<double>(rate_steps_) / seconds,
           .peak_bytes = peak_memory(parts_.ctx.backend()),
@@ -266,6 +266,7 @@ TrainResult Trainer::run() {
   require_space();
   metrics_.emplace(parts_.run.metrics_path(), state_.step);
   session_start_ = last_read_ = last_sync_ = Clock::now();
+  last_step_ = state_.step;
   last_tokens_ = state_.tokens;
   while (state_.step < settings_.schedule.iterations) {
     const auto start = counted_until_ = Clock::now();

@@ -94,6 +94,38 @@ TEST_F(CudaBackend, ARecordingRunsOnceAndThenAgainAtEachReplay) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST_F(CudaBackend, UploadsAheadTakeTheirPlaceInTheOrderOfWork) {
+  for (const int64_t count : {1, 300, 70'000, 5'000'000}) {
+    const Buffer from(*backend_, count * 4), to(*backend_, count * 4);
+    const Tensor x = from.tensor({count}, Dtype::f32), sum = to.tensor({count}, Dtype::f32);
+    backend_->run(ops::Fill{.x = sum});
+    std::vector<float> values(static_cast<size_t>(count));
+    for (int i = 1; i <= 20; ++i) {
+      std::fill(values.begin(), values.end(), static_cast<float>(i));
+      backend_->upload_ahead(Tensor(std::span(values)), x);
+      for (int repeat = 0; repeat < 10; ++repeat)
+        backend_->run(ops::AddScaled{.x = x, .y = sum, .scale = static_cast<double>(i)});
+    }
+    backend_->download(sum, Tensor(std::span(values)));
+    EXPECT_EQ(values, std::vector<float>(values.size(), 10 * 2870.0f)) << count;
+  }
+}
+
+TEST_F(CudaBackend, MarkedDownloadsSeeTheWorkBeforeTheMark) {
+  const int64_t count = 1 << 24;
+  const Buffer large(*backend_, count * 4), small(*backend_, 4);
+  const Tensor x = large.tensor({count}, Dtype::f32), y = small.tensor({1}, Dtype::f32);
+  float value = 0;
+  for (int i = 1; i <= 50; ++i) {
+    backend_->run(ops::Fill{.x = x, .value = static_cast<double>(i)});
+    backend_->run(ops::Convert{.x = x.slice(count - 1, count), .y = y});
+    backend_->mark();
+    backend_->run(ops::Fill{.x = x, .value = -1});
+    backend_->download_marked(y, Tensor(&value, {1}, Dtype::f32));
+    EXPECT_EQ(value, static_cast<float>(i));
+  }
+}
+
 TEST_F(CudaBackend, AFailedRecordingLeavesTheDeviceUsable) {
   const Buffer buffer(*backend_, 64);
   const Tensor x = buffer.tensor({4}, Dtype::f32);

@@ -7,6 +7,7 @@
 
 #include "data/batches.h"
 #include "model/checkpoint.h"
+#include "tests/support/fixtures.h"
 #include "tests/train/rig.h"
 #include "train/corpus_source.h"
 
@@ -247,6 +248,50 @@ TEST(Trainer, AccumulatedBatchesOfUnequalLengthEqualOneLargeBatch) {
     EXPECT_NEAR(runs[0][i].loss, runs[1][i].loss, 1e-11) << "step " << i + 1;
     EXPECT_NEAR(runs[0][i].grad_norm, runs[1][i].grad_norm, 1e-11) << "step " << i + 1;
   }
+}
+
+class TrainerOn : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(TrainerOn, WritesTheSameWhenStepsAreRecordedAndReadLate) {
+  if (!have_device(GetParam())) GTEST_SKIP() << "no GPU";
+  std::vector<std::vector<std::string>> metrics, hashes;
+  std::vector<int64_t> replayed;
+  for (const bool ahead : {false, true}) {
+    const Scratch scratch;
+    TrainSettings settings = small_settings(17);
+    settings.optimizer.bf16_state = true;
+    settings.record_steps = settings.read_late = ahead;
+    Rig rig(scratch.path() / "run", settings, {.device = GetParam()});
+    rig.trainer->run();
+    replayed.push_back(rig.trainer->steps().replayed());
+    metrics.push_back(timeless_metrics(rig.run.path()));
+    hashes.push_back(checkpoint_hashes(last_checkpoint(rig.run.path())));
+  }
+  EXPECT_EQ(metrics[0], metrics[1]);
+  EXPECT_EQ(hashes[0], hashes[1]);
+  EXPECT_EQ(replayed[0], 0);
+  EXPECT_GE(replayed[1], 10);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, TrainerOn, ::testing::ValuesIn(devices()));
+
+TEST(Trainer, WritesEveryLineOnceAndInOrderWhenItReadsLate) {
+  const Scratch scratch;
+  TrainSettings settings = small_settings(11);
+  settings.log_every = 1;
+  settings.read_late = true;
+  Rig rig(scratch.path() / "run", settings, {.device = "ref"});
+  rig.spoilt_steps = {4, 11};
+  rig.trainer->run();
+  const auto lines = metrics_of(rig);
+  ASSERT_EQ(lines.size(), 11u);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ(lines[i].step, static_cast<int64_t>(i) + 1);
+    EXPECT_EQ(lines[i].tokens, lines[i].step * 48);
+    EXPECT_EQ(std::isfinite(lines[i].grad_norm), lines[i].step != 4 && lines[i].step != 11);
+    EXPECT_EQ(lines[i].val_loss.has_value(), lines[i].step % 5 == 0 || lines[i].step == 11);
+  }
+  EXPECT_EQ(rig.observer.skips, (std::vector<int64_t>{4, 11}));
 }
 
 TEST(Trainer, UsesTheSameMemoryInEveryStep) {
