@@ -33,6 +33,7 @@ std::vector<OpCase> moe_cases();
 std::vector<OpCase> vocab_cases();
 std::vector<OpCase> optim_cases();
 std::vector<OpCase> elementwise_cases();
+std::vector<OpCase> quantize_cases();
 
 /// Offsets of groups with these row counts: [counts + 1], from 0.
 std::vector<int32_t> offsets_of(const std::vector<int32_t>& counts);

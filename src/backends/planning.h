@@ -58,6 +58,8 @@ class PlanningBackend final : public Backend {
   void run(const ops::AddScaled&) override {}
   void run(const ops::RandomNormal&) override {}
   void run(const ops::Dropout&) override {}
+  void run(const ops::Quantize&) override {}
+  void run(const ops::Dequantize&) override {}
 
  private:
   std::string name_;

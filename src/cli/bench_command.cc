@@ -32,6 +32,7 @@ constexpr const char* kExamples =
     "  mixtral bench pretrain --model seed --batch-size 8 --context 2048\n"
     "  mixtral bench pretrain --model 8x7b --layers 2 --batch-size 4 --context 4096 --recompute\n"
     "  mixtral bench finetune --model 8x7b --targets attention --rank 16 --context 2048\n"
+    "  mixtral bench finetune --model 8x7b --quantize-base fp8 --recompute\n"
     "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
     "  mixtral bench ops --model small          # the table of kernels alone\n";
 
@@ -39,6 +40,7 @@ struct BenchOptions {
   CommonOptions common;
   std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32",
                     graph = "auto";
+  std::string quantize_base = "off";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
           rank = 16, keep_layers = 0;
@@ -195,7 +197,8 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = o.context,
-                                 .trainable = !tuning};
+                                 .trainable = !tuning,
+                                 .quantization = parse_quantization(o.quantize_base)};
   std::optional<AdapterFile> file;
   if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
   const Recompute recompute = recompute_rule(o.recompute, o.keep_layers);
@@ -335,6 +338,11 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
 }
 
 void run_bench(const BenchOptions& o) {
+  if (o.quantize_base != "off" && o.work != "finetune")
+    throw UsageError(
+        fmt::format("--quantize-base {}: bench {} has no adapter whose base that could be; it is "
+                    "for bench finetune",
+                    o.quantize_base, o.work));
   ModelConfig config = model_config(o.model);
   if (o.layers) config.num_layers = *o.layers;
   config.max_positions = std::max(config.max_positions, o.context + o.tokens + 1);
@@ -348,9 +356,11 @@ void run_bench(const BenchOptions& o) {
   report.json()["dtype"] = o.common.dtype;
   report.json()["context"] = o.context;
   if (o.trains()) report.json()["batch_size"] = o.batch_size;
+  if (o.work == "finetune") report.json()["quantize_base"] = o.quantize_base;
   if (!o.common.json)
     fmt::print(
-        "bench {}: {} with {} layers, {}, --dtype {}, {}\n", o.work, o.model, config.num_layers,
+        "bench {}: {} with {} layers{}, {}, --dtype {}, {}\n", o.work, o.model, config.num_layers,
+        o.quantize_base == "off" ? "" : fmt::format(" on a base in {}", o.quantize_base),
         o.trains()
             ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
         : o.work == "prefill" ? fmt::format("a prompt of {} tokens", o.context)
@@ -390,6 +400,9 @@ void add_bench_command(CLI::App& app) {
   count("--tokens", o->tokens, 2, "Tokens to generate (decode)");
   count("--rank", o->rank, 1, "Of the adapter (finetune)");
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
+  command->add_option("--quantize-base", o->quantize_base, kQuantizeBaseHelp)
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16"}));

@@ -18,7 +18,7 @@ struct InfoOptions {
   std::string model;
   int64_t context = 0, batch_size = 1;
   bool recompute = false, bf16_state = false;
-  std::string targets = "q_proj,v_proj,gate";
+  std::string targets = "q_proj,v_proj,gate", quantize_base = "off";
   int64_t rank = 8, num_layers = 0;
 };
 
@@ -60,16 +60,18 @@ void run_info(const InfoOptions& o) {
   const Precision tuning = adapter_precision(o.common.dtype, *backend, c.dtype);
   const AdapterFile adapter = new_adapter(
       {.targets = parse_targets(o.targets), .rank = o.rank, .last_layers = o.num_layers}, c);
-  const MemoryPlan tune = plan_training(
-      *planner,
-      {.config = c,
-       .options = {.weights = tuning.weights, .compute = tuning.compute, .context = context},
-       .objective = {},
-       .optimizer = optimizer,
-       .rows = o.batch_size,
-       .context = context,
-       .recompute = o.recompute,
-       .adapter = adapter});
+  const MemoryPlan tune =
+      plan_training(*planner, {.config = c,
+                               .options = {.weights = tuning.weights,
+                                           .compute = tuning.compute,
+                                           .context = context,
+                                           .quantization = parse_quantization(o.quantize_base)},
+                               .objective = {},
+                               .optimizer = optimizer,
+                               .rows = o.batch_size,
+                               .context = context,
+                               .recompute = o.recompute,
+                               .adapter = adapter});
   if (o.common.json) {
     const nlohmann::ordered_json json{{"parameters", n.total},
                                       {"active_parameters", n.active},
@@ -98,8 +100,10 @@ void run_info(const InfoOptions& o) {
              backend->name(), run.table());
   fmt::print("\nTraining all weights, {} x {} tokens a step:\n{}", o.batch_size, context,
              train.table());
-  fmt::print("\nTuning an adapter of rank {} on {}, {} x {} tokens a step:\n{}", o.rank, o.targets,
-             o.batch_size, context, tune.table());
+  const std::string base =
+      o.quantize_base == "off" ? "" : fmt::format(" with a base in {}", o.quantize_base);
+  fmt::print("\nTuning an adapter of rank {} on {}{}, {} x {} tokens a step:\n{}", o.rank,
+             o.targets, base, o.batch_size, context, tune.table());
   fmt::print("\n{} available on {}\n", format_bytes(backend->memory().available),
              backend->description());
 }
@@ -126,6 +130,9 @@ void add_info_command(CLI::App& app) {
   command->add_option("--rank", o->rank, "Rank of that adapter")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));
+  command->add_option("--quantize-base", o->quantize_base, "Plan that tuning on such a base")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
       ->check(CLI::NonNegativeNumber);
   o->common.add_to(*command);

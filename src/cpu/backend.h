@@ -46,6 +46,8 @@ class CpuBackend final : public HostBackend {
   void run(const ops::AddScaled&) override;
   void run(const ops::RandomNormal&) override;
   void run(const ops::Dropout&) override;
+  void run(const ops::Quantize&) override;
+  void run(const ops::Dequantize&) override;
 
  private:
   ThreadPool pool_;

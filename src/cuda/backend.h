@@ -77,6 +77,8 @@ class CudaBackend final : public Backend {
   void run(const ops::AddScaled&) override;
   void run(const ops::RandomNormal&) override;
   void run(const ops::Dropout&) override;
+  void run(const ops::Quantize&) override;
+  void run(const ops::Dequantize&) override;
 
  private:
   /// The scratch memory, for an op that begins.

@@ -14,10 +14,11 @@ namespace {
 
 using Part = nn::Parameter::Part;
 
-/// A file's tensor and where it goes.
+/// A file's tensor and where it goes: a parameter's part, or all of its parts as they are packed.
 struct Load {
   std::string name;
-  Tensor destination;
+  const nn::Parameter* parameter = nullptr;
+  const Part* part = nullptr;
 };
 
 void check_shape(const ModelTensors& tensors, const std::string& name, const Shape& shape) {
@@ -161,17 +162,23 @@ void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors)
   std::vector<Load> loads;
   model.for_each_parameter([&](nn::Parameter& p) {
     if (!p.packed_name.empty() && tensors.find(p.packed_name)) {
-      loads.push_back({p.packed_name, p.value});
+      loads.push_back({p.packed_name, &p});
       return;
     }
-    for (const Part& part : p.parts) loads.push_back({part.name, p.value_of(part)});
+    for (const Part& part : p.parts) loads.push_back({part.name, &p, &part});
   });
   tensors.refuse_non_finite();
   Staging staging;
-  for (const Load& load : loads) {
-    const Tensor host = staging.tensor(load.destination.shape(), load.destination.dtype());
-    tensors.read_into(load.name, host);
-    backend.upload(host, load.destination);
+  nn::PartWriter writer(backend);
+  for (const auto& [name, p, only] : loads) {
+    const Tensor host = staging.tensor(only ? only->shape : p->shape, p->type);
+    tensors.read_into(name, host);
+    for (const Part& part : p->parts) {
+      if (only && only != &part) continue;
+      writer.write(*p, part, [&](const Tensor& device) {
+        backend.upload(only ? host : host.view(part.offset, part.shape), device);
+      });
+    }
     backend.synchronize();  // the staging area is used again
   }
 }

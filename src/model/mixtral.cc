@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "nn/quantized.h"
+
 namespace mixtral {
 namespace {
 
@@ -25,7 +27,14 @@ Parameter pack_rows(std::vector<std::pair<std::string, int64_t>> parts, int64_t 
   return parameter;
 }
 
-Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table) {
+std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
+                                                std::optional<ops::Quantization> quantization) {
+  if (quantization) return std::make_unique<nn::Quantized>(std::move(parameter), *quantization);
+  return std::make_unique<nn::Dense>(std::move(parameter));
+}
+
+Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
+                 std::optional<ops::Quantization> quantization) {
   const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const std::string moe = prefix + "block_sparse_moe.";
@@ -41,13 +50,14 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table) 
   block.attention.window = c.sliding_window;
   block.attention.rope_table = rope_table;
   const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  block.attention.qkv =
-      std::make_unique<nn::Dense>(pack_rows({{prefix + "self_attn.q_proj.weight", q},
-                                             {prefix + "self_attn.k_proj.weight", kv},
-                                             {prefix + "self_attn.v_proj.weight", kv}},
-                                            d, Role::projection));
-  block.attention.output = std::make_unique<nn::Dense>(
-      nn::make_parameter(prefix + "self_attn.o_proj.weight", {d, q}, Role::residual_projection));
+  block.attention.qkv = make_projection(pack_rows({{prefix + "self_attn.q_proj.weight", q},
+                                                   {prefix + "self_attn.k_proj.weight", kv},
+                                                   {prefix + "self_attn.v_proj.weight", kv}},
+                                                  d, Role::projection),
+                                        quantization);
+  block.attention.output = make_projection(
+      nn::make_parameter(prefix + "self_attn.o_proj.weight", {d, q}, Role::residual_projection),
+      quantization);
 
   Parameter gate_up, down;
   gate_up.shape = {e, 2 * f, d};
@@ -67,8 +77,8 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table) 
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up = std::make_unique<nn::Dense>(std::move(gate_up));
-  block.experts.down = std::make_unique<nn::Dense>(std::move(down));
+  block.experts.gate_up = make_projection(std::move(gate_up), quantization);
+  block.experts.down = make_projection(std::move(down), quantization);
   return block;
 }
 
@@ -81,6 +91,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
       embedding_(std::make_shared<Parameter>(nn::make_parameter(
           "model.embed_tokens.weight", {config.vocab_size, config.hidden_size}, Role::embedding))),
       final_norm_(nn::make_parameter("model.norm.weight", {config.hidden_size}, Role::norm)) {
+  CHECK(!options.quantization || !options.trainable, "a quantized model cannot be trained itself");
   const Dtype statistics = ops::statistics_dtype(options.compute);
   const Shape table_shape{context_, 2, config.head_dim / 2};
   rope_ = Buffer(backend, table_shape.numel() * size_of(statistics));
@@ -91,7 +102,8 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
     ops::fill_rope_table(values, config.rope_theta, options.rope_frequencies);
     backend.upload(values, table);
   }
-  for (int64_t i = 0; i < config.num_layers; ++i) blocks_.push_back(make_block(config, i, table));
+  for (int64_t i = 0; i < config.num_layers; ++i)
+    blocks_.push_back(make_block(config, i, table, options.quantization));
   head_ = config.tie_embeddings
               ? std::make_unique<nn::Dense>(embedding_, /*owner=*/false)
               : std::make_unique<nn::Dense>(nn::make_parameter(

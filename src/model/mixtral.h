@@ -36,6 +36,8 @@ class Mixtral {
     int64_t trained_layers = 0;  // of a trainable model: only the last so many blocks; 0: all of it
     bool train_router = true;    // of a trainable model: the routers, too
     Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
+    /// How attention's and the experts' projections are rounded. Such a model is not trainable.
+    std::optional<ops::Quantization> quantization = {};
   };
 
   /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed. Of

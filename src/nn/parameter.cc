@@ -11,6 +11,19 @@ constexpr int64_t kAlignment =
 
 int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
 
+/// Bytes of codes, or of scales, with the gap after them.
+int64_t aligned_bytes(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+Shape rows_of(const Parameter& p, int64_t columns) {
+  return {p.shape.numel() / p.columns(), columns};
+}
+Shape code_shape(const Parameter& p) {
+  return rows_of(p, ops::code_bytes(*p.quantization, p.columns()));
+}
+Shape scale_shape(const Parameter& p) {
+  return rows_of(p, ops::scale_count(*p.quantization, p.columns()));
+}
+
 }  // namespace
 
 uint64_t name_hash(std::string_view name) {
@@ -29,10 +42,11 @@ Parameter make_parameter(std::string name, Shape shape, Role role) {
 
 ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, Dtype values,
                                Dtype gradients) {
+  place_quantized(backend, source, values);
   for (const bool trainable : {true, false}) {
     for (const bool decay : {true, false}) {
       auto in_group = [&](const Parameter& p) {
-        return p.value.empty() && p.trainable == trainable && p.decays() == decay;
+        return !p.placed() && p.trainable == trainable && p.decays() == decay;
       };
       int64_t count = 0;
       source([&](Parameter& p) {
@@ -54,6 +68,7 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
       int64_t offset = 0;
       source([&](Parameter& p) {
         if (!in_group(p)) return;
+        p.type = values;
         p.value = group.value.view(offset, p.shape);
         if (trainable) p.grad = group.grad.view(offset, p.shape);
         offset += aligned(p.shape.numel());
@@ -63,8 +78,33 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
   }
 }
 
-int64_t ParameterStore::value_bytes() const {
+void ParameterStore::place_quantized(Backend& backend, const ParameterSource& source,
+                                     Dtype values) {
+  auto waits = [](const Parameter& p) { return p.quantization && !p.placed(); };
+  auto bytes_of = [](const Parameter& p) {
+    return aligned_bytes(code_shape(p).numel()) + aligned_bytes(4 * scale_shape(p).numel());
+  };
   int64_t bytes = 0;
+  source([&](const Parameter& p) {
+    if (waits(p)) bytes += bytes_of(p);
+  });
+  if (bytes == 0) return;
+  quantized_bytes_ = bytes;
+  buffers_.emplace_back(backend, bytes);
+  auto* next = static_cast<std::byte*>(buffers_.back().data());
+  source([&](Parameter& p) {
+    if (!waits(p)) return;
+    CHECK(!p.trainable, "a quantized parameter cannot be trained");
+    std::byte* const begin = next;
+    next += bytes_of(p);
+    p.type = values;
+    p.codes = Tensor(begin, code_shape(p), Dtype::u8);
+    p.scales = Tensor(begin + aligned_bytes(p.codes.bytes()), scale_shape(p), Dtype::f32);
+  });
+}
+
+int64_t ParameterStore::value_bytes() const {
+  int64_t bytes = quantized_bytes_;
   for (const Group& group : groups_) bytes += group.value.bytes();
   return bytes;
 }
@@ -80,33 +120,58 @@ void ParameterStore::zero_gradients(Backend& backend) const {
     if (group.grad) backend.run(ops::Fill{.x = group.grad});
 }
 
+void PartWriter::write(const Parameter& p, const Parameter::Part& part,
+                       const std::function<void(const Tensor&)>& fill) {
+  if (!p.quantization) {
+    fill(p.value_of(part));
+    return;
+  }
+  const int64_t columns = p.columns(), elements = part.shape.numel();
+  CHECK(part.offset % columns == 0 && elements % columns == 0, part.name);
+  const int64_t bytes = elements * size_of(p.type);
+  if (staging_.bytes() < bytes) {
+    staging_ = Buffer();  // given back first: there may not be room for both
+    staging_ = Buffer(backend_, bytes);
+  }
+  fill(staging_.tensor(part.shape, p.type));
+  const int64_t first = part.offset / columns, rows = elements / columns;
+  backend_.run(ops::Quantize{.x = staging_.tensor({rows, columns}, p.type),
+                             .codes = p.codes.slice(first, first + rows),
+                             .scales = p.scales.slice(first, first + rows),
+                             .quantization = *p.quantization});
+}
+
 void initialise(Backend& backend, const ParameterSource& source, const Initialisation& how) {
-  source([&](Parameter& p) {
+  PartWriter writer(backend);
+  source([&](const Parameter& p) {
     for (const auto& part : p.parts) {
-      const Tensor value = p.value_of(part);
-      auto normal = [&](double deviation) {
-        backend.run(ops::RandomNormal{
-            .x = value, .seed = how.seed, .stream = name_hash(part.name), .deviation = deviation});
-      };
-      switch (p.role) {
-        case Role::norm:
-          backend.run(ops::Fill{.x = value, .value = 1});
-          break;
-        case Role::lora_b:
-          backend.run(ops::Fill{.x = value, .value = 0});
-          break;
-        case Role::lora_a:
-          normal(1 / std::sqrt(static_cast<double>(part.shape[part.shape.rank() - 1])));
-          break;
-        case Role::embedding:
-          normal(how.embedding_deviation);
-          break;
-        case Role::residual_projection:
-          normal(how.residual_deviation);
-          break;
-        default:
-          normal(how.deviation);
-      }
+      writer.write(p, part, [&](const Tensor& value) {
+        auto normal = [&](double deviation) {
+          backend.run(ops::RandomNormal{.x = value,
+                                        .seed = how.seed,
+                                        .stream = name_hash(part.name),
+                                        .deviation = deviation});
+        };
+        switch (p.role) {
+          case Role::norm:
+            backend.run(ops::Fill{.x = value, .value = 1});
+            break;
+          case Role::lora_b:
+            backend.run(ops::Fill{.x = value, .value = 0});
+            break;
+          case Role::lora_a:
+            normal(1 / std::sqrt(static_cast<double>(part.shape[part.shape.rank() - 1])));
+            break;
+          case Role::embedding:
+            normal(how.embedding_deviation);
+            break;
+          case Role::residual_projection:
+            normal(how.residual_deviation);
+            break;
+          default:
+            normal(how.deviation);
+        }
+      });
     }
   });
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,12 +32,24 @@ struct Parameter {
   std::vector<Part> parts;
   std::string packed_name;  // transformers 5's name of the whole, where it has one; else empty
   bool trainable = true;
+  /// Kept in few bits, rows along the last dimension: `codes` and `scales` in place of `value`,
+  /// which is then empty. Never trained.
+  std::optional<ops::Quantization> quantization;
 
-  Tensor value;  // set by ParameterStore
+  // Set by ParameterStore.
+  Dtype type = Dtype::f32;  // of the values, quantized or not
+  Tensor value;
   Tensor grad;   // empty when frozen
+  Tensor codes;  // as ops::Quantize has them
+  Tensor scales;
 
+  int64_t columns() const { return shape[shape.rank() - 1]; }
   bool decays() const { return role != Role::norm; }
-  Tensor value_of(const Part& part) const { return value.view(part.offset, part.shape); }
+  bool placed() const { return value || codes; }
+  Tensor value_of(const Part& part) const {
+    CHECK(value, part.name + " is quantized");
+    return value.view(part.offset, part.shape);
+  }
   Tensor grad_of(const Part& part) const {
     return grad ? grad.view(part.offset, part.shape) : Tensor();
   }
@@ -64,18 +77,39 @@ class ParameterStore {
   };
 
   /// Lays out every parameter that `source` enumerates and that has no memory yet, and points
-  /// `value` and `grad` into it. Values are undefined; gradients of the type `gradients` start at
-  /// 0.
+  /// `value` and `grad` into it, or `codes` and `scales`. Values are undefined; gradients of the
+  /// type `gradients` start at 0.
   ParameterStore(Backend& backend, const ParameterSource& source, Dtype values, Dtype gradients);
 
   const std::vector<Group>& groups() const { return groups_; }
+  /// Codes and scales included.
   int64_t value_bytes() const;
   int64_t gradient_bytes() const;
   void zero_gradients(Backend& backend) const;
 
  private:
+  void place_quantized(Backend& backend, const ParameterSource& source, Dtype values);
+
   std::vector<Buffer> buffers_;
   std::vector<Group> groups_;
+  int64_t quantized_bytes_ = 0;
+};
+
+/// Puts numbers into parameters, a part at a time: into the value, or, of a quantized parameter,
+/// into a tensor of the part's size, which is then rounded into its place. So the device never
+/// holds more than one part in full precision.
+class PartWriter {
+ public:
+  explicit PartWriter(Backend& backend) : backend_(backend) {}
+
+  /// Calls `fill` with a tensor of the part's shape and the parameter's type, and expects it to
+  /// issue what writes there.
+  void write(const Parameter& parameter, const Parameter::Part& part,
+             const std::function<void(const Tensor&)>& fill);
+
+ private:
+  Backend& backend_;
+  Buffer staging_;  // of the largest part so far
 };
 
 /// Draws starting values: normal with deviation `deviation` for matrices, the residual outputs

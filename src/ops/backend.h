@@ -10,6 +10,7 @@
 #include "ops/moe.h"
 #include "ops/norm.h"
 #include "ops/optim.h"
+#include "ops/quantize.h"
 #include "ops/vocab.h"
 #include "tensor/buffer.h"
 
@@ -89,6 +90,8 @@ class Backend : public Allocator {
   virtual void run(const ops::AddScaled&) = 0;
   virtual void run(const ops::RandomNormal&) = 0;
   virtual void run(const ops::Dropout&) = 0;
+  virtual void run(const ops::Quantize&) = 0;
+  virtual void run(const ops::Dequantize&) = 0;
 };
 
 }  // namespace mixtral

@@ -43,6 +43,8 @@ class RefBackend final : public HostBackend {
   void run(const ops::AddScaled&) override;
   void run(const ops::RandomNormal&) override;
   void run(const ops::Dropout&) override;
+  void run(const ops::Quantize&) override;
+  void run(const ops::Dequantize&) override;
 };
 
 }  // namespace mixtral::ref

@@ -39,8 +39,7 @@ int64_t arena_peak(Backend& planner, Dtype compute, const Work& work) {
 int64_t largest_parameter(Mixtral& model) {
   int64_t most = 0;
   model.for_each_parameter([&](nn::Parameter& p) {
-    for (const auto& part : p.parts)
-      most = std::max(most, part.shape.numel() * size_of(p.value.dtype()));
+    for (const auto& part : p.parts) most = std::max(most, part.shape.numel() * size_of(p.type));
   });
   return most;
 }
@@ -163,7 +162,21 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     advice = fmt::format("it would fit, with {}, under {}", format_bytes(total), flags);
     return true;
   };
+  auto try_quantized_base = [&] {
+    if (!shape.adapter || shape.options.quantization) return false;
+    const std::string before = flags;
+    for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
+      smaller.options.quantization = quantization;
+      flags = before;
+      if (try_change(fmt::format("--quantize-base {}", ops::to_string(quantization)))) return true;
+    }
+    return false;
+  };
+  // Where the weights alone are too much, nothing else helps without this.
+  const bool heavy =
+      plan.bytes_of("weights") + plan.bytes_of("reference model") + others > memory.available;
   const bool fits = [&] {
+    if (heavy && try_quantized_base()) return true;
     if (!smaller.recompute.on || smaller.recompute.kept > 0) {
       smaller.recompute = true;
       if (try_change("--recompute")) return true;
@@ -183,6 +196,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
       smaller.optimizer.bf16_state = true;
       if (try_change("--optimizer-state bf16")) return true;
     }
+    if (!heavy && try_quantized_base()) return true;
     for (const std::string before = flags; smaller.context > 64;) {
       smaller.context /= 2;
       flags = before;

@@ -1,0 +1,238 @@
+#include <cuda_fp8.h>
+
+#include "cuda/backend.h"
+#include "cuda/device.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/status.h"
+#include "ops/quantize.h"
+
+// Dequantizing: threads take packs of 16 bytes of y, neighbouring threads neighbouring packs, each
+// four of them, so that enough loads are under way; the codes are read in 1 to 8 bytes a pack and
+// the scales come from the cache. Bound by bandwidth, most of it y's. Quantizing: a warp a block.
+namespace mixtral::cuda {
+namespace {
+
+using ops::Quantization;
+
+constexpr int kThreads = 256;
+constexpr int kPacks = 4;  // of a thread
+
+__constant__ float kLevels[16] = {
+    ops::kNormalLevels[0],  ops::kNormalLevels[1],  ops::kNormalLevels[2],  ops::kNormalLevels[3],
+    ops::kNormalLevels[4],  ops::kNormalLevels[5],  ops::kNormalLevels[6],  ops::kNormalLevels[7],
+    ops::kNormalLevels[8],  ops::kNormalLevels[9],  ops::kNormalLevels[10], ops::kNormalLevels[11],
+    ops::kNormalLevels[12], ops::kNormalLevels[13], ops::kNormalLevels[14], ops::kNormalLevels[15],
+};
+__constant__ float kMidpoints[15] = {
+    ops::normal_midpoint(0),  ops::normal_midpoint(1),  ops::normal_midpoint(2),
+    ops::normal_midpoint(3),  ops::normal_midpoint(4),  ops::normal_midpoint(5),
+    ops::normal_midpoint(6),  ops::normal_midpoint(7),  ops::normal_midpoint(8),
+    ops::normal_midpoint(9),  ops::normal_midpoint(10), ops::normal_midpoint(11),
+    ops::normal_midpoint(12), ops::normal_midpoint(13), ops::normal_midpoint(14),
+};
+
+/// As ops::from_e4m3.
+__device__ inline float from_e4m3(uint8_t code) {
+  return __half2float(Half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3)));
+}
+
+/// As ops::to_e4m3.
+__device__ inline uint8_t to_e4m3(float value) {
+  return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+}
+
+__device__ inline int nearest_level(float t) {
+  int level = 0;
+#pragma unroll
+  for (int i = 0; i < 15; ++i) level += t > kMidpoints[i] ? 1 : 0;
+  return level;
+}
+
+/// The bytes of n codes, read in one access.
+template <Quantization q, int n>
+struct Codes {
+  static constexpr int kBytes = q == Quantization::fp8 ? n : n / 2;
+  Pack<uint8_t, kBytes> bytes;
+
+  /// `levels` are nf4's, in shared memory: one a bank, so that lanes never wait for each other.
+  __device__ float value(int i, const float* levels) const {
+    if constexpr (q == Quantization::fp8)
+      return from_e4m3(bytes.at[i]);
+    else
+      return levels[bytes.at[i / 2] >> (i % 2 * 4) & 15];
+  }
+};
+
+/// Rows are whole packs, and blocks too: n elements share a scale. `whole`: rows are whole blocks,
+/// so that places in y follow from each other without a division.
+template <Quantization q, class T, int n, bool whole>
+__global__ void __launch_bounds__(kThreads)
+    dequantize(const uint8_t* codes, const float* scales, T* y, int64_t packs, int64_t columns) {
+  constexpr int64_t kBlock = ops::block_of(q);
+  using Read = Codes<q, n>;
+  __shared__ float levels[16];
+  if (q == Quantization::nf4) {
+    if (threadIdx.x < 16) levels[threadIdx.x] = kLevels[threadIdx.x];
+    __syncthreads();
+  }
+  const int64_t first = int64_t{blockIdx.x} * (kThreads * kPacks) + threadIdx.x;
+  Read read[kPacks];
+  float scale[kPacks];
+#pragma unroll
+  for (int k = 0; k < kPacks; ++k) {
+    const int64_t pack = first + k * kThreads;
+    if (pack >= packs) continue;
+    read[k].bytes = *reinterpret_cast<const decltype(Read::bytes)*>(codes + pack * Read::kBytes);
+    const int64_t element = pack * n;
+    if constexpr (whole) {
+      scale[k] = __ldg(scales + element / kBlock);
+    } else {
+      const int64_t row = element / columns, column = element - row * columns;
+      scale[k] = __ldg(scales + row * ops::scale_count(q, columns) + column / kBlock);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kPacks; ++k) {
+    const int64_t pack = first + k * kThreads;
+    if (pack >= packs) continue;
+    float values[n];
+#pragma unroll
+    for (int i = 0; i < n; ++i) values[i] = read[k].value(i, levels) * scale[k];
+    store(y + pack * n, values);
+  }
+}
+
+/// Any shape and alignment: one element at a time.
+template <Quantization q, class T>
+__global__ void __launch_bounds__(kThreads)
+    dequantize_each(const uint8_t* codes, const float* scales, T* y, int64_t count,
+                    int64_t columns) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
+    const int64_t row = i / columns, column = i - row * columns;
+    const float scale = scales[row * ops::scale_count(q, columns) + column / ops::block_of(q)];
+    const uint8_t* line = codes + row * ops::code_bytes(q, columns);
+    const float value = q == Quantization::fp8 ? from_e4m3(line[column])
+                                               : kLevels[line[column / 2] >> (column % 2 * 4) & 15];
+    y[i] = narrow<T>(value * scale);
+  }
+}
+
+/// A warp takes a block: lane l the columns of the block from l · per on, which in nf4 are the two
+/// of one byte. `n` is `per` where these can be read at once, else 1.
+template <Quantization q, class T, int n>
+__global__ void __launch_bounds__(kThreads)
+    quantize(const T* x, uint8_t* codes, float* scales, int64_t blocks, int64_t columns) {
+  constexpr int kBlock = static_cast<int>(ops::block_of(q));
+  constexpr int per = kBlock / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int64_t in_row = ops::scale_count(q, columns);
+  const int64_t warps = int64_t{gridDim.x} * (kThreads / kWarp);
+  int64_t block = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
+  for (; block < blocks; block += warps) {
+    const int64_t row = block / in_row;
+    const int64_t column = (block - row * in_row) * kBlock + lane * per;
+    const T* from = x + row * columns + column;
+    float values[per];
+    float largest = 0;
+    if constexpr (n == per) {
+      if (column < columns) {
+        load(from, values);
+      } else {
+#pragma unroll
+        for (int i = 0; i < per; ++i) values[i] = 0;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < per; ++i) values[i] = column + i < columns ? widen<float>(from[i]) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < per; ++i) largest = fmaxf(largest, fabsf(values[i]));
+    largest = warp_reduce(largest, Max{});
+    float scale = largest;
+    if (q == Quantization::fp8 && largest > 0)
+      scale = __uint_as_float(ops::fp8_scale_bits(__float_as_uint(largest)));
+    if (lane == 0) scales[block] = scale;
+    uint8_t* to = codes + row * ops::code_bytes(q, columns);
+    if constexpr (q == Quantization::fp8) {
+#pragma unroll
+      for (int i = 0; i < per; ++i)
+        if (column + i < columns)
+          to[column + i] = to_e4m3(largest > 0 ? __fdiv_rn(values[i], scale) : 0.0f);
+    } else if (column < columns) {
+      int byte = 0;
+#pragma unroll
+      for (int i = 0; i < per; ++i) {
+        const float t = largest > 0 ? __fdiv_rn(values[i], scale) : 0.0f;
+        if (column + i < columns) byte |= nearest_level(t) << (4 * i);
+      }
+      to[column / 2] = static_cast<uint8_t>(byte);
+    }
+  }
+}
+
+/// Calls f with the format as a compile-time constant.
+template <class F>
+void with_format(Quantization quantization, F&& f) {
+  if (quantization == Quantization::fp8)
+    f(std::integral_constant<Quantization, Quantization::fp8>{});
+  else
+    f(std::integral_constant<Quantization, Quantization::nf4>{});
+}
+
+}  // namespace
+
+void CudaBackend::run(const ops::Quantize& op) {
+  const int64_t blocks_here = op.scales.numel(), columns = op.x.dim(1);
+  if (blocks_here == 0) return;
+  const int64_t most = int64_t{processors_} * 64;
+  const unsigned grid = blocks(std::min(divide_up(blocks_here, kThreads / kWarp), most));
+  with_float(op.x.dtype(), [&](auto x) {
+    using T = type_of<decltype(x)>;
+    with_format(op.quantization, [&](auto format) {
+      constexpr Quantization q = format();
+      constexpr int per = static_cast<int>(ops::block_of(q)) / kWarp;
+      with_packs<per>(columns, {op.x}, [&](auto pack) {
+        quantize<q, T, pack()><<<grid, kThreads, 0, stream_>>>(
+            data<T>(op.x), data<uint8_t>(op.codes), data<float>(op.scales), blocks_here, columns);
+      });
+    });
+  });
+  check_launch("quantize");
+}
+
+void CudaBackend::run(const ops::Dequantize& op) {
+  const int64_t count = op.y.numel(), columns = op.y.dim(1);
+  if (count == 0) return;
+  with_float(op.y.dtype(), [&](auto y) {
+    using T = type_of<decltype(y)>;
+    with_format(op.quantization, [&](auto format) {
+      constexpr Quantization q = format();
+      constexpr int n = kPackOf<T>;
+      constexpr int bytes = Codes<q, n>::kBytes;
+      const auto* codes = data<uint8_t>(op.codes);
+      const auto* scales = data<float>(op.scales);
+      // A pack's codes start at a multiple of their bytes, since a row's do.
+      const bool aligned = packs(n, columns, {op.y}) &&
+                           reinterpret_cast<uintptr_t>(codes) % static_cast<uintptr_t>(bytes) == 0;
+      if (!aligned) {
+        const int64_t most = int64_t{processors_} * 32;
+        dequantize_each<q, T>
+            <<<blocks(std::min(divide_up(count, kThreads), most)), kThreads, 0, stream_>>>(
+                codes, scales, data<T>(op.y), count, columns);
+        return;
+      }
+      const int64_t total = count / n;
+      const unsigned grid = blocks(divide_up(total, kThreads * kPacks));
+      if (columns % ops::block_of(q) == 0)
+        dequantize<q, T, n, true>
+            <<<grid, kThreads, 0, stream_>>>(codes, scales, data<T>(op.y), total, columns);
+      else
+        dequantize<q, T, n, false>
+            <<<grid, kThreads, 0, stream_>>>(codes, scales, data<T>(op.y), total, columns);
+    });
+  });
+  check_launch("dequantize");
+}
+
+}  // namespace mixtral::cuda
