@@ -98,7 +98,10 @@ TEST(Arena, ResetSettlesTheAddresses) {
   run();
   EXPECT_GT(allocator.blocks, 1);
   const int64_t peak = arena.peak();
+  const uint64_t grown = arena.version();
   arena.reset();
+  EXPECT_NE(arena.version(), grown);
+  const uint64_t joined = arena.version();
   EXPECT_EQ(allocator.blocks, 1);
   EXPECT_EQ(arena.used(), 0);
   const auto second = run();
@@ -107,8 +110,11 @@ TEST(Arena, ResetSettlesTheAddresses) {
     arena.reset();
     EXPECT_EQ(run(), second);
   }
+  EXPECT_EQ(arena.version(), joined);
   EXPECT_EQ(arena.peak(), peak);
   EXPECT_EQ(arena.reserved(), allocator.held);
+  arena.reserve(peak + 1);
+  EXPECT_NE(arena.version(), joined);
 }
 
 TEST(Arena, AnEmptyOneCanBeResetAndMarked) {
