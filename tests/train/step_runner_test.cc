@@ -10,6 +10,7 @@
 #include "tests/support/fixtures.h"
 #include "tests/train/rig.h"
 #include "train/adapter_checkpoint.h"
+#include "train/preference.h"
 
 namespace mixtral::testing {
 namespace {
@@ -137,7 +138,7 @@ class RecordedSteps : public ::testing::TestWithParam<Case> {
   }
 };
 
-const Lengths kEven{12, 12}, kUneven{9, 20, 3}, kLong{30, 30, 30}, kOne{7};
+const Lengths kEven{12, 12}, kUneven{9, 20, 3}, kTurned{3, 9, 20}, kLong{30, 30, 30}, kOne{7};
 
 TEST_P(RecordedSteps, HaveTheSameBitsAsStepsThatRunAsTheyAre) {
   std::vector<std::vector<double>> results;
@@ -153,6 +154,7 @@ TEST_P(RecordedSteps, HaveTheSameBitsAsStepsThatRunAsTheyAre) {
     training.arena().reserve(int64_t{1} << 23);  // moves the activations
     for (int i = 0; i < 4; ++i) training.step(kEven);
     for (int i = 0; i < 3; ++i) training.step(kUneven);
+    training.step(kTurned);  // the recording of kUneven serves it
     EXPECT_EQ(training.runner().replayed() > 0, record);
     results.push_back(training.results());
     weights.push_back(training.weights());
@@ -209,6 +211,30 @@ TEST(StepRunner, KeepsAFewProgramsOfTheLatestShapes) {
     for (int i = 0; i < 3; ++i) training.step({length});
   EXPECT_EQ(training.runner().programs(), static_cast<int64_t>(StepRunner::kMostPrograms));
   EXPECT_EQ(training.runner().replayed(), 10);
+}
+
+TEST(StepRunner, RunsPreferenceStepsAsTheyAre) {
+  const auto backend = make_backend("ref");
+  Mixtral model(*backend, small_model(), {});
+  nn::initialise(*backend, model.parameters(), {.seed = 5, .deviation = 0.1});
+  Adapter adapter(*backend, model, new_adapter({.targets = {"q_proj", "w1"}}, model.config()),
+                  {.trainable = true, .seed = 1});
+  Arena arena(*backend);
+  Context ctx(*backend, arena, Dtype::f32);
+  PreferenceCriterion criterion(ctx, {.policy = model, .adapter = &adapter}, {});
+  Optimizer optimizer(*backend, adapter.store().groups(), {});
+  StepRunner runner(ctx, criterion, optimizer, true);
+  std::vector<double> losses;
+  for (int i = 0; i < 4; ++i) {
+    const StepSize size =
+        runner.stage({.batches = {random_batch(kEven, 3), random_batch(kEven, 4)}, .lr = 1e-2});
+    EXPECT_EQ(size.weight, 2);
+    runner.run();
+    losses.push_back(criterion.read(ctx, 0, size).loss);
+  }
+  EXPECT_LT(losses[3], losses[0]);
+  EXPECT_EQ(runner.programs(), 0);
+  EXPECT_EQ(optimizer.steps(), 4);
 }
 
 TEST(StepRunner, RefusesTokensOutsideTheVocabularyBeforeTheStep) {
