@@ -55,14 +55,15 @@ inline constexpr int kZeroLevel = 7;
 constexpr float normal_midpoint(int i) { return (kNormalLevels[i] + kNormalLevels[i + 1]) * 0.5f; }
 
 /// The scale of an fp8 block whose largest magnitude has the bits `largest`: the smallest power of
-/// two, 2^-126 at least, under which nothing exceeds 448. A power of two loses nothing beside an
-/// e4m3's own rounding, and makes every product of a code and its scale exact, in bf16 too.
+/// two, 2^-126 at least, under which nothing exceeds 464, which rounds to 448. A power of two loses
+/// nothing beside an e4m3's own rounding, and makes every product of a code and its scale exact, in
+/// bf16 too.
 constexpr uint32_t fp8_scale_bits(uint32_t largest) {
-  const uint32_t exponent = (largest >> 23) + ((largest & 0x7fffffu) > 0x600000u ? 1u : 0u);
+  const uint32_t exponent = (largest >> 23) + ((largest & 0x7fffffu) > 0x680000u ? 1u : 0u);
   return (exponent > 9 ? exponent - 8 : 1u) << 23;
 }
 
-/// The e4m3 that is nearest to a value with the bits `bits`, of magnitude up to 448; ties go to the
+/// The e4m3 that is nearest to a value with the bits `bits`, of magnitude up to 464; ties go to the
 /// even code. A tiny value's sign stays.
 inline uint8_t to_e4m3(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -87,7 +88,7 @@ inline float from_e4m3(uint8_t code) {
 }
 
 /// codes, scales = x rounded. With x first rounded to f32, and a block's largest magnitude m:
-///   fp8: scale = the smallest power of two >= m / 448; a code is the e4m3 nearest to x / scale,
+///   fp8: scale = the smallest power of two >= m / 464; a code is the e4m3 nearest to x / scale,
 ///     ties to even.
 ///   nf4: scale = m; a code is the level nearest to x / scale (the quotient in f32), ties down.
 /// A block of zeros has scale 0 and the codes of +0. x must be finite: where it is not, the block's

@@ -44,6 +44,16 @@ TEST(Bench, TuningTrainsTheAdapterAlone) {
   EXPECT_EQ(json.at("trained_parameters").as_double(), 4 * (128 + 128));
 }
 
+TEST(Bench, TuningCanStandOnABaseInFewBits) {
+  const Json whole = bench("finetune"), few = bench("finetune", {"--quantize-base", "nf4"});
+  EXPECT_EQ(few.at("quantize_base").as_string(), "nf4");
+  EXPECT_LT(few.at("planned_gib").as_double(), whole.at("planned_gib").as_double());
+  int64_t calls = 0;
+  for (const Json& kernel : few.at("kernels").items())
+    if (kernel.at("op").as_string() == "dequantize") calls = kernel.at("calls").as_int();
+  EXPECT_GT(calls, 0);
+}
+
 TEST(Bench, GenerationReportsTokensASecond) {
   EXPECT_GT(bench("prefill").at("tok_per_s").as_double(), 0);
   EXPECT_GT(bench("decode", {"--tokens", "8"}).at("weights_gb_per_s").as_double(), 0);
@@ -52,6 +62,7 @@ TEST(Bench, GenerationReportsTokensASecond) {
 TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_EQ(run_command({"bench", "serving", "--model", "tiny"}).code, 2);
   EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--keep-layers", "1"}).code, 2);
+  EXPECT_EQ(run_command({"bench", "decode", "--model", "tiny", "--quantize-base", "fp8"}).code, 2);
   const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
   EXPECT_EQ(large.code, 1);
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;

@@ -149,6 +149,41 @@ TEST_F(Finetune, ABaseIn16BitsIsTunedAsItIs) {
   EXPECT_TRUE(std::isfinite(read_metrics(scratch_.path() / "run" / "metrics.jsonl").back().loss));
 }
 
+TEST_F(Finetune, ABaseInFewBitsIsTunedAndResumedBitForBit) {
+  for (const std::string bits : {"fp8", "nf4"}) {
+    const Arguments more{"--quantize-base", bits,  "--targets",    "all", "--iters",     "4",
+                         "--dropout",       "0.1", "--save-every", "2",   "--keep-last", "9"};
+    const std::string whole = bits + "-whole", torn = bits + "-torn";
+    const Outcome o = run(flags(whole, more));
+    ASSERT_EQ(o.code, 0) << o.err;
+    ASSERT_EQ(run(flags(torn, more)).code, 0);
+    fs::remove_all(checkpoint(torn, 4));
+    const Outcome resumed = run({"finetune", "--resume", path(torn)});
+    ASSERT_EQ(resumed.code, 0) << resumed.err;
+    for (const char* file : {"adapter_model.safetensors", "optimizer.safetensors"})
+      EXPECT_EQ(checksum_file(checkpoint(torn, 4) / file).hex(),
+                checksum_file(checkpoint(whole, 4) / file).hex())
+          << bits << " " << file;
+    EXPECT_NE(read_file(scratch_.path() / whole / "config.yaml").find("quantize-base: " + bits),
+              std::string::npos);
+  }
+}
+
+TEST_F(Finetune, ABaseInFewBitsChangesWhatIsLearntAndServesPreferencesToo) {
+  auto loss = [&](const std::string& bits) {
+    EXPECT_EQ(run(flags("run-" + bits, {"--iters", "1", "--quantize-base", bits})).code, 0);
+    return read_metrics(scratch_.path() / ("run-" + bits) / "metrics.jsonl").back().loss;
+  };
+  const double off = loss("off"), fp8 = loss("fp8"), nf4 = loss("nf4");
+  EXPECT_NE(fp8, off);
+  EXPECT_NEAR(fp8, off, 0.05);
+  EXPECT_NEAR(nf4, off, 0.2);
+  Arguments all = flags("dpo", {"--method", "dpo", "--quantize-base", "nf4", "--iters", "2"});
+  all[4] = path("pairs.jsonl");
+  const Outcome o = run(all);
+  ASSERT_EQ(o.code, 0) << o.err;
+}
+
 TEST_F(Finetune, FullTuningOfTheLastLayerLeavesTheRestAlone) {
   ASSERT_EQ(run(flags("run",
                       {"--method", "full", "--num-layers", "1", "--freeze-router", "--iters", "2"}))
@@ -229,6 +264,8 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
       {{"--targets", "w1", "--experts", "9"}, 2, "4 experts"},
       {{"--targets", "w1", "--experts", "top:x"}, 2, "top:N"},
       {{"--method", "full", "--rank", "2"}, 2, "--rank"},
+      {{"--method", "full", "--quantize-base", "fp8"}, 2, "use --method lora"},
+      {{"--quantize-base", "int8"}, 2, "--quantize-base"},
       {{"--beta", "1"}, 2, "--method dpo"},
       {{"--method", "dpo"}, 1, "no preference pairs"},
       {{"--rank", "2", "--adapter", path("rows.jsonl")}, 1, "adapter_config.json"},

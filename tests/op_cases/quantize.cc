@@ -41,13 +41,13 @@ OpCase quantize_edges(Quantization q) {
             std::vector<double> values(static_cast<size_t>(columns), 0.0);
             auto at = [&](int64_t i) -> double& { return values[static_cast<size_t>(i)]; };
             for (int64_t i = 0; i < block; ++i) at(i) = (static_cast<double>(i) - 20) / 16;
-            at(0) = 1.75;
+            at(0) = 1.8125;  // 464 scales: rounds down to 448
             at(1) = -0.0;
             for (int i = 0; i < 15; ++i)
               at(16 + i) = 1.75 * static_cast<double>(ops::normal_midpoint(i));
             for (int64_t i = block; i < 2 * block; ++i)
               at(i) = 0x1p-9 * (static_cast<double>(i - block) / 2 - 10);
-            at(block) = -448;
+            at(block) = -448;  // scale 1
             for (int64_t i = 3 * block; i < 4 * block; ++i)
               at(i) = i % 2 == 0 ? 0x1p-140 : -0x1p-141;
             for (int64_t i = 4 * block; i < columns; ++i) at(i) = i % 2 == 0 ? 449.0 : -0x1p120;
