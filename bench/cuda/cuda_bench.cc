@@ -489,6 +489,19 @@ void others(const Bench& bench) {
       ops::Dropout{
           .x = model, .y = model, .seed = operands.zeros({1}, Dtype::i64), .probability = 0.1});
   bench.run("f32", ops::RandomNormal{.x = value, .deviation = 0.02});
+  for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
+    const int64_t columns = 4096, rows = n / columns;
+    const Tensor codes = operands.zeros({rows, ops::code_bytes(quantization, columns)}, Dtype::u8);
+    const Tensor scales =
+        operands.zeros({rows, ops::scale_count(quantization, columns)}, Dtype::f32);
+    const Tensor x = value.reshape({rows, columns}), y = model.reshape({rows, columns});
+    bench.run(
+        fmt::format("f32 to {}", to_string(quantization)),
+        ops::Quantize{.x = x, .codes = codes, .scales = scales, .quantization = quantization});
+    bench.run(
+        fmt::format("{} to bf16", to_string(quantization)),
+        ops::Dequantize{.codes = codes, .scales = scales, .y = y, .quantization = quantization});
+  }
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < kTokens; ++i) positions.push_back(static_cast<int32_t>(i % 2048));
   const ops::Heads heads{32, 8, 128};
