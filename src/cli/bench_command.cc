@@ -191,6 +191,7 @@ void report_rate(Report& report, const Ceilings& ceilings, double seconds, doubl
 void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& backend,
                     Report& report) {
   const bool tuning = o.work == "finetune";
+  const double opened = static_cast<double>(peak_memory(backend)) / (1 << 30);
   const Precision precision =
       tuning ? adapter_precision(o.common.dtype, backend, config.dtype)
              : choose_precision(o.common.dtype, backend, Purpose::training, config.dtype);
@@ -268,6 +269,11 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
               static_cast<double>(memory.planned) / (1 << 30));
   const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
+  if (const auto info = backend.memory(); backend.name().starts_with("cuda")) {
+    const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+    report.line("scratch_gib", fmt::format("{:.3f}", gib(info.scratch)), gib(info.scratch));
+    report.line("opened_gib", fmt::format("{:.3f}, before anything was allocated", opened), opened);
+  }
   Profiler profiler(backend);
   Context profiled(backend, arena, precision.compute, &profiler);
   profiled.set_operands(precision.operands);

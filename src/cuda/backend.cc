@@ -125,7 +125,9 @@ std::string CudaBackend::description() const { return description_; }
 Backend::MemoryInfo CudaBackend::memory() const {
   size_t available = 0, total = 0;
   check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
-  return {.total = static_cast<int64_t>(total), .available = static_cast<int64_t>(available)};
+  return {.total = static_cast<int64_t>(total),
+          .available = static_cast<int64_t>(available),
+          .scratch = scratch_->bytes()};
 }
 
 void* CudaBackend::allocate(int64_t bytes) {
@@ -189,17 +191,20 @@ std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
   // Relaxed: scratch memory and plans may still have to be made while the work is recorded.
   check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "a recording");
   recording_ = true;
+  scratch_->begin_recording();
   cudaGraph_t graph = nullptr;
   try {
     work();
   } catch (...) {
     recording_ = false;
+    scratch_->end_recording();
     cudaStreamEndCapture(stream_, &graph);
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError();
     throw;
   }
   recording_ = false;
+  scratch_->end_recording();
   check_cuda(cudaStreamEndCapture(stream_, &graph), "a recording");
   std::unique_ptr<GraphProgram> program;
   try {

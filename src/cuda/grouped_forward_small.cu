@@ -6,7 +6,7 @@ void grouped_forward_small(const Product& p, int processors, Scratch& scratch,
                            cudaStream_t stream) {
   using cute::_1, cute::_2, cute::_64, cute::_128, cute::_256;
   using Tile = cute::Shape<_128, _128, _64>;
-  using Cluster = cute::Shape<_2, _1, _1>;
+  using Cluster = cute::Shape<_1, _2, _1>;
   launch_grouped<GroupedKernel<Product::Form::forward, Tile, Cluster, false, false>>(
       p, processors, scratch, stream);
 }

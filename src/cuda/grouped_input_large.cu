@@ -5,9 +5,9 @@ namespace mixtral::cuda {
 void grouped_input_large(const Product& p, int processors, Scratch& scratch, cudaStream_t stream) {
   using cute::_1, cute::_2, cute::_64, cute::_128, cute::_256;
   using Tile = cute::Shape<_256, _128, _64>;
-  using Cluster = cute::Shape<_2, _1, _1>;
-  launch_grouped<GroupedKernel<Product::Form::input, Tile, Cluster, true, false>>(p, processors,
-                                                                                  scratch, stream);
+  using Cluster = cute::Shape<_1, _2, _1>;
+  launch_grouped<GroupedKernel<Product::Form::input, Tile, Cluster, true, false>>(
+      p, processors, scratch, stream, Raster::along_m);
 }
 
 }  // namespace mixtral::cuda

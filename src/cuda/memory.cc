@@ -32,11 +32,18 @@ int64_t Scratch::bytes() const {
   return sum;
 }
 
+void Scratch::begin() {
+  offset_ = 0;
+  if (recording_ || blocks_.size() <= recorded_ + 1) return;
+  // cudaFree waits for all work of the device, so no kernel still uses them.
+  for (size_t i = recorded_; i + 1 < blocks_.size(); ++i) cudaFree(blocks_[i].data);
+  blocks_.erase(blocks_.begin() + static_cast<int64_t>(recorded_), blocks_.end() - 1);
+}
+
 void* Scratch::take_bytes(int64_t bytes) {
   bytes = (std::max<int64_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   if (blocks_.empty() || offset_ + bytes > blocks_.back().bytes) {
-    const int64_t size =
-        std::max({bytes, kLeastBlock, blocks_.empty() ? 0 : blocks_.back().bytes * 3 / 2});
+    const int64_t size = std::max(bytes + offset_, kLeastBlock);
     void* data = nullptr;
     if (cudaMalloc(&data, static_cast<size_t>(size)) != cudaSuccess) {
       cudaGetLastError();

@@ -30,6 +30,7 @@ class Backend : public Allocator {
   struct MemoryInfo {
     int64_t total = 0;      // bytes of the device
     int64_t available = 0;  // bytes that this process could still allocate
+    int64_t scratch = 0;    // bytes that ops hold for their intermediate results
   };
 
   virtual std::string name() const = 0;         // "cpu", "ref", "cuda:0"
