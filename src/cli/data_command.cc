@@ -109,6 +109,12 @@ void add_stories(CLI::App& parent) {
     if (options->bytes < 1000 || options->bytes > uint64_t{1} << 40) {
       throw UsageError("--size must be between 1KB and 1TB");
     }
+    if (options->files.turns > 1 && options->form != "text") {
+      throw UsageError(fmt::format(
+          "--form {}: with --turns {}, training questions are conversations ({{\"messages\"}}); "
+          "leave one of the two out",
+          options->form, options->files.turns));
+    }
     stories::StoryFilesOptions files = options->files;
     files.out = options->out;
     files.bytes = static_cast<int64_t>(options->bytes);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -262,19 +263,27 @@ bool is_last_mentioned(const std::string& story, const std::string& answer,
                      [&](const std::string& other) { return place(answer) > place(other); });
 }
 
+constexpr int kTries = 40;  // at another question about a story
+
+/// A question of any kind that is not among those asked; nothing where this draw finds none.
+std::optional<Turn> ask_another(Stage& stage, const SceneCast& cast, bool at_the_end,
+                                const std::vector<std::string>& asked) {
+  const auto found =
+      Asker(stage, cast, at_the_end).ask(static_cast<QuestionKind>(stage.pick(kQuestionKinds)));
+  if (found.empty()) return std::nullopt;
+  const Candidate& chosen = choose(found, stage);
+  if (std::find(asked.begin(), asked.end(), chosen.question) != asked.end()) return std::nullopt;
+  return Turn{chosen.question, chosen.answer};
+}
+
 /// Further questions about the same story, until there are `turns` or no more are found.
 void add_turns(Stage& stage, const SceneCast& cast, int turns, Question& question) {
-  constexpr int kTries = 40;
-  for (int i = 0; i < kTries && static_cast<int>(question.more.size()) + 1 < turns; ++i) {
-    const auto found =
-        Asker(stage, cast).ask(static_cast<QuestionKind>(stage.pick(kQuestionKinds)));
-    if (found.empty()) continue;
-    const Candidate& chosen = choose(found, stage);
-    const bool asked =
-        chosen.question == question.question ||
-        std::any_of(question.more.begin(), question.more.end(),
-                    [&](const Turn& turn) { return turn.question == chosen.question; });
-    if (!asked) question.more.push_back({chosen.question, chosen.answer});
+  std::vector<std::string> asked{question.question};
+  for (int i = 0; i < kTries && static_cast<int>(asked.size()) < turns; ++i) {
+    if (auto turn = ask_another(stage, cast, true, asked)) {
+      asked.push_back(turn->question);
+      question.more.push_back(std::move(*turn));
+    }
   }
 }
 
@@ -324,20 +333,17 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index, int tu
 }
 
 void tell_riddle_story(Stage& s) {
-  constexpr int kRiddles = 6, kLeastAtTheEnd = 3, kTries = 40;
+  constexpr int kRiddles = 6, kLeastAtTheEnd = 3;
   // A riddle asked at once needs only the last sentence or two: an easy step towards those that
   // need the whole day.
   constexpr double kRiddleInBetween = 0.35;
   std::vector<std::string> asked;  // at the end
   auto riddle = [&](const SceneCast& cast, bool at_the_end) {
-    const auto found =
-        Asker(s, cast, at_the_end).ask(static_cast<QuestionKind>(s.pick(kQuestionKinds)));
-    if (found.empty()) return;
-    const Candidate& chosen = choose(found, s);
-    if (std::find(asked.begin(), asked.end(), chosen.question) != asked.end()) return;
-    if (at_the_end) asked.push_back(chosen.question);
-    s.teller.bind_text('q', chosen.question);
-    s.teller.bind_text('w', chosen.answer);
+    const auto turn = ask_another(s, cast, at_the_end, asked);
+    if (!turn) return;
+    if (at_the_end) asked.push_back(turn->question);
+    s.teller.bind_text('q', turn->question);
+    s.teller.bind_text('w', turn->answer);
     s.say(s.one_of(
         "{q} {W}.|{q} The answer is: {w}.|{q} Right: {w}.|{q} The answer, of course: {w}."));
   };
