@@ -22,17 +22,6 @@ HWY_BEFORE_NAMESPACE();
 namespace mixtral::cpu::HWY_NAMESPACE {
 namespace {
 
-/// f(T()) with the C++ type of a 16- or 32-bit floating-point tensor.
-template <class F>
-void with_type(Dtype dtype, const F& f) {
-  if (dtype == Dtype::f32)
-    f(float());
-  else if (dtype == Dtype::bf16)
-    f(bf16());
-  else
-    f(f16());
-}
-
 template <class X, class Y>
 void convert(const X* x, Y* y, int64_t n) {
   for_lanes(

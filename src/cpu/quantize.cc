@@ -22,17 +22,6 @@ namespace {
 
 using ByteTag = hn::Rebind<uint8_t, FloatTag>;
 
-/// f(T()) with the C++ type of a 16- or 32-bit floating-point tensor.
-template <class F>
-void with_type(Dtype dtype, const F& f) {
-  if (dtype == Dtype::f32)
-    f(float());
-  else if (dtype == Dtype::bf16)
-    f(bf16());
-  else
-    f(f16());
-}
-
 /// Calls body(element, code, block, count): blocks [begin, end) of all rows' blocks, each with its
 /// first element, the byte of its first code, and its length.
 template <class Body>

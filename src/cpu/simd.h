@@ -368,6 +368,17 @@ HWY_INLINE float sum_lanes(int64_t n, const Term& term) {
   return lane_sum((s0 + s1) + (s2 + s3));
 }
 
+/// f(T()) with the C++ type of a 16- or 32-bit floating-point tensor.
+template <class F>
+void with_type(Dtype dtype, const F& f) {
+  if (dtype == Dtype::f32)
+    f(float());
+  else if (dtype == Dtype::bf16)
+    f(bf16());
+  else
+    f(f16());
+}
+
 }  // namespace mixtral::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

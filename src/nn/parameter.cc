@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
+
+#include "tensor/cutter.h"
 
 namespace mixtral::nn {
 namespace {
@@ -10,9 +13,6 @@ constexpr int64_t kAlignment =
     64;  // elements between parameters of a group: whole vectors and tiles
 
 int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
-
-/// Bytes of codes, or of scales, with the gap after them.
-int64_t aligned_bytes(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 Shape rows_of(const Parameter& p, int64_t columns) {
   return {p.shape.numel() / p.columns(), columns};
@@ -80,27 +80,23 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
 
 void ParameterStore::place_quantized(Backend& backend, const ParameterSource& source,
                                      Dtype values) {
-  auto waits = [](const Parameter& p) { return p.quantization && !p.placed(); };
-  auto bytes_of = [](const Parameter& p) {
-    return aligned_bytes(code_shape(p).numel()) + aligned_bytes(4 * scale_shape(p).numel());
-  };
-  int64_t bytes = 0;
-  source([&](const Parameter& p) {
-    if (waits(p)) bytes += bytes_of(p);
-  });
-  if (bytes == 0) return;
-  quantized_bytes_ = bytes;
-  buffers_.emplace_back(backend, bytes);
-  auto* next = static_cast<std::byte*>(buffers_.back().data());
+  std::vector<Parameter*> waiting;
   source([&](Parameter& p) {
-    if (!waits(p)) return;
-    CHECK(!p.trainable, "a quantized parameter cannot be trained");
-    std::byte* const begin = next;
-    next += bytes_of(p);
-    p.type = values;
-    p.codes = Tensor(begin, code_shape(p), Dtype::u8);
-    p.scales = Tensor(begin + aligned_bytes(p.codes.bytes()), scale_shape(p), Dtype::f32);
+    if (p.quantization && !p.placed()) waiting.push_back(&p);
   });
+  if (waiting.empty()) return;
+  auto cut = [&](Cutter cutter) {
+    for (Parameter* p : waiting) {
+      CHECK(!p->trainable, "a quantized parameter cannot be trained");
+      p->type = values;
+      p->codes = cutter.take(code_shape(*p), Dtype::u8);
+      p->scales = cutter.take(scale_shape(*p), Dtype::f32);
+    }
+    return cutter.size();
+  };
+  quantized_bytes_ = cut(Cutter());
+  buffers_.emplace_back(backend, quantized_bytes_);
+  cut(Cutter(buffers_.back().data()));
 }
 
 int64_t ParameterStore::value_bytes() const {

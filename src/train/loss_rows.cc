@@ -2,7 +2,7 @@
 
 #include <numeric>
 
-#include "train/cutter.h"
+#include "tensor/cutter.h"
 
 namespace mixtral {
 namespace {

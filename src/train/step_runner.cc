@@ -4,7 +4,7 @@
 #include <cstring>
 #include <utility>
 
-#include "train/cutter.h"
+#include "tensor/cutter.h"
 
 namespace mixtral {
 namespace {
