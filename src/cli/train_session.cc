@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -20,6 +22,24 @@ namespace {
 using nlohmann::ordered_json;
 
 bool whole_records(const TrainOptions& o) { return o.pack == "off" && o.windows == "documents"; }
+
+/// Says when rows are too short for many records although longer ones would do; otherwise nothing.
+std::string note_on_long_records(const TrainOptions& o, const TrainingSetup& setup) {
+  const Corpus& corpus = setup.data.train;
+  const Batches& batches = setup.train.batches();
+  const auto share =
+      static_cast<double>(batches.long_records()) / static_cast<double>(corpus.documents());
+  const auto whole =
+      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(setup.data.longest())));
+  const int64_t most = std::min(setup.model.config().max_positions, 8 * *o.context);
+  if (share < 0.02 || whole > most || corpus.is_paired() || o.windows != "documents") return {};
+  return fmt::format(
+      "note: {:.0f}% of the training records are longer than --context {} and are {}; --context {} "
+      "--batch-size {} reads all of them whole",
+      100 * share, *o.context,
+      o.pack == "off" ? "cut off there" : "cut into windows that do not see each other", whole,
+      std::max<int64_t>(1, o.batch_size * *o.context / whole));
+}
 
 int64_t resident_bytes() {
   long pages = 0, resident = 0;
@@ -152,6 +172,8 @@ void train_and_report(const TrainOptions& o, const TrainSettings& wanted,
                     "memory; {}",
                     setup.subject, *o.iterations, o.accumulation, o.batch_size, *o.context, *o.lr,
                     o.schedule, format_bytes(setup.planned_bytes), setup.backend.description()));
+    const std::string note = note_on_long_records(o, setup);
+    if (!note.empty()) progress.say(note);
     result = trainer.run();
     progress.draw();
     if (result.signal != 0) {

@@ -96,6 +96,19 @@ class Pretrain : public ::testing::Test {
   fs::path folder_;
 };
 
+TEST_F(Pretrain, SaysWhichContextReadsRecordsWhole) {
+  const Outcome cut = run(flags({"--iters", "1", "--context", "8"}));
+  EXPECT_EQ(cut.code, 0) << cut.err;
+  EXPECT_NE(cut.err.find("note: 100% of the training records are longer than --context 8 and are "
+                         "cut into windows that do not see each other; --context 16 --batch-size "
+                         "2 reads all of them whole"),
+            std::string::npos)
+      << cut.err;
+  const Outcome whole = run(flags({"--iters", "1", "--overwrite"}));
+  EXPECT_EQ(whole.code, 0) << whole.err;
+  EXPECT_EQ(whole.err.find("note:"), std::string::npos) << whole.err;
+}
+
 TEST_F(Pretrain, TrainsEvaluatesSavesAndReports) {
   const Outcome o =
       run(flags({"--iters", "20", "--eval-every", "10", "--log-every", "5", "--json"}));
