@@ -87,7 +87,7 @@ struct Bench {
   }
 
   void report(const std::string& name, const ops::Cost& cost, double time) const {
-    fmt::print("{:44} {:9.1f} us {:8.0f} GB/s {:4.0f}% {:8.1f} TFLOP/s {:4.0f}%\n", name,
+    fmt::print("{:56} {:9.1f} us {:8.0f} GB/s {:4.0f}% {:8.1f} TFLOP/s {:4.0f}%\n", name,
                time * 1e6, cost.bytes / time * 1e-9, copy > 0 ? 100 * cost.bytes / time / copy : 0,
                cost.flops / time * 1e-12, product > 0 ? 100 * cost.flops / time / product : 0);
     std::fflush(stdout);
@@ -100,7 +100,7 @@ struct Bench {
       check(op);
       report(whole, cost(op), seconds([&] { backend.run(op); }));
     } catch (const Error& error) {
-      fmt::print("{:44} {}\n", whole, error.what());
+      fmt::print("{:56} {}\n", whole, error.what());
     }
   }
 
@@ -163,13 +163,17 @@ void products(const Bench& bench, const std::string& name, int64_t rows, int64_t
                                           .operands = wide_dtype == dtype || outputs <= 16
                                                           ? ops::Operands::exact
                                                           : ops::Operands::bf16});
-  bench.run(name, ops::GroupedMatmulWeight{
-                      .dy = y,
-                      .x = x,
-                      .offsets = at,
-                      .dweight = operands.zeros({groups, outputs, inputs}, Dtype::f32),
-                      .operands = wide_dtype == dtype || outputs <= 16 ? ops::Operands::exact
-                                                                       : ops::Operands::bf16});
+  ops::GroupedMatmulWeight gradient{
+      .dy = y,
+      .x = x,
+      .offsets = at,
+      .dweight = operands.zeros({groups, outputs, inputs}, Dtype::f32),
+      .accumulate = false,
+      .operands =
+          wide_dtype == dtype || outputs <= 16 ? ops::Operands::exact : ops::Operands::bf16};
+  bench.run(name, gradient);
+  gradient.accumulate = true;
+  bench.run(name + " accumulated", gradient);
 }
 
 void dense(const Bench& bench) {

@@ -3,8 +3,8 @@
 Usage: torch_grouped.py
 
 bf16, 8 experts, the shapes of 8x7B and of this program's `seed`: y = x W', dx = dy W and dW = dy' x through
-torch's grouped_mm, with even loads and with loads that fall as 1, 1/2, 1/3, ... Prints a line a product: a name as
-cuda_bench has it, microseconds (median) and TFLOP/s. Needs torch on a Hopper GPU.
+torch's grouped_mm, with even loads and with loads that fall as 1, 1/2, 1/3, ...; "accumulated" adds dW to f32 gradients.
+Prints a line a product: a name as cuda_bench has it, microseconds (median) and TFLOP/s. Needs torch on a Hopper GPU.
 """
 import statistics
 import time
@@ -46,18 +46,20 @@ def measure(name, rows, inputs, outputs, zipf):
     x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
     dy = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(EXPERTS, outputs, inputs, device="cuda", dtype=torch.bfloat16) * 0.02
+    gradient = torch.zeros(EXPERTS, outputs, inputs, device="cuda")
     work = {
-        "grouped_matmul": lambda: grouped_mm(x, weight.transpose(1, 2), offs=ends),
-        "grouped_matmul_input": lambda: grouped_mm(dy, weight, offs=ends),
-        "grouped_matmul_weight": lambda: grouped_mm(dy.t(), x, offs=ends),
+        ("grouped_matmul", ""): lambda: grouped_mm(x, weight.transpose(1, 2), offs=ends),
+        ("grouped_matmul_input", ""): lambda: grouped_mm(dy, weight, offs=ends),
+        ("grouped_matmul_weight", ""): lambda: grouped_mm(dy.t(), x, offs=ends),
+        ("grouped_matmul_weight", " accumulated"): lambda: gradient.add_(grouped_mm(dy.t(), x, offs=ends)),
     }
-    for product, run in work.items():
+    for (product, suffix), run in work.items():
         try:
             seconds = median_seconds(run)
         except RuntimeError as error:
-            print(f"torch {product} {name}: {str(error).splitlines()[0]}", flush=True)
+            print(f"torch {product} {name + suffix}: {str(error).splitlines()[0]}", flush=True)
             continue
-        print(f"torch {product + ' ' + name:44} {seconds * 1e6:9.1f} us "
+        print(f"torch {product + ' ' + name + suffix:56} {seconds * 1e6:9.1f} us "
               f"{2 * rows * inputs * outputs / seconds * 1e-12:8.1f} TFLOP/s", flush=True)
 
 

@@ -68,11 +68,15 @@ const float* floats(const Tensor& tensor, std::string_view what) {
   return static_cast<const float*>(tensor.data());
 }
 
-/// Calls body(group, first row, rows) for each group that has rows.
-template <class Body>
-void for_each_group(const Tensor& offsets, int64_t rows, const Body& body) {
+/// Calls body(group, first row, rows) for each group that has rows, and empty(group) for the
+/// others.
+template <class Body, class Empty>
+void for_each_group(const Tensor& offsets, int64_t rows, const Body& body, const Empty& empty) {
   if (offsets.empty()) {
-    if (rows > 0) body(int64_t{0}, int64_t{0}, rows);
+    if (rows > 0)
+      body(int64_t{0}, int64_t{0}, rows);
+    else
+      empty(int64_t{0});
     return;
   }
   const int32_t* starts = offsets.as<int32_t>();
@@ -80,8 +84,16 @@ void for_each_group(const Tensor& offsets, int64_t rows, const Body& body) {
   for (int64_t g = 0; g < groups; ++g) {
     CHECK(starts[g] >= 0 && starts[g] <= starts[g + 1] && starts[g + 1] <= rows,
           "group offsets out of range");
-    if (starts[g] < starts[g + 1]) body(g, int64_t{starts[g]}, int64_t{starts[g + 1] - starts[g]});
+    if (starts[g] < starts[g + 1])
+      body(g, int64_t{starts[g]}, int64_t{starts[g + 1] - starts[g]});
+    else
+      empty(g);
   }
+}
+
+template <class Body>
+void for_each_group(const Tensor& offsets, int64_t rows, const Body& body) {
+  for_each_group(offsets, rows, body, [](int64_t) {});
 }
 
 }  // namespace
@@ -336,18 +348,23 @@ void CpuBackend::run(const ops::GroupedMatmulWeight& op) {
   const float* x = floats(op.x, "x");
   float* dweight = const_cast<float*>(floats(op.dweight, "dweight"));
   const int64_t outputs = op.dweight.dim(1), inputs = op.dweight.dim(2), y_width = op.dy.dim(1);
+  const int64_t size = outputs * inputs;
   products_.clear();
-  for_each_group(op.offsets, op.x.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
+  const auto multiply = [&](int64_t group, int64_t row, int64_t rows) {
     products_.add(
         {.m = outputs,
          .n = inputs,
          .k = rows,
          .a = {dy + row * y_width + op.dy_begin, y_width, Element::f32, Layout::k_strided},
          .b = {x + row * inputs, inputs, Element::f32, Layout::k_strided},
-         .c = dweight + group * outputs * inputs,
+         .c = dweight + group * size,
          .c_stride = inputs});
-  });
-  products_.run(static_cast<float>(op.scale), true, op.operands == ops::Operands::bf16);
+  };
+  const auto clear = [&](int64_t group) {
+    if (!op.accumulate) std::fill_n(dweight + group * size, size, 0.f);
+  };
+  for_each_group(op.offsets, op.x.dim(0), multiply, clear);
+  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
 }
 
 }  // namespace mixtral::cpu

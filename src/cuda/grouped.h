@@ -19,5 +19,7 @@ void grouped_input_small(const Product&, int processors, Scratch&, cudaStream_t)
 void grouped_input_accumulate(const Product&, int processors, Scratch&, cudaStream_t);
 void grouped_weight_large(const Product&, int processors, Scratch&, cudaStream_t);
 void grouped_weight_small(const Product&, int processors, Scratch&, cudaStream_t);
+void grouped_weight_large_accumulate(const Product&, int processors, Scratch&, cudaStream_t);
+void grouped_weight_small_accumulate(const Product&, int processors, Scratch&, cudaStream_t);
 
 }  // namespace mixtral::cuda

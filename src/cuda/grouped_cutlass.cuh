@@ -112,9 +112,7 @@ __device__ Stride leading(int64_t elements) {
 }
 
 template <class G>
-__global__ void describe_groups(typename G::Problems to, typename G::Operands op) {
-  const int g = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (g >= op.groups) return;
+__device__ void describe_group(typename G::Problems to, typename G::Operands op, int g) {
   const int64_t begin = op.offsets[g];
   const int rows = op.offsets[g + 1] - op.offsets[g];
   auto* wide = op.wide + begin * op.wide_stride;
@@ -133,7 +131,7 @@ __global__ void describe_groups(typename G::Problems to, typename G::Operands op
     to.b[g] = weight, lead_b = op.inputs;
     to.d[g] = reinterpret_cast<Out*>(narrow), lead_d = op.inputs;
   } else {
-    // A group without rows adds nothing: it gets no tiles, since one with K = 0 would be garbage.
+    // A group without rows gets no tiles, since one with K = 0 would be garbage.
     to.shape[g] = {rows > 0 ? op.outputs : 0, op.inputs, rows > 0 ? rows : 8};
     to.a[g] = wide, lead_a = op.wide_stride;
     to.b[g] = narrow, lead_b = op.inputs;
@@ -143,6 +141,26 @@ __global__ void describe_groups(typename G::Problems to, typename G::Operands op
   to.stride_a[g] = leading<typename G::StrideA>(lead_a);
   to.stride_b[g] = leading<typename G::StrideB>(lead_b);
   to.stride_d[g] = leading<typename G::StrideD>(lead_d);
+}
+
+template <class G>
+__global__ void describe_groups(typename G::Problems to, typename G::Operands op) {
+  const int g = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (g < op.groups) describe_group<G>(to, op, g);
+}
+
+/// The same, and clears the gradients of groups without rows, which get no tiles. blockIdx.y is the
+/// group.
+template <class G>
+__global__ void describe_and_clear_groups(typename G::Problems to, typename G::Operands op) {
+  const int g = static_cast<int>(blockIdx.y);
+  if (blockIdx.x == 0 && threadIdx.x == 0) describe_group<G>(to, op, g);
+  if (op.offsets[g] != op.offsets[g + 1]) return;
+  const int64_t packs = int64_t{op.outputs} * op.inputs / 4;
+  auto* gradient = reinterpret_cast<float4*>(op.weight) + g * packs;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < packs;
+       i += int64_t{gridDim.x} * blockDim.x)
+    gradient[i] = float4{0, 0, 0, 0};
 }
 
 /// The order in which tiles are computed: along M, the tiles that share columns of B follow each
@@ -161,10 +179,19 @@ void launch_grouped(const Product& p, int processors, Scratch& scratch, cudaStre
                                 scratch.take<typename G::StrideB>(groups),
                                 scratch.take<typename G::StrideD>(groups)};
   const auto pointer = [](void* data) { return static_cast<typename G::Bf16*>(data); };
-  describe_groups<G><<<static_cast<unsigned>((groups + 127) / 128), 128, 0, stream>>>(
-      problems,
-      {pointer(p.wide), pointer(p.narrow), pointer(p.weight), p.offsets, p.wide_stride,
-       static_cast<int>(p.outputs), static_cast<int>(p.inputs), static_cast<int>(groups)});
+  const typename G::Operands operands{pointer(p.wide),
+                                      pointer(p.narrow),
+                                      pointer(p.weight),
+                                      p.offsets,
+                                      p.wide_stride,
+                                      static_cast<int>(p.outputs),
+                                      static_cast<int>(p.inputs),
+                                      static_cast<int>(groups)};
+  const auto count = static_cast<unsigned>(groups);
+  if constexpr (G::form == Product::Form::weight && !G::accumulate)
+    describe_and_clear_groups<G><<<dim3(16, count), 256, 0, stream>>>(problems, operands);
+  else
+    describe_groups<G><<<(count + 127) / 128, 128, 0, stream>>>(problems, operands);
 
   cutlass::KernelHardwareInfo hardware;
   cudaGetDevice(&hardware.device_id);

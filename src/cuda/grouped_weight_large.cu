@@ -4,10 +4,10 @@ namespace mixtral::cuda {
 
 void grouped_weight_large(const Product& p, int processors, Scratch& scratch, cudaStream_t stream) {
   using cute::_1, cute::_2, cute::_64, cute::_128, cute::_256;
-  using Tile = cute::Shape<_128, _256, _64>;
+  using Tile = cute::Shape<_256, _128, _64>;
   using Cluster = cute::Shape<_2, _1, _1>;
-  launch_grouped<GroupedKernel<Product::Form::weight, Tile, Cluster, true, true>>(p, processors,
-                                                                                  scratch, stream);
+  launch_grouped<GroupedKernel<Product::Form::weight, Tile, Cluster, true, false>>(p, processors,
+                                                                                   scratch, stream);
 }
 
 }  // namespace mixtral::cuda

@@ -6,8 +6,8 @@ void grouped_weight_small(const Product& p, int processors, Scratch& scratch, cu
   using cute::_1, cute::_2, cute::_64, cute::_128, cute::_256;
   using Tile = cute::Shape<_128, _128, _64>;
   using Cluster = cute::Shape<_2, _1, _1>;
-  launch_grouped<GroupedKernel<Product::Form::weight, Tile, Cluster, false, true>>(p, processors,
-                                                                                   scratch, stream);
+  launch_grouped<GroupedKernel<Product::Form::weight, Tile, Cluster, false, false>>(
+      p, processors, scratch, stream);
 }
 
 }  // namespace mixtral::cuda

@@ -62,22 +62,35 @@ Product with_rounded_operands(Product p, Scratch& scratch, cudaStream_t stream) 
   return p;
 }
 
+/// For the products that can add to a weight's gradient only: makes assigning an adding to zeros.
+Product adding(Product p, cudaStream_t stream) {
+  if (p.form != Product::Form::weight || p.accumulate) return p;
+  const int64_t bytes = p.groups * p.outputs * p.inputs * size_of(p.weight_type);
+  check_cuda(cudaMemsetAsync(p.weight, 0, static_cast<size_t>(bytes), stream), "grouped_matmul");
+  p.accumulate = true;
+  return p;
+}
+
 void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaStream_t stream) {
-  if (p.rows == 0 || p.outputs == 0 || p.inputs == 0) return;
+  if (p.outputs == 0 || p.inputs == 0) return;
+  if (p.rows == 0) {
+    adding(p, stream);
+    return;
+  }
   const bool bf16_already = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
   p.round = p.round && !bf16_already;
   const bool both_f32 = p.left_type() == Dtype::f32 && p.right_type() == Dtype::f32;
   const bool f16 = p.left_type() == Dtype::f16 || p.right_type() == Dtype::f16;
   const bool skinny = p.groups == 1 && p.outputs <= kSkinnyOutputs;
   if (p.rows <= (p.groups == 1 ? kFewRows : kFewGroupedRows) && few_rows_product(p, stream)) return;
-  if (skinny && !p.round) return skinny_product(p, processors, scratch, stream);
+  if (skinny && !p.round) return skinny_product(adding(p, stream), processors, scratch, stream);
   if (p.round && !f16) p = with_rounded_operands(p, scratch, stream);
   const bool both_bf16 = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
   if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
       blas.multiply(p, scratch, stream))
     return;
   if (p.offsets && grouped_product(p, processors, scratch, stream)) return;
-  simt_product(p, stream);
+  simt_product(adding(p, stream), stream);
 }
 
 }  // namespace
@@ -137,7 +150,7 @@ void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
             .wide_stride = op.dy.dim(1),
             .offsets = data<int>(op.offsets),
             .scale = op.scale,
-            .accumulate = true,
+            .accumulate = op.accumulate,
             .round = op.operands == ops::Operands::bf16};
   multiply(p, processors_, *blas_, scratch(), stream_);
 }

@@ -15,6 +15,7 @@ class Scratch;
 ///   forward: wide[r, begin + o] = Σ_i narrow[r, i] weight[g, o, i]
 ///   input:   narrow[r, i] = Σ_o wide[r, begin + o] weight[g, o, i]
 ///   weight:  weight[g, o, i] = Σ_{r in g} wide[r, begin + o] narrow[r, i]
+/// Each is added to what was there if `accumulate`.
 struct Product {
   enum class Form { forward, input, weight };
 

@@ -66,13 +66,16 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
         backend.run(ops::Fill{.x = group.grad});
       }
       int64_t offset = 0;
-      source([&](Parameter& p) {
-        if (!in_group(p)) return;
-        p.type = values;
-        p.value = group.value.view(offset, p.shape);
-        if (trainable) p.grad = group.grad.view(offset, p.shape);
-        offset += aligned(p.shape.numel());
-      });
+      for (const bool one_product : {true, false}) {
+        source([&](Parameter& p) {
+          if (!in_group(p) || p.one_product() != one_product) return;
+          p.type = values;
+          p.value = group.value.view(offset, p.shape);
+          if (trainable) p.grad = group.grad.view(offset, p.shape);
+          offset += aligned(p.shape.numel());
+        });
+        if (one_product) group.one_product = offset;
+      }
       groups_.push_back(group);
     }
   }

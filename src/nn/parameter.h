@@ -46,6 +46,9 @@ struct Parameter {
   int64_t columns() const { return shape[shape.rank() - 1]; }
   bool decays() const { return role != Role::norm; }
   bool placed() const { return value || codes; }
+  /// Whether a backward pass writes the whole gradient by one product. (The head's is a sum over
+  /// slices of tokens, and may be the embedding's, too.)
+  bool one_product() const { return role == Role::projection || role == Role::residual_projection; }
   Tensor value_of(const Part& part) const {
     CHECK(value, part.name + " is quantized");
     return value.view(part.offset, part.shape);
@@ -70,8 +73,9 @@ Parameter make_parameter(std::string name, Shape shape, Role role);
 class ParameterStore {
  public:
   struct Group {
-    Tensor value;  // [n]
-    Tensor grad;   // [n], or empty when no parameter of the group is trainable
+    Tensor value;             // [n]
+    Tensor grad;              // [n], or empty when no parameter of the group is trainable
+    int64_t one_product = 0;  // elements at the front that are of parameters with one_product()
     bool decay = false;
     bool trainable = false;
   };

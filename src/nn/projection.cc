@@ -27,11 +27,13 @@ void Dense::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tens
                                     .operands = operands(ctx)});
   }
   if (parameter_->grad) {
-    ctx.run(ops::GroupedMatmulWeight{.dy = dy,
-                                     .x = x,
-                                     .offsets = offsets,
-                                     .dweight = parameter_->grad.reshape(shape_),
-                                     .operands = operands(ctx)});
+    ctx.run(ops::GroupedMatmulWeight{
+        .dy = dy,
+        .x = x,
+        .offsets = offsets,
+        .dweight = parameter_->grad.reshape(shape_),
+        .accumulate = !(ctx.fresh_gradients() && parameter_->one_product()),
+        .operands = operands(ctx)});
   }
 }
 

@@ -26,7 +26,8 @@ class Projection {
                        const Tensor& y) const = 0;
 
   /// dx[N, I] = dy[N, O] @ W, assigned or accumulated (skipped when dx is empty); the gradients of
-  /// this projection's parameters accumulate. `x` is what forward was given.
+  /// this projection's parameters accumulate (but see Context::fresh_gradients). `x` is what
+  /// forward was given.
   virtual void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
                         const Tensor& dx, Write write) const = 0;
 

@@ -26,6 +26,10 @@ class Context {
   /// dropped.
   const Tensor& dropout_seed() const { return dropout_seed_; }
   void set_dropout_seed(const Tensor& seed) { dropout_seed_ = seed; }
+  /// Whether a step's gradients hold nothing yet: those that one product writes whole
+  /// (nn::Parameter::one_product) are then assigned, whatever stands there, instead of added to.
+  bool fresh_gradients() const { return fresh_gradients_; }
+  void set_fresh_gradients(bool fresh) { fresh_gradients_ = fresh; }
 
   /// A tensor from the arena, of the activations' type unless another is named.
   Tensor allocate(Shape shape) { return arena_.allocate(shape, dtype_); }
@@ -49,6 +53,7 @@ class Context {
   Dtype dtype_;
   ops::Operands operands_ = ops::Operands::exact;
   Tensor dropout_seed_;
+  bool fresh_gradients_ = false;
   Profiler* profiler_;
 };
 

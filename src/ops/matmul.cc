@@ -50,7 +50,7 @@ Cost cost(const GroupedMatmul& op) { return cost_product(op.x, op.y, op.weight);
 Cost cost(const GroupedMatmulInput& op) { return cost_product(op.dx, op.dy, op.weight); }
 Cost cost(const GroupedMatmulWeight& op) {
   Cost c = cost_product(op.x, op.dy, op.dweight);
-  c.bytes += static_cast<double>(op.dweight.bytes());  // read and written
+  if (op.accumulate) c.bytes += static_cast<double>(op.dweight.bytes());  // read and written
   return c;
 }
 

@@ -39,7 +39,8 @@ struct GroupedMatmulInput {
   Operands operands = Operands::exact;
 };
 
-/// dweight[g, o, i] += scale · Σ_{r in g} dy[r, begin + o] · x[r, i]
+/// dweight[g, o, i] = scale · Σ_{r in g} dy[r, begin + o] · x[r, i]    (+= if accumulate)
+/// Without rows, a group's gradient is 0: accumulating leaves it alone, assigning clears it.
 struct GroupedMatmulWeight {
   static constexpr std::string_view kName = "grouped_matmul_weight";
   Tensor dy;       // [N, Y], Y >= dy_begin + O
@@ -48,6 +49,7 @@ struct GroupedMatmulWeight {
   Tensor dweight;  // [G, O, I] of the statistics' type
   int64_t dy_begin = 0;
   double scale = 1;
+  bool accumulate = true;
   Operands operands = Operands::exact;
 };
 

@@ -84,7 +84,7 @@ void RefBackend::run(const ops::GroupedMatmulWeight& op) {
   const Floats dweight(op.dweight);
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
-    if (begin == end) continue;
+    if (begin == end && op.accumulate) continue;
     const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
     const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
     for (int64_t o = 0; o < outputs; ++o) {
@@ -94,8 +94,10 @@ void RefBackend::run(const ops::GroupedMatmulWeight& op) {
         const double* x_row = x.data() + r * inputs;
         for (int64_t i = 0; i < inputs; ++i) sum[static_cast<size_t>(i)] += dy_o * x_row[i];
       }
-      for (int64_t i = 0; i < inputs; ++i)
-        dweight(g, o, i) += op.scale * sum[static_cast<size_t>(i)];
+      for (int64_t i = 0; i < inputs; ++i) {
+        const double before = op.accumulate ? dweight(g, o, i) : 0.0;
+        dweight(g, o, i) = before + op.scale * sum[static_cast<size_t>(i)];
+      }
     }
   }
 }

@@ -59,8 +59,8 @@ class Criterion {
 
   /// Clears a row.
   virtual void begin(Context& ctx, int64_t row) = 0;
-  /// Adds a micro-batch's part to a row and to the parameters' gradients. Of `step`, what is
-  /// recordable uses the number of batches only.
+  /// Adds a micro-batch's part to a row and to the parameters' gradients, in one backward pass. Of
+  /// `step`, what is recordable uses the number of batches only.
   virtual void add_gradients(Context& ctx, const StepBatch& batch, const StepSize& step,
                              int64_t row) = 0;
   /// The same of a micro-batch that is not on the device yet.

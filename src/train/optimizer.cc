@@ -69,7 +69,7 @@ void Optimizer::refresh_masters(Backend& backend) const {
 void Optimizer::step(Context& ctx, double lr, const Tensor& squared_norm) {
   auto schedule = next_schedule(lr);
   ctx.backend().upload(Tensor(schedule.data(), {4}, Dtype::f64), schedule_);
-  update(ctx, schedule_, squared_norm);
+  update(ctx, schedule_, squared_norm, Clear::all);
   count_step();
 }
 
@@ -78,7 +78,8 @@ std::array<double, 4> Optimizer::next_schedule(double lr) const {
   return {lr, 1 - std::pow(settings_.beta1, t), 1 - std::pow(settings_.beta2, t), t};
 }
 
-void Optimizer::update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm) const {
+void Optimizer::update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm,
+                       Clear clear) const {
   bool accumulate = false;
   for (const Trained& trained : trained_) {
     ctx.run(
@@ -100,7 +101,9 @@ void Optimizer::update(Context& ctx, const Tensor& schedule, const Tensor& squar
                        .weight_decay = trained.group.decay ? settings_.weight_decay : 0,
                        .clip = settings_.clip,
                        .seed = seed++});
-    ctx.run(ops::Fill{.x = trained.group.grad});
+    const Tensor& grad = trained.group.grad;
+    const int64_t kept = clear == Clear::all ? 0 : trained.group.one_product;
+    if (kept < grad.numel()) ctx.run(ops::Fill{.x = grad.slice(kept, grad.numel())});
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -24,6 +25,10 @@ struct OptimizerSettings {
   void validate() const;
 };
 
+/// Which gradients an update sets to 0: all, or only those to which the next step adds; the others
+/// are then left as they are, for a backward pass with Context::fresh_gradients.
+enum class Clear : uint8_t { all, added };
+
 /// AdamW over whole parameter groups: one launch each for norm, update and clearing. Where a
 /// group's values are bf16, an f32 master copy is kept here and the values are refreshed from it.
 class Optimizer {
@@ -43,7 +48,7 @@ class Optimizer {
   /// ops::AdamW's schedule for the next step.
   std::array<double, 4> next_schedule(double lr) const;
   /// The work of a step; `schedule` [4] f64 holds what next_schedule() gave.
-  void update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm) const;
+  void update(Context& ctx, const Tensor& schedule, const Tensor& squared_norm, Clear clear) const;
   /// Says that an update was issued, or replayed.
   void count_step() { ++steps_; }
 

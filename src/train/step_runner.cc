@@ -116,6 +116,7 @@ void StepRunner::issue(const Inputs& inputs, const std::vector<HostBatch>* batch
   for (size_t i = 0; i < inputs.batches.size(); ++i) {
     const auto row = static_cast<int64_t>(i);
     if (inputs.dropout_seeds) ctx_.set_dropout_seed(inputs.dropout_seeds.slice(row, row + 1));
+    ctx_.set_fresh_gradients(i == 0);
     criterion_.add_gradients(ctx_,
                              {.host = batches ? &(*batches)[i] : nullptr,
                               .batch = inputs.batches[i],
@@ -123,7 +124,8 @@ void StepRunner::issue(const Inputs& inputs, const std::vector<HostBatch>* batch
                              size, 0);
   }
   ctx_.set_dropout_seed({});
-  optimizer_.update(ctx_, inputs.schedule, criterion_.squared_norm(0));
+  ctx_.set_fresh_gradients(false);
+  optimizer_.update(ctx_, inputs.schedule, criterion_.squared_norm(0), Clear::added);
 }
 
 void StepRunner::forget_moved() {

@@ -41,6 +41,7 @@ struct Sizes {
   int64_t groups() const { return static_cast<int64_t>(rows.size()); }
 };
 
+/// Forms: forward, input's gradient, weight's gradient added ('w') or assigned ('a').
 void product(Rig& rig, const Sizes& c, char form) {
   const Shape narrow{c.total(), c.inputs}, wide{c.total(), c.begin + c.outputs + c.spare};
   const Shape weight{c.groups(), c.outputs, c.inputs};
@@ -79,6 +80,7 @@ void product(Rig& rig, const Sizes& c, char form) {
                                      .dweight = rig.updated("dweight", weight, rig.statistics()),
                                      .dy_begin = c.begin,
                                      .scale = 0.75,
+                                     .accumulate = form == 'w',
                                      .operands = c.operands});
   }
 }
@@ -257,7 +259,7 @@ std::vector<OpCase> large_cases() {
   };
   const auto add_products = [&](const std::string& name, std::vector<Dtype> dtypes,
                                 const Sizes& c) {
-    for (char form : {'f', 'i', 'w'})
+    for (char form : {'f', 'i', 'w', 'a'})
       add(fmt::format("Product_{}_{}", name, form), dtypes,
           [=](Rig& rig) { product(rig, c, form); });
   };

@@ -246,13 +246,14 @@ void input_gradient(Rig& rig, const Product& p) {
                                   .operands = p.operands});
 }
 
-void weight_gradient(Rig& rig, const Product& p) {
+void weight_gradient(Rig& rig, const Product& p, bool accumulate) {
   const auto y = make_forward(rig, p);
   const Tensor dy = rig.input("dy", y.y.shape(), wide_dtype(rig, p));
-  const Tensor dweight = rig.updated("dweight", y.weight.shape(), rig.statistics());
+  const Tensor dweight = accumulate ? rig.updated("dweight", y.weight.shape(), rig.statistics())
+                                    : rig.output("dweight", y.weight.shape(), rig.statistics());
   if (!p.benchmark) rig.prepare(y);
   rig.loss(y.y, dy);
-  rig.gradient(y.weight, dweight, true);
+  rig.gradient(y.weight, dweight, accumulate);
   rig.set_inner(p.total());
   rig.run(ops::GroupedMatmulWeight{.dy = dy,
                                    .x = y.x,
@@ -260,8 +261,12 @@ void weight_gradient(Rig& rig, const Product& p) {
                                    .dweight = dweight,
                                    .dy_begin = p.begin,
                                    .scale = p.scale,
+                                   .accumulate = accumulate,
                                    .operands = p.operands});
 }
+
+void added_weight_gradient(Rig& rig, const Product& p) { weight_gradient(rig, p, true); }
+void assigned_weight_gradient(Rig& rig, const Product& p) { weight_gradient(rig, p, false); }
 
 }  // namespace
 
@@ -273,7 +278,8 @@ std::vector<OpCase> matmul_cases() {
   };
   add("GroupedMatmul", forward);
   add("GroupedMatmulInput", input_gradient);
-  add("GroupedMatmulWeight", weight_gradient);
+  add("GroupedMatmulWeight", added_weight_gradient);
+  add("GroupedMatmulWeightAssigned", assigned_weight_gradient);
   return cases;
 }
 

@@ -150,7 +150,7 @@ void plain_input(Problem& p, float scale, bool accumulate) {
     }
 }
 
-void plain_weight(Problem& p, float scale) {
+void plain_weight(Problem& p, float scale, bool accumulate) {
   for (int64_t g = 0; g < p.groups; ++g)
     for (int64_t o = 0; o < p.c.outputs; ++o)
       for (int64_t i = 0; i < p.c.inputs; ++i) {
@@ -160,7 +160,7 @@ void plain_weight(Problem& p, float scale) {
           sum =
               std::fma(p.at(p.y, r * p.width + p.c.before + o), p.at(p.x, r * p.c.inputs + i), sum);
         float& dweight = p.at(p.weight, (g * p.c.outputs + o) * p.c.inputs + i);
-        dweight = finish(sum, scale, true, dweight);
+        dweight = finish(sum, scale, accumulate, dweight);
       }
 }
 
@@ -219,9 +219,10 @@ TEST(Matmul, FloatProductsAreChainsOfMultiplyAddsOnEveryInstructionSet) {
 
           ops::GroupedMatmulWeight weight = got.weight_gradient();
           weight.scale = scale;
+          weight.accumulate = accumulate;
           check(weight);
           backend.run(weight);
-          plain_weight(want, scale);
+          plain_weight(want, scale, accumulate);
           ASSERT_TRUE(same_bits(got.weight, want.weight)) << "weight gradient";
         }
       }
@@ -299,7 +300,7 @@ TEST(Matmul, Bf16OperandsAreRoundedAndSumsAreNot) {
         got.weight = want.weight = weight;
         gradient.dweight = Tensor(got.weight.data(), gradient.dweight.shape(), Dtype::f32);
         backend.run(gradient);
-        plain_weight(want, 1);
+        plain_weight(want, 1, true);
         for (size_t i = 0; i < got.weight.size(); ++i)
           ASSERT_NEAR(got.weight[i], want.weight[i], 1e-5 * static_cast<double>(want.rows))
               << "dweight " << i;
@@ -350,6 +351,20 @@ TEST(Matmul, EmptyGroupsAndNoRowsLeaveEverythingAlone) {
   backend.run(ops::GroupedMatmulWeight{none, none, p.offsets_tensor(), p.weight_tensor()});
   EXPECT_EQ(p.weight, weight);
   EXPECT_EQ(nothing, 0);
+}
+
+TEST(Matmul, AnAssignedGradientOfNoRowsIsZero) {
+  const Case c{10, 10, {0, 0}, 0, 0};
+  Problem p(c);
+  cpu::CpuBackend backend(2);
+  float nothing = 0;
+  const Tensor none(&nothing, {0, 10}, Dtype::f32);
+  backend.run(ops::GroupedMatmulWeight{.dy = none,
+                                       .x = none,
+                                       .offsets = p.offsets_tensor(),
+                                       .dweight = p.weight_tensor(),
+                                       .accumulate = false});
+  EXPECT_THAT(p.weight, testing::Each(0.0f));
 }
 
 TEST(Matmul, RefusesActivationsThatAreNotF32) {

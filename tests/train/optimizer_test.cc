@@ -83,6 +83,20 @@ TEST(Optimizer, TakesHalfTheMemoryWithBf16StateAndStaysClose) {
   EXPECT_LT(std::sqrt(difference / size), 2e-3);
 }
 
+TEST(Optimizer, LeavesGradientsThatTheNextStepAssigns) {
+  OptimizerRig rig;
+  Group group(*rig.backend, Dtype::f32);
+  group.group.one_product = 5;
+  Optimizer optimizer(*rig.backend, {group.group}, {});
+  rig.ctx.run(ops::Fill{.x = group.group.grad, .value = 2});
+  std::vector<double> schedule{1e-3, 0.1, 0.05, 1};
+  optimizer.update(rig.ctx, Tensor(std::span(schedule)), rig.norm, Clear::added);
+  for (int64_t i = 0; i < kCount; ++i)
+    EXPECT_EQ(group.group.grad.as<float>()[i], i < 5 ? 2 : 0) << i;
+  optimizer.update(rig.ctx, Tensor(std::span(schedule)), rig.norm, Clear::all);
+  for (int64_t i = 0; i < kCount; ++i) EXPECT_EQ(group.group.grad.as<float>()[i], 0) << i;
+}
+
 TEST(Optimizer, ReportsTheNormBeforeClipping) {
   OptimizerRig rig;
   Group group(*rig.backend, Dtype::f32);
