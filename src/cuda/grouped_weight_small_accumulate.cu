@@ -2,7 +2,8 @@
 
 namespace mixtral::cuda {
 
-void grouped_weight_small_accumulate(const Product& p, int processors, Scratch& scratch, cudaStream_t stream) {
+void grouped_weight_small_accumulate(const Product& p, int processors, Scratch& scratch,
+                                     cudaStream_t stream) {
   using cute::_1, cute::_2, cute::_64, cute::_128, cute::_256;
   using Tile = cute::Shape<_128, _128, _64>;
   using Cluster = cute::Shape<_2, _1, _1>;
