@@ -145,6 +145,7 @@ void swiglu_backward_rows(const ops::SwiGluBackward& op, int64_t begin, int64_t 
     const float* dh = op.dh.as<float>() + r * width;
     float* d_gate = op.d_gate_up.as<float>() + r * 2 * width;
     float* d_up = d_gate + width;
+    float* h = op.h ? op.h.as<float>() + r * width : nullptr;
     const int32_t assignment = op.source.as<int32_t>()[r];
     const Floats w = broadcast(op.weights.as<float>()[assignment]);
     const float dw = sum_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
@@ -155,6 +156,7 @@ void swiglu_backward_rows(const ops::SwiGluBackward& op, int64_t begin, int64_t 
       const Floats slope = s * multiply_add(g, broadcast(1) - s, broadcast(1));
       store_n(w * d * u * slope, d_gate + i, count);
       store_n(w * d * silu, d_up + i, count);
+      if (h) store_n(w * silu * u, h + i, count);
       return d * silu * u;
     });
     op.dweights.as<float>()[assignment] = dw;
@@ -304,7 +306,7 @@ void CpuBackend::run(const ops::SwiGlu& op) {
 }
 
 void CpuBackend::run(const ops::SwiGluBackward& op) {
-  expect_f32(op.kName, {op.gate_up, op.weights, op.dh, op.d_gate_up, op.dweights});
+  expect_f32(op.kName, {op.gate_up, op.weights, op.dh, op.d_gate_up, op.dweights, op.h});
   pool_.for_ranges(op.dh.dim(0), row_grain(4 * op.dh.dim(1)), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(swiglu_backward_rows)(op, begin, end);
   });

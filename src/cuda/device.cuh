@@ -142,5 +142,21 @@ constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+/// For results that are rounded to bf16: two special functions, good to about 2^-21.
+__device__ inline float sigmoid_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + exp2_fast(-kLog2E * x)));
+  return y;
+}
+/// As exact as a result of type T needs.
+template <class T>
+__device__ inline float sigmoid_for(float x) {
+  return __is_same(T, Bf16) ? sigmoid_fast(x) : sigmoid(x);
+}
+/// w · silu(gate) · up, for a result of type T.
+template <class T>
+__device__ inline float swiglu(float gate, float up, float w) {
+  return w * (gate * sigmoid_for<T>(gate) * up);
+}
 
 }  // namespace mixtral::cuda

@@ -89,7 +89,7 @@ void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaS
   if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
       blas.multiply(p, scratch, stream))
     return;
-  if (p.offsets && grouped_product(p, processors, scratch, stream)) return;
+  if (p.offsets && grouped_product(p, stream)) return;
   simt_product(adding(p, stream), stream);
 }
 
@@ -133,6 +133,27 @@ void CudaBackend::run(const ops::GroupedMatmulInput& op) {
             .accumulate = op.accumulate,
             .round = op.operands == ops::Operands::bf16};
   multiply(p, processors_, *blas_, scratch(), stream_);
+}
+
+void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
+  const bool bf16 = op.x.dtype() == Dtype::bf16 && op.weight.dtype() == Dtype::bf16 &&
+                    op.gate_up.dtype() == Dtype::bf16;
+  if (bf16 && op.offsets && op.x.dim(0) > kFewGroupedRows &&
+      grouped_gate({.x = op.x.data(),
+                    .weight = op.weight.data(),
+                    .gate_up = op.keep_gate_up ? op.gate_up.data() : nullptr,
+                    .h = op.h.data(),
+                    .weights = data<float>(op.weights),
+                    .source = data<int>(op.source),
+                    .offsets = data<int>(op.offsets),
+                    .rows = op.x.dim(0),
+                    .inputs = op.x.dim(1),
+                    .width = op.h.dim(1),
+                    .groups = op.weight.dim(0)},
+                   stream_))
+    return;
+  run(op.product());
+  run(op.activation());
 }
 
 void CudaBackend::run(const ops::GroupedMatmulWeight& op) {

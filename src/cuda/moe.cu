@@ -62,7 +62,7 @@ struct SwiGluForward {
     load(gate_up + row * 2 * width + column, gate);
     load(gate_up + (row * 2 + 1) * width + column, up);
 #pragma unroll
-    for (int i = 0; i < n; ++i) up[i] *= w * (gate[i] * sigmoid(gate[i]));
+    for (int i = 0; i < n; ++i) up[i] = swiglu<T>(gate[i], up[i], w);
     store(h + row * width + column, up);
   }
 };
@@ -75,6 +75,7 @@ struct SwiGluGradient {
   const T* dh;
   T* d_gate_up;
   float* dweights;
+  T* h;  // or null
   int width;
 };
 
@@ -95,15 +96,16 @@ __global__ void __launch_bounds__(256) swiglu_backward(SwiGluGradient<T> op) {
     load(op.dh + row * op.width + column, dh);
 #pragma unroll
     for (int i = 0; i < n; ++i) {
-      const float s = sigmoid(gate[i]);
-      const float silu = gate[i] * s;
-      dw += dh[i] * silu * up[i];
-      const float d_gate = w * dh[i] * up[i] * s * (1 + gate[i] * (1 - s));
-      up[i] = w * dh[i] * silu;
-      gate[i] = d_gate;
+      const float s = sigmoid_for<T>(gate[i]);
+      const float silu = gate[i] * s, both = silu * up[i], d = w * dh[i];
+      dw += dh[i] * both;
+      dh[i] = w * both;
+      gate[i] = d * up[i] * (s + silu * (1 - s));
+      up[i] = d * silu;
     }
     store(d_gates + column, gate);
     store(d_gates + op.width + column, up);
+    if (op.h) store(op.h + row * op.width + column, dh);
   }
   dw = block_sum(dw);
   if (threadIdx.x == 0) op.dweights[assignment] = dw;
@@ -148,10 +150,10 @@ void CudaBackend::run(const ops::SwiGluBackward& op) {
   if (rows == 0) return;
   with_activation(op.dh.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
-    with_packs<kPackOf<T>>(width, {op.gate_up, op.dh, op.d_gate_up}, [&](auto pack) {
+    with_packs<kPackOf<T>>(width, {op.gate_up, op.dh, op.d_gate_up, op.h}, [&](auto pack) {
       swiglu_backward<pack()><<<blocks(rows), 256, 0, stream_>>>(SwiGluGradient<T>{
           data<T>(op.gate_up), data<float>(op.weights), data<int>(op.source), data<T>(op.dh),
-          data<T>(op.d_gate_up), data<float>(op.dweights), static_cast<int>(width)});
+          data<T>(op.d_gate_up), data<float>(op.dweights), data<T>(op.h), static_cast<int>(width)});
     });
   });
   check_launch("swiglu_backward");

@@ -33,6 +33,11 @@ class Lora : public Projection {
   int64_t outputs() const override { return base_->outputs(); }
   void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
                const Tensor& y) const override;
+  void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& dx,
+                      Write write) const override;
+  void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
+                       const Tensor& offsets) const override;
+  /// Cheaper than one after the other: dy Bᵀ is needed for both.
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
                 const Tensor& dx, Write write) const override;
   /// The base's parameters, then the branches'.
@@ -48,6 +53,14 @@ class Lora : public Projection {
  private:
   /// dropout(x): x itself outside training, or when nothing is dropped.
   Tensor dropped(Context& ctx, const LoraBranch& branch, const Tensor& x) const;
+  /// The gradient of x Aᵀ, [N, r].
+  Tensor narrow_gradient(Context& ctx, const LoraBranch& branch, const Tensor& dy,
+                         const Tensor& offsets) const;
+  /// What a branch adds to dx, and its parameters' gradients.
+  void add_input(Context& ctx, const LoraBranch& branch, const Tensor& dnarrow,
+                 const Tensor& offsets, const Tensor& dx) const;
+  void add_weight(Context& ctx, const LoraBranch& branch, const Tensor& dnarrow, const Tensor& dy,
+                  const Tensor& x, const Tensor& offsets) const;
 
   std::unique_ptr<Projection> base_;
   std::vector<LoraBranch> branches_;

@@ -44,9 +44,15 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& resi
     const ArenaScope gathered(ctx.arena());
     const Tensor xs = ctx.allocate({rows, d});
     ctx.run(ops::GatherRows{.x = x, .source = s.source, .y = xs, .divisor = experts_per_token});
-    gate_up->forward(ctx, xs, s.offsets, s.gate_up);
+    gate_up->forward_swiglu(ctx, {.x = xs,
+                                  .weight = {},
+                                  .offsets = s.offsets,
+                                  .weights = s.weights,
+                                  .source = s.source,
+                                  .gate_up = s.gate_up,
+                                  .h = h,
+                                  .keep_gate_up = saved != nullptr});
   }
-  ctx.run(ops::SwiGlu{.gate_up = s.gate_up, .weights = s.weights, .source = s.source, .h = h});
   const Tensor ys = ctx.allocate({rows, d});
   down->forward(ctx, h, s.offsets, ys);
   ctx.run(ops::CombineRows{.y = ys, .slot = s.slot, .residual = residual, .out = out});
@@ -60,25 +66,23 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
   const Tensor dweights = ctx.allocate(saved.weights.shape(), ctx.statistics());
   const Tensor d_gate_up = ctx.allocate(saved.gate_up.shape());
   {
-    // h is not kept: recomputing it costs an elementwise pass, keeping it a third more memory.
+    // h is not kept, which would take a third more memory: the pass that reads gate and up for
+    // their gradients makes it again, in the place of its own gradient.
     const ArenaScope hidden(ctx.arena());
     const Tensor dys = ctx.allocate({rows, d});
     const Tensor dh = ctx.allocate({rows, down->inputs()});
     ctx.run(
         ops::GatherRows{.x = dout, .source = saved.source, .y = dys, .divisor = experts_per_token});
-    Tensor h;
-    if (down->reads_input()) {
-      h = ctx.allocate(dh.shape());
-      ctx.run(ops::SwiGlu{
-          .gate_up = saved.gate_up, .weights = saved.weights, .source = saved.source, .h = h});
-    }
-    down->backward(ctx, dys, h, saved.offsets, dh, Write::assign);
+    down->backward_input(ctx, dys, saved.offsets, dh, Write::assign);
+    const Tensor h = down->reads_input() ? dh : Tensor();
     ctx.run(ops::SwiGluBackward{.gate_up = saved.gate_up,
                                 .weights = saved.weights,
                                 .source = saved.source,
                                 .dh = dh,
                                 .d_gate_up = d_gate_up,
-                                .dweights = dweights});
+                                .dweights = dweights,
+                                .h = h});
+    if (h) down->backward_weight(ctx, dys, h, saved.offsets);
   }
   Tensor xs;
   if (gate_up->reads_input()) {

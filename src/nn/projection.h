@@ -24,12 +24,19 @@ class Projection {
   /// y[N, O] = x[N, I] @ Wᵀ. `offsets` [G+1] i32 says which rows are which group's; empty if G = 1.
   virtual void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
                        const Tensor& y) const = 0;
+  /// The same and SwiGLU after it, for gate and up: `op` lacks the weight.
+  virtual void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const;
 
-  /// dx[N, I] = dy[N, O] @ W, assigned or accumulated (skipped when dx is empty); the gradients of
-  /// this projection's parameters accumulate (but see Context::fresh_gradients). `x` is what
-  /// forward was given.
+  /// dx[N, I] = dy[N, O] @ W, assigned or accumulated.
+  virtual void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets,
+                              const Tensor& dx, Write write) const = 0;
+  /// The gradients of this projection's parameters accumulate (but see Context::fresh_gradients).
+  /// `x` is what forward was given.
+  virtual void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
+                               const Tensor& offsets) const = 0;
+  /// Both (the first unless dx is empty).
   virtual void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
-                        const Tensor& dx, Write write) const = 0;
+                        const Tensor& dx, Write write) const;
 
   /// The weight [G, O, I] when the map is that and nothing more; empty otherwise. For fused ops.
   virtual Tensor plain_weight() const { return {}; }
@@ -57,8 +64,11 @@ class Dense : public Projection {
   int64_t inputs() const override { return shape_[2]; }
   void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
                const Tensor& y) const override;
-  void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
-                const Tensor& dx, Write write) const override;
+  void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const override;
+  void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& dx,
+                      Write write) const override;
+  void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
+                       const Tensor& offsets) const override;
   Tensor plain_weight() const override { return weight(); }
   bool reads_input() const override { return !parameter_->grad.empty(); }
   void for_each_parameter(const ParameterVisitor& visit) override;

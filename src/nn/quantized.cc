@@ -29,9 +29,15 @@ void Quantized::forward(Context& ctx, const Tensor& x, const Tensor& offsets,
       .x = x, .weight = weight(ctx), .offsets = offsets, .y = y, .operands = ctx.operands()});
 }
 
-void Quantized::backward(Context& ctx, const Tensor& dy, const Tensor&, const Tensor& offsets,
-                         const Tensor& dx, Write write) const {
-  if (!dx) return;
+void Quantized::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const {
+  const ArenaScope scope(ctx.arena());
+  op.weight = weight(ctx);
+  op.operands = ctx.operands();
+  ctx.run(op);
+}
+
+void Quantized::backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets,
+                               const Tensor& dx, Write write) const {
   const ArenaScope scope(ctx.arena());
   ctx.run(ops::GroupedMatmulInput{.dy = dy,
                                   .weight = weight(ctx),

@@ -18,9 +18,11 @@ class Quantized : public Projection {
   int64_t inputs() const override { return shape_[2]; }
   void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
                const Tensor& y) const override;
-  /// Only dx: a rounded weight has no gradient.
-  void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
-                const Tensor& dx, Write write) const override;
+  void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const override;
+  void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& dx,
+                      Write write) const override;
+  /// Nothing: a rounded weight has no gradient.
+  void backward_weight(Context&, const Tensor&, const Tensor&, const Tensor&) const override {}
   bool reads_input() const override { return false; }
   void for_each_parameter(const ParameterVisitor& visit) override { visit(parameter_); }
 

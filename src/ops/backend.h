@@ -78,6 +78,7 @@ class Backend : public Allocator {
   virtual void run(const ops::CombineRows&) = 0;
   virtual void run(const ops::SwiGlu&) = 0;
   virtual void run(const ops::SwiGluBackward&) = 0;
+  virtual void run(const ops::GroupedMatmulSwiGlu&) = 0;
   virtual void run(const ops::Embedding&) = 0;
   virtual void run(const ops::EmbeddingBackward&) = 0;
   virtual void run(const ops::CrossEntropy&) = 0;

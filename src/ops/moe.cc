@@ -95,6 +95,20 @@ void check(const SwiGluBackward& op) {
   check_rows(op.gate_up, op.weights, op.source, op.dh);
   expect_shape("d_gate_up", op.d_gate_up, op.gate_up.shape());
   expect_shape("dweights", op.dweights, op.weights.shape());
+  if (op.h) expect_shape("h", op.h, op.dh.shape());
+}
+
+GroupedMatmul GroupedMatmulSwiGlu::product() const {
+  return {.x = x, .weight = weight, .offsets = offsets, .y = gate_up, .operands = operands};
+}
+
+SwiGlu GroupedMatmulSwiGlu::activation() const {
+  return {.gate_up = gate_up, .weights = weights, .source = source, .h = h};
+}
+
+void check(const GroupedMatmulSwiGlu& op) {
+  check(op.product());
+  check(op.activation());
 }
 
 Cost cost(const Route& op) {
@@ -119,7 +133,14 @@ Cost cost(const SwiGlu& op) {
   return {6 * static_cast<double>(op.h.numel()), bytes({op.gate_up, op.h})};
 }
 Cost cost(const SwiGluBackward& op) {
-  return {14 * static_cast<double>(op.dh.numel()), bytes({op.gate_up, op.dh, op.d_gate_up})};
+  return {14 * static_cast<double>(op.dh.numel()), bytes({op.gate_up, op.dh, op.d_gate_up, op.h})};
+}
+Cost cost(const GroupedMatmulSwiGlu& op) {
+  Cost c = cost(op.product());
+  if (!op.keep_gate_up) c.bytes -= static_cast<double>(op.gate_up.bytes());
+  c.flops += cost(op.activation()).flops;
+  c.bytes += static_cast<double>(op.h.bytes());
+  return c;
 }
 
 }  // namespace mixtral::ops

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "ops/common.h"
+#include "ops/matmul.h"
 
 namespace mixtral::ops {
 
@@ -108,6 +108,25 @@ struct SwiGluBackward {
   Tensor dh;         // [R, F]
   Tensor d_gate_up;  // [R, 2F], assigned; may alias gate_up
   Tensor dweights;   // [N, k] statistics, assigned
+  Tensor h;          // [R, F]: what SwiGlu made of gate_up, assigned again; or empty; may alias dh
+};
+
+/// An expert's first product and what follows it: gate_up = x · weightᵀ, as GroupedMatmul, and h,
+/// as SwiGlu. One op, so that a device can do the second on its way to memory.
+struct GroupedMatmulSwiGlu {
+  static constexpr std::string_view kName = "grouped_matmul_swiglu";
+  Tensor x;                  // [R, I]
+  Tensor weight;             // [G, 2F, I]
+  Tensor offsets;            // [G+1] i32
+  Tensor weights;            // [N, k] statistics
+  Tensor source;             // [R] i32
+  Tensor gate_up;            // [R, 2F]
+  Tensor h;                  // [R, F]
+  bool keep_gate_up = true;  // else gate_up is only room, and may hold anything afterwards
+  Operands operands = Operands::exact;
+
+  GroupedMatmul product() const;
+  SwiGlu activation() const;
 };
 
 void check(const Route&);
@@ -118,6 +137,7 @@ void check(const GatherRows&);
 void check(const CombineRows&);
 void check(const SwiGlu&);
 void check(const SwiGluBackward&);
+void check(const GroupedMatmulSwiGlu&);
 Cost cost(const Route&);
 Cost cost(const RouteBackward&);
 Cost cost(const RouterStatistics&);
@@ -126,5 +146,6 @@ Cost cost(const GatherRows&);
 Cost cost(const CombineRows&);
 Cost cost(const SwiGlu&);
 Cost cost(const SwiGluBackward&);
+Cost cost(const GroupedMatmulSwiGlu&);
 
 }  // namespace mixtral::ops

@@ -30,6 +30,10 @@ class RefBackend final : public HostBackend {
   void run(const ops::CombineRows&) override;
   void run(const ops::SwiGlu&) override;
   void run(const ops::SwiGluBackward&) override;
+  void run(const ops::GroupedMatmulSwiGlu& op) override {
+    run(op.product());
+    run(op.activation());
+  }
   void run(const ops::Embedding&) override;
   void run(const ops::EmbeddingBackward&) override;
   void run(const ops::CrossEntropy&) override;

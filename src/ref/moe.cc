@@ -179,7 +179,7 @@ void RefBackend::run(const ops::SwiGlu& op) {
 void RefBackend::run(const ops::SwiGluBackward& op) {
   const int64_t width = op.dh.dim(1);
   const Floats gate_up(op.gate_up), weights(op.weights), dh(op.dh), d_gate_up(op.d_gate_up);
-  const Floats dweights(op.dweights);
+  const Floats dweights(op.dweights), h(op.h);
   const Integers source(op.source);
   for (int64_t r = 0; r < op.dh.dim(0); ++r) {
     const double w = weights[source[r]];
@@ -190,6 +190,7 @@ void RefBackend::run(const ops::SwiGluBackward& op) {
       dw += gradient * (gate * s) * up;
       d_gate_up(r, f) = w * gradient * up * s * (1 + gate * (1 - s));
       d_gate_up(r, width + f) = w * gradient * (gate * s);
+      if (op.h) h(r, f) = w * (gate * s) * up;
     }
     dweights[source[r]] = dw;
   }

@@ -200,6 +200,26 @@ void swiglu_backward(Rig& rig, int64_t tokens, int64_t width) {
       .dweights = rig.output("dweights", {tokens, 2}, rig.statistics())});
 }
 
+void product_swiglu(Rig& rig, std::vector<int32_t> rows, int64_t inputs, int64_t width, bool keep) {
+  const std::vector<int32_t> offsets = offsets_of(rows);
+  const int64_t count = offsets.back(), groups = static_cast<int64_t>(rows.size());
+  std::vector<int32_t> source = ascending(count);
+  for (size_t r = source.size(); r > 1; --r)
+    std::swap(source[r - 1], source[rig.random().below(r)]);
+  const Shape wide{count, 2 * width};
+  rig.set_inner(inputs);
+  rig.run(ops::GroupedMatmulSwiGlu{
+      .x = rig.input("x", {count, inputs}),
+      .weight = rig.input("weight", {groups, 2 * width, inputs},
+                          {1 / std::sqrt(static_cast<double>(inputs))}),
+      .offsets = rig.indices("offsets", {groups + 1}, offsets),
+      .weights = rig.input("weights", {count, 1}, rig.statistics(), {0.2, 0.5}),
+      .source = rig.indices("source", {count}, source),
+      .gate_up = keep ? rig.output("gate_up", wide) : rig.room("gate_up", wide),
+      .h = rig.output("h", {count, width}),
+      .keep_gate_up = keep});
+}
+
 void cross_entropy(Rig& rig, int64_t rows, int64_t vocabulary) {
   auto labels = random_tokens(rig, rows, vocabulary);
   labels[1] = ops::kIgnoredLabel;
@@ -276,6 +296,24 @@ std::vector<OpCase> large_cases() {
       {.rows = {70, 0, 1, 200}, .inputs = 64, .outputs = 128, .begin = 128, .accumulate = true});
   add_products("grouped_deep", both, {.rows = {300, 0, 40}, .inputs = 520, .outputs = 136});
   add_products("grouped_odd", both, {.rows = {70, 0, 1, 200}, .inputs = 67, .outputs = 131});
+  // Tiles of 128 x 256 that lie above each other, beside each other, and alone; whole and not.
+  for (const bool accumulate : {false, true}) {
+    const std::string suffix = accumulate ? "_accumulated" : "";
+    add_products(
+        "grouped_tiles" + suffix, bf16,
+        {.rows = {300, 0, 513, 64, 128}, .inputs = 200, .outputs = 520, .accumulate = accumulate});
+    add_products("grouped_few_outputs" + suffix, bf16,
+                 {.rows = {70, 0, 1, 300}, .inputs = 264, .outputs = 16, .accumulate = accumulate});
+    add_products("grouped_few_inputs" + suffix, bf16,
+                 {.rows = {70, 0, 1, 300}, .inputs = 16, .outputs = 264, .accumulate = accumulate});
+  }
+  for (const bool keep : {true, false}) {
+    const std::string suffix = keep ? "" : "_alone";
+    add("GroupedMatmulSwiGlu_tiles" + suffix, bf16,
+        [=](Rig& rig) { product_swiglu(rig, {300, 0, 513, 64, 128}, 136, 200, keep); });
+    add("GroupedMatmulSwiGlu_small" + suffix, both,
+        [=](Rig& rig) { product_swiglu(rig, {3, 0, 17, 1}, 64, 128, keep); });
+  }
   add_products("router", both,
                {.rows = {300}, .inputs = 512, .outputs = 8, .accumulate = true, .f32_wide = true});
   add_products("router_e13", both, {.rows = {77}, .inputs = 200, .outputs = 13, .f32_wide = true});

@@ -1,6 +1,7 @@
 #include "ops/moe.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/op_cases.h"
 
@@ -245,9 +246,28 @@ void swiglu(Rig& rig, const Rows& c) {
   rig.run(make_swiglu(rig, c, gate_up, rig.output("h", {count, c.width})));
 }
 
-enum class Place { separate, over_input };
+/// The experts' first product with SwiGLU after it.
+void product_swiglu(Rig& rig, const Rows& c, bool keep) {
+  const int64_t count = c.tokens * c.k, inputs = c.benchmark ? c.width : 24;
+  const Routing routing = draw_routing(rig.random(), c.tokens, c.experts, c.k);
+  const Shape wide{count, 2 * c.width};
+  const Spread spread{2 / std::sqrt(static_cast<double>(inputs))};
+  rig.set_inner(inputs);
+  rig.run(ops::GroupedMatmulSwiGlu{
+      .x = rig.input("x", {count, inputs}),
+      .weight = rig.input("weight", {c.experts, 2 * c.width, inputs}, spread),
+      .offsets = rig.indices("offsets", {c.experts + 1}, routing.offsets),
+      .weights = rig.input("weights", {c.tokens, c.k}, rig.statistics(), {0.2, 0.5}),
+      .source = rig.indices("source", {count}, routing.source),
+      .gate_up = keep ? rig.output("gate_up", wide) : rig.room("gate_up", wide),
+      .h = rig.output("h", {count, c.width}),
+      .keep_gate_up = keep});
+}
 
-void swiglu_backward(Rig& rig, const Rows& c, Place place) {
+enum class Place { separate, over_input };
+enum class Hidden { not_asked, separate, over_gradient };
+
+void swiglu_backward(Rig& rig, const Rows& c, Place place, Hidden hidden = Hidden::not_asked) {
   const Shape wide{c.tokens * c.k, 2 * c.width}, narrow{c.tokens * c.k, c.width};
   const Tensor gate_up = place == Place::separate ? rig.input("gate_up", wide, Spread{2})
                                                   : rig.updated("gate_up", wide, Spread{2});
@@ -257,9 +277,12 @@ void swiglu_backward(Rig& rig, const Rows& c, Place place) {
       .gate_up = gate_up,
       .weights = forward.weights,
       .source = forward.source,
-      .dh = rig.input("dh", narrow),
+      .dh = hidden == Hidden::over_gradient ? rig.updated("dh", narrow) : rig.input("dh", narrow),
       .d_gate_up = place == Place::separate ? rig.output("d_gate_up", wide) : gate_up,
-      .dweights = rig.output("dweights", forward.weights.shape(), rig.statistics())};
+      .dweights = rig.output("dweights", forward.weights.shape(), rig.statistics()),
+      .h = {}};
+  if (hidden == Hidden::separate) op.h = rig.output("h again", narrow);
+  if (hidden == Hidden::over_gradient) op.h = op.dh;
   rig.loss(forward.h, op.dh);
   rig.gradient(gate_up, op.d_gate_up);
   rig.gradient(forward.weights, op.dweights);
@@ -334,6 +357,21 @@ std::vector<OpCase> moe_cases() {
       add(
           "SwiGluBackward_in_place_" + c.name,
           [=](Rig& rig) { swiglu_backward(rig, c, Place::over_input); }, c.dtypes);
+    add(
+        "SwiGluBackward_hidden_" + c.name,
+        [=](Rig& rig) { swiglu_backward(rig, c, Place::separate, Hidden::separate); }, c.dtypes);
+    add(
+        "SwiGluBackward_hidden_in_place_" + c.name,
+        [=](Rig& rig) { swiglu_backward(rig, c, Place::over_input, Hidden::over_gradient); },
+        c.dtypes);
+  }
+  for (const Rows& c : rows()) {
+    add(
+        "GroupedMatmulSwiGlu_" + c.name, [=](Rig& rig) { product_swiglu(rig, c, true); }, c.dtypes,
+        c.benchmark);
+    add(
+        "GroupedMatmulSwiGlu_alone_" + c.name, [=](Rig& rig) { product_swiglu(rig, c, false); },
+        c.dtypes);
   }
   // Only one variant of a large case is worth the benchmark's time.
   std::erase_if(cases, [](const OpCase& c) { return c.name.ends_with("_seed") && !c.benchmark; });

@@ -25,9 +25,10 @@ struct Spread {
 class Rig {
  public:
   enum class Role {
-    input,   // read, and must not change
-    output,  // assigned: not-a-number before
-    updated  // read and changed
+    input,    // read, and must not change
+    output,   // assigned: not-a-number before
+    updated,  // read and changed
+    room      // lent to the op, and may hold anything afterwards
   };
   struct Operand {
     std::string name;
@@ -76,6 +77,9 @@ class Rig {
     return prepared(std::move(name), shape, dtype_);
   }
   Tensor prepared(std::string name, Shape shape, Dtype dtype);
+
+  /// Lent to the op for intermediate results.
+  Tensor room(std::string name, Shape shape);
 
   /// A forward pass, run before the op; done at once in a rig that draws its operands.
   template <class Op>

@@ -1,0 +1,177 @@
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <string>
+
+#include "base/error.h"
+#include "cuda/grouped.h"
+#include "cuda/grouped_kernel.cuh"
+#include "cuda/status.h"
+
+namespace mixtral::cuda {
+namespace {
+
+constexpr const char* kOp = "grouped_matmul";
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+/// The driver's function, which is not linked.
+Encode encoder() {
+  static const Encode encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                cudaEnableDefault, &found),
+               kOp);
+    if (found != cudaDriverEntryPointSuccess)
+      throw Error(
+          "the CUDA driver is too old: it has no cuTensorMapEncodeTiled, which came with 12.0");
+    return reinterpret_cast<Encode>(function);
+  }();
+  return encode;
+}
+
+/// Copies of boxes of a tensor; sizes and box from the innermost dimension, strides (of all others)
+/// in elements. What lies outside is read as zeros and not written.
+CUtensorMap map_of(const void* data, Dtype dtype, std::initializer_list<int64_t> sizes,
+                   std::initializer_list<int64_t> strides, std::initializer_list<int> box) {
+  CUtensorMap map;
+  const int64_t element = size_of(dtype);
+  std::array<cuuint64_t, 3> size{}, stride{};
+  std::array<cuuint32_t, 3> boxes{}, steps{1, 1, 1};
+  std::copy(sizes.begin(), sizes.end(), size.begin());
+  std::copy(box.begin(), box.end(), boxes.begin());
+  std::transform(strides.begin(), strides.end(), stride.begin(),
+                 [&](int64_t elements) { return static_cast<cuuint64_t>(elements * element); });
+  const CUresult result = encoder()(
+      &map,
+      dtype == Dtype::f32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), size.data(), stride.data(),
+      boxes.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw Error(std::string(kOp) + ": the driver refused a tensor map, error " +
+                std::to_string(static_cast<int>(result)));
+  return map;
+}
+
+/// An operand: a matrix whose rows are `stride` apart, in boxes of 64 columns.
+CUtensorMap operand_map(const void* data, int64_t rows, int64_t columns, int64_t stride,
+                        int box_rows) {
+  return map_of(data, Dtype::bf16, {columns, rows}, {stride}, {64, box_rows});
+}
+
+/// A result: the same, its columns in halves side by side.
+CUtensorMap result_map(const void* data, int64_t rows, int64_t halves, int64_t columns,
+                       int64_t stride) {
+  return map_of(data, Dtype::bf16, {columns, halves, rows}, {columns, stride}, {64, 1, 64});
+}
+
+template <class P>
+void launch(const GroupedArguments& args, cudaStream_t stream) {
+  static const unsigned blocks = [] {
+    check_cuda(cudaFuncSetAttribute(grouped_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    P::shared_bytes),
+               kOp);
+    int device = 0, processors = 0, clusters = 0;
+    check_cuda(cudaGetDevice(&device), kOp);
+    check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), kOp);
+    cudaLaunchConfig_t config{};
+    config.gridDim = static_cast<unsigned>(processors / P::cluster * P::cluster);
+    config.blockDim = kGroupedThreads;
+    config.dynamicSmemBytes = P::shared_bytes;
+    check_cuda(cudaOccupancyMaxActiveClusters(&clusters, grouped_kernel<P>, &config), kOp);
+    return static_cast<unsigned>(clusters * P::cluster);
+  }();
+  grouped_kernel<P><<<blocks, kGroupedThreads, P::shared_bytes, stream>>>(args);
+  check_launch(kOp);
+}
+
+template <Form form, class Tile>
+void launch_product(const Product& p, cudaStream_t stream) {
+  const int box_rows = form == Form::forward ? Tile::columns / 2 : 64;
+  const void* left = form == Form::forward ? p.narrow : p.wide;
+  GroupedArguments args{};
+  args.left = form == Form::forward ? operand_map(left, p.rows, p.inputs, p.inputs, 64)
+                                    : operand_map(left, p.rows, p.outputs, p.wide_stride, 64);
+  args.right = form == Form::weight
+                   ? operand_map(p.narrow, p.rows, p.inputs, p.inputs, box_rows)
+                   : operand_map(p.weight, p.groups * p.outputs, p.inputs, p.inputs, box_rows);
+  args.offsets = p.offsets;
+  args.groups = static_cast<int>(p.groups);
+  args.scale = static_cast<float>(p.scale);
+  const auto outputs = static_cast<int>(p.outputs), inputs = static_cast<int>(p.inputs);
+  if constexpr (form == Form::weight) {
+    args.m = outputs, args.n = inputs;
+    args.result = map_of(p.weight, Dtype::f32, {p.inputs, p.outputs, p.groups},
+                         {p.inputs, p.outputs * p.inputs}, {32, 64, 1});
+  } else {
+    constexpr bool forward = form == Form::forward;
+    args.n = forward ? outputs : inputs, args.k = forward ? inputs : outputs;
+    args.to = static_cast<Bf16*>(forward ? p.wide : p.narrow);
+    args.to_stride = forward ? p.wide_stride : p.inputs;
+    args.result = result_map(args.to, p.rows, 1, args.n, args.to_stride);
+  }
+  if (p.accumulate)
+    launch<GroupedPlan<form, Finish::add, Tile>>(args, stream);
+  else
+    launch<GroupedPlan<form, Finish::assign, Tile>>(args, stream);
+}
+
+template <Form form>
+void launch_product(const Product& p, cudaStream_t stream) {
+  if ((form == Form::forward ? p.outputs : p.inputs) <= Narrow::columns)
+    launch_product<form, Narrow>(p, stream);
+  else
+    launch_product<form, Wide>(p, stream);
+}
+
+/// The copy engine moves whole 16 bytes: every row of every matrix must begin at a multiple of
+/// them.
+bool fits_copy_engine(std::initializer_list<const void*> data,
+                      std::initializer_list<int64_t> sizes) {
+  return std::all_of(data.begin(), data.end(),
+                     [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }) &&
+         std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size % 8 == 0; });
+}
+
+}  // namespace
+
+bool grouped_product(const Product& p, cudaStream_t stream) {
+  const Dtype result = p.form == Form::weight ? Dtype::f32 : Dtype::bf16;
+  if (p.left_type() != Dtype::bf16 || p.right_type() != Dtype::bf16 || p.result_type() != result ||
+      !fits_copy_engine({p.wide, p.narrow, p.weight}, {p.inputs, p.outputs, p.wide_stride}))
+    return false;
+  switch (p.form) {
+    case Form::forward:
+      launch_product<Form::forward>(p, stream);
+      break;
+    case Form::input:
+      launch_product<Form::input>(p, stream);
+      break;
+    case Form::weight:
+      launch_product<Form::weight>(p, stream);
+      break;
+  }
+  return true;
+}
+
+bool grouped_gate(const GatedProduct& p, cudaStream_t stream) {
+  if (!fits_copy_engine({p.x, p.weight, p.gate_up, p.h}, {p.inputs, p.width})) return false;
+  GroupedArguments args{};
+  args.left = operand_map(p.x, p.rows, p.inputs, p.inputs, 64);
+  args.right = operand_map(p.weight, p.groups * 2 * p.width, p.inputs, p.inputs, Wide::columns / 2);
+  if (p.gate_up) args.result = result_map(p.gate_up, p.rows, 2, p.width, 2 * p.width);
+  args.hidden = result_map(p.h, p.rows, 1, p.width, p.width);
+  args.offsets = p.offsets;
+  args.groups = static_cast<int>(p.groups);
+  args.scale = 1;
+  args.n = static_cast<int>(p.width), args.k = static_cast<int>(p.inputs);
+  args.to = static_cast<Bf16*>(p.gate_up), args.to_stride = 2 * p.width;
+  args.hidden_to = static_cast<Bf16*>(p.h);
+  args.weights = p.weights, args.source = p.source;
+  launch<GroupedPlan<Form::forward, Finish::gate, Wide>>(args, stream);
+  return true;
+}
+
+}  // namespace mixtral::cuda
