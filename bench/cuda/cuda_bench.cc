@@ -176,7 +176,44 @@ void products(const Bench& bench, const std::string& name, int64_t rows, int64_t
   bench.run(name + " accumulated", gradient);
 }
 
+/// Low-rank updates: x Aᵀ, its addition to y by B, and the gradients of both.
+void adapters(const Bench& bench, const std::string& name, int64_t rows, int64_t inputs,
+              int64_t outputs, int64_t rank) {
+  Operands operands(bench.backend);
+  const Tensor x = operands.floats({rows, inputs}, Dtype::bf16);
+  const Tensor y = operands.floats({rows, outputs}, Dtype::bf16);
+  const Tensor narrow = operands.floats({rows, rank}, Dtype::bf16);
+  const Tensor a = operands.floats({1, rank, inputs}, Dtype::bf16, 0.02);
+  const Tensor b = operands.floats({1, outputs, rank}, Dtype::bf16, 0.02);
+  bench.run(name + " a", ops::GroupedMatmul{.x = x, .weight = a, .offsets = {}, .y = narrow});
+  bench.run(
+      name + " b added",
+      ops::GroupedMatmul{
+          .x = narrow, .weight = b, .offsets = {}, .y = y, .scale = 1e-3, .accumulate = true});
+  bench.run(name + " b",
+            ops::GroupedMatmulInput{.dy = y, .weight = b, .offsets = {}, .dx = narrow});
+  bench.run(
+      name + " a added",
+      ops::GroupedMatmulInput{
+          .dy = narrow, .weight = a, .offsets = {}, .dx = x, .scale = 1e-3, .accumulate = true});
+  bench.run(name + " b",
+            ops::GroupedMatmulWeight{.dy = y,
+                                     .x = narrow,
+                                     .offsets = {},
+                                     .dweight = operands.zeros({1, outputs, rank}, Dtype::f32)});
+  bench.run(name + " a",
+            ops::GroupedMatmulWeight{.dy = narrow,
+                                     .x = x,
+                                     .offsets = {},
+                                     .dweight = operands.zeros({1, rank, inputs}, Dtype::f32)});
+}
+
 void dense(const Bench& bench) {
+  adapters(bench, "adapter 8x7b q", 8192, 4096, 4096, 16);
+  adapters(bench, "adapter 8x7b k", 8192, 4096, 1024, 16);
+  adapters(bench, "adapter rank 64", 8192, 4096, 4096, 64);
+  products(bench, "out 8x7b bf16", kTokens, 4096, 4096, {}, Dtype::bf16, Dtype::bf16);
+  products(bench, "out seed bf16", kTokens, 1024, 1024, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "qkv 8x7b bf16", kTokens, 4096, 6144, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "qkv seed bf16", kTokens, 1024, 2048, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "vocabulary seed bf16/f32", 2048, 1024, 32000, {}, Dtype::bf16, Dtype::f32);
