@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <initializer_list>
 #include <string>
 
@@ -78,7 +79,13 @@ int processors() {
 
 template <class P>
 void launch(const GroupedArguments& args, cudaStream_t stream) {
-  static const unsigned blocks = [] {
+  // By device: the limit of shared memory is set for each.
+  static std::array<std::atomic<unsigned>, 64> blocks_of{};
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), kOp);
+  CHECK(device < static_cast<int>(blocks_of.size()));
+  std::atomic<unsigned>& blocks = blocks_of[static_cast<size_t>(device)];
+  if (blocks == 0) {
     check_cuda(cudaFuncSetAttribute(grouped_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     P::shared_bytes),
                kOp);
@@ -88,9 +95,10 @@ void launch(const GroupedArguments& args, cudaStream_t stream) {
     config.blockDim = kGroupedThreads;
     config.dynamicSmemBytes = P::shared_bytes;
     check_cuda(cudaOccupancyMaxActiveClusters(&clusters, grouped_kernel<P>, &config), kOp);
-    return static_cast<unsigned>(clusters * P::cluster);
-  }();
-  grouped_kernel<P><<<blocks, kGroupedThreads, P::shared_bytes, stream>>>(args);
+    CHECK(clusters > 0);
+    blocks = static_cast<unsigned>(clusters * P::cluster);
+  }
+  grouped_kernel<P><<<blocks.load(), kGroupedThreads, P::shared_bytes, stream>>>(args);
   check_launch(kOp);
 }
 
@@ -141,11 +149,10 @@ void launch_product(const Product& p, cudaStream_t stream) {
 /// The gradient of one small weight has few tiles of many rows each: the rows are divided into
 /// parts, which are added up afterwards, in order.
 void launch_weight(const Product& p, Scratch& scratch, cudaStream_t stream) {
-  static const int blocks = processors();
   const int64_t columns = is_narrow(p) ? Narrow::columns : Wide::columns;
   const int64_t tiles =
       divide_up(p.outputs, int64_t{kTileM}) * divide_up(p.inputs, columns) * p.groups;
-  const int64_t parts = std::min(blocks / tiles, p.rows / 512);
+  const int64_t parts = std::min(processors() / tiles, p.rows / 512);
   if (p.offsets || parts < 2) return launch_product<Form::weight>(p, stream);
   Product part = p;
   part.groups = parts;
