@@ -622,6 +622,7 @@ __global__ void __cluster_dims__(P::cluster, 1, 1) __launch_bounds__(kGroupedThr
     multiply_tiles<P>(args, s, rank, warpgroup - 1, thread);
   }
   // Until the other block needs this one's memory no longer.
+  __syncwarp();
   cute::cluster_arrive();
   cute::cluster_wait();
 }
