@@ -186,6 +186,11 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
   backend_->upload(Tensor(std::span(starts)), offsets);
   const Tensor x = upload(normal(rows * inputs, 1, 6), {rows, inputs});
   const Tensor dy = upload(normal(rows * outputs, 1, 7), {rows, outputs});
+  const Tensor weights = upload(normal(rows, 1, 9), {rows, 1});
+  std::vector<int32_t> order;
+  for (int32_t r = 0; r < rows; ++r) order.push_back((r * 5 + 3) % static_cast<int32_t>(rows));
+  const Tensor source_rows = arena_->allocate({rows}, Dtype::i32);
+  backend_->upload(Tensor(std::span(order)), source_rows);
   std::vector<std::vector<float>> results[2];
   for (const bool is_dense : {false, true}) {
     const Projection& projection = is_dense ? dense : rounded;
@@ -199,6 +204,29 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
     result.push_back(download(dx));
     projection.backward(*ctx_, dy, x, offsets, dx, Write::assign);
     result.push_back(download(dx));
+    // The two halves of backward, one after the other.
+    projection.backward_input(*ctx_, dy, offsets, dx, Write::assign);
+    EXPECT_EQ(download(dx), result.back());
+    projection.backward_weight(*ctx_, dy, x, offsets);
+    // SwiGLU after the product: of the base, which may do both at once, and of the whole.
+    for (const Projection* each :
+         {static_cast<const Projection*>(&projection), &(is_dense ? dense : rounded).base()}) {
+      const ArenaScope scope(*arena_);
+      const ops::GroupedMatmulSwiGlu op{.x = x,
+                                        .weight = {},
+                                        .offsets = offsets,
+                                        .weights = weights,
+                                        .source = source_rows,
+                                        .gate_up = ctx_->allocate({rows, outputs}),
+                                        .h = ctx_->allocate({rows, outputs / 2})};
+      each->forward_swiglu(*ctx_, op);
+      result.push_back(download(op.gate_up));
+      result.push_back(download(op.h));
+      each->forward(*ctx_, x, offsets, op.gate_up);
+      EXPECT_EQ(download(op.gate_up), result[result.size() - 2]);
+      ctx_->run(op.activation());
+      EXPECT_EQ(download(op.h), result.back());
+    }
     EXPECT_EQ(arena_->used(), used);
   }
   std::vector<std::vector<float>> gradients[2];
