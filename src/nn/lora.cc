@@ -25,18 +25,23 @@ Tensor Lora::dropped(Context& ctx, const LoraBranch& branch, const Tensor& x) co
   return kept;
 }
 
+Tensor Lora::narrowed(Context& ctx, const LoraBranch& branch, const Tensor& input,
+                      const Tensor& offsets) const {
+  const Tensor narrow = ctx.allocate({input.dim(0), branch.rank()});
+  ctx.run(ops::GroupedMatmul{.x = input,
+                             .weight = branch.a.value,
+                             .offsets = offsets,
+                             .y = narrow,
+                             .operands = ctx.operands()});
+  return narrow;
+}
+
 void Lora::forward(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& y) const {
   base_->forward(ctx, x, offsets, y);
   if (!enabled_) return;
   for (const LoraBranch& branch : branches_) {
     const ArenaScope scope(ctx.arena());
-    const Tensor input = dropped(ctx, branch, x);
-    const Tensor narrow = ctx.allocate({x.dim(0), branch.rank()});
-    ctx.run(ops::GroupedMatmul{.x = input,
-                               .weight = branch.a.value,
-                               .offsets = offsets,
-                               .y = narrow,
-                               .operands = ctx.operands()});
+    const Tensor narrow = narrowed(ctx, branch, dropped(ctx, branch, x), offsets);
     ctx.run(ops::GroupedMatmul{.x = narrow,
                                .weight = branch.b.value,
                                .offsets = offsets,
@@ -85,12 +90,7 @@ void Lora::add_weight(Context& ctx, const LoraBranch& branch, const Tensor& dnar
   const Tensor input = dropped(ctx, branch, x);  // the same elements as in forward
   if (branch.b.grad) {
     // x Aᵀ is not kept: it is as cheap to compute as to load.
-    const Tensor narrow = ctx.allocate({x.dim(0), branch.rank()});
-    ctx.run(ops::GroupedMatmul{.x = input,
-                               .weight = branch.a.value,
-                               .offsets = offsets,
-                               .y = narrow,
-                               .operands = ctx.operands()});
+    const Tensor narrow = narrowed(ctx, branch, input, offsets);
     ctx.run(ops::GroupedMatmulWeight{.dy = dy,
                                      .x = narrow,
                                      .offsets = offsets,

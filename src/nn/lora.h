@@ -53,7 +53,9 @@ class Lora : public Projection {
  private:
   /// dropout(x): x itself outside training, or when nothing is dropped.
   Tensor dropped(Context& ctx, const LoraBranch& branch, const Tensor& x) const;
-  /// The gradient of x Aᵀ, [N, r].
+  /// x Aᵀ, [N, r], and its gradient.
+  Tensor narrowed(Context& ctx, const LoraBranch& branch, const Tensor& input,
+                  const Tensor& offsets) const;
   Tensor narrow_gradient(Context& ctx, const LoraBranch& branch, const Tensor& dy,
                          const Tensor& offsets) const;
   /// What a branch adds to dx, and its parameters' gradients.
