@@ -37,7 +37,7 @@ class Lora : public Projection {
                       Write write) const override;
   void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
                        const Tensor& offsets) const override;
-  /// Cheaper than one after the other: dy Bᵀ is needed for both.
+  /// Cheaper than one after the other: dy B is needed for both.
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
                 const Tensor& dx, Write write) const override;
   /// The base's parameters, then the branches'.

@@ -1,0 +1,204 @@
+#pragma once
+
+#include <cuda.h>
+#include <cutlass/arch/barrier.h>
+
+#include <cute/arch/cluster_sm90.hpp>
+#include <cute/arch/copy_sm90_tma.hpp>
+#include <cute/arch/mma_sm90_gmma.hpp>
+
+#include "cuda/device.cuh"
+#include "cuda/product.h"
+
+// What the roles of a grouped product's kernel (grouped_kernel.cuh) share: its shapes, its shared
+// memory, its arguments, and the order of its tiles.
+namespace mixtral::cuda {
+
+using Form = Product::Form;
+using Barrier = cutlass::arch::ClusterBarrier;
+
+/// What becomes of a product: it is assigned, or added, or its halves gate and up become SwiGLU's
+/// result (and may be kept).
+enum class Finish { assign, add, gate };
+
+constexpr int kTileM = 128, kTileK = 64;  // a tile's rows, and the inner step
+constexpr int kMultipliers = 2;           // warpgroups that multiply, 64 rows of the tile each
+constexpr int kRows = kTileM / kMultipliers;
+constexpr int kGroupedThreads = 128 * (1 + kMultipliers);
+
+// Shared memory holds everything in boxes of 64 rows of 128 bytes, swizzled by 16 bytes.
+constexpr int kRowBytes = 128, kBoxBytes = 64 * kRowBytes;
+constexpr int kPieces = kRowBytes / 16;
+constexpr int kBoxesA = kTileM / 64;
+
+/// Columns of a tile, and the blocks (a cluster) that share an operand of theirs.
+struct Wide {
+  static constexpr int columns = 256, cluster = 2;
+};
+struct Narrow {
+  static constexpr int columns = 64, cluster = 1;
+};
+
+template <Form kForm, Finish kFinish, class Tile>
+struct GroupedPlan {
+  static constexpr Form form = kForm;
+  static constexpr Finish finish = kFinish;
+  static constexpr int tile_n = Tile::columns, cluster = Tile::cluster;
+  static constexpr int boxes_b = tile_n / 64;
+  static constexpr int stage_bytes = (kBoxesA + boxes_b) * kBoxBytes;
+  /// gate's columns and up's are beside each other in a tile.
+  static constexpr int columns = finish == Finish::gate ? tile_n / 2 : tile_n;
+  /// Multipliers hand single boxes over, but for gate a whole tile at once, lest they wait for the
+  /// warps that compute on it. That leaves room for fewer stages.
+  static constexpr int turn_boxes = finish == Finish::gate ? 2 : 1;
+  static constexpr int stages = finish == Finish::gate ? 3 : tile_n == 256 ? 4 : 6;
+  static constexpr int turns = tile_n / (form == Form::weight ? 32 : 64) / turn_boxes;
+  /// Whether what is added to is brought to where the multipliers hand over. Gradients are added to
+  /// by the copy engine.
+  static constexpr bool reads_sum = finish == Finish::add && form != Form::weight;
+
+  struct Storage {
+    alignas(1024) uint8_t a[stages][kBoxesA * kBoxBytes];
+    uint8_t b[stages][boxes_b * kBoxBytes];
+    uint8_t out[kMultipliers][2][turn_boxes * kBoxBytes];
+    uint64_t full[stages], empty[stages];
+    uint64_t filled[kMultipliers][2], drained[kMultipliers][2];
+  };
+  static constexpr int shared_bytes = sizeof(Storage) + 1024;
+};
+
+struct GroupedArguments {
+  CUtensorMap left, right;  // [rows, columns] of bf16
+  CUtensorMap result;       // [rows, halves, columns] of bf16, or [groups, rows, columns] of f32
+  CUtensorMap hidden;       // gate: [rows, 1, columns] of bf16
+  const int* offsets;
+  int groups;
+  int m, n, k;  // of a group, where they are not its rows
+  float scale;
+  Bf16* to;  // the result's memory, for a group's last rows; null when gate and up aren't kept
+  int64_t to_stride;
+  // gate only:
+  Bf16* hidden_to;       // [rows, n]
+  const float* weights;  // of the assignments
+  const int* source;     // [rows]
+};
+
+struct GroupedTile {
+  int group, begin, rows;  // the group's
+  int m, n;                // the tile's first row and column in its group
+  bool above;  // the cluster's tiles lie above each other and share B, or side by side and share A
+};
+
+/// The tiles of one block, in order. Two tiles above each other move the fewest bytes; a group's
+/// last one is done beside its neighbour. Along M first within a chunk, so that a group's weights
+/// are read once from memory and its rows from the second-level cache.
+template <class P>
+class GroupedTiles {
+ public:
+  __device__ GroupedTiles(const GroupedArguments& args, int rank)
+      : args_(args),
+        rank_(rank),
+        next_(static_cast<int>(blockIdx.x) / P::cluster),
+        wide_((args.n + P::columns - 1) / P::columns) {
+    enter(0);
+  }
+
+  __device__ bool next(GroupedTile& tile) {
+    while (next_ >= first_ + units_) {
+      if (tile_.group + 1 == args_.groups) return false;
+      first_ += units_;
+      enter(tile_.group + 1);
+    }
+    const int unit = next_ - first_;
+    next_ += static_cast<int>(gridDim.x) / P::cluster;
+    tile_.above = unit < stacks_ * wide_;
+    if (tile_.above) {
+      const int chunk = unit / (kChunk * wide_);
+      const int height = min(kChunk, stacks_ - chunk * kChunk);
+      const int within = unit - chunk * kChunk * wide_;
+      tile_.m = ((chunk * kChunk + within % height) * P::cluster + rank_) * kTileM;
+      tile_.n = within / height * P::columns;
+    } else {
+      tile_.m = stacks_ * P::cluster * kTileM;
+      tile_.n = ((unit - stacks_ * wide_) * P::cluster + rank_) * P::columns;
+    }
+    tile = tile_;
+    return true;
+  }
+
+ private:
+  static constexpr int kChunk = 8;  // stacks whose columns are all done before the next rows
+
+  __device__ void enter(int group) {
+    tile_.group = group;
+    tile_.begin = args_.offsets[group];
+    tile_.rows = args_.offsets[group + 1] - tile_.begin;
+    const int tall = ((P::form == Form::weight ? args_.m : tile_.rows) + kTileM - 1) / kTileM;
+    stacks_ = tall / P::cluster;
+    units_ = stacks_ * wide_ + tall % P::cluster * ((wide_ + P::cluster - 1) / P::cluster);
+  }
+
+  const GroupedArguments& args_;
+  GroupedTile tile_{};
+  int rank_, next_, wide_;
+  int first_ = 0, units_ = 0;  // the group's first unit of a cluster's work, and how many it has
+  int stacks_ = 0;
+};
+
+template <class P>
+__device__ int inner_steps(const GroupedArguments& args, const GroupedTile& tile) {
+  return ((P::form == Form::weight ? tile.rows : args.k) + kTileK - 1) / kTileK;
+}
+
+/// Rows of a multiplier's half of the tile that have a result; 0 when it has nothing to hand over.
+template <class P>
+__device__ int rows_left(const GroupedArguments& args, const GroupedTile& tile, int multiplier) {
+  if (tile.n >= args.n) return 0;
+  if (P::form == Form::weight && P::finish == Finish::add && tile.rows == 0) return 0;
+  const int rows = P::form == Form::weight ? args.m : tile.rows;
+  return min(kRows, max(0, rows - tile.m - multiplier * kRows));
+}
+
+/// A place in a ring of `size`, and the parity of the round.
+template <int size>
+struct Turn {
+  int index = 0;
+  uint32_t phase = 0;
+  __device__ void advance() {
+    if (++index == size) index = 0, phase ^= 1;
+  }
+};
+
+constexpr auto kCacheHint = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
+
+/// Two bf16 in a word, the first in its lower half.
+__device__ inline uint32_t pack(float a, float b) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const uint32_t&>(both);
+}
+__device__ inline float2 unpack(uint32_t word) {
+  return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
+}
+
+/// Four 8 x 8 matrices of bf16, of which lane l gives the address of row l % 8 of matrix l / 8, and
+/// holds columns 2 (l % 4) and the next of row l / 4 of each.
+__device__ inline void store_matrices(uint8_t* to, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   cute::cast_smem_ptr_to_uint(to)),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ inline void load_matrices(const uint8_t* from, uint32_t (&words)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(cute::cast_smem_ptr_to_uint(from))
+               : "memory");
+}
+
+/// Where 16 bytes of a row are in a box.
+__device__ inline int swizzled(int row, int piece) {
+  return row * kRowBytes + (piece ^ (row % 8)) * 16;
+}
+__device__ inline uint4& vector_at(uint8_t* shared) { return *reinterpret_cast<uint4*>(shared); }
+
+}  // namespace mixtral::cuda
