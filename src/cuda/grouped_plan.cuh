@@ -3,9 +3,7 @@
 #include <cuda.h>
 #include <cutlass/arch/barrier.h>
 
-#include <cute/arch/cluster_sm90.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
-#include <cute/arch/mma_sm90_gmma.hpp>
 
 #include "cuda/device.cuh"
 #include "cuda/product.h"
