@@ -210,6 +210,7 @@ void adapters(const Bench& bench, const std::string& name, int64_t rows, int64_t
 
 void dense(const Bench& bench) {
   adapters(bench, "adapter 8x7b q", 8192, 4096, 4096, 16);
+  adapters(bench, "adapter 8x7b q, 4,096 rows", 4096, 4096, 4096, 16);
   adapters(bench, "adapter 8x7b k", 8192, 4096, 1024, 16);
   adapters(bench, "adapter rank 64", 8192, 4096, 4096, 64);
   products(bench, "out 8x7b bf16", kTokens, 4096, 4096, {}, Dtype::bf16, Dtype::bf16);

@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <initializer_list>
 #include <string>
 
 #include "base/error.h"
+#include "cuda/dispatch.h"
 #include "cuda/grouped.h"
 #include "cuda/grouped_kernel.cuh"
+#include "cuda/scratch.h"
 #include "cuda/status.h"
 
 namespace mixtral::cuda {
@@ -67,23 +70,35 @@ CUtensorMap result_map(const void* data, int64_t rows, int64_t halves, int64_t c
   return map_of(data, Dtype::bf16, {columns, halves, rows}, {columns, stride}, {64, 1, 64});
 }
 
+int processors() {
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device), kOp);
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), kOp);
+  return count;
+}
+
 template <class P>
 void launch(const GroupedArguments& args, cudaStream_t stream) {
-  static const unsigned blocks = [] {
+  // By device: the limit of shared memory is set for each.
+  static std::array<std::atomic<unsigned>, 64> blocks_of{};
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), kOp);
+  CHECK(device < static_cast<int>(blocks_of.size()));
+  std::atomic<unsigned>& blocks = blocks_of[static_cast<size_t>(device)];
+  if (blocks == 0) {
     check_cuda(cudaFuncSetAttribute(grouped_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     P::shared_bytes),
                kOp);
-    int device = 0, processors = 0, clusters = 0;
-    check_cuda(cudaGetDevice(&device), kOp);
-    check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), kOp);
+    int clusters = 0;
     cudaLaunchConfig_t config{};
-    config.gridDim = static_cast<unsigned>(processors / P::cluster * P::cluster);
+    config.gridDim = static_cast<unsigned>(processors() / P::cluster * P::cluster);
     config.blockDim = kGroupedThreads;
     config.dynamicSmemBytes = P::shared_bytes;
     check_cuda(cudaOccupancyMaxActiveClusters(&clusters, grouped_kernel<P>, &config), kOp);
-    return static_cast<unsigned>(clusters * P::cluster);
-  }();
-  grouped_kernel<P><<<blocks, kGroupedThreads, P::shared_bytes, stream>>>(args);
+    CHECK(clusters > 0);
+    blocks = static_cast<unsigned>(clusters * P::cluster);
+  }
+  grouped_kernel<P><<<blocks.load(), kGroupedThreads, P::shared_bytes, stream>>>(args);
   check_launch(kOp);
 }
 
@@ -98,7 +113,7 @@ void launch_product(const Product& p, cudaStream_t stream) {
                    ? operand_map(p.narrow, p.rows, p.inputs, p.inputs, box_rows)
                    : operand_map(p.weight, p.groups * p.outputs, p.inputs, p.inputs, box_rows);
   args.offsets = p.offsets;
-  args.groups = static_cast<int>(p.groups);
+  args.groups = static_cast<int>(p.groups), args.all_rows = static_cast<int>(p.rows);
   args.scale = static_cast<float>(p.scale);
   const auto outputs = static_cast<int>(p.outputs), inputs = static_cast<int>(p.inputs);
   if constexpr (form == Form::weight) {
@@ -118,12 +133,38 @@ void launch_product(const Product& p, cudaStream_t stream) {
     launch<GroupedPlan<form, Finish::assign, Tile>>(args, stream);
 }
 
+/// The columns of the result are few enough for narrow tiles.
+bool is_narrow(const Product& p) {
+  return (p.form == Form::forward ? p.outputs : p.inputs) <= Narrow::columns;
+}
+
 template <Form form>
 void launch_product(const Product& p, cudaStream_t stream) {
-  if ((form == Form::forward ? p.outputs : p.inputs) <= Narrow::columns)
+  if (is_narrow(p))
     launch_product<form, Narrow>(p, stream);
   else
     launch_product<form, Wide>(p, stream);
+}
+
+/// The gradient of one small weight has few tiles of many rows each: the rows are divided into
+/// parts, which are added up afterwards, in order.
+void launch_weight(const Product& p, Scratch& scratch, cudaStream_t stream) {
+  const int64_t columns = is_narrow(p) ? Narrow::columns : Wide::columns;
+  const int64_t tiles =
+      divide_up(p.outputs, int64_t{kTileM}) * divide_up(p.inputs, columns) * p.groups;
+  const int64_t parts = std::min(processors() / tiles, p.rows / 512);
+  if (p.offsets || parts < 2) return launch_product<Form::weight>(p, stream);
+  Product part = p;
+  part.groups = parts;
+  part.accumulate = false;
+  part.weight = scratch.take<float>(parts * p.outputs * p.inputs);
+  launch_product<Form::weight>(part, stream);
+  auto* total = static_cast<float*>(p.weight);
+  const int64_t width = p.outputs * p.inputs;
+  if (!p.accumulate)
+    check_cuda(cudaMemsetAsync(total, 0, static_cast<size_t>(width) * sizeof(float), stream), kOp);
+  add_columns(static_cast<const float*>(part.weight), parts, width, total, stream);
+  check_launch(kOp);
 }
 
 /// The copy engine moves whole 16 bytes: every row of every matrix must begin at a multiple of
@@ -137,7 +178,7 @@ bool fits_copy_engine(std::initializer_list<const void*> data,
 
 }  // namespace
 
-bool grouped_product(const Product& p, cudaStream_t stream) {
+bool grouped_product(const Product& p, Scratch& scratch, cudaStream_t stream) {
   const Dtype result = p.form == Form::weight ? Dtype::f32 : Dtype::bf16;
   if (p.left_type() != Dtype::bf16 || p.right_type() != Dtype::bf16 || p.result_type() != result ||
       !fits_copy_engine({p.wide, p.narrow, p.weight}, {p.inputs, p.outputs, p.wide_stride}))
@@ -150,7 +191,7 @@ bool grouped_product(const Product& p, cudaStream_t stream) {
       launch_product<Form::input>(p, stream);
       break;
     case Form::weight:
-      launch_product<Form::weight>(p, stream);
+      launch_weight(p, scratch, stream);
       break;
   }
   return true;

@@ -6,9 +6,9 @@
 
 namespace mixtral::cuda {
 
-/// Grouped products of bf16 operands on tensor cores. False when the shapes or addresses are not
-/// multiples of 16 bytes, or the types are others: results are bf16, and f32 for weights.
-bool grouped_product(const Product&, cudaStream_t);
+/// Products of bf16 operands, grouped or not, on tensor cores. False when the shapes or addresses
+/// are not multiples of 16 bytes, or the types are others: results are bf16, and f32 for weights.
+bool grouped_product(const Product&, Scratch&, cudaStream_t);
 
 /// ops::GroupedMatmulSwiGlu in bf16.
 struct GatedProduct {

@@ -21,58 +21,76 @@
 // weights' gradient), what follows is cleared in shared memory before it is multiplied.
 namespace mixtral::cuda {
 
+/// A box of an operand from memory, to this block alone or to all of its cluster.
+template <class P, bool shared>
+__device__ __forceinline__ void load_box(const CUtensorMap& map, uint64_t* full, uint8_t* to,
+                                         int column, int row) {
+  if constexpr (shared)
+    cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&map, full, (1 << P::cluster) - 1, kCacheHint, to,
+                                           column, row);
+  else
+    cute::SM90_TMA_LOAD_2D::copy(&map, full, kCacheHint, to, column, row);
+}
+
+/// Loads a tile's operands, step by step. Of what a cluster shares, each block loads its part, for
+/// all.
+template <class P, bool share_a, bool share_b>
+__device__ __forceinline__ void load_tile(const GroupedArguments& args, typename P::Storage& s,
+                                          const GroupedTile& tile, int rank,
+                                          Turn<P::stages>& stage) {
+  // Boxes of A, and boxes or (forward, where they are higher) halves of B.
+  constexpr int parts_b = P::form == Form::forward ? 2 : P::boxes_b;
+  constexpr int count_a = kBoxesA / (share_a ? P::cluster : 1);
+  constexpr int count_b = parts_b / (share_b ? P::cluster : 1);
+  constexpr int part_bytes = P::boxes_b * kBoxBytes / parts_b;
+  const int first_a = share_a ? rank * count_a : 0, first_b = share_b ? rank * count_b : 0;
+  const int steps = inner_steps<P>(args, tile);
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step, stage.advance()) {
+    const int k = step * kTileK;
+    uint64_t* full = &s.full[stage.index];
+    Barrier::wait(&s.empty[stage.index], stage.phase ^ 1);
+    cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(full, P::stage_bytes);
+#pragma unroll
+    for (int i = 0; i < count_a; ++i) {
+      const int m = tile.m + (first_a + i) * 64;
+      uint8_t* to = s.a[stage.index] + (first_a + i) * kBoxBytes;
+      if constexpr (P::form == Form::weight)
+        load_box<P, share_a>(args.left, full, to, m, tile.begin + k);
+      else
+        load_box<P, share_a>(args.left, full, to, k, tile.begin + m);
+    }
+#pragma unroll
+    for (int i = 0; i < count_b; ++i) {
+      const int part = first_b + i;
+      uint8_t* to = s.b[stage.index] + part * part_bytes;
+      if constexpr (P::finish == Finish::gate)
+        load_box<P, share_b>(args.right, full, to, k, (tile.group * 2 + part) * args.n + tile.n);
+      else if constexpr (P::form == Form::forward)
+        load_box<P, share_b>(args.right, full, to, k,
+                             tile.group * args.n + tile.n + part * (P::tile_n / 2));
+      else
+        load_box<P, share_b>(args.right, full, to, tile.n + part * 64,
+                             (P::form == Form::input ? tile.group * args.k : tile.begin) + k);
+    }
+  }
+}
+
 /// One thread issues all copies, and must do so in less than the 1,000 cycles that a step's
-/// multiplication takes. After a change look at the machine code: copies that are not to be made
-/// must be jumped over (branches around UTMALDG), not predicated off, which costs as much as making
-/// them: dW took a third longer.
+/// multiplication takes. So what is shared is decided once a tile, not once a copy: a copy that is
+/// predicated off costs as much as one that is made.
 template <class P>
 __device__ void load_tiles(const GroupedArguments& args, typename P::Storage& s, int rank) {
   GroupedTiles<P> tiles(args, rank);
   GroupedTile tile;
   Turn<P::stages> stage;
   while (tiles.next(tile)) {
-    const bool share_b = P::cluster > 1 && tile.above, share_a = P::cluster > 1 && !tile.above;
-    const int steps = inner_steps<P>(args, tile);
-    for (int step = 0; step < steps; ++step, stage.advance()) {
-      const int k = step * kTileK;
-      Barrier::wait(&s.empty[stage.index], stage.phase ^ 1);
-      uint64_t* full = &s.full[stage.index];
-      cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(full, P::stage_bytes);
-      // Of what they share, each block of a cluster loads half, for both.
-      const auto load = [&](const CUtensorMap& map, uint8_t* to, int column, int row, bool shared,
-                            int half) {
-        if (!shared)
-          cute::SM90_TMA_LOAD_2D::copy(&map, full, kCacheHint, to, column, row);
-        else if (half == rank)
-          cute::SM90_TMA_LOAD_MULTICAST_2D::copy(&map, full, (1 << P::cluster) - 1, kCacheHint, to,
-                                                 column, row);
-      };
-#pragma unroll
-      for (int box = 0; box < kBoxesA; ++box) {
-        const int m = tile.m + box * 64;
-        uint8_t* to = s.a[stage.index] + box * kBoxBytes;
-        if constexpr (P::form == Form::weight)
-          load(args.left, to, m, tile.begin + k, share_a, box);
-        else
-          load(args.left, to, k, tile.begin + m, share_a, box);
-      }
-      if constexpr (P::form == Form::forward) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int row = P::finish == Finish::gate
-                              ? (tile.group * 2 + half) * args.n + tile.n
-                              : tile.group * args.n + tile.n + half * (P::tile_n / 2);
-          load(args.right, s.b[stage.index] + half * (P::boxes_b * kBoxBytes / 2), k, row, share_b,
-               half);
-        }
-      } else {
-        const int row = (P::form == Form::input ? tile.group * args.k : tile.begin) + k;
-#pragma unroll
-        for (int box = 0; box < P::boxes_b; ++box)
-          load(args.right, s.b[stage.index] + box * kBoxBytes, tile.n + box * 64, row, share_b,
-               box * 2 / P::boxes_b);
-      }
-    }
+    if constexpr (P::cluster == 1)
+      load_tile<P, false, false>(args, s, tile, rank, stage);
+    else if (tile.above)
+      load_tile<P, false, true>(args, s, tile, rank, stage);
+    else
+      load_tile<P, true, false>(args, s, tile, rank, stage);
   }
 }
 
@@ -256,15 +274,19 @@ __global__ void __cluster_dims__(P::cluster, 1, 1) __launch_bounds__(kGroupedThr
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<88>();
     const int warp = thread / 32;
-    if (warp < kMultipliers)
+    if (warp < kMultipliers) {
       Drain<P>(args, s, warp, thread % 32).run(rank);
-    else if (warp == kMultipliers && thread % 32 == 0)
+    } else if (warp == kMultipliers && cute::elect_one_sync()) {
+      // Elected, so the compiler knows that one thread goes on, and needs no loops over a warp's
+      // different values in front of the copies.
       load_tiles<P>(args, s, rank);
+    }
   } else {
     cutlass::arch::warpgroup_reg_alloc<208>();
     multiply_tiles<P>(args, s, rank, warpgroup - 1, thread);
   }
   // Until the other block needs this one's memory no longer.
+  __syncwarp();
   cute::cluster_arrive();
   cute::cluster_wait();
 }

@@ -69,8 +69,8 @@ struct GroupedArguments {
   CUtensorMap left, right;  // [rows, columns] of bf16
   CUtensorMap result;       // [rows, halves, columns] of bf16, or [groups, rows, columns] of f32
   CUtensorMap hidden;       // gate: [rows, 1, columns] of bf16
-  const int* offsets;
-  int groups;
+  const int* offsets;       // [groups + 1]; without, the rows are divided evenly
+  int groups, all_rows;
   int m, n, k;  // of a group, where they are not its rows
   float scale;
   Bf16* to;  // the result's memory, for a group's last rows; null when gate and up aren't kept
@@ -129,11 +129,16 @@ class GroupedTiles {
 
   __device__ void enter(int group) {
     tile_.group = group;
-    tile_.begin = args_.offsets[group];
-    tile_.rows = args_.offsets[group + 1] - tile_.begin;
+    tile_.begin = begin_of(group);
+    tile_.rows = begin_of(group + 1) - tile_.begin;
     const int tall = ((P::form == Form::weight ? args_.m : tile_.rows) + kTileM - 1) / kTileM;
     stacks_ = tall / P::cluster;
     units_ = stacks_ * wide_ + tall % P::cluster * ((wide_ + P::cluster - 1) / P::cluster);
+  }
+
+  __device__ int begin_of(int group) const {
+    return args_.offsets ? args_.offsets[group]
+                         : static_cast<int>(int64_t{args_.all_rows} * group / args_.groups);
   }
 
   const GroupedArguments& args_;

@@ -307,6 +307,15 @@ std::vector<OpCase> large_cases() {
     add_products("grouped_few_inputs" + suffix, bf16,
                  {.rows = {70, 0, 1, 300}, .inputs = 16, .outputs = 264, .accumulate = accumulate});
   }
+  // As low-rank updates have them; the second has rows enough to be divided into parts.
+  for (const bool accumulate : {false, true})
+    for (const int32_t rows : {300, 2100}) {
+      const std::string suffix = fmt::format("_{}{}", rows, accumulate ? "_accumulated" : "");
+      add_products("adapter_a" + suffix, bf16,
+                   {.rows = {rows}, .inputs = 264, .outputs = 16, .accumulate = accumulate});
+      add_products("adapter_b" + suffix, bf16,
+                   {.rows = {rows}, .inputs = 16, .outputs = 264, .accumulate = accumulate});
+    }
   for (const bool keep : {true, false}) {
     const std::string suffix = keep ? "" : "_alone";
     add("GroupedMatmulSwiGlu_tiles" + suffix, bf16,
