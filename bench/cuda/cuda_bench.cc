@@ -218,6 +218,8 @@ void dense(const Bench& bench) {
   products(bench, "qkv 8x7b bf16", kTokens, 4096, 6144, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "qkv seed bf16", kTokens, 1024, 2048, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "vocabulary seed bf16/f32", 2048, 1024, 32000, {}, Dtype::bf16, Dtype::f32);
+  products(bench, "vocabulary seed bf16", 2048, 1024, 32000, {}, Dtype::bf16, Dtype::bf16);
+  products(bench, "vocabulary 8x7b bf16", 2048, 4096, 32000, {}, Dtype::bf16, Dtype::bf16);
   products(bench, "router 8x7b bf16/f32", kTokens, 4096, 8, {}, Dtype::bf16, Dtype::f32);
   products(bench, "router seed bf16/f32", kTokens, 1024, 8, {}, Dtype::bf16, Dtype::f32);
   products(bench, "qkv seed f32", 4096, 1024, 2048, {}, Dtype::f32, Dtype::f32);

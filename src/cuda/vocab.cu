@@ -110,13 +110,13 @@ struct JoinTiles : Scatter<X> {
   }
 };
 
-template <class T>
+template <class T, class D>
 struct Loss {
   const T* logits;
   const int* labels;
   float* loss;
   const float* scale;
-  T* dlogits;
+  D* dlogits;
   int width;
   bool one_scale;
 };
@@ -125,8 +125,8 @@ constexpr int kLoads = 4;  // in flight a thread
 
 /// A block a row. The row is read from memory once, with a running softmax, and again from the
 /// cache for its gradient.
-template <int n, class T>
-__global__ void __launch_bounds__(1024) cross_entropy(Loss<T> op) {
+template <int n, class T, class D>
+__global__ void __launch_bounds__(1024) cross_entropy(Loss<T, D> op) {
   const int64_t row = blockIdx.x;
   const T* logits = op.logits + row * op.width;
   const int label = op.labels[row];
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(1024) cross_entropy(Loss<T> op) {
   if (!op.scale) return;
   __syncthreads();  // the gradient may overwrite the label's logit
   const float factor = counts ? op.scale[op.one_scale ? 0 : row] : 0.0f;
-  T* dlogits = op.dlogits + row * op.width;
+  D* dlogits = op.dlogits + row * op.width;
 #pragma unroll kLoads
   for (int v = static_cast<int>(threadIdx.x) * n; v < op.width;
        v += static_cast<int>(blockDim.x) * n) {
@@ -246,14 +246,18 @@ void CudaBackend::run(const ops::EmbeddingBackward& op) {
 void CudaBackend::run(const ops::CrossEntropy& op) {
   const int64_t rows = op.logits.dim(0), width = op.logits.dim(1);
   if (rows == 0) return;
+  // Few rows at a time where they are wide, so that the second reading finds them in L2.
+  const unsigned threads = op.logits.bytes() / rows > 64 * 1024 ? 1024 : 512;
+  const Dtype gradient = op.dlogits ? op.dlogits.dtype() : op.logits.dtype();
   with_activation(op.logits.dtype(), [&](auto t) {
-    using T = type_of<decltype(t)>;
-    with_packs<kPackOf<T>>(width, {op.logits, op.dlogits}, [&](auto pack) {
-      // Few rows at a time where they are wide, so that the second reading finds them in L2.
-      const unsigned threads = op.logits.bytes() / rows > 64 * 1024 ? 1024 : 512;
-      cross_entropy<pack()><<<blocks(rows), threads, 0, stream_>>>(Loss<T>{
-          data<T>(op.logits), data<int>(op.labels), data<float>(op.loss), data<float>(op.scale),
-          data<T>(op.dlogits), static_cast<int>(width), op.scale.numel() == 1});
+    with_activation(gradient, [&](auto d) {
+      using T = type_of<decltype(t)>;
+      using D = type_of<decltype(d)>;
+      with_packs<kPackOf<T>>(width, {op.logits, op.dlogits}, [&](auto pack) {
+        cross_entropy<pack()><<<blocks(rows), threads, 0, stream_>>>(Loss<T, D>{
+            data<T>(op.logits), data<int>(op.labels), data<float>(op.loss), data<float>(op.scale),
+            data<D>(op.dlogits), static_cast<int>(width), op.scale.numel() == 1});
+      });
     });
   });
   check_launch("cross_entropy");

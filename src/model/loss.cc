@@ -43,18 +43,23 @@ void token_losses_of(Context& ctx, const Mixtral& model, const Batch& batch, con
   const int64_t rows = slice_rows(ctx.backend(), n, v);
   const bool scale_each = label_scale && label_scale.dim(0) > 1;
   const Tensor room = ctx.allocate({rows, v}, ctx.statistics());
+  // Where the products would round the gradient to the activations' type, it is rounded once.
+  const bool rounded =
+      label_scale && ctx.dtype() == Dtype::bf16 && ctx.operands() == ops::Operands::bf16;
+  const Tensor gradient = rounded ? ctx.allocate({rows, v}) : room;
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
     const Tensor logits = room.slice(0, end - begin);
+    const Tensor dlogits = gradient.slice(0, end - begin);
     const Tensor x = hidden.slice(begin, end);
     model.logits(ctx, x, logits);
     ctx.run(ops::CrossEntropy{.logits = logits,
                               .labels = batch.labels.slice(begin, end),
                               .loss = losses.slice(begin, end),
                               .scale = scale_each ? label_scale.slice(begin, end) : label_scale,
-                              .dlogits = label_scale ? logits : Tensor()});
+                              .dlogits = label_scale ? dlogits : Tensor()});
     if (label_scale)
-      model.head().backward(ctx, logits, x, {}, dhidden.slice(begin, end), nn::Write::assign);
+      model.head().backward(ctx, dlogits, x, {}, dhidden.slice(begin, end), nn::Write::assign);
   }
 }
 

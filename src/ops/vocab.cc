@@ -34,7 +34,9 @@ void check(const CrossEntropy& op) {
     CHECK(op.scale.numel() == 1 || op.scale.numel() == op.logits.dim(0),
           "scale: one, or one a row");
     expect_shape("dlogits", op.dlogits, op.logits.shape());
-    expect_dtype("dlogits", op.dlogits, op.logits.dtype());
+    expect_float("dlogits", op.dlogits);
+    CHECK(op.dlogits.data() != op.logits.data() || op.dlogits.dtype() == op.logits.dtype(),
+          "dlogits in place of logits have their type");
   }
 }
 

@@ -31,7 +31,8 @@ struct CrossEntropy {
   Tensor labels;   // [n] i32
   Tensor loss;     // [n] statistics
   Tensor scale;    // [1] or [n] statistics; empty when no gradient is wanted
-  Tensor dlogits;  // [n, V], may alias logits; given exactly when scale is
+  Tensor dlogits;  // [n, V] any floating-point type, may alias logits of the same type; given
+                   // exactly when scale is
 };
 
 /// y[s] = Σ x[starts[s] .. starts[s+1]]  (+= if accumulate); with empty starts, y[0] = Σ x.

@@ -232,6 +232,19 @@ void cross_entropy(Rig& rig, int64_t rows, int64_t vocabulary) {
                             .dlogits = logits});
 }
 
+/// f32 logits whose gradient is wanted in the activations' type.
+void cross_entropy_rounded(Rig& rig, int64_t rows, int64_t vocabulary) {
+  auto labels = random_tokens(rig, rows, vocabulary);
+  labels[1] = ops::kIgnoredLabel;
+  rig.set_inner(vocabulary);
+  rig.run(ops::CrossEntropy{
+      .logits = rig.input("logits", {rows, vocabulary}, rig.statistics(), Spread{3}),
+      .labels = rig.indices("labels", {rows}, labels),
+      .loss = rig.output("loss", {rows}, rig.statistics()),
+      .scale = rig.input("scale", {1}, rig.statistics()),
+      .dlogits = rig.output("dlogits", {rows, vocabulary})});
+}
+
 void sample(Rig& rig, int64_t vocabulary) {
   std::vector<ops::SamplingSettings> settings;
   for (int32_t top_k : {0, 1, 40, 5000})
@@ -390,6 +403,9 @@ std::vector<OpCase> large_cases() {
   add("RmsNormBackward_d8192", both, [](Rig& rig) { rms_norm(rig, 3, 8192, true); });
   add("SwiGluBackward_f4096", both, [](Rig& rig) { swiglu_backward(rig, 9, 4096); });
   add("CrossEntropy_v32000", both, [](Rig& rig) { cross_entropy(rig, 4, 32000); });
+  for (const int64_t vocabulary : {32000, 1001})
+    add(fmt::format("CrossEntropy_rounded_v{}", vocabulary), bf16,
+        [=](Rig& rig) { cross_entropy_rounded(rig, 4, vocabulary); });
   add("Sample_v32000", f32, [](Rig& rig) { sample(rig, 32000); });
   add("AdamW_f32_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::f32); });
   add("AdamW_bf16_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::bf16); });
