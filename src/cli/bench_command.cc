@@ -191,7 +191,6 @@ void report_rate(Report& report, const Ceilings& ceilings, double seconds, doubl
 void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& backend,
                     Report& report) {
   const bool tuning = o.work == "finetune";
-  const double opened = static_cast<double>(peak_memory(backend)) / (1 << 30);
   const Precision precision =
       tuning ? adapter_precision(o.common.dtype, backend, config.dtype)
              : choose_precision(o.common.dtype, backend, Purpose::training, config.dtype);
@@ -272,7 +271,9 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   if (const auto info = backend.memory(); backend.name().starts_with("cuda")) {
     const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
     report.line("scratch_gib", fmt::format("{:.3f}", gib(info.scratch)), gib(info.scratch));
-    report.line("opened_gib", fmt::format("{:.3f}, before anything was allocated", opened), opened);
+    report.line("opened_gib",
+                fmt::format("{:.3f}, before anything was allocated", gib(info.opened)),
+                gib(info.opened));
   }
   Profiler profiler(backend);
   Context profiled(backend, arena, precision.compute, &profiler);
@@ -293,10 +294,11 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const auto planner = make_planning_backend(&backend);
   const MemoryPlan plan =
       plan_inference(*planner, {.config = config, .options = options, .context = context});
-  if (const auto memory = backend.memory(); plan.total() > memory.available)
+  const auto memory = backend.memory();
+  if (const int64_t limit = memory.available + memory.opened; plan.total() > limit)
     throw Error(fmt::format("bench {}: {} of memory are needed and {} are free on {}:\n{}", o.work,
-                            format_bytes(plan.total()), format_bytes(memory.available),
-                            backend.name(), plan.table()));
+                            format_bytes(plan.total()), format_bytes(limit), backend.name(),
+                            plan.table()));
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
   nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));

@@ -84,7 +84,7 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
   } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
     if (gpu) {
       p.weights = p.compute = Dtype::bf16;
-      p.operands = ops::Operands::bf16;  // the gradient of logits is f32
+      p.operands = ops::Operands::bf16;
     } else if (purpose == Purpose::inference) {
       p.weights = Dtype::bf16;
     } else {

@@ -107,6 +107,8 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   side_copies_ = std::make_unique<SideCopies>();
   blas_ = std::make_unique<CublasLt>();
   cudnn_ = std::make_unique<CudnnAttention>();
+  const MemoryInfo info = memory();
+  opened_ = info.total - info.available;
 }
 
 CudaBackend::~CudaBackend() {
@@ -127,7 +129,8 @@ Backend::MemoryInfo CudaBackend::memory() const {
   check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
   return {.total = static_cast<int64_t>(total),
           .available = static_cast<int64_t>(available),
-          .scratch = scratch_->bytes()};
+          .scratch = scratch_->bytes(),
+          .opened = opened_};
 }
 
 void* CudaBackend::allocate(int64_t bytes) {

@@ -87,6 +87,7 @@ class CudaBackend final : public Backend {
 
   int device_ = 0, index_ = 0;
   int processors_ = 0;  // streaming multiprocessors
+  int64_t opened_ = 0;
   std::string description_;
   CUstream_st* stream_ = nullptr;
   bool recording_ = false;

@@ -43,10 +43,9 @@ void token_losses_of(Context& ctx, const Mixtral& model, const Batch& batch, con
   const int64_t rows = slice_rows(ctx.backend(), n, v);
   const bool scale_each = label_scale && label_scale.dim(0) > 1;
   const Tensor room = ctx.allocate({rows, v}, ctx.statistics());
-  // Where the products would round the gradient to the activations' type, it is rounded once.
-  const bool rounded =
-      label_scale && ctx.dtype() == Dtype::bf16 && ctx.operands() == ops::Operands::bf16;
-  const Tensor gradient = rounded ? ctx.allocate({rows, v}) : room;
+  // The gradient has the activations' type; where that is the logits' own, it takes their place.
+  const bool in_place = ctx.dtype() == ctx.statistics();
+  const Tensor gradient = label_scale && !in_place ? ctx.allocate({rows, v}) : room;
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
     const Tensor logits = room.slice(0, end - begin);
@@ -77,8 +76,10 @@ void vocabulary_loss(Context& ctx, const Mixtral& model, const Batch& batch, con
 }  // namespace
 
 int64_t logits_slice_bytes(const Backend& backend, int64_t tokens, int64_t vocabulary,
-                           Dtype statistics) {
-  return slice_rows(backend, tokens, vocabulary) * vocabulary * size_of(statistics);
+                           Dtype activations) {
+  const Dtype statistics = ops::statistics_dtype(activations);
+  const int64_t gradient = activations == statistics ? 0 : size_of(activations);
+  return slice_rows(backend, tokens, vocabulary) * vocabulary * (size_of(statistics) + gradient);
 }
 
 LossTotals LossTotals::allocate(Context& ctx) {

@@ -24,9 +24,10 @@ struct Objective {
   }
 };
 
-/// The memory that the logits of one slice take: what the loss of N tokens needs at a time.
+/// The memory that the logits of one slice and their gradient take: what the loss of N tokens needs
+/// at a time.
 int64_t logits_slice_bytes(const Backend& backend, int64_t tokens, int64_t vocabulary,
-                           Dtype statistics);
+                           Dtype activations);
 
 /// Where the losses of one or several batches add up, on the device.
 struct LossTotals {

@@ -31,6 +31,7 @@ class Backend : public Allocator {
     int64_t total = 0;      // bytes of the device
     int64_t available = 0;  // bytes that this process could still allocate
     int64_t scratch = 0;    // bytes that ops hold for their intermediate results
+    int64_t opened = 0;     // a GPU's: bytes that were in use as soon as it was opened
   };
 
   virtual std::string name() const = 0;         // "cpu", "ref", "cuda:0"

@@ -63,6 +63,12 @@ int64_t rope_bytes(const Mixtral& model) {
          size_of(ops::statistics_dtype(model.options().compute));
 }
 
+/// What a GPU's memory holds before anything of this program's.
+void add_opened(MemoryPlan& plan, const Backend& planner) {
+  if (const int64_t opened = planner.memory().opened; opened > 0)
+    plan.items.push_back({"driver and other programs", opened});
+}
+
 }  // namespace
 
 int64_t MemoryPlan::total() const {
@@ -103,8 +109,8 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
     ctx.set_dropout_seed({});
     criterion->add_losses(ctx, batch, step, 0);
   });
-  const int64_t logits = logits_slice_bytes(planner, batch.size(), shape.config.vocab_size,
-                                            ops::statistics_dtype(options.compute));
+  const int64_t logits =
+      logits_slice_bytes(planner, batch.size(), shape.config.vocab_size, options.compute);
   int64_t masters = 0;
   for (const auto& group : trained.groups())
     if (group.trainable && group.value.dtype() == Dtype::bf16) masters += 2 * group.value.bytes();
@@ -118,6 +124,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   plan.items.push_back({"activations", arena - logits});
   plan.items.push_back({"logits, a slice", logits});
   plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
+  add_opened(plan, planner);
   return plan;
 }
 
@@ -144,12 +151,14 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
                 {"activations and logits", arena}};
   if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
     plan.items.push_back({"gradients", gradients});
+  add_opened(plan, planner);
   return plan;
 }
 
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
                     const Backend::MemoryInfo& memory) {
-  if (plan.total() <= memory.available) return;
+  const int64_t limit = memory.available + memory.opened;
+  if (plan.total() <= limit) return;
   // What other items (the program, the data) add to the steps' own needs stays the same.
   const int64_t others = plan.total() - plan_training(planner, shape).total();
   std::string advice;
@@ -158,7 +167,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
   auto try_change = [&](const std::string& flag) {
     flags += (flags.empty() ? "" : " ") + flag;
     const int64_t total = plan_training(planner, smaller).total() + others;
-    if (total > memory.available) return false;
+    if (total > limit) return false;
     advice = fmt::format("it would fit, with {}, under {}", format_bytes(total), flags);
     return true;
   };
@@ -173,8 +182,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     return false;
   };
   // Where the weights alone are too much, nothing else helps without this.
-  const bool heavy =
-      plan.bytes_of("weights") + plan.bytes_of("reference model") + others > memory.available;
+  const bool heavy = plan.bytes_of("weights") + plan.bytes_of("reference model") + others > limit;
   const bool fits = [&] {
     if (heavy && try_quantized_base()) return true;
     if (!smaller.recompute.on || smaller.recompute.kept > 0) {
@@ -185,8 +193,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
       const int64_t total_rows = smaller.rows;
       while (smaller.rows > 1) {
         smaller.rows /= 2;
-        if (smaller.rows > 1 && plan_training(planner, smaller).total() + others > memory.available)
-          continue;
+        if (smaller.rows > 1 && plan_training(planner, smaller).total() + others > limit) continue;
         if (try_change(fmt::format("--batch-size {} --grad-accumulation {}", smaller.rows,
                                    (total_rows + smaller.rows - 1) / smaller.rows)))
           return true;
@@ -209,19 +216,19 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
         "no change of batch, context or optimizer state makes it fit: choose a smaller model "
         "(--layers, --hidden-size, --experts)";
   throw Error(fmt::format("training needs more memory than is free: {} of {}; {}\n{}",
-                          format_bytes(plan.total()), format_bytes(memory.available), advice,
-                          plan.table()));
+                          format_bytes(plan.total()), format_bytes(limit), advice, plan.table()));
 }
 
 void require_memory(Backend& planner, const InferenceShape& shape,
                     const Backend::MemoryInfo& memory) {
   const MemoryPlan plan = plan_inference(planner, shape);
-  if (plan.total() <= memory.available) return;
+  const int64_t limit = memory.available + memory.opened;
+  if (plan.total() <= limit) return;
   InferenceShape smaller = shape;
   std::string flags, advice;
   auto try_change = [&](const std::string& flag) {
     const int64_t total = plan_inference(planner, smaller).total();
-    if (total <= memory.available && advice.empty())
+    if (total <= limit && advice.empty())
       advice = fmt::format("it would fit, with {}, under{} {}", format_bytes(total), flags, flag);
     return !advice.empty();
   };
@@ -236,8 +243,7 @@ void require_memory(Backend& planner, const InferenceShape& shape,
   }
   if (advice.empty()) advice = "no type or context makes it fit: choose a smaller model";
   throw Error(fmt::format("the model needs more memory than is free: {} of {}; {}\n{}",
-                          format_bytes(plan.total()), format_bytes(memory.available), advice,
-                          plan.table()));
+                          format_bytes(plan.total()), format_bytes(limit), advice, plan.table()));
 }
 
 std::string format_bytes(int64_t bytes) {

@@ -58,7 +58,8 @@ struct InferenceShape {
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 
 /// Throws Error with the plan's table, and the changes of flags under which it would fit, unless
-/// the plan fits into `memory.available`.
+/// the plan fits into what is available and what was in use when the device was opened, which it
+/// counts.
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
                     const Backend::MemoryInfo& memory);
 

@@ -37,6 +37,8 @@ TEST_F(CudaBackend, SaysWhatItIs) {
   const auto memory = backend_->memory();
   EXPECT_GT(memory.available, 0);
   EXPECT_LE(memory.available, memory.total);
+  EXPECT_GT(memory.opened, 0);
+  EXPECT_LE(memory.opened, memory.total);
 }
 
 TEST_F(CudaBackend, CopiesOfAnySizeArriveWhole) {
