@@ -101,11 +101,13 @@ struct Backward {
 /// Rows blockIdx.x, blockIdx.x + gridDim.x, … of dx, and those rows' part of dweight.
 template <int n, int items, class T, class W>
 __global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
+  // What is added to is read with the rest, as long as there are registers for it.
+  constexpr bool early = items <= 2;
   float dweight[items][n] = {};
   for (int64_t row = blockIdx.x; row < op.rows; row += gridDim.x) {
     const int64_t start = row * op.width;
     const float rstd = op.rstd[row];
-    float normed[items][n], g[items][n];
+    float normed[items][n], g[items][n], before[early ? items : 1][n];
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < items; ++i) {
@@ -115,6 +117,7 @@ __global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
       load(op.x + start + column, normed[i]);
       load(op.dy + start + column, g[i]);
       load(op.weight + column, weight);
+      if (early && op.accumulate) load(op.dx + start + column, before[early ? i : 0]);
 #pragma unroll
       for (int j = 0; j < n; ++j) {
         normed[i][j] *= rstd;
@@ -128,11 +131,12 @@ __global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
     for (int i = 0; i < items; ++i) {
       const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
       if (column >= op.width) break;
-      float before[n] = {};
-      if (op.accumulate) load(op.dx + start + column, before);
+      float(&dx)[n] = before[early ? i : 0];
+      if (!early && op.accumulate) load(op.dx + start + column, dx);
 #pragma unroll
-      for (int j = 0; j < n; ++j) before[j] += rstd * (g[i][j] - normed[i][j] * mean);
-      store(op.dx + start + column, before);
+      for (int j = 0; j < n; ++j)
+        dx[j] = (op.accumulate ? dx[j] : 0.0f) + rstd * (g[i][j] - normed[i][j] * mean);
+      store(op.dx + start + column, dx);
     }
   }
   if (!op.partial) return;
@@ -171,14 +175,17 @@ void CudaBackend::run(const ops::RmsNorm& op) {
 void CudaBackend::run(const ops::RmsNormBackward& op) {
   const int64_t rows = op.x.dim(0), width = op.x.dim(1);
   if (rows == 0) return;
-  const int64_t count = std::min<int64_t>(rows, int64_t{processors_} * 4);
-  float* partial = op.dweight ? scratch().take<float>(count * width) : nullptr;
+  int64_t count = 0;
+  float* partial = nullptr;
   with_activation(op.x.dtype(), [&](auto t) {
     with_weight(op.weight.dtype(), [&](auto w) {
       using T = type_of<decltype(t)>;
       using W = type_of<decltype(w)>;
       with_packs<kPackOf<T>>(width, {op.dy, op.x, op.weight, op.dx}, [&](auto pack) {
         const RowShape shape = shape_of(width, pack());
+        // As many blocks as fit beside each other.
+        count = std::min<int64_t>(rows, int64_t{processors_} * std::max(2, 1024 / shape.threads));
+        if (op.dweight) partial = scratch().take<float>(count * width);
         with_items<pack()>(shape.items, [&](auto items) {
           rms_norm_backward<pack(), items()>
               <<<blocks(count), static_cast<unsigned>(shape.threads), 0, stream_>>>(Backward<T, W>{
