@@ -53,7 +53,7 @@ void settle_adapter(std::string& model, std::string& adapter) {
         fmt::format("--model {}: holds an adapter that does not say which model it is for; give "
                     "that model with --model and this one with --adapter",
                     model));
-  if (!fs::exists(base->as_string(), error))
+  if (!fs::exists(base->as_string(), error) && !names_configuration(base->as_string()))
     throw Error(fmt::format(
         "--model {}: holds an adapter for the model {}, which is not there; give the model with "
         "--model and this one with --adapter",
@@ -77,12 +77,11 @@ OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
   const Precision precision =
       choose_precision(common.dtype, backend, Purpose::inference, config.dtype);
   OpenModel open;
-  open.model = open_model(backend, model,
+  open.model = open_model(backend, common, model,
                           {.weights = precision.weights,
                            .compute = precision.compute,
                            .context = context,
-                           .rope_frequencies = common.rope_dtype()},
-                          common.seed);
+                           .rope_frequencies = common.rope_dtype()});
   if (!adapter.empty())
     open.adapter = std::make_unique<Adapter>(
         backend, *open.model, AdapterFile::load(adapter, config), Adapter::Options{});
@@ -93,8 +92,7 @@ std::optional<ChatTemplate> find_chat_template(const std::string& model,
                                                const std::string& adapter) {
   if (!adapter.empty())
     if (const auto noted = find_chat_template_name(adapter)) return noted;
-  std::error_code error;
-  if (is_builtin_config(model) && !fs::exists(model, error)) return std::nullopt;
+  if (names_configuration(model)) return std::nullopt;
   return find_chat_template_name(resolve_model(model));
 }
 

@@ -214,7 +214,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                                                                   .adapter = file});
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
-  nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
+  draw_weights(backend, model, o.common.seed);
   std::unique_ptr<Adapter> adapter;
   if (file)
     adapter = std::make_unique<Adapter>(backend, model, std::move(*file),
@@ -301,7 +301,7 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
                             plan.table()));
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
-  nn::initialise(backend, model.parameters(), defaults::initialisation(config, o.common.seed));
+  draw_weights(backend, model, o.common.seed);
   Generator generator(backend, model, context);
   const bool decode = o.work == "decode";
   const int64_t prompt_length = decode ? 16 : o.context;
@@ -419,6 +419,8 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
+  command->add_flag("--random-weights", o->common.random_weights,
+                    "Weights drawn on the device: always so here, whatever --model names");
   o->common.add_to(*command);
   command->callback([o] { run_bench(*o); });
 }

@@ -63,6 +63,10 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_flag("--json", json, "Print results as one JSON object");
 }
 
+void CommonOptions::add_random_weights(CLI::App& command) {
+  command.add_flag("--random-weights", random_weights, kRandomWeightsHelp);
+}
+
 std::unique_ptr<Backend> CommonOptions::open_device() const {
   return make_backend(device, threads);
 }
@@ -125,29 +129,38 @@ fs::path resolve_model(const std::string& model) {
                   model));
 }
 
-ModelConfig model_config(const std::string& model) {
+bool names_configuration(const std::string& model) {
   std::error_code error;
-  if (is_builtin_config(model) && !fs::exists(model, error)) return builtin_config(model);
+  return is_builtin_config(model) && !fs::exists(model, error);
+}
+
+ModelConfig model_config(const std::string& model) {
+  if (names_configuration(model)) return builtin_config(model);
   return ModelConfig::load(resolve_model(model));
 }
 
-std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
-                                    const Mixtral::Options& options, uint64_t seed) {
-  require_model_memory(backend, model_config(model), options);
-  std::error_code error;
-  if (is_builtin_config(model) && !fs::exists(model, error)) {
-    const ModelConfig config = builtin_config(model);
-    auto result = std::make_unique<Mixtral>(backend, config, options);
-    nn::initialise(backend, result->parameters(), defaults::initialisation(config, seed));
-    return result;
-  }
-  return load_model(backend, resolve_model(model), options);
+void draw_weights(Backend& backend, Mixtral& model, uint64_t seed) {
+  nn::initialise(backend, model.parameters(), defaults::initialisation(model.config(), seed));
+}
+
+std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
+                                    const std::string& model, const Mixtral::Options& options) {
+  const ModelConfig config = model_config(model);
+  require_model_memory(backend, config, options);
+  if (!common.random_weights && !names_configuration(model))
+    return load_model(backend, resolve_model(model), options);
+  if (!common.random_weights)
+    say(common, fmt::format("note: --model {} is a built-in configuration without weights: they "
+                            "are drawn from --seed {}, as with --random-weights",
+                            model, common.seed));
+  auto result = std::make_unique<Mixtral>(backend, config, options);
+  draw_weights(backend, *result, common.seed);
+  return result;
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& tokenizer, const std::string& model) {
   if (!tokenizer.empty()) return load_tokenizer(tokenizer);
-  std::error_code error;
-  if (is_builtin_config(model) && !fs::exists(model, error)) return nullptr;
+  if (names_configuration(model)) return nullptr;
   return find_tokenizer(resolve_model(model));
 }
 

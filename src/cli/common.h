@@ -12,6 +12,10 @@
 
 namespace mixtral {
 
+inline constexpr const char* kRandomWeightsHelp =
+    "Draw the weights on the device, from --seed, instead of reading any: --model gives the shape, "
+    "and may be a built-in configuration. For measuring without a model's files";
+
 /// The flags that every command that computes has.
 struct CommonOptions {
   std::string device = "auto";
@@ -21,8 +25,11 @@ struct CommonOptions {
   uint64_t seed = 1;
   bool quiet = false;
   bool json = false;
+  bool random_weights = false;
 
   void add_to(CLI::App& command);
+  /// --random-weights, which commands that open a model have as well.
+  void add_random_weights(CLI::App& command);
   std::unique_ptr<Backend> open_device() const;
   Dtype rope_dtype() const;  // of --rope-frequencies
 };
@@ -47,10 +54,16 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
 /// Throws Error, which says what was looked for.
 std::filesystem::path resolve_model(const std::string& model);
 
-/// A model from a directory or a run; or, for a built-in configuration's name, one with random
-/// weights drawn from the seed (a warning says so).
-std::unique_ptr<Mixtral> open_model(Backend& backend, const std::string& model,
-                                    const Mixtral::Options& options, uint64_t seed);
+/// Draws a model's weights from a seed, on its device, as training from scratch would.
+void draw_weights(Backend& backend, Mixtral& model, uint64_t seed);
+
+/// A model from a directory or a run; or, with --random-weights or for a built-in configuration's
+/// name (of which a note then tells), one whose weights are drawn.
+std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
+                                    const std::string& model, const Mixtral::Options& options);
+
+/// Whether it names a built-in configuration, and no directory.
+bool names_configuration(const std::string& model);
 
 /// The configuration that open_model would use.
 ModelConfig model_config(const std::string& model);

@@ -67,8 +67,11 @@ class Finetuning {
       say(o_.common,
           "note: the reference is the base without the adapter that training starts from; to "
           "compare with both together, merge them first (mixtral merge) and tune the result");
-    base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
-    config_ = ModelConfig::load(base_);
+    if (o_.common.random_weights && names_configuration(o_.model))
+      base_ = o_.model;
+    else
+      base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
+    config_ = model_config(base_.string());
     tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());
     if (tokenizer_ && tokenizer_->vocab_size() > config_.vocab_size)
       throw Error(fmt::format(
@@ -188,10 +191,13 @@ class Finetuning {
                                            .preference = preference,
                                            .reference_model = second_model});
     std::optional<ModelTensors> weights;
-    if (!o_.resuming || trains_adapter(kind)) check_weights(config_, weights.emplace(base_));
+    const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
+    const bool drawn = o_.common.random_weights;
+    if (fresh && !drawn) check_weights(config_, weights.emplace(base_));
     RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, config_, options);
     if (weights) load_weights(*backend, model, *weights);
+    if (fresh && drawn) draw_weights(*backend, model, o_.common.seed);
     weights.reset();
     Arena arena(*backend);
     arena.reserve(memory.arena);
@@ -244,6 +250,11 @@ class Finetuning {
 
   std::unique_ptr<Mixtral> open_reference(Backend& backend, Mixtral::Options options) const {
     options.trainable = false;
+    if (o_.reference.empty() && o_.common.random_weights) {
+      auto drawn = std::make_unique<Mixtral>(backend, config_, options);
+      draw_weights(backend, *drawn, o_.common.seed);
+      return drawn;
+    }
     const fs::path directory = o_.reference.empty() ? base_ : resolve_model(o_.reference);
     auto reference = load_model(backend, directory, options);
     if (reference->config().vocab_size != config_.vocab_size)

@@ -124,6 +124,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
              "The model to tune: a model directory or a run. A run that trained an adapter: its "
              "base, with that adapter",
              fixed);
+  config.add("--random-weights", common.random_weights, kRandomWeightsHelp, fixed);
   config
       .add("--method", method,
            "lora: an adapter on a model that stays as it is; full: all weights; dpo, dpo-full: the "

@@ -218,12 +218,11 @@ void run_route(const RouteOptions& o) {
   const ModelConfig config = model_config(o.model);
   const Precision precision =
       choose_precision(o.common.dtype, *backend, Purpose::inference, config.dtype);
-  const auto model = open_model(*backend, o.model,
+  const auto model = open_model(*backend, o.common, o.model,
                                 {.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = host.size(),
-                                 .rope_frequencies = o.common.rope_dtype()},
-                                o.common.seed);
+                                 .rope_frequencies = o.common.rope_dtype()});
   Arena arena(*backend);
   Context ctx(*backend, arena, precision.compute);
   ctx.set_operands(precision.operands);
@@ -299,6 +298,7 @@ void add_inspect_route(CLI::App& inspect) {
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("-p,--prompt", o->prompt, "The text");
   command->add_option("--ids", o->ids, "The text as token ids: 5,7,9");
+  o->common.add_random_weights(*command);
   o->common.add_to(*command);
   command->callback([o] { run_route(*o); });
 }

@@ -54,6 +54,7 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
   command.add_option("--z-coef", z_coefficient, "Coefficient of the router z-loss")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
+  common.add_random_weights(command);
   common.add_to(command);
 }
 
@@ -100,13 +101,12 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
       longest = std::max(longest, s.corpus.length(d));
     s.batches.context = std::min({s.batches.context, longest, int64_t{4096}});
   }
-  s.model = open_model(*s.backend, o.model,
+  s.model = open_model(*s.backend, o.common, o.model,
                        {.weights = precision.weights,
                         .compute = precision.compute,
                         .context = s.batches.context,
                         .trainable = trainable && o.adapter.empty(),
-                        .rope_frequencies = o.common.rope_dtype()},
-                       o.common.seed);
+                        .rope_frequencies = o.common.rope_dtype()});
   if (!o.adapter.empty())
     s.adapter =
         std::make_unique<Adapter>(*s.backend, *s.model, AdapterFile::load(o.adapter, config),

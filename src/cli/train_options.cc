@@ -166,10 +166,13 @@ void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
 
 void TrainOptions::add_common(CLI::App& app, RunConfig& config) {
   common.add_to(app);
-  for (const char* name : {"--device", "--dtype", "--threads", "--seed", "--quiet", "--json"})
+  for (const char* name :
+       {"--device", "--dtype", "--rope-frequencies", "--threads", "--seed", "--quiet", "--json"})
     app.get_option(name)->group("General");
   config.adopt(app.get_option("--device"), common.device, OnResume::unnoticed());
   config.adopt(app.get_option("--dtype"), common.dtype, OnResume::flag());
+  config.adopt(app.get_option("--rope-frequencies"), common.rope_frequencies,
+               OnResume::run("the checkpoint was trained that way"));
   config.adopt(app.get_option("--threads"), common.threads, OnResume::unnoticed());
   config.adopt(app.get_option("--seed"), common.seed,
                OnResume::run("the order of the data follows from it"));

@@ -70,9 +70,10 @@ class Finetune : public ::testing::Test {
 };
 
 TEST_F(Finetune, AResumedRunEndsWithTheBitsOfTheUninterruptedOne) {
-  const Arguments more{"--targets",   "all", "--dropout",   "0.3", "--grad-accumulation", "2",
-                       "--iters",     "6",   "--log-every", "2",   "--save-every",        "3",
-                       "--keep-last", "9"};
+  const Arguments more{
+      "--targets",   "all", "--dropout",          "0.3", "--grad-accumulation", "2",
+      "--iters",     "6",   "--log-every",        "2",   "--save-every",        "3",
+      "--keep-last", "9",   "--rope-frequencies", "fp16"};
   ASSERT_EQ(run(flags("whole", more)).code, 0);
   ASSERT_EQ(run(flags("torn", more)).code, 0);
   fs::remove_all(checkpoint("torn", 6));
@@ -385,6 +386,51 @@ TEST(PreferenceFixture, LossesLogProbabilitiesAndGradientsAgree) {
                                       testing::read_values(reference, entry.name)),
               2e-4)
         << entry.name;
+}
+
+TEST_F(Finetune, TunesAModelWhoseWeightsAreDrawn) {
+  const Arguments drawn{"--model",      "tiny", "--random-weights", "--context", "16",
+                        "--save-every", "2",    "--dropout",        "0.2"};
+  auto tune = [&](const std::string& out, const std::string& iterations) {
+    Arguments more = drawn;
+    more.insert(more.end(), {"--iters", iterations});
+    return run(flags(out, more));
+  };
+  const Outcome whole = tune("whole", "4");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(tune("torn", "4").code, 0);
+  fs::remove_all(checkpoint("torn", 4));
+  ASSERT_EQ(run({"finetune", "--resume", path("torn")}).code, 0);
+  EXPECT_EQ(checksum_file(checkpoint("torn", 4) / "adapter_model.safetensors").hex(),
+            checksum_file(checkpoint("whole", 4) / "adapter_model.safetensors").hex());
+
+  // The run knows its base; the same weights are drawn for it anywhere.
+  const Arguments ask{"--ids", "1,2", "-n", "6", "--temp", "0", "--device", "cpu"};
+  auto generate = [&](Arguments arguments) {
+    arguments.insert(arguments.begin(), "generate");
+    arguments.insert(arguments.end(), ask.begin(), ask.end());
+    return run(arguments);
+  };
+  const Outcome by_run = generate({"--model", path("whole")});
+  EXPECT_EQ(by_run.code, 0);
+  EXPECT_NE(by_run.err.find("--model tiny"), std::string::npos) << by_run.err;
+  const Outcome by_base =
+      generate({"--model", "tiny", "--random-weights", "--adapter", path("whole")});
+  EXPECT_EQ(by_base.out, by_run.out);
+  EXPECT_EQ(by_base.err.find("note"), std::string::npos) << by_base.err;
+}
+
+TEST_F(Finetune, DrawsTheWeightsOfADirectoryThatHasOnlyAConfiguration) {
+  fs::create_directories(path("shape"));
+  fs::copy_file(path("base") + "/config.json", path("shape") + "/config.json");
+  const Arguments more{"--model", path("shape"), "--iters", "2"};
+  EXPECT_EQ(run(flags("without", more)).code, 1);
+  Arguments drawn = more;
+  drawn.emplace_back("--random-weights");
+  EXPECT_EQ(run(flags("with", drawn)).code, 0);
+  drawn.insert(drawn.end(), {"--method", "dpo-full", "--data", path("pairs.jsonl")});
+  const Outcome preferences = run(flags("preferences", drawn));
+  EXPECT_EQ(preferences.code, 0) << preferences.err;
 }
 
 }  // namespace
