@@ -105,46 +105,43 @@ void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaS
   simt_product(adding(p, stream), stream);
 }
 
+/// One of the three ops; `wide` from column `begin` on.
+template <class Op>
+Product product_of(Product::Form form, const Tensor& wide, int64_t begin, const Tensor& narrow,
+                   const Tensor& weight, const Op& op) {
+  return {.form = form,
+          .wide = static_cast<char*>(wide.data()) + begin * size_of(wide.dtype()),
+          .narrow = narrow.data(),
+          .weight = weight.data(),
+          .wide_type = wide.dtype(),
+          .narrow_type = narrow.dtype(),
+          .weight_type = weight.dtype(),
+          .rows = narrow.dim(0),
+          .outputs = weight.dim(1),
+          .inputs = weight.dim(2),
+          .groups = weight.dim(0),
+          .wide_stride = wide.dim(1),
+          .offsets = data<int>(op.offsets),
+          .scale = op.scale,
+          .accumulate = op.accumulate,
+          .round = op.operands == ops::Operands::bf16};
+}
+
 }  // namespace
 
 void CudaBackend::run(const ops::GroupedMatmul& op) {
-  Product p{.form = Product::Form::forward,
-            .wide = static_cast<char*>(op.y.data()) + op.y_begin * size_of(op.y.dtype()),
-            .narrow = op.x.data(),
-            .weight = op.weight.data(),
-            .wide_type = op.y.dtype(),
-            .narrow_type = op.x.dtype(),
-            .weight_type = op.weight.dtype(),
-            .rows = op.x.dim(0),
-            .outputs = op.weight.dim(1),
-            .inputs = op.weight.dim(2),
-            .groups = op.weight.dim(0),
-            .wide_stride = op.y.dim(1),
-            .offsets = data<int>(op.offsets),
-            .scale = op.scale,
-            .accumulate = op.accumulate,
-            .round = op.operands == ops::Operands::bf16};
-  multiply(p, processors_, *blas_, scratch(), stream_);
+  multiply(product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight, op), processors_,
+           *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulInput& op) {
-  Product p{.form = Product::Form::input,
-            .wide = static_cast<char*>(op.dy.data()) + op.dy_begin * size_of(op.dy.dtype()),
-            .narrow = op.dx.data(),
-            .weight = op.weight.data(),
-            .wide_type = op.dy.dtype(),
-            .narrow_type = op.dx.dtype(),
-            .weight_type = op.weight.dtype(),
-            .rows = op.dx.dim(0),
-            .outputs = op.weight.dim(1),
-            .inputs = op.weight.dim(2),
-            .groups = op.weight.dim(0),
-            .wide_stride = op.dy.dim(1),
-            .offsets = data<int>(op.offsets),
-            .scale = op.scale,
-            .accumulate = op.accumulate,
-            .round = op.operands == ops::Operands::bf16};
-  multiply(p, processors_, *blas_, scratch(), stream_);
+  multiply(product_of(Product::Form::input, op.dy, op.dy_begin, op.dx, op.weight, op), processors_,
+           *blas_, scratch(), stream_);
+}
+
+void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
+  multiply(product_of(Product::Form::weight, op.dy, op.dy_begin, op.x, op.dweight, op), processors_,
+           *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
@@ -166,26 +163,6 @@ void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
     return;
   run(op.product());
   run(op.activation());
-}
-
-void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
-  Product p{.form = Product::Form::weight,
-            .wide = static_cast<char*>(op.dy.data()) + op.dy_begin * size_of(op.dy.dtype()),
-            .narrow = op.x.data(),
-            .weight = op.dweight.data(),
-            .wide_type = op.dy.dtype(),
-            .narrow_type = op.x.dtype(),
-            .weight_type = op.dweight.dtype(),
-            .rows = op.x.dim(0),
-            .outputs = op.dweight.dim(1),
-            .inputs = op.dweight.dim(2),
-            .groups = op.dweight.dim(0),
-            .wide_stride = op.dy.dim(1),
-            .offsets = data<int>(op.offsets),
-            .scale = op.scale,
-            .accumulate = op.accumulate,
-            .round = op.operands == ops::Operands::bf16};
-  multiply(p, processors_, *blas_, scratch(), stream_);
 }
 
 }  // namespace mixtral::cuda
