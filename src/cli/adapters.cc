@@ -81,7 +81,8 @@ OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
                           {.weights = precision.weights,
                            .compute = precision.compute,
                            .context = context,
-                           .rope_frequencies = common.rope_dtype()});
+                           .rope_frequencies = common.rope_dtype(),
+                           .quantization = common.quantization()});
   if (!adapter.empty())
     open.adapter = std::make_unique<Adapter>(
         backend, *open.model, AdapterFile::load(adapter, config), Adapter::Options{});

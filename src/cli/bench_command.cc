@@ -40,7 +40,6 @@ struct BenchOptions {
   CommonOptions common;
   std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32",
                     graph = "auto";
-  std::string quantize_base = "off";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
           rank = 16, keep_layers = 0;
@@ -198,7 +197,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                                  .compute = precision.compute,
                                  .context = o.context,
                                  .trainable = !tuning,
-                                 .quantization = parse_quantization(o.quantize_base)};
+                                 .quantization = o.common.quantization()};
   std::optional<AdapterFile> file;
   if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
   const Recompute recompute = recompute_rule(o.recompute, o.keep_layers);
@@ -289,8 +288,10 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const Precision precision =
       choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
   const int64_t context = o.context + o.tokens + 1;
-  const Mixtral::Options options{
-      .weights = precision.weights, .compute = precision.compute, .context = context};
+  const Mixtral::Options options{.weights = precision.weights,
+                                 .compute = precision.compute,
+                                 .context = context,
+                                 .quantization = o.common.quantization()};
   const auto planner = make_planning_backend(&backend);
   const MemoryPlan plan =
       plan_inference(*planner, {.config = config, .options = options, .context = context});
@@ -328,11 +329,13 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   if (decode) {
     const auto tokens = static_cast<double>(o.tokens - 1);
     report.line("tok_per_s", fmt::format("{:.2f}", tokens / time), tokens / time);
-    const double bytes = static_cast<double>(count.active) * size_of(precision.weights);
-    report.line("weights_gb_per_s",
-                fmt::format("{:.1f} ({:.0f}% of the copy)", bytes * tokens / time * 1e-9,
-                            100 * bytes * tokens / time / ceilings.copy),
-                bytes * tokens / time * 1e-9);
+    if (!options.quantization) {
+      const double bytes = static_cast<double>(count.active) * size_of(precision.weights);
+      report.line("weights_gb_per_s",
+                  fmt::format("{:.1f} ({:.0f}% of the copy)", bytes * tokens / time * 1e-9,
+                              100 * bytes * tokens / time / ceilings.copy),
+                  bytes * tokens / time * 1e-9);
+    }
   } else {
     const double flops =
         2 * static_cast<double>(count.active) +
@@ -346,11 +349,11 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
 }
 
 void run_bench(const BenchOptions& o) {
-  if (o.quantize_base != "off" && o.work != "finetune")
+  if (o.common.quantization() && (o.work == "pretrain" || o.work == "ops"))
     throw UsageError(
-        fmt::format("--quantize-base {}: bench {} has no adapter whose base that could be; it is "
-                    "for bench finetune",
-                    o.quantize_base, o.work));
+        fmt::format("--quantize-base {}: bench {} trains the weights themselves, which must stay "
+                    "as they are; it is for bench finetune, prefill and decode",
+                    o.common.quantize_base, o.work));
   ModelConfig config = model_config(o.model);
   if (o.layers) config.num_layers = *o.layers;
   config.max_positions = std::max(config.max_positions, o.context + o.tokens + 1);
@@ -364,11 +367,11 @@ void run_bench(const BenchOptions& o) {
   report.json()["dtype"] = o.common.dtype;
   report.json()["context"] = o.context;
   if (o.trains()) report.json()["batch_size"] = o.batch_size;
-  if (o.work == "finetune") report.json()["quantize_base"] = o.quantize_base;
+  if (o.work != "pretrain") report.json()["quantize_base"] = o.common.quantize_base;
   if (!o.common.json)
     fmt::print(
         "bench {}: {} with {} layers{}, {}, --dtype {}, {}\n", o.work, o.model, config.num_layers,
-        o.quantize_base == "off" ? "" : fmt::format(" on a base in {}", o.quantize_base),
+        o.common.quantization() ? fmt::format(" in {}", o.common.quantize_base) : "",
         o.trains()
             ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
         : o.work == "prefill" ? fmt::format("a prompt of {} tokens", o.context)
@@ -408,9 +411,6 @@ void add_bench_command(CLI::App& app) {
   count("--tokens", o->tokens, 2, "Tokens to generate (decode)");
   count("--rank", o->rank, 1, "Of the adapter (finetune)");
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
-  command->add_option("--quantize-base", o->quantize_base, kQuantizeBaseHelp)
-      ->capture_default_str()
-      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16"}));
@@ -419,8 +419,9 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
-  command->add_flag("--random-weights", o->common.random_weights,
-                    "Weights drawn on the device: always so here, whatever --model names");
+  o->common.add_model_flags(*command);
+  command->get_option("--random-weights")
+      ->description("Always so here: the weights are drawn on the device, whatever --model names");
   o->common.add_to(*command);
   command->callback([o] { run_bench(*o); });
 }

@@ -196,7 +196,7 @@ void add_chat_command(CLI::App& app) {
   command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
       ->check(CLI::NonNegativeNumber);
   o->sampling.add_to(*command);
-  o->common.add_random_weights(*command);
+  o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o] { run_chat(*o); });
 }

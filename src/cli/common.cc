@@ -63,8 +63,17 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_flag("--json", json, "Print results as one JSON object");
 }
 
-void CommonOptions::add_random_weights(CLI::App& command) {
+void CommonOptions::add_model_flags(CLI::App& command) {
+  command.add_option("--quantize-base", quantize_base, kQuantizeBaseHelp)
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   command.add_flag("--random-weights", random_weights, kRandomWeightsHelp);
+}
+
+std::optional<ops::Quantization> CommonOptions::quantization() const {
+  if (quantize_base == "fp8") return ops::Quantization::fp8;
+  if (quantize_base == "nf4") return ops::Quantization::nf4;
+  return std::nullopt;
 }
 
 std::unique_ptr<Backend> CommonOptions::open_device() const {

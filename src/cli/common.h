@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,10 @@
 
 namespace mixtral {
 
+inline constexpr const char* kQuantizeBaseHelp =
+    "Keep the weights of attention and experts in few bits: fp8 in 8 (a half of 16-bit weights' "
+    "memory), nf4 in 4 (a quarter); off: as they are. Costs time and accuracy: every pass turns "
+    "them back into their type, rounded";
 inline constexpr const char* kRandomWeightsHelp =
     "Draw the weights on the device, from --seed, instead of reading any: --model gives the shape, "
     "and may be a built-in configuration. For measuring without a model's files";
@@ -25,11 +30,13 @@ struct CommonOptions {
   uint64_t seed = 1;
   bool quiet = false;
   bool json = false;
+  // Of commands that open a model:
   bool random_weights = false;
+  std::string quantize_base = "off";
 
   void add_to(CLI::App& command);
-  /// --random-weights, which commands that open a model have as well.
-  void add_random_weights(CLI::App& command);
+  void add_model_flags(CLI::App& command);                // --random-weights, --quantize-base
+  std::optional<ops::Quantization> quantization() const;  // of --quantize-base
   std::unique_ptr<Backend> open_device() const;
   Dtype rope_dtype() const;  // of --rope-frequencies
 };

@@ -172,7 +172,7 @@ class Finetuning {
                                    .trained_layers = o_.num_layers,
                                    .train_router = !o_.freeze_router,
                                    .rope_frequencies = o_.common.rope_dtype(),
-                                   .quantization = parse_quantization(o_.quantize_base)};
+                                   .quantization = o_.common.quantization()};
     std::optional<AdapterFile> file;
     if (trains_adapter(kind)) file = starting_adapter();
     std::optional<PreferenceSettings> preference;

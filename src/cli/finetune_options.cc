@@ -103,13 +103,6 @@ ExpertChoice parse_experts(const std::string& text) {
   return choice;
 }
 
-std::optional<ops::Quantization> parse_quantization(const std::string& name) {
-  if (name == "off") return std::nullopt;
-  if (name == "fp8") return ops::Quantization::fp8;
-  if (name == "nf4") return ops::Quantization::nf4;
-  throw UsageError(fmt::format("--quantize-base is off, fp8 or nf4, not '{}'", name));
-}
-
 FinetuneOptions::FinetuneOptions() {
   default_iterations = kIterations;
   weight_decay = 0;
@@ -135,7 +128,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
   config.add("--adapter,--lora", adapter,
              "Start from this adapter (PEFT or mlx-lm), whose rank, alpha and targets count",
              fixed);
-  config.add("--quantize-base", quantize_base, kQuantizeBaseHelp, fixed)
+  config.add("--quantize-base", common.quantize_base, kQuantizeBaseHelp, fixed)
       ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   config.add("--targets", targets,
              "What gets an update, comma-separated: q_proj, k_proj, v_proj, o_proj, gate (the "
@@ -216,11 +209,11 @@ void FinetuneOptions::settle(const RunConfig& config) {
       throw UsageError(fmt::format(
           "--adapter: --method {} trains the model's own weights; merge the adapter first",
           method));
-    if (quantize_base != plain.quantize_base)
+    if (common.quantization())
       throw UsageError(fmt::format(
           "--quantize-base {}: --method {} trains the model's own weights, which must stay as they "
           "are; use --method lora or dpo, or leave it out",
-          quantize_base, method));
+          common.quantize_base, method));
     for (const auto& [flag, given] : of_new_adapters)
       if (given)
         throw UsageError(

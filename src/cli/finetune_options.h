@@ -37,20 +37,11 @@ struct ExpertChoice {
 /// "1,5" or "top:3". Throws UsageError.
 ExpertChoice parse_experts(const std::string& text);
 
-/// --quantize-base: "off", "fp8" or "nf4". Throws UsageError.
-std::optional<ops::Quantization> parse_quantization(const std::string& name);
-/// What that flag does, for --help.
-inline constexpr const char* kQuantizeBaseHelp =
-    "Keep the weights under the adapter (attention, experts) in few bits: fp8 in 8 (a half of "
-    "16-bit weights' memory), nf4 in 4 (a quarter); off: as they are. Costs time and accuracy: "
-    "every pass turns them back into their type, and the adapter learns on rounded weights";
-
 /// The flags of `mixtral finetune`.
 struct FinetuneOptions : TrainOptions {
   FinetuneOptions();
 
   std::string model, method = "lora", adapter;
-  std::string quantize_base = "off";
   std::string targets = "q_proj,v_proj,gate", experts, target_ranks, target_alphas;
   std::optional<int64_t> rank;
   std::optional<double> alpha, scale, dropout;

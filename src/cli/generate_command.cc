@@ -254,7 +254,7 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
   command->add_option("--out", o->out, "generate_raw: write the logits to this .safetensors file");
-  o->common.add_random_weights(*command);
+  o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o] {
     if (o->method == "generate_raw") return run_raw(*o);

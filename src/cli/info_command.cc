@@ -18,7 +18,7 @@ struct InfoOptions {
   std::string model;
   int64_t context = 0, batch_size = 1;
   bool recompute = false, bf16_state = false;
-  std::string targets = "q_proj,v_proj,gate", quantize_base = "off";
+  std::string targets = "q_proj,v_proj,gate";
   int64_t rank = 8, num_layers = 0;
 };
 
@@ -38,13 +38,15 @@ void run_info(const InfoOptions& o) {
   const Precision inference =
       choose_precision(o.common.dtype, *backend, Purpose::inference, c.dtype);
   const Precision training = choose_precision(o.common.dtype, *backend, Purpose::training, c.dtype);
-  const MemoryPlan run = plan_inference(
-      *planner,
-      {.config = c,
-       .options = {.weights = inference.weights, .compute = inference.compute, .context = context},
-       .sequences = o.batch_size,
-       .context = context,
-       .chunk = std::min<int64_t>(context, 256)});
+  const MemoryPlan run =
+      plan_inference(*planner, {.config = c,
+                                .options = {.weights = inference.weights,
+                                            .compute = inference.compute,
+                                            .context = context,
+                                            .quantization = o.common.quantization()},
+                                .sequences = o.batch_size,
+                                .context = context,
+                                .chunk = std::min<int64_t>(context, 256)});
   OptimizerSettings optimizer;
   optimizer.bf16_state = o.bf16_state;
   const MemoryPlan train = plan_training(*planner, {.config = c,
@@ -65,7 +67,7 @@ void run_info(const InfoOptions& o) {
                                .options = {.weights = tuning.weights,
                                            .compute = tuning.compute,
                                            .context = context,
-                                           .quantization = parse_quantization(o.quantize_base)},
+                                           .quantization = o.common.quantization()},
                                .objective = {},
                                .optimizer = optimizer,
                                .rows = o.batch_size,
@@ -101,7 +103,7 @@ void run_info(const InfoOptions& o) {
   fmt::print("\nTraining all weights, {} x {} tokens a step:\n{}", o.batch_size, context,
              train.table());
   const std::string base =
-      o.quantize_base == "off" ? "" : fmt::format(" with a base in {}", o.quantize_base);
+      o.common.quantization() ? fmt::format(" with a base in {}", o.common.quantize_base) : "";
   fmt::print("\nTuning an adapter of rank {} on {}{}, {} x {} tokens a step:\n{}", o.rank,
              o.targets, base, o.batch_size, context, tune.table());
   fmt::print("\n{} available on {}\n", format_bytes(backend->memory().available),
@@ -130,7 +132,9 @@ void add_info_command(CLI::App& app) {
   command->add_option("--rank", o->rank, "Rank of that adapter")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));
-  command->add_option("--quantize-base", o->quantize_base, "Plan that tuning on such a base")
+  command
+      ->add_option("--quantize-base", o->common.quantize_base,
+                   "Plan generating and that tuning with the base in few bits")
       ->capture_default_str()
       ->check(CLI::IsMember({"off", "fp8", "nf4"}));
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")

@@ -222,7 +222,8 @@ void run_route(const RouteOptions& o) {
                                 {.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = host.size(),
-                                 .rope_frequencies = o.common.rope_dtype()});
+                                 .rope_frequencies = o.common.rope_dtype(),
+                                 .quantization = o.common.quantization()});
   Arena arena(*backend);
   Context ctx(*backend, arena, precision.compute);
   ctx.set_operands(precision.operands);
@@ -298,7 +299,7 @@ void add_inspect_route(CLI::App& inspect) {
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("-p,--prompt", o->prompt, "The text");
   command->add_option("--ids", o->ids, "The text as token ids: 5,7,9");
-  o->common.add_random_weights(*command);
+  o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o] { run_route(*o); });
 }

@@ -54,7 +54,7 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
   command.add_option("--z-coef", z_coefficient, "Coefficient of the router z-loss")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  common.add_random_weights(command);
+  common.add_model_flags(command);
   common.add_to(command);
 }
 
@@ -75,6 +75,11 @@ std::filesystem::path scored_file(const ScoringOptions& o) {
 Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   ScoringOptions o = given;
   settle_adapter(o.model, o.adapter);
+  if (trainable && o.adapter.empty() && o.common.quantization())
+    throw UsageError(fmt::format(
+        "--quantize-base {}: the gradients of the model's own weights need them as they are; leave "
+        "it out, or name an --adapter, whose gradients are then meant",
+        o.common.quantize_base));
   Scoring s;
   s.backend = o.common.open_device();
   const ModelConfig config = model_config(o.model);
@@ -106,7 +111,8 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
                         .compute = precision.compute,
                         .context = s.batches.context,
                         .trainable = trainable && o.adapter.empty(),
-                        .rope_frequencies = o.common.rope_dtype()});
+                        .rope_frequencies = o.common.rope_dtype(),
+                        .quantization = o.common.quantization()});
   if (!o.adapter.empty())
     s.adapter =
         std::make_unique<Adapter>(*s.backend, *s.model, AdapterFile::load(o.adapter, config),

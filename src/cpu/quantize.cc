@@ -194,9 +194,15 @@ void CpuBackend::run(const ops::Quantize& op) {
 
 void CpuBackend::run(const ops::Dequantize& op) {
   if (op.y.dtype() == Dtype::f64) refuse_type(op.kName, "y", op.y);
-  pool_.for_ranges(op.scales.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(dequantize_range)(op, begin, end);
-  });
+  const int32_t* offsets = op.offsets ? op.offsets.as<int32_t>() : nullptr;
+  const int64_t groups = offsets ? op.offsets.dim(0) - 1 : 1;
+  const int64_t blocks = op.scales.numel() / groups;  // of a group
+  for (int64_t g = 0; g < groups; ++g) {
+    if (offsets && offsets[g] == offsets[g + 1]) continue;
+    pool_.for_ranges(blocks, kGrain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(dequantize_range)(op, g * blocks + begin, g * blocks + end);
+    });
+  }
 }
 
 }  // namespace mixtral::cpu

@@ -27,8 +27,8 @@ class Quantized : public Projection {
   void for_each_parameter(const ParameterVisitor& visit) override { visit(parameter_); }
 
  private:
-  /// The weight [G, O, I], in the arena.
-  Tensor weight(Context& ctx) const;
+  /// The weight [G, O, I], in the arena; only of groups that have rows, where a backend can tell.
+  Tensor weight(Context& ctx, const Tensor& offsets) const;
 
   Parameter parameter_;
   Shape shape_;  // [G, O, I]

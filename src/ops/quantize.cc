@@ -19,6 +19,11 @@ void check_operands(Quantization quantization, std::string_view name, const Tens
 void check(const Quantize& op) { check_operands(op.quantization, "x", op.x, op.codes, op.scales); }
 void check(const Dequantize& op) {
   check_operands(op.quantization, "y", op.y, op.codes, op.scales);
+  if (!op.offsets) return;
+  detail::expect_shape("offsets", op.offsets, {-1});
+  detail::expect_dtype("offsets", op.offsets, Dtype::i32);
+  CHECK(op.offsets.dim(0) > 1 && op.y.dim(0) % (op.offsets.dim(0) - 1) == 0,
+        "y is not a whole number of rows for each group");
 }
 
 Cost cost(const Quantize& op) {

@@ -109,6 +109,9 @@ struct Dequantize {
   Tensor scales;  // [rows, scale_count(columns)] f32
   Tensor y;       // [rows, columns] of any floating-point type
   Quantization quantization = Quantization::fp8;
+  /// [G+1] i32, as a product's: y is G matrices one above another, and those of groups without rows
+  /// need not be written. Or empty.
+  Tensor offsets;
 };
 
 void check(const Quantize&);

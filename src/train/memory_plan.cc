@@ -236,6 +236,17 @@ void require_memory(Backend& planner, const InferenceShape& shape,
     smaller.options.weights = Dtype::bf16;
     if (!try_change("--dtype bf16")) flags = " --dtype bf16";
   }
+  // Where the weights alone are too much, no shorter context helps.
+  if (!shape.options.trainable && !shape.options.quantization && advice.empty() &&
+      plan_inference(planner, smaller).bytes_of("weights") > limit) {
+    std::string flag;
+    for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
+      smaller.options.quantization = quantization;
+      flag = fmt::format("--quantize-base {}", ops::to_string(quantization));
+      if (try_change(flag)) break;
+    }
+    flags += " " + flag;
+  }
   while (advice.empty() && smaller.context > 64) {
     smaller.context /= 2;
     smaller.options.context = smaller.context;

@@ -58,12 +58,16 @@ TEST(Bench, TuningCanStandOnABaseInFewBits) {
 TEST(Bench, GenerationReportsTokensASecond) {
   EXPECT_GT(bench("prefill").at("tok_per_s").as_double(), 0);
   EXPECT_GT(bench("decode", {"--tokens", "8"}).at("weights_gb_per_s").as_double(), 0);
+  const Json few = bench("decode", {"--tokens", "8", "--quantize-base", "nf4"});
+  EXPECT_GT(few.at("tok_per_s").as_double(), 0);
+  EXPECT_LT(few.at("planned_gib").as_double(), bench("decode").at("planned_gib").as_double());
 }
 
 TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_EQ(run_command({"bench", "serving", "--model", "tiny"}).code, 2);
   EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--keep-layers", "1"}).code, 2);
-  EXPECT_EQ(run_command({"bench", "decode", "--model", "tiny", "--quantize-base", "fp8"}).code, 2);
+  EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--quantize-base", "fp8"}).code,
+            2);
   const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
   EXPECT_EQ(large.code, 1);
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;

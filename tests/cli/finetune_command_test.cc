@@ -420,6 +420,44 @@ TEST_F(Finetune, TunesAModelWhoseWeightsAreDrawn) {
   EXPECT_EQ(by_base.err.find("note"), std::string::npos) << by_base.err;
 }
 
+TEST_F(Finetune, EvaluatesAndGeneratesOnTheRoundedBaseThatItTunedOn) {
+  fs::create_directories(path("data"));
+  for (const char* split : {"train", "val"})
+    fs::copy_file(path("rows.jsonl"), path("data") + "/" + split + ".jsonl");
+  const Outcome tuned =
+      run(flags("run", {"--data", path("data"), "--iters", "3", "--eval-every", "3", "--json",
+                        "--quantize-base", "nf4", "--targets", "attention"}));
+  ASSERT_EQ(tuned.code, 0) << tuned.err;
+  const double loss = Json::parse(tuned.out, "stdout").at("val_loss").as_double();
+  auto evaluated = [&](const std::string& base) {
+    const Outcome o = run({"evaluate", "--model", path("run"), "--data", path("data"), "--pack",
+                           "off", "--quantize-base", base, "--json", "--device", "cpu"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    return Json::parse(o.out, "stdout").at("cross_entropy").as_double();
+  };
+  EXPECT_NEAR(evaluated("nf4"), loss, 1e-5);
+  EXPECT_GT(std::abs(evaluated("off") - loss), 1e-4);
+  EXPECT_GT(std::abs(evaluated("fp8") - loss), 1e-4);
+
+  // Decoding, a token at a time, gives the text the probability that evaluation gives it.
+  const Outcome generated =
+      run({"generate", "--model", path("run"), "--quantize-base", "nf4", "--ids", "1", "-n", "5",
+           "--temp", "0", "--json", "--logprobs", "--device", "cpu"});
+  ASSERT_EQ(generated.code, 0) << generated.err;
+  const Json text = Json::parse(generated.out, "stdout");
+  std::vector<int64_t> ids;
+  double sum = 0;
+  for (const Json& id : text.at("ids").items()) ids.push_back(id.as_int());
+  for (const Json& token : text.at("logprobs").items()) sum += token.as_double();
+  write_file(path("text.jsonl"), fmt::format("{{\"input_ids\": [{}]}}\n", fmt::join(ids, ", ")));
+  const Outcome scored = run({"evaluate", "--model", path("run"), "--data", path("text.jsonl"),
+                              "--quantize-base", "nf4", "--json", "--device", "cpu"});
+  ASSERT_EQ(scored.code, 0) << scored.err;
+  const Json figures = Json::parse(scored.out, "stdout");
+  EXPECT_NEAR(figures.at("cross_entropy").as_double() * figures.at("tokens").as_double(), -sum,
+              1e-4);
+}
+
 TEST_F(Finetune, DrawsTheWeightsOfADirectoryThatHasOnlyAConfiguration) {
   fs::create_directories(path("shape"));
   fs::copy_file(path("base") + "/config.json", path("shape") + "/config.json");

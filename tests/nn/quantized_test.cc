@@ -118,6 +118,26 @@ TEST_P(QuantizedWeights, KeepWhatIsAlreadyRounded) {
   }
 }
 
+TEST_P(QuantizedWeights, ComeBackForEveryGroupThatHasRows) {
+  const int64_t groups = 3, outputs = 5, columns = 200;
+  const Shape shape{groups * outputs, columns};
+  const Rounded rounded = quantize(upload(normal(shape.numel(), 0.3, 2), shape));
+  const auto whole = download(dequantize(rounded, shape, Dtype::f32));
+  std::vector<int32_t> starts{0, 2, 2, 7};
+  const Tensor offsets = arena_->allocate({groups + 1}, Dtype::i32);
+  backend_->upload(Tensor(std::span(starts)), offsets);
+  const Tensor y = upload(std::vector<float>(static_cast<size_t>(shape.numel()), -9), shape);
+  ctx_->run(ops::Dequantize{.codes = rounded.codes,
+                            .scales = rounded.scales,
+                            .y = y,
+                            .quantization = GetParam().quantization,
+                            .offsets = offsets});
+  const auto some = download(y);
+  for (const int64_t group : {0, 2})
+    for (int64_t i = group * outputs * columns; i < (group + 1) * outputs * columns; ++i)
+      EXPECT_EQ(some[static_cast<size_t>(i)], whole[static_cast<size_t>(i)]) << i;
+}
+
 TEST_P(QuantizedWeights, DoNotDependOnHowAParameterIsPacked) {
   auto parameter = [](const std::vector<std::string>& names, int64_t rows, int64_t columns) {
     Parameter p;

@@ -152,5 +152,24 @@ TEST(QuantizedBaseTraining, IsWhatARefusalProposesWhereTheWeightsAreTooLarge) {
   EXPECT_NE(nf4.find("--quantize-base nf4"), std::string::npos) << nf4;
 }
 
+TEST(QuantizedBaseInference, IsWhatARefusalProposesWhereTheWeightsAreTooLarge) {
+  const auto planner = make_planning_backend();
+  const InferenceShape shape{.config = builtin_config("seed"), .context = 256};
+  const int64_t weights = plan_inference(*planner, shape).bytes_of("weights");  // in f32
+  const auto refusal = [&](double share) -> std::string {
+    const auto available = static_cast<int64_t>(share * static_cast<double>(weights));
+    try {
+      require_memory(*planner, shape, {.available = available});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_NE(refusal(0.7).find("under --dtype bf16\n"), std::string::npos) << refusal(0.7);
+  EXPECT_NE(refusal(0.4).find("under --dtype bf16 --quantize-base fp8\n"), std::string::npos)
+      << refusal(0.4);
+  EXPECT_NE(refusal(0.25).find("--quantize-base nf4\n"), std::string::npos) << refusal(0.25);
+}
+
 }  // namespace
 }  // namespace mixtral
