@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "ref/backend.h"
 
@@ -19,6 +20,9 @@ PlanningBackend::PlanningBackend(const Backend* like)
     : name_(like ? like->name() : "planning"),
       memory_(like ? like->memory() : ref::RefBackend().memory()),
       slice_elements_(like ? like->slice_elements() : ref::RefBackend().slice_elements()) {}
+
+PlanningBackend::PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements)
+    : name_(std::move(name)), memory_(memory), slice_elements_(slice_elements) {}
 
 void* PlanningBackend::allocate(int64_t bytes) {
   void* data = ::mmap(nullptr, mapped_size(bytes), PROT_NONE,

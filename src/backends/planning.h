@@ -13,6 +13,7 @@ namespace mixtral {
 class PlanningBackend final : public Backend {
  public:
   explicit PlanningBackend(const Backend* like = nullptr);
+  PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements);
 
   int64_t allocated() const { return allocated_; }  // bytes held now
   int64_t peak() const { return peak_; }            // the most that were held at once

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "cpu/backend.h"
@@ -69,6 +70,16 @@ std::vector<std::string> backend_names() {
 
 std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like) {
   return std::make_unique<PlanningBackend>(like);
+}
+
+std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes) {
+  // What a CUDA context was seen to hold, on an H100 and an H200.
+  constexpr int64_t kOpened = int64_t{528} << 20;
+  return std::make_unique<PlanningBackend>(
+      "cuda",
+      Backend::MemoryInfo{
+          .total = bytes, .available = std::max<int64_t>(bytes - kOpened, 0), .opened = kOpened},
+      kGpuSliceElements);
 }
 
 }  // namespace mixtral

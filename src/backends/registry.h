@@ -22,4 +22,7 @@ std::vector<std::string> backend_names();
 /// machine's.
 std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like = nullptr);
 
+/// The same for a GPU with `bytes` of memory, which need not be here.
+std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes);
+
 }  // namespace mixtral

@@ -18,6 +18,7 @@ struct InfoOptions {
   std::string model;
   int64_t context = 0, batch_size = 1;
   bool recompute = false, bf16_state = false;
+  double gpu = 0;  // GiB
   std::string targets = "q_proj,v_proj,gate";
   int64_t rank = 8, num_layers = 0;
 };
@@ -32,12 +33,13 @@ nlohmann::ordered_json to_json(const MemoryPlan& plan) {
 void run_info(const InfoOptions& o) {
   const ModelConfig c = model_config(o.model);
   const ParameterCount n = count_parameters(c);
-  const auto backend = o.common.open_device();
-  const auto planner = make_planning_backend(backend.get());
+  const auto backend = o.gpu > 0 ? nullptr : o.common.open_device();
+  const auto planner = backend ? make_planning_backend(backend.get())
+                               : make_planning_gpu(static_cast<int64_t>(o.gpu * (1 << 30)));
   const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(c.max_positions, 2048);
   const Precision inference =
-      choose_precision(o.common.dtype, *backend, Purpose::inference, c.dtype);
-  const Precision training = choose_precision(o.common.dtype, *backend, Purpose::training, c.dtype);
+      choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
+  const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
   const MemoryPlan run =
       plan_inference(*planner, {.config = c,
                                 .options = {.weights = inference.weights,
@@ -59,7 +61,7 @@ void run_info(const InfoOptions& o) {
                                                     .rows = o.batch_size,
                                                     .context = context,
                                                     .recompute = o.recompute});
-  const Precision tuning = adapter_precision(o.common.dtype, *backend, c.dtype);
+  const Precision tuning = adapter_precision(o.common.dtype, *planner, c.dtype);
   const AdapterFile adapter = new_adapter(
       {.targets = parse_targets(o.targets), .rank = o.rank, .last_layers = o.num_layers}, c);
   const MemoryPlan tune =
@@ -86,7 +88,7 @@ void run_info(const InfoOptions& o) {
                                       {"inference", to_json(run)},
                                       {"training", to_json(train)},
                                       {"adapter_training", to_json(tune)},
-                                      {"available", backend->memory().available}};
+                                      {"available", planner->memory().available}};
     fmt::print("{}\n", json.dump());
     return;
   }
@@ -99,15 +101,21 @@ void run_info(const InfoOptions& o) {
       c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.num_experts,
       c.intermediate_size, c.experts_per_token, c.vocab_size);
   fmt::print("\nGenerating, {} sequence(s) of {} tokens, on {}:\n{}", o.batch_size, context,
-             backend->name(), run.table());
+             planner->name(), run.table());
   fmt::print("\nTraining all weights, {} x {} tokens a step:\n{}", o.batch_size, context,
              train.table());
   const std::string base =
       o.common.quantization() ? fmt::format(" with a base in {}", o.common.quantize_base) : "";
   fmt::print("\nTuning an adapter of rank {} on {}{}, {} x {} tokens a step:\n{}", o.rank,
              o.targets, base, o.batch_size, context, tune.table());
-  fmt::print("\n{} available on {}\n", format_bytes(backend->memory().available),
-             backend->description());
+  const auto memory = planner->memory();
+  const auto verdict = [&](const MemoryPlan& plan) {
+    return plan.total() <= memory.available + memory.opened ? "fits" : "does not fit";
+  };
+  fmt::print("\n{} available on {}: generating {}, training {}, tuning {}\n",
+             format_bytes(memory.available),
+             backend ? backend->description() : fmt::format("a GPU of {:g} GiB", o.gpu),
+             verdict(run), verdict(train), verdict(tune));
 }
 
 }  // namespace
@@ -116,7 +124,11 @@ void add_info_command(CLI::App& app) {
   auto o = std::make_shared<InfoOptions>();
   CLI::App* command =
       app.add_subcommand("info", "A model's parameters, and the memory it needs; loads nothing");
-  command->footer("Example: mixtral info --model seed --batch-size 1 --context 256 --recompute\n");
+  command->footer(
+      "Examples:\n"
+      "  mixtral info --model seed --batch-size 1 --context 256 --recompute\n"
+      "  mixtral info --model 8x7b --gpu 79 --targets attention --rank 16 --batch-size 4 "
+      "--quantize-base nf4\n");
   command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
       ->required();
   command->add_option("-c,--context", o->context, "Tokens of a sequence")
@@ -140,6 +152,13 @@ void add_info_command(CLI::App& app) {
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
       ->check(CLI::NonNegativeNumber);
   o->common.add_to(*command);
+  command
+      ->add_option(
+          "--gpu", o->gpu,
+          "Plan for an NVIDIA card of so many GiB, which need not be here (an H100 has 79, "
+          "an H200 139)")
+      ->check(CLI::Range(1.0, 1e6))
+      ->excludes(command->get_option("--device"));
   command->callback([o] { run_info(*o); });
 }
 

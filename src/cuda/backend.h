@@ -34,7 +34,7 @@ class CudaBackend final : public Backend {
   std::string name() const override;
   std::string description() const override;
   MemoryInfo memory() const override;
-  int64_t slice_elements() const override { return int64_t{1} << 26; }
+  int64_t slice_elements() const override { return kGpuSliceElements; }
   void* allocate(int64_t bytes) override;
   void free(void* data, int64_t bytes) noexcept override;
   void upload(const Tensor& host, const Tensor& device) override;

@@ -23,6 +23,9 @@ class Program {
   virtual void replay() = 0;
 };
 
+/// Backend::slice_elements of a GPU.
+inline constexpr int64_t kGpuSliceElements = int64_t{1} << 26;
+
 /// A device: its memory, and every op. Work is issued in order and may complete later; copies to
 /// the host and `synchronize` wait for it. One thread at a time may use a backend.
 class Backend : public Allocator {

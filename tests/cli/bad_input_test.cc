@@ -134,6 +134,8 @@ TEST_F(BadInput, CommandLines) {
       {{"plot", path("folder")}, 1, {"folder", "metrics.jsonl"}},
       {{"chat", "--model", model}, 2, {"no tokenizer", "--tokenizer"}},
       {{"info", "--model", path("nowhere")}, 1, {"--model", "nowhere"}},
+      {{"info", "--model", model, "--gpu", "80", "--device", "cpu"}, 2, {"--device", "--gpu"}},
+      {{"info", "--model", model, "--gpu", "0"}, 2, {"--gpu is 0"}},
       {{"tokenizer", "encode", "--tokenizer", path("nowhere")}, 1, {"nowhere", "SentencePiece"}},
       {{"data", "import", path("nowhere"), "--out", path("data")}, 1, {"nowhere"}},
   });
