@@ -293,13 +293,9 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
                                  .context = context,
                                  .quantization = o.common.quantization()};
   const auto planner = make_planning_backend(&backend);
-  const MemoryPlan plan =
-      plan_inference(*planner, {.config = config, .options = options, .context = context});
-  const auto memory = backend.memory();
-  if (const int64_t limit = memory.available + memory.opened; plan.total() > limit)
-    throw Error(fmt::format("bench {}: {} of memory are needed and {} are free on {}:\n{}", o.work,
-                            format_bytes(plan.total()), format_bytes(limit), backend.name(),
-                            plan.table()));
+  const InferenceShape shape{.config = config, .options = options, .context = context};
+  require_memory(*planner, shape, backend.memory());
+  const int64_t planned = plan_inference(*planner, shape).total();
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
   draw_weights(backend, model, o.common.seed);
@@ -342,8 +338,8 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
         2 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim * o.context);
     report_rate(report, ceilings, time, static_cast<double>(o.context), flops);
   }
-  report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(plan.total()) / (1 << 30)),
-              static_cast<double>(plan.total()) / (1 << 30));
+  report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(planned) / (1 << 30)),
+              static_cast<double>(planned) / (1 << 30));
   const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
 }

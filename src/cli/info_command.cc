@@ -40,42 +40,33 @@ void run_info(const InfoOptions& o) {
   const Precision inference =
       choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
   const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
+  const Precision tuning = adapter_precision(o.common.dtype, *planner, c.dtype);
+  const auto options_of = [&](const Precision& p, std::optional<ops::Quantization> quantization) {
+    return Mixtral::Options{.weights = p.weights,
+                            .compute = p.compute,
+                            .context = context,
+                            .quantization = quantization};
+  };
   const MemoryPlan run =
       plan_inference(*planner, {.config = c,
-                                .options = {.weights = inference.weights,
-                                            .compute = inference.compute,
-                                            .context = context,
-                                            .quantization = o.common.quantization()},
+                                .options = options_of(inference, o.common.quantization()),
                                 .sequences = o.batch_size,
                                 .context = context,
                                 .chunk = std::min<int64_t>(context, 256)});
-  OptimizerSettings optimizer;
-  optimizer.bf16_state = o.bf16_state;
-  const MemoryPlan train = plan_training(*planner, {.config = c,
-                                                    .options = {.weights = training.weights,
-                                                                .compute = training.compute,
-                                                                .context = context,
-                                                                .trainable = true},
-                                                    .objective = {},
-                                                    .optimizer = optimizer,
-                                                    .rows = o.batch_size,
-                                                    .context = context,
-                                                    .recompute = o.recompute});
-  const Precision tuning = adapter_precision(o.common.dtype, *planner, c.dtype);
-  const AdapterFile adapter = new_adapter(
+  TrainingShape shape{.config = c,
+                      .options = options_of(training, std::nullopt),
+                      .objective = {},
+                      .optimizer = {},
+                      .rows = o.batch_size,
+                      .context = context,
+                      .recompute = o.recompute};
+  shape.optimizer.bf16_state = o.bf16_state;
+  const MemoryPlan train = plan_training(*planner, shape);
+  shape.options = options_of(tuning, o.common.quantization());
+  shape.adapter = new_adapter(
       {.targets = parse_targets(o.targets), .rank = o.rank, .last_layers = o.num_layers}, c);
-  const MemoryPlan tune =
-      plan_training(*planner, {.config = c,
-                               .options = {.weights = tuning.weights,
-                                           .compute = tuning.compute,
-                                           .context = context,
-                                           .quantization = o.common.quantization()},
-                               .objective = {},
-                               .optimizer = optimizer,
-                               .rows = o.batch_size,
-                               .context = context,
-                               .recompute = o.recompute,
-                               .adapter = adapter});
+  const MemoryPlan tune = plan_training(*planner, shape);
+  const int64_t limit = memory_limit(planner->memory());
   if (o.common.json) {
     const nlohmann::ordered_json json{{"parameters", n.total},
                                       {"active_parameters", n.active},
@@ -88,7 +79,7 @@ void run_info(const InfoOptions& o) {
                                       {"inference", to_json(run)},
                                       {"training", to_json(train)},
                                       {"adapter_training", to_json(tune)},
-                                      {"available", planner->memory().available}};
+                                      {"available", limit}};
     fmt::print("{}\n", json.dump());
     return;
   }
@@ -108,14 +99,12 @@ void run_info(const InfoOptions& o) {
       o.common.quantization() ? fmt::format(" with a base in {}", o.common.quantize_base) : "";
   fmt::print("\nTuning an adapter of rank {} on {}{}, {} x {} tokens a step:\n{}", o.rank,
              o.targets, base, o.batch_size, context, tune.table());
-  const auto memory = planner->memory();
   const auto verdict = [&](const MemoryPlan& plan) {
-    return plan.total() <= memory.available + memory.opened ? "fits" : "does not fit";
+    return plan.total() <= limit ? "fits" : "does not fit";
   };
-  fmt::print("\n{} available on {}: generating {}, training {}, tuning {}\n",
-             format_bytes(memory.available),
-             backend ? backend->description() : fmt::format("a GPU of {:g} GiB", o.gpu),
-             verdict(run), verdict(train), verdict(tune));
+  fmt::print("\n{} on {}: generating {}, training {}, tuning {}\n", format_bytes(limit),
+             backend ? backend->description() : "a GPU that need not be here", verdict(run),
+             verdict(train), verdict(tune));
 }
 
 }  // namespace

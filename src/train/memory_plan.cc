@@ -157,7 +157,7 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
 
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
                     const Backend::MemoryInfo& memory) {
-  const int64_t limit = memory.available + memory.opened;
+  const int64_t limit = memory_limit(memory);
   if (plan.total() <= limit) return;
   // What other items (the program, the data) add to the steps' own needs stays the same.
   const int64_t others = plan.total() - plan_training(planner, shape).total();
@@ -222,7 +222,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
 void require_memory(Backend& planner, const InferenceShape& shape,
                     const Backend::MemoryInfo& memory) {
   const MemoryPlan plan = plan_inference(planner, shape);
-  const int64_t limit = memory.available + memory.opened;
+  const int64_t limit = memory_limit(memory);
   if (plan.total() <= limit) return;
   InferenceShape smaller = shape;
   std::string flags, advice;

@@ -57,9 +57,14 @@ struct InferenceShape {
 /// Where `options.trainable`, gradients are counted too.
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 
+/// What a plan may come to: what is available, and what was in use when the device was opened, which
+/// plans count.
+inline int64_t memory_limit(const Backend::MemoryInfo& memory) {
+  return memory.available + memory.opened;
+}
+
 /// Throws Error with the plan's table, and the changes of flags under which it would fit, unless
-/// the plan fits into what is available and what was in use when the device was opened, which it
-/// counts.
+/// the plan fits into memory_limit(memory).
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
                     const Backend::MemoryInfo& memory);
 
