@@ -57,8 +57,8 @@ struct InferenceShape {
 /// Where `options.trainable`, gradients are counted too.
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 
-/// What a plan may come to: what is available, and what was in use when the device was opened, which
-/// plans count.
+/// What a plan may come to: what is available, and what was in use when the device was opened,
+/// which plans count.
 inline int64_t memory_limit(const Backend::MemoryInfo& memory) {
   return memory.available + memory.opened;
 }
