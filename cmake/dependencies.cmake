@@ -1,4 +1,4 @@
-# The libraries of docs/architecture.md ("Dependencies"), all from the distribution's packages.
+# All from the distribution's packages (scripts/setup).
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(yaml-cpp REQUIRED)
