@@ -187,6 +187,7 @@ std::vector<std::string> RunConfig::load_for_resume(const fs::path& file) {
           notes.push_back(fmt::format("--{} {} is ignored, and the run's {} kept: {}", entry.key,
                                       shown(given), shown(recorded.text), entry.rule.reason));
         entry.option->clear();
+        entry.reset();
         if (!recorded.text.empty()) set(entry, file, recorded);
         break;
     }

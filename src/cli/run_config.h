@@ -62,6 +62,7 @@ class RunConfig {
     entries_.push_back({.key = option->get_lnames().front(),
                         .option = option,
                         .text = [&value] { return as_text(value); },
+                        .reset = [&value, initial = value] { value = initial; },
                         .rule = rule});
   }
   /// Options added from here on are in this group.
@@ -87,6 +88,7 @@ class RunConfig {
     std::string key;
     CLI::Option* option;
     std::function<std::string()> text;  // "" when there is no value
+    std::function<void()> reset;        // to the value that no flag gives
     OnResume rule;
   };
   struct Value {

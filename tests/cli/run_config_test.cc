@@ -146,5 +146,15 @@ TEST_F(RunConfigTest, SaysWhichValueWinsOnResumingAndWhy) {
   EXPECT_NE(notes[1].find("--lr 0.002 takes the place of the run's 0.001"), std::string::npos);
 }
 
+TEST_F(RunConfigTest, KeepsTheDefaultWhereARunRecordedNothing) {
+  Command command;
+  command.parse({"--layers", "9"});
+  const auto notes = command.config.load_for_resume(file("lr: 0.001\n"));
+  EXPECT_FALSE(command.layers);
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_EQ(notes[0],
+            "--layers 9 is ignored, and the run's (none) kept: the weights have that shape");
+}
+
 }  // namespace
 }  // namespace mixtral
