@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_map>
 
@@ -126,8 +127,8 @@ bool Optimizer::values_are_finite(Context& ctx) const {
   return std::isfinite(squares);
 }
 
-void Optimizer::for_each_state(const nn::ParameterSource& parameters,
-                               const StateVisitor& visit) const {
+void Optimizer::for_each_state(const nn::ParameterSource& parameters, const StateVisitor& visit,
+                               Masters masters) const {
   parameters([&](nn::Parameter& p) {
     if (!p.grad) return;
     for (const Trained& t : trained_) {
@@ -137,7 +138,8 @@ void Optimizer::for_each_state(const nn::ParameterSource& parameters,
         const int64_t offset = start + part.offset;
         visit("m." + part.name, t.m.view(offset, part.shape));
         visit("v." + part.name, t.v.view(offset, part.shape));
-        if (t.master) visit("master." + part.name, t.master.view(offset, part.shape));
+        if (t.master || (masters == Masters::and_f32_values && weights(t).dtype() == Dtype::f32))
+          visit("master." + part.name, weights(t).view(offset, part.shape));
       }
     }
   });
@@ -164,9 +166,18 @@ FileChecksum Optimizer::save(Backend& backend, const nn::ParameterSource& parame
 void Optimizer::load(Backend& backend, const nn::ParameterSource& parameters,
                      const std::filesystem::path& path, int64_t steps) {
   const SafetensorsFile file(path);
+  const bool has_masters = std::ranges::any_of(file.entries(), [](const SafetensorsEntry& entry) {
+    return entry.name.starts_with("master.");
+  });
+  const Masters masters = has_masters ? Masters::and_f32_values : Masters::own;
   // Everything is checked before anything changes.
   int64_t most = 1;
-  for_each_state(parameters, [&](const std::string& name, const Tensor& state) {
+  const auto check = [&](const std::string& name, const Tensor& state) {
+    if (!has_masters && name.starts_with("master."))
+      throw Error(
+          fmt::format("{}: there is no f32 copy of the weights, which this run keeps in bf16; the "
+                      "run kept them in f32: resume with --dtype fp32, or on the device it ran on",
+                      path.string()));
     const SafetensorsEntry& entry = file.at(name);
     std::vector<int64_t> dims;
     for (int i = 0; i < state.rank(); ++i) dims.push_back(state.dim(i));
@@ -177,14 +188,16 @@ void Optimizer::load(Backend& backend, const nn::ParameterSource& parameters,
           path.string(), name, entry.type, entry.shape_text(), to_string(state.dtype()),
           state.shape().to_string()));
     most = std::max(most, state.bytes());
-  });
+  };
+  for_each_state(parameters, check, masters);
   const Buffer staging(host_memory(), most);
-  for_each_state(parameters, [&](const std::string& name, const Tensor& state) {
+  const auto read = [&](const std::string& name, const Tensor& state) {
     const Tensor host = staging.tensor(state.shape(), state.dtype());
     file.read_into(name, host);
     backend.upload(host, state);
     backend.synchronize();  // the staging area is used again
-  });
+  };
+  for_each_state(parameters, read, masters);
   steps_ = steps;
 }
 

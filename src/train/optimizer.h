@@ -65,7 +65,8 @@ class Optimizer {
   /// for each trained tensor NAME that `parameters` enumerates.
   FileChecksum save(Backend& backend, const nn::ParameterSource& parameters,
                     const std::filesystem::path& path) const;
-  /// Reads it back. Throws Error naming file and tensor when something is missing or does not fit.
+  /// Reads it back. Master copies of a run that had some, where this one has none, become the f32
+  /// values. Throws Error naming file and tensor when something is missing or does not fit.
   void load(Backend& backend, const nn::ParameterSource& parameters,
             const std::filesystem::path& path, int64_t steps);
 
@@ -76,9 +77,12 @@ class Optimizer {
     Tensor master;  // [n] f32, or empty
   };
   using StateVisitor = std::function<void(const std::string& name, const Tensor& state)>;
+  enum class Masters { own, and_f32_values };
 
   const Tensor& weights(const Trained& t) const { return t.master ? t.master : t.group.value; }
-  void for_each_state(const nn::ParameterSource& parameters, const StateVisitor& visit) const;
+  /// `masters`: whether values without a master copy are visited as if they were one.
+  void for_each_state(const nn::ParameterSource& parameters, const StateVisitor& visit,
+                      Masters masters = Masters::own) const;
 
   OptimizerSettings settings_;
   int64_t steps_ = 0;

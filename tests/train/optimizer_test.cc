@@ -122,5 +122,40 @@ TEST(Optimizer, RefusesStateOfAnotherKind) {
   }
 }
 
+// A run that kept its weights in bf16, with f32 copies, goes on where they are f32.
+TEST(Optimizer, MastersBecomeTheValuesOfARunWithoutMasters) {
+  const Scratch scratch;
+  OptimizerRig rig;
+  Group narrow(*rig.backend, Dtype::bf16), exact(*rig.backend, Dtype::f32);
+  const auto source = [](const Group& group) -> nn::ParameterSource {
+    return [&group](const nn::ParameterVisitor& visit) {
+      nn::Parameter p;
+      p.shape = {kCount};
+      p.parts.push_back({"w", 0, {kCount}});
+      p.value = group.group.value;
+      p.grad = group.group.grad;
+      visit(p);
+    };
+  };
+  Optimizer a(*rig.backend, {narrow.group}, {}), b(*rig.backend, {exact.group}, {});
+  rig.steps(a, narrow, 5);
+  const fs::path file = scratch.path() / "optimizer.safetensors";
+  a.save(*rig.backend, source(narrow), file);
+  b.load(*rig.backend, source(exact), file, 5);
+  EXPECT_NE(exact.group.value.as<float>()[0], float(narrow.group.value.as<bf16>()[0]));
+  rig.steps(a, narrow, 5);
+  rig.steps(b, exact, 5);
+  for (int64_t i = 0; i < kCount; ++i)
+    EXPECT_EQ(narrow.group.value.as<bf16>()[i].bits, bf16(exact.group.value.as<float>()[i]).bits);
+
+  b.save(*rig.backend, source(exact), file);
+  try {
+    a.load(*rig.backend, source(narrow), file, 10);
+    FAIL() << "loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--dtype fp32"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace mixtral::testing
