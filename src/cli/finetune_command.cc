@@ -71,6 +71,9 @@ class Finetuning {
       base_ = o_.model;
     else
       base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
+    if (!o_.chat_template)
+      if (const auto noted = find_chat_template(base_.string(), o_.adapter))
+        o_.chat_template = name(*noted);
     config_ = model_config(base_.string());
     tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());
     if (tokenizer_ && tokenizer_->vocab_size() > config_.vocab_size)
@@ -118,10 +121,10 @@ class Finetuning {
   }
 
   std::optional<ChatTemplate> chat_template(const TrainingData& data) const {
+    if (o_.chat_template) return parse_chat_template(*o_.chat_template);
     const auto messages = static_cast<size_t>(RecordKind::messages);
-    if (data.train.counts().kinds[messages] > 0 || file_.is_set("chat-template"))
-      return parse_chat_template(o_.chat_template);
-    return find_chat_template_name(base_);
+    if (data.train.counts().kinds[messages] == 0) return std::nullopt;
+    return o_.encode_options(config_.vocab_size).rules.chat_template;
   }
 
   /// The adapter to train; with --experts top, of the right size but of any experts.
@@ -159,6 +162,8 @@ class Finetuning {
 
   void train_model(const TrainingData& data, CorpusSource& train) {
     const FinetuneMethod kind = o_.kind();
+    // What the run was started with, also when a newer checkpoint joins a run that is the base.
+    o_.model = base_.string();
     const TrainSettings settings = o_.train_settings();
     const auto backend = o_.common.open_device();
     const Precision precision =
@@ -190,6 +195,12 @@ class Finetuning {
                                            .adapter = file,
                                            .preference = preference,
                                            .reference_model = second_model});
+    if (o_.overwrite) {
+      require_outside(o_.out, "--model", base_);
+      if (!o_.adapter.empty()) require_outside(o_.out, "--adapter", o_.adapter);
+      if (!o_.reference.empty())
+        require_outside(o_.out, "--reference", resolve_model(o_.reference));
+    }
     std::optional<ModelTensors> weights;
     const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
     const bool drawn = o_.common.random_weights;

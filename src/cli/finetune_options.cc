@@ -177,7 +177,8 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
       ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
   add_data(config);
   config
-      .add("--chat-template", chat_template, "How {\"messages\"} become text",
+      .add("--chat-template", chat_template,
+           "How {\"messages\"} become text (default: the model's own, else mistral-v1)",
            OnResume::run("the model was trained with it"))
       ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   add_optimization(config);

@@ -268,6 +268,8 @@ class Pretraining {
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
                                            .recompute = o_.recompute_rule()});
+    if (o_.overwrite && !subject.weights.empty())
+      require_outside(o_.out, "--init", subject.weights);
     std::optional<ModelTensors> weights;
     if (!subject.weights.empty()) check_weights(subject.config, weights.emplace(subject.weights));
     RunDirectory run(o_.out, open_mode(o_));

@@ -232,7 +232,7 @@ BatchOptions TrainOptions::batch_options(Split split) const {
 EncodeOptions TrainOptions::encode_options(int64_t vocabulary) const {
   EncodeOptions options;
   options.rules.vocab_size = vocabulary;
-  options.rules.chat_template = parse_chat_template(chat_template);
+  if (chat_template) options.rules.chat_template = parse_chat_template(*chat_template);
   options.mask_prompt = mask_prompt;
   options.response_marker = response_marker;
   return options;

@@ -34,7 +34,8 @@ struct TrainOptions {
   int64_t batch_size = defaults::kBatchRows;
   std::string pack = "on", shuffle = "on", windows = "documents";
   bool mask_prompt = false;
-  std::string response_marker = "###Assistant:", chat_template = "mistral-v1";
+  std::string response_marker = "###Assistant:";
+  std::optional<std::string> chat_template;  // only where a flag or file names it
   double validation_fraction = 0.1;
   bool token_cache = false;
 

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -79,6 +80,18 @@ void RunDirectory::require_space(int64_t bytes, int64_t count) const {
                   "choose another --out, or keep fewer with --keep-last",
                   path_.string(), static_cast<double>(space.available) / 1e9, count,
                   static_cast<double>(bytes) / 1e9, static_cast<double>(needed) / 1e9));
+}
+
+void require_outside(const fs::path& replaced, std::string_view flag, const fs::path& source) {
+  const fs::path outer = fs::weakly_canonical(replaced / ""), inner = fs::weakly_canonical(source);
+  // A path without a last component matches as far as it goes.
+  const fs::path directory = outer.has_filename() ? outer : outer.parent_path();
+  const auto [end, where] =
+      std::mismatch(directory.begin(), directory.end(), inner.begin(), inner.end());
+  if (end != directory.end()) return;
+  throw Error(
+      fmt::format("--overwrite would remove {}, which {} is to start from; choose another --out",
+                  source.string(), flag));
 }
 
 }  // namespace mixtral

@@ -12,6 +12,7 @@
 #include "tests/support/files.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/models.h"
+#include "text/chat_template.h"
 #include "train/checkpoint_store.h"
 #include "train/metrics.h"
 
@@ -225,6 +226,40 @@ TEST_F(Finetune, ARunOfAnAdapterIsAModelWithItsBase) {
            "1,2,3", "-n", "4", "--temp", "0", "-q"});
   ASSERT_EQ(by_run.code, 0) << by_run.err;
   EXPECT_EQ(by_run.out, by_parts.out);
+}
+
+TEST_F(Finetune, DoesNotReplaceTheRunThatItStartsFrom) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  for (const Arguments& more :
+       {Arguments{"--model", path("run")}, Arguments{"--adapter", path("run") + "/"},
+        Arguments{"--model", checkpoint("run", 2).string()}}) {
+    Arguments all{"--overwrite", "--iters", "1"};
+    all.insert(all.end(), more.begin(), more.end());
+    const Outcome o = run(flags("run", all));
+    EXPECT_EQ(o.code, 1);
+    EXPECT_NE(o.err.find("choose another --out"), std::string::npos) << o.err;
+    EXPECT_TRUE(fs::exists(checkpoint("run", 2) / "adapter_model.safetensors"));
+  }
+  EXPECT_EQ(run(flags("run", {"--overwrite", "--iters", "1"})).code, 0);
+}
+
+TEST_F(Finetune, GoesOnFromTheCheckpointItStartedFrom) {
+  ASSERT_EQ(run(flags("basis", {"--method", "full", "--iters", "2"})).code, 0);
+  ASSERT_EQ(run(flags("run", {"--model", path("basis"), "--iters", "2"})).code, 0);
+  ASSERT_EQ(run({"finetune", "--resume", path("basis"), "--iters", "4"}).code, 0);
+  ASSERT_EQ(run({"finetune", "--resume", path("run"), "--iters", "4"}).code, 0);
+  for (const int step : {2, 4})
+    EXPECT_NE(read_file(checkpoint("run", step) / "adapter_config.json", 1 << 20)
+                  .find(checkpoint("basis", 2).string()),
+              std::string::npos);
+}
+
+TEST_F(Finetune, NotesTheTemplateOfItsBaseAlsoWhenResumed) {
+  save_chat_template_name(path("base"), ChatTemplate::seed);
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  ASSERT_EQ(run({"finetune", "--resume", path("run"), "--iters", "4"}).code, 0);
+  for (const int step : {2, 4})
+    EXPECT_EQ(find_chat_template_name(checkpoint("run", step)), ChatTemplate::seed) << step;
 }
 
 TEST_F(Finetune, MergedItIsTheSameModel) {
