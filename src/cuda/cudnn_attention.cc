@@ -25,6 +25,8 @@ namespace fe = cudnn_frontend;
 /// sequences and heads at a time until it fits.
 constexpr int64_t kMostScores = int64_t{2} << 30;
 constexpr int64_t kLeastLength = 128;
+// A plan takes up to seconds and is kept, so records of any length must not each have their own.
+constexpr int64_t kLengthStep = 64;
 
 enum Uid : int64_t { kQ = 1, kK, kV, kO, kStats, kDo, kDq, kDk, kDv };
 
@@ -53,7 +55,7 @@ int64_t uniform_sequences(const Tensor& sequence_starts, int64_t tokens, int64_t
 bool takes(const Tensor& qkv, const ops::Heads& heads, int64_t longest,
            std::initializer_list<Tensor> tensors) {
   if (qkv.dtype() != Dtype::bf16 || heads.width % 8 != 0 || heads.width > 128 ||
-      longest < kLeastLength)
+      longest < kLeastLength || longest % kLengthStep != 0)
     return false;
   for (const Tensor& tensor : tensors)
     if (reinterpret_cast<uintptr_t>(tensor.data()) % 16 != 0) return false;
@@ -67,17 +69,20 @@ char* at(const Tensor& tensor, int64_t element) {
 }  // namespace
 
 struct CudnnAttention::Library {
-  Library() : library("libcudnn.so.9") {
-    if (!library.found()) return;
+  Library() : library("libcudnn.so.9"), runtime(kRuntime) {
+    if (!library.found() || !runtime.found()) return;
     fe::cudnn_dlhandle = library.handle();
-    // The frontend would try an older runtime first.
-    ::setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", "libcudart.so.13", 0);
+    // The frontend opens the CUDA runtime by this name, which is found because it is open by now.
+    // It would try an older one first.
+    ::setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", kRuntime, 0);
   }
   ~Library() {
     if (handle) fe::detail::destroy_handle(handle);
   }
 
-  cuda::Library library;
+  static constexpr const char* kRuntime = "libcudart.so.13";
+
+  cuda::Library library, runtime;
   cudnnHandle_t handle = nullptr;
 };
 
@@ -93,12 +98,21 @@ CudnnAttention::~CudnnAttention() { plans_.clear(); }
 bool CudnnAttention::available() {
   if (!tried_) {
     tried_ = true;
-    description_ = "cuDNN was not found: attention in bf16 uses slower kernels";
+    description_ =
+        "without cuDNN (training in bf16 is faster with libcudnn.so.9; Debian: libcudnn9-cuda-13; "
+        "pip: nvidia-cudnn-cu13)";
     auto library = std::make_unique<Library>();
     if (!library->library.found()) return false;
+    if (!library->runtime.found()) {
+      description_ =
+          "without cuDNN, which needs libcudart.so.13 (Debian: cuda-cudart-13-0; pip: "
+          "nvidia-cuda-runtime)";
+      return false;
+    }
     try {
       if (fe::detail::create_handle(&library->handle) != CUDNN_STATUS_SUCCESS) {
-        description_ = "cuDNN does not start: attention in bf16 uses slower kernels";
+        description_ =
+            "without cuDNN, which was found and does not start (training in bf16 is slower)";
         return false;
       }
       const auto version = fe::detail::get_backend_version();
@@ -106,10 +120,15 @@ bool CudnnAttention::available() {
           fmt::format("cuDNN {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
       library_ = std::move(library);
     } catch (const std::exception& error) {
-      description_ = fmt::format("cuDNN is not used: {}", error.what());
+      description_ = fmt::format("without cuDNN: {}", error.what());
     }
   }
   return library_ != nullptr;
+}
+
+const std::string& CudnnAttention::description() {
+  available();
+  return description_;
 }
 
 CudnnAttention::Plan* CudnnAttention::plan_for(const Key& key) {
@@ -230,7 +249,6 @@ bool CudnnAttention::backward(const ops::AttentionBackward& op, Scratch& scratch
                          op.window, true, op.scale});
   if (!plan) return false;
 
-  flash_delta_of(op, stream);
   auto* statistics = scratch.take<float>(op.log_sum.numel());
   arrange_statistics(static_cast<const float*>(op.log_sum.data()), sequences, part.sequences,
                      length, heads.query, part.kv_heads * group, statistics, stream);

@@ -12,15 +12,16 @@
 namespace mixtral::cuda {
 
 /// Attention by cuDNN, which is loaded when it is first wanted: bf16, heads up to 128 wide, any
-/// window, sequences of one length. (Its ragged layout needs room for every sequence at the longest
-/// one's length in a backward pass that has the same bits every time; own kernels do those.)
+/// window, sequences of one length, a multiple of 64. (Its ragged layout needs room for every
+/// sequence at the longest one's length in a backward pass that has the same bits every time; own
+/// kernels do those.)
 class CudnnAttention {
  public:
   CudnnAttention();
   ~CudnnAttention();
 
-  /// "cuDNN 9.19.0", or why it is not used.
-  const std::string& description() const { return description_; }
+  /// "cuDNN 9.19.0", or why it is not used and what to install.
+  const std::string& description();
 
   /// Computes the op, or returns false when cuDNN is not there or does not take it.
   bool forward(const ops::Attention& op, Scratch& scratch, cudaStream_t stream);

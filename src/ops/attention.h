@@ -53,7 +53,7 @@ struct AttentionBackward {
   Tensor log_sum;          // [N, H]
   Tensor dout;             // [N, H h]
   Tensor dqkv;             // [N, (H + 2G) h], assigned
-  Tensor delta;            // [N, H] statistics: room for δ
+  Tensor delta;            // [N, H] statistics: room for δ, afterwards unspecified
   Heads heads;
   int64_t window = 0;
   double scale = 1;

@@ -118,7 +118,7 @@ void attention(Rig& rig, const Packed& c, bool backward) {
       .log_sum = op.log_sum,
       .dout = rig.input("dout", op.out.shape()),
       .dqkv = rig.output("dqkv", op.qkv.shape()),
-      .delta = rig.output("delta", {tokens, c.heads.query}, rig.statistics()),
+      .delta = rig.prepared("delta", {tokens, c.heads.query}, rig.statistics()),
       .heads = c.heads,
       .window = c.window,
       .scale = op.scale,
