@@ -239,8 +239,10 @@ void with_lanes(const ops::CachedAttention& op, F&& f) {
   const std::integral_constant<int, 1> one;
   if (width <= 8 * n) return f(pack, std::integral_constant<int, 8>{}, one);
   if (width <= 16 * n) return f(pack, std::integral_constant<int, 16>{}, one);
-  if (width <= 32 * n) return f(pack, std::integral_constant<int, 32>{}, one);
-  f(pack, std::integral_constant<int, 32>{}, std::integral_constant<int, 2>{});
+  const std::integral_constant<int, 32> all;
+  if constexpr (kWarp * n < 256)
+    if (width > kWarp * n) return f(pack, all, std::integral_constant<int, 2>{});
+  f(pack, all, one);
 }
 
 /// Calls f with how many query heads a block takes.

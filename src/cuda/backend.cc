@@ -101,12 +101,14 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   description_ = fmt::format("{}, {:.0f} GiB, {} multiprocessors, CUDA {}.{}", properties.name,
                              static_cast<double>(properties.totalGlobalMem) / (1 << 30),
                              processors_, driver / 1000, driver % 1000 / 10);
+  blas_ = std::make_unique<CublasLt>();  // first: it may be missing
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   scratch_ = std::make_unique<Scratch>();
   staging_ = std::make_unique<Staging>();
   side_copies_ = std::make_unique<SideCopies>();
-  blas_ = std::make_unique<CublasLt>();
   cudnn_ = std::make_unique<CudnnAttention>();
+  // Nearly all work needs it, so it counts as in use from the start.
+  scratch().take<char>(CublasLt::kWorkspaceBytes);
   const MemoryInfo info = memory();
   opened_ = info.total - info.available;
 }
@@ -122,7 +124,9 @@ CudaBackend::~CudaBackend() {
 }
 
 std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }
-std::string CudaBackend::description() const { return description_; }
+std::string CudaBackend::description() const {
+  return fmt::format("{}, {}", description_, cudnn_->description());
+}
 
 Backend::MemoryInfo CudaBackend::memory() const {
   size_t available = 0, total = 0;

@@ -12,7 +12,8 @@
 namespace mixtral::cuda {
 namespace {
 
-constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+// Far more than the products of a step. Where rows differ from step to step, plans would pile up.
+constexpr size_t kMostPlans = 4096;
 
 void check_blas(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
@@ -61,7 +62,8 @@ struct CublasLt::Functions {
     if (!library.found())
       throw Error(
           "--device cuda needs libcublasLt.so.13, which was not found; install CUDA 13's cuBLAS "
-          "(Debian: libcublas-13-0; pip: nvidia-cublas), or name its folder in LD_LIBRARY_PATH");
+          "(Debian: libcublas-13-0; pip: nvidia-cublas), name its folder in LD_LIBRARY_PATH, or "
+          "choose --device cpu");
     library.bind(create, "cublasLtCreate");
     library.bind(destroy, "cublasLtDestroy");
     library.bind(matmul, "cublasLtMatmul");
@@ -150,24 +152,20 @@ struct CublasLt::Plan {
   const Functions& lt_;
 };
 
-CublasLt::CublasLt() = default;
+CublasLt::CublasLt() : functions_(std::make_unique<Functions>()) {}
 CublasLt::~CublasLt() { plans_.clear(); }
-
-void CublasLt::open() {
-  if (!functions_) functions_ = std::make_unique<Functions>();
-}
 
 CublasLt::Plan& CublasLt::plan_for(const Product& p) {
   const Columns x = columns_of(p);
-  const Key key{p.form,   p.left_type(), p.result_type(), p.rows,      p.outputs,
-                p.inputs, p.wide_stride, alignment_of(x), p.accumulate};
+  const Key key{p.form,    p.left_type(), p.result_type(), p.rows,
+                p.outputs, p.inputs,      p.wide_stride,   alignment_of(x)};
+  if (plans_.size() >= kMostPlans && !plans_.contains(key)) plans_.clear();
   auto& plan = plans_[key];
   if (!plan) plan = std::make_unique<Plan>(*functions_, p);
   return *plan;
 }
 
 bool CublasLt::multiply(const Product& p, Scratch& scratch, cudaStream_t stream) {
-  open();
   const Plan& plan = plan_for(p);
   if (!plan.possible) return false;
   const Columns x = columns_of(p);

@@ -114,7 +114,7 @@ void with_head_width(int width, F&& f) {
               std::to_string(width));
 }
 
-/// Asks for a kernel's dynamic shared memory, once a kernel.
+/// Asks for a kernel's dynamic shared memory, before its launch.
 template <class Kernel>
 void allow_shared(Kernel* kernel, size_t bytes, const char* op) {
   if (bytes > 48 * 1024)

@@ -33,7 +33,7 @@ int64_t Scratch::bytes() const {
 }
 
 void Scratch::begin() {
-  offset_ = 0;
+  offset_ = taken_ = 0;
   if (recording_ || blocks_.size() <= recorded_ + 1) return;
   // cudaFree waits for all work of the device, so no kernel still uses them.
   for (size_t i = recorded_; i + 1 < blocks_.size(); ++i) cudaFree(blocks_[i].data);
@@ -42,8 +42,9 @@ void Scratch::begin() {
 
 void* Scratch::take_bytes(int64_t bytes) {
   bytes = (std::max<int64_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  taken_ += bytes;
   if (blocks_.empty() || offset_ + bytes > blocks_.back().bytes) {
-    const int64_t size = std::max(bytes + offset_, kLeastBlock);
+    const int64_t size = std::max(taken_, kLeastBlock);
     void* data = nullptr;
     if (cudaMalloc(&data, static_cast<size_t>(size)) != cudaSuccess) {
       cudaGetLastError();

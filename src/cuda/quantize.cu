@@ -8,7 +8,8 @@
 
 // Dequantizing: threads take packs of 16 bytes of y, neighbouring threads neighbouring packs, each
 // four of them, so that enough loads are under way; the codes are read in 1 to 8 bytes a pack and
-// the scales come from the cache. Bound by bandwidth, most of it y's. Quantizing: a warp a block.
+// the scales come from the cache. Bound by bandwidth, most of it y's. The grid's second dimension
+// is the groups: blocks of one without rows return at once. Quantizing: a warp a block.
 namespace mixtral::cuda {
 namespace {
 
@@ -63,11 +64,18 @@ struct Codes {
   }
 };
 
+/// Whether this block's group has no rows, so that nobody reads its weights.
+__device__ inline bool unused(const int32_t* offsets) {
+  return offsets && offsets[blockIdx.y] == offsets[blockIdx.y + 1];
+}
+
 /// Rows are whole packs, and blocks too: n elements share a scale. `whole`: rows are whole blocks,
-/// so that places in y follow from each other without a division.
+/// so that places in y follow from each other without a division. `packs` are those of a group.
 template <Quantization q, class T, int n, bool whole>
 __global__ void __launch_bounds__(kThreads)
-    dequantize(const uint8_t* codes, const float* scales, T* y, int64_t packs, int64_t columns) {
+    dequantize(const uint8_t* codes, const float* scales, const int32_t* offsets, T* y,
+               int64_t packs, int64_t columns) {
+  if (unused(offsets)) return;
   constexpr int64_t kBlock = ops::block_of(q);
   using Read = Codes<q, n>;
   __shared__ float levels[16];
@@ -75,13 +83,15 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x < 16) levels[threadIdx.x] = kLevels[threadIdx.x];
     __syncthreads();
   }
-  const int64_t first = int64_t{blockIdx.x} * (kThreads * kPacks) + threadIdx.x;
+  const int64_t end = (blockIdx.y + 1) * packs;
+  const int64_t first =
+      blockIdx.y * packs + int64_t{blockIdx.x} * (kThreads * kPacks) + threadIdx.x;
   Read read[kPacks];
   float scale[kPacks];
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
     const int64_t pack = first + k * kThreads;
-    if (pack >= packs) continue;
+    if (pack >= end) continue;
     read[k].bytes = *reinterpret_cast<const decltype(Read::bytes)*>(codes + pack * Read::kBytes);
     const int64_t element = pack * n;
     if constexpr (whole) {
@@ -94,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
     const int64_t pack = first + k * kThreads;
-    if (pack >= packs) continue;
+    if (pack >= end) continue;
     float values[n];
 #pragma unroll
     for (int i = 0; i < n; ++i) values[i] = read[k].value(i, levels) * scale[k];
@@ -102,13 +112,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Any shape and alignment: one element at a time.
+/// Any shape and alignment: one element at a time of the `count` of a group.
 template <Quantization q, class T>
 __global__ void __launch_bounds__(kThreads)
-    dequantize_each(const uint8_t* codes, const float* scales, T* y, int64_t count,
-                    int64_t columns) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
+    dequantize_each(const uint8_t* codes, const float* scales, const int32_t* offsets, T* y,
+                    int64_t count, int64_t columns) {
+  if (unused(offsets)) return;
+  const int64_t stride = int64_t{gridDim.x} * kThreads, end = (blockIdx.y + 1) * count;
+  int64_t i = blockIdx.y * count + int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  for (; i < end; i += stride) {
     const int64_t row = i / columns, column = i - row * columns;
     const float scale = scales[row * ops::scale_count(q, columns) + column / ops::block_of(q)];
     const uint8_t* line = codes + row * ops::code_bytes(q, columns);
@@ -202,8 +214,15 @@ void CudaBackend::run(const ops::Quantize& op) {
 }
 
 void CudaBackend::run(const ops::Dequantize& op) {
-  const int64_t count = op.y.numel(), columns = op.y.dim(1);
-  if (count == 0) return;
+  const int64_t columns = op.y.dim(1);
+  if (op.y.numel() == 0) return;
+  // The product for dx reads weights in steps of 64 rows, and beyond a group's end multiplies the
+  // next one's by zero: those must be numbers then.
+  const int64_t every = op.offsets ? op.offsets.dim(0) - 1 : 1;
+  const int64_t groups = op.y.dim(0) / every % 64 == 0 ? every : 1;
+  const int32_t* offsets = groups > 1 ? data<int32_t>(op.offsets) : nullptr;
+  const int64_t count = op.y.numel() / groups;  // of a group
+  const auto grid = [&](int64_t wide) { return dim3(blocks(wide), static_cast<unsigned>(groups)); };
   with_float(op.y.dtype(), [&](auto y) {
     using T = type_of<decltype(y)>;
     with_format(op.quantization, [&](auto format) {
@@ -218,18 +237,19 @@ void CudaBackend::run(const ops::Dequantize& op) {
       if (!aligned) {
         const int64_t most = int64_t{processors_} * 32;
         dequantize_each<q, T>
-            <<<blocks(std::min(divide_up(count, kThreads), most)), kThreads, 0, stream_>>>(
-                codes, scales, data<T>(op.y), count, columns);
+            <<<grid(std::min(divide_up(count, kThreads), most)), kThreads, 0, stream_>>>(
+                codes, scales, offsets, data<T>(op.y), count, columns);
         return;
       }
-      const int64_t total = count / n;
-      const unsigned grid = blocks(divide_up(total, kThreads * kPacks));
+      const auto run = [&](auto whole) {
+        dequantize<q, T, n, whole()>
+            <<<grid(divide_up(count / n, kThreads * kPacks)), kThreads, 0, stream_>>>(
+                codes, scales, offsets, data<T>(op.y), count / n, columns);
+      };
       if (columns % ops::block_of(q) == 0)
-        dequantize<q, T, n, true>
-            <<<grid, kThreads, 0, stream_>>>(codes, scales, data<T>(op.y), total, columns);
+        run(std::true_type{});
       else
-        dequantize<q, T, n, false>
-            <<<grid, kThreads, 0, stream_>>>(codes, scales, data<T>(op.y), total, columns);
+        run(std::false_type{});
     });
   });
   check_launch("dequantize");

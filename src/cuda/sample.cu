@@ -1,4 +1,5 @@
 #include <cmath>
+#include <string>
 
 #include "base/random.h"
 #include "cuda/backend.h"
@@ -325,7 +326,9 @@ void CudaBackend::run(const ops::Sample& op) {
   if (op.logits.dtype() != Dtype::f32) refuse(op.logits.dtype());
   const int64_t sequences = op.logits.dim(0), vocabulary = op.logits.dim(1);
   if (sequences == 0) return;
-  CHECK(vocabulary <= int64_t{1} << 19);
+  if (vocabulary > int64_t{1} << 19)
+    throw Error("--device cuda: samples from at most 524288 tokens; this model's vocabulary has " +
+                std::to_string(vocabulary));
   Scratch& room = scratch();
   auto* penalised = room.take<double>(sequences * vocabulary);
   auto* weights = room.take<Count>(sequences * vocabulary);

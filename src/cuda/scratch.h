@@ -43,6 +43,7 @@ class Scratch {
 
   std::vector<Block> blocks_;
   int64_t offset_ = 0;   // in the last block
+  int64_t taken_ = 0;    // by the op so far, in all blocks
   size_t recorded_ = 0;  // the first so many blocks may be in recorded graphs
   bool recording_ = false;
 };

@@ -1,5 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "ops/attention.h"
@@ -84,7 +88,8 @@ template <class T, class Op>
 PackedSource<T> packed_source(const Op& op) {
   return {data<T>(op.qkv),
           {data<int>(op.sequence_starts), static_cast<int>(op.sequence_starts.dim(0) - 1),
-           static_cast<int>(op.window)},
+           // No wider than there are tokens, so that sums of places do not overflow.
+           static_cast<int>(std::min(op.window, op.qkv.dim(0)))},
           static_cast<int>(op.qkv.dim(0)),
           static_cast<int>(op.qkv.dim(1)),
           op.heads.width,
@@ -148,7 +153,7 @@ CachedSource<K> cached_source(const ops::CachedAttention& op) {
           op.heads.query,
           op.heads.kv,
           static_cast<int>(op.keys.dim(1)),
-          static_cast<int>(op.window),
+          static_cast<int>(std::min<int64_t>(op.window, std::numeric_limits<int>::max())),
           static_cast<float>(op.scale)};
 }
 

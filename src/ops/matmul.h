@@ -11,7 +11,7 @@ namespace mixtral::ops {
 //
 // Types: x, y, dy, dx are the activations' (f64, f32, bf16); weight may be narrower (f32, bf16, f16
 // beside f32 activations); y may be f32 beside bf16 x (router and vocabulary logits). Each element
-// is one sum over the inner dimension in a fixed order that does not depend on the number of rows.
+// is one sum over the inner dimension in a fixed order, on ref and cpu whatever the number of rows.
 
 /// y[r, begin + o] = scale · Σ_i x[r, i] · weight[g(r), o, i]      (+= if accumulate)
 struct GroupedMatmul {
