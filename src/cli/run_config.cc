@@ -4,6 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -152,9 +153,22 @@ void RunConfig::set(const Entry& entry, const fs::path& file, const Value& value
 
 void RunConfig::load(const fs::path& file) {
   const auto values = read(file);
+  std::set<const CLI::Option*> given;
+  for (const Entry& entry : entries_)
+    if (entry.option->count() > 0) given.insert(entry.option);
   for (const Entry& entry : entries_) {
     const auto value = values.find(entry.key);
-    if (value != values.end() && entry.option->count() == 0) set(entry, file, value->second);
+    if (value == values.end() || given.contains(entry.option)) continue;
+    // Of two that say the same thing, the one on the command line counts.
+    const auto others = entry.option->get_excludes();
+    if (std::ranges::any_of(others, [&](const CLI::Option* o) { return given.contains(o); }))
+      continue;
+    for (const CLI::Option* other : others)
+      if (other->count() > 0)
+        throw UsageError(fmt::format("{}:{}: {} and {} exclude each other; leave one out",
+                                     file.string(), value->second.line, entry.key,
+                                     other->get_lnames().front()));
+    set(entry, file, value->second);
   }
 }
 

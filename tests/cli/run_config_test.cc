@@ -17,7 +17,8 @@ struct Command {
     config.add("--layers", layers, "", OnResume::run("the weights have that shape"))
         ->check(at_least(1));
     config.group("Optimization");
-    config.add("--lr,--learning-rate", lr, "");
+    CLI::Option* rate = config.add("--lr,--learning-rate", lr, "");
+    config.add("--lr-of", lr_of, "")->excludes(rate);
     config.add("-b,--batch-size", batch_size, "")->check(at_least(1));
     config.add("--schedule", schedule, "")->check(CLI::IsMember({"cosine", "constant"}));
     config.add("--recompute", recompute, "", OnResume::unnoticed());
@@ -31,7 +32,7 @@ struct Command {
   CLI::App app;
   RunConfig config{app};
   std::optional<int64_t> layers;
-  std::optional<double> lr;
+  std::optional<double> lr, lr_of;
   int64_t batch_size = 16;
   std::string schedule = "cosine";
   bool recompute = false, quiet = false;
@@ -108,6 +109,15 @@ TEST_F(RunConfigTest, NamesFileLineAndKeyOfWhatItRefuses) {
     for (const std::string& part : c.expected)
       EXPECT_NE(error.find(part), std::string::npos) << c.text.substr(0, 60) << "\n-> " << error;
   }
+}
+
+TEST_F(RunConfigTest, OfTwoKeysThatExcludeEachOtherTheCommandLinesCounts) {
+  Command command;
+  command.parse({"--lr", "0.1"});
+  command.config.load(file("lr-of: 2\n"));
+  EXPECT_EQ(command.lr, 0.1);
+  EXPECT_FALSE(command.lr_of);
+  EXPECT_NE(refusal("lr: 1\nlr-of: 2\n").find("lr-of and lr"), std::string::npos);
 }
 
 TEST_F(RunConfigTest, ReadsBackWhatItDumps) {
