@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +19,15 @@ namespace {
 [[noreturn]] void fail(const char* what, const std::filesystem::path& path) {
   const int code = errno;
   throw Error(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(code)));
+}
+
+void sync_file(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool good = descriptor >= 0 && ::fsync(descriptor) == 0;
+  const int code = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  errno = code;
+  if (!good) fail("sync", path);
 }
 
 }  // namespace
@@ -116,6 +126,35 @@ void sync_directory(const std::filesystem::path& directory) {
   const int result = ::fsync(descriptor);
   ::close(descriptor);
   if (result != 0) fail("sync", place);
+}
+
+void sync_tree(const std::filesystem::path& directory) {
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.is_directory())
+      sync_tree(entry.path());
+    else if (entry.is_regular_file())
+      sync_file(entry.path());
+  }
+  sync_directory(directory);
+}
+
+void put_in_place(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) == 0) return;
+  if (errno == ENOTEMPTY || errno == EEXIST) {
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) return;
+    if (errno == EINVAL || errno == ENOSYS) {  // a file system that cannot swap
+      const std::filesystem::path aside = from.string() + "-old";
+      if (::rename(to.c_str(), aside.c_str()) == 0) {
+        const bool done = ::rename(from.c_str(), to.c_str()) == 0;
+        const int code = errno;
+        ::rename(aside.c_str(), done ? from.c_str() : to.c_str());
+        if (done) return;
+        errno = code;
+      }
+    }
+  }
+  throw Error(
+      fmt::format("cannot rename {} to {}: {}", from.string(), to.string(), std::strerror(errno)));
 }
 
 }  // namespace mixtral

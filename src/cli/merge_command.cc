@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "backends/registry.h"
+#include "base/file.h"
 #include "cli/adapters.h"
 #include "cli/common.h"
 #include "model/adapter.h"
@@ -46,31 +47,32 @@ std::pair<std::string, double> parse_weighted(const std::string& text) {
 /// A directory beside `out`, which takes its place by commit() or goes without a trace.
 class PendingDirectory {
  public:
-  explicit PendingDirectory(fs::path out) : out_(std::move(out)) {
+  /// `out` may end in a slash or be a link, whose target is then meant: a name has to be there for
+  /// the temporary one to be beside it.
+  explicit PendingDirectory(const fs::path& out) : out_(fs::weakly_canonical(out)) {
+    if (!out_.has_filename()) out_ = out_.parent_path();
     temporary_ = out_;
     temporary_ += fmt::format(".tmp-{}", ::getpid());
     std::error_code error;
+    fs::remove_all(temporary_, error);  // of a process that had this one's number and was killed
     fs::create_directories(temporary_, error);
     if (error)
       throw Error(fmt::format("cannot create {}: {}", temporary_.string(), error.message()));
   }
   ~PendingDirectory() {
     std::error_code ignored;
-    if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+    fs::remove_all(temporary_, ignored);
   }
   PendingDirectory(const PendingDirectory&) = delete;
   PendingDirectory& operator=(const PendingDirectory&) = delete;
 
   const fs::path& path() const { return temporary_; }
 
+  /// What stood under the name until now goes with the temporary one.
   void commit() {
-    std::error_code error;
-    fs::remove_all(out_, error);
-    if (!error) fs::rename(temporary_, out_, error);
-    if (error)
-      throw Error(
-          fmt::format("cannot move the merged model to {}: {}", out_.string(), error.message()));
-    temporary_.clear();
+    sync_tree(temporary_);
+    put_in_place(temporary_, out_);
+    sync_directory(out_.parent_path());
   }
 
  private:
@@ -164,7 +166,7 @@ void run_merge(const MergeOptions& o) {
     const auto [name, weight] = parse_weighted(text);
     adapters.push_back({AdapterFile::load(resolve_adapter(name), config), weight});
   }
-  PendingDirectory pending(fs::path(o.out).lexically_normal());
+  PendingDirectory pending(o.out);
   ordered_json changes = ordered_json::array();
   double greatest = 0;
   const int64_t changed =

@@ -1,14 +1,9 @@
 #include "train/checkpoint_store.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -47,42 +42,6 @@ std::optional<CheckpointStore::Entry> follow(const fs::path& directory, std::str
   const auto step = step_of(name);
   if (!step || !fs::is_directory(directory / name, error)) return std::nullopt;
   return CheckpointStore::Entry{*step, directory / name};
-}
-
-void sync_file(const fs::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool good = descriptor >= 0 && ::fsync(descriptor) == 0;
-  const int code = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!good) throw Error(fmt::format("cannot sync {}: {}", path.string(), std::strerror(code)));
-}
-
-/// Makes everything below a directory durable, and the directory itself.
-void sync_tree(const fs::path& directory) {
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    if (entry.is_directory())
-      sync_tree(entry.path());
-    else if (entry.is_regular_file())
-      sync_file(entry.path());
-  }
-  sync_directory(directory);
-}
-
-/// Puts `from` in the place of `to`; a directory that stood there takes the name `from`.
-void put_in_place(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) == 0) return;
-  if (errno == ENOTEMPTY || errno == EEXIST) {
-    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) return;
-    if (errno == EINVAL || errno == ENOSYS) {  // a file system that cannot swap
-      const fs::path aside = from.string() + "-old";
-      if (::rename(to.c_str(), aside.c_str()) == 0 && ::rename(from.c_str(), to.c_str()) == 0) {
-        ::rename(aside.c_str(), from.c_str());
-        return;
-      }
-    }
-  }
-  throw Error(
-      fmt::format("cannot rename {} to {}: {}", from.string(), to.string(), std::strerror(errno)));
 }
 
 /// A directory that is gone at the end of the scope.

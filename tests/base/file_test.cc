@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <csignal>
 #include <thread>
 
@@ -74,6 +75,37 @@ TEST(AtomicFile, ErrorsNameThePathAndTheReason) {
   EXPECT_THAT(message_of([&] { write_file(directory.path() / "folder", "x"); }),
               HasSubstr("cannot replace"));
   EXPECT_EQ(count_files(directory.path()), 1u);
+}
+
+TEST(PutInPlace, SomethingWholeStandsUnderTheNameAtEveryInstant) {
+  const TemporaryDirectory directory;
+  const fs::path place = directory.path() / "place", next = directory.path() / "next";
+  const auto fill = [](const fs::path& path, const std::string& text) {
+    fs::create_directory(path);
+    write_file(path / "x", text);
+  };
+  fill(place, "0");
+  std::atomic<bool> done = false;
+  std::atomic<int> absent = 0;
+  std::thread reader([&] {
+    std::error_code error;
+    while (!done) absent += !fs::exists(place, error);
+  });
+  for (int i = 1; i <= 200; ++i) {
+    fill(next, std::to_string(i));
+    sync_tree(next);
+    put_in_place(next, place);
+    EXPECT_EQ(read_file(place / "x"), std::to_string(i));
+    EXPECT_EQ(read_file(next / "x"), std::to_string(i - 1));
+    fs::remove_all(next);
+  }
+  done = true;
+  reader.join();
+  EXPECT_EQ(absent, 0);
+  fill(next, "new");
+  put_in_place(next, directory.path() / "elsewhere");
+  EXPECT_FALSE(fs::exists(next));
+  EXPECT_THAT(message_of([&] { put_in_place(next, place); }), HasSubstr("place"));
 }
 
 // A process that rewrites a file without end is killed at some instant: the file is whole, and one

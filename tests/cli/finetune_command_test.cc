@@ -288,6 +288,29 @@ TEST_F(Finetune, MergedItIsTheSameModel) {
         << entry.name;
 }
 
+TEST_F(Finetune, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  fs::create_directory(path("models"));
+  const auto merge = [&](const std::string& out) {
+    return run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", out, "-q",
+                "--overwrite"});
+  };
+  const auto expect_whole = [&](const std::string& out) {
+    const Outcome o = merge(out);
+    ASSERT_EQ(o.code, 0) << o.err;
+    EXPECT_EQ(
+        run({"generate", "--model", path("models/qa"), "--ids", "1", "-n", "2", "-q"}).code, 0);
+    const auto beside = fs::directory_iterator(path("models"));
+    EXPECT_EQ(std::distance(begin(beside), end(beside)), 1) << "something is left over";
+  };
+  expect_whole(path("models/qa/"));
+  expect_whole(path("models/qa/"));  // over the one that is there now
+  expect_whole(path("models/./qa//"));
+  fs::create_directory_symlink(path("models/qa"), path("link"));
+  expect_whole(path("link"));
+  EXPECT_TRUE(fs::is_symlink(path("link")));
+}
+
 TEST_F(Finetune, ErrorsNameWhatIsWrong) {
   struct Wrong {
     Arguments flags;
