@@ -58,9 +58,9 @@ void sync_directory(const std::filesystem::path& directory);
 /// Makes everything below a directory durable, and the directory itself.
 void sync_tree(const std::filesystem::path& directory);
 
-/// Puts the directory `from` in the place of `to`, where at every instant (but for file systems that
-/// cannot swap) either the old one or the new one stands; what stood there takes the name `from`.
-/// Throws Error naming both.
+/// Puts the directory `from` in the place of `to`, where at every instant (but for file systems
+/// that cannot swap) either the old one or the new one stands; what stood there takes the name
+/// `from`. Throws Error naming both.
 void put_in_place(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace mixtral

@@ -15,6 +15,7 @@
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "text/chat_template.h"
+#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {
@@ -124,28 +125,54 @@ struct Agreement {
   double tolerance = 0;
 };
 
+Mixtral::Options compared_as(const MergeOptions& o, const ModelConfig& config) {
+  return {.context = static_cast<int64_t>(probe_tokens(config).size()),
+          .rope_frequencies = o.common.rope_dtype()};
+}
+
+/// Throws Error when the device has not the memory that compare() takes.
+void require_comparison_memory(const MergeOptions& o, const Backend& backend,
+                               const ModelConfig& config,
+                               const std::vector<WeightedAdapter>& adapters) {
+  const Mixtral::Options options = compared_as(o, config);
+  MemoryPlan plan =
+      plan_inference(*make_planning_backend(&backend),
+                     {.config = config, .options = options, .context = options.context});
+  int64_t updates = 0;
+  for (const WeightedAdapter& adapter : adapters)
+    for (const AdapterModule& module : adapter.file.modules)
+      updates += static_cast<int64_t>((module.a.size() + module.b.size()) * sizeof(float));
+  plan.items.push_back({"adapters", updates});
+  const int64_t limit = memory_limit(backend.memory());
+  if (plan.total() <= limit) return;
+  const std::string name = backend.name();
+  throw Error(fmt::format(
+      "comparing the merged model with the one that has its adapters, in fp32 on {}, needs more "
+      "memory than is free: {} of {}; merge without the comparison by --no-check{}\n{}",
+      name, format_bytes(plan.total()), format_bytes(limit),
+      name == "cpu" ? "" : ", or compare in the computer's own memory by --device cpu",
+      plan.table()));
+}
+
 /// Compares the base with its adapters on and the merged model, both computed in f32.
-Agreement compare(const MergeOptions& o, const fs::path& base, const fs::path& merged,
-                  const std::vector<WeightedAdapter>& adapters) {
-  const auto backend = make_backend(o.common.device, o.common.threads);
+Agreement compare(const MergeOptions& o, Backend& backend, const fs::path& base,
+                  const fs::path& merged, const std::vector<WeightedAdapter>& adapters) {
   const ModelConfig config = ModelConfig::load(base);
-  const Mixtral::Options options{.context = static_cast<int64_t>(probe_tokens(config).size()),
-                                 .rope_frequencies = o.common.rope_dtype()};
+  const Mixtral::Options options = compared_as(o, config);
   std::vector<double> wrapped;
   {
-    const auto model = load_model(*backend, base, options);
+    const auto model = load_model(backend, base, options);
     std::vector<std::unique_ptr<Adapter>> on;
     for (const WeightedAdapter& adapter : adapters) {
       AdapterFile file = adapter.file;
       for (AdapterModule& module : file.modules) module.scale *= adapter.weight;
-      on.push_back(
-          std::make_unique<Adapter>(*backend, *model, std::move(file), Adapter::Options{}));
+      on.push_back(std::make_unique<Adapter>(backend, *model, std::move(file), Adapter::Options{}));
     }
-    wrapped = logits_of(*backend, *model);
+    wrapped = logits_of(backend, *model);
     while (!on.empty()) on.pop_back();  // the outermost first
   }
-  const auto model = load_model(*backend, merged, options);
-  const std::vector<double> plain = logits_of(*backend, *model);
+  const auto model = load_model(backend, merged, options);
+  const std::vector<double> plain = logits_of(backend, *model);
   double difference = 0, size = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
     const double d = std::abs(plain[i] - wrapped[i]);
@@ -166,6 +193,11 @@ void run_merge(const MergeOptions& o) {
     const auto [name, weight] = parse_weighted(text);
     adapters.push_back({AdapterFile::load(resolve_adapter(name), config), weight});
   }
+  std::unique_ptr<Backend> backend;
+  if (!o.no_check) {
+    backend = o.common.open_device();
+    require_comparison_memory(o, *backend, config, adapters);
+  }
   PendingDirectory pending(o.out);
   ordered_json changes = ordered_json::array();
   double greatest = 0;
@@ -179,8 +211,8 @@ void run_merge(const MergeOptions& o) {
   if (const auto chat = find_chat_template_name(base))
     save_chat_template_name(pending.path(), *chat);
   std::optional<Agreement> agreement;
-  if (!o.no_check) {
-    agreement = compare(o, base, pending.path(), adapters);
+  if (backend) {
+    agreement = compare(o, *backend, base, pending.path(), adapters);
     const std::string found = fmt::format(
         "the logits of the merged model differ from those of the model with its adapters by {:.1e} "
         "of the largest",

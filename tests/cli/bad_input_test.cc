@@ -12,6 +12,8 @@
 #include "backends/registry.h"
 #include "base/file.h"
 #include "io/json.h"
+#include "io/safetensors_writer.h"
+#include "model/adapter_file.h"
 #include "model/checkpoint.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
@@ -207,6 +209,31 @@ TEST_F(BadInput, ModelsThatDoNotFitAreRefusedWithATable) {
       GTEST_SKIP() << "this machine has room for it";
     expect({{arguments, 1, {"more memory than is free", "weights", "total", "smaller model"}}});
   }
+}
+
+TEST_F(BadInput, AMergeThatCannotBeComparedIsRefusedBeforeAnyWork) {
+  if (make_backend("cpu", 1)->memory().available > int64_t{150} << 30)
+    GTEST_SKIP() << "this machine has room for it";
+  const ModelConfig config = builtin_config("8x7b");
+  fs::create_directories(path("big"));
+  config.save(path("big"));  // and no weights: they are not looked for
+  fs::create_directories(path("adapter"));
+  const AdapterFile adapter = new_adapter({.targets = {"q_proj"}, .rank = 1}, config);
+  std::vector<float> values(static_cast<size_t>(config.hidden_size));
+  std::map<std::string, Tensor> tensors;
+  for (const AdapterModule& module : adapter.modules)
+    for (const char matrix : {'A', 'B'}) {
+      const int64_t size = config.hidden_size;
+      tensors.emplace(
+          peft_name(module, matrix, 0, false),
+          Tensor(values.data(), matrix == 'A' ? Shape{1, size} : Shape{size, 1}, Dtype::f32));
+    }
+  write_safetensors(path("adapter") + "/adapter_model.safetensors", tensors);
+  write_file(path("adapter") + "/adapter_config.json", peft_config(adapter, config));
+  const Arguments merge = {"merge", "--model", path("big"), "--adapter", path("adapter"),
+                           "--out", path("m"), "--device",  "ref"};
+  expect({{merge, 1, {"more memory than is free", "--no-check", "--device cpu", "weights"}}});
+  EXPECT_FALSE(fs::exists(path("m")));
 }
 
 /// Runs the command in a child; how much memory it had at most, in bytes.

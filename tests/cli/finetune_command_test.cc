@@ -298,8 +298,8 @@ TEST_F(Finetune, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
   const auto expect_whole = [&](const std::string& out) {
     const Outcome o = merge(out);
     ASSERT_EQ(o.code, 0) << o.err;
-    EXPECT_EQ(
-        run({"generate", "--model", path("models/qa"), "--ids", "1", "-n", "2", "-q"}).code, 0);
+    EXPECT_EQ(run({"generate", "--model", path("models/qa"), "--ids", "1", "-n", "2", "-q"}).code,
+              0);
     const auto beside = fs::directory_iterator(path("models"));
     EXPECT_EQ(std::distance(begin(beside), end(beside)), 1) << "something is left over";
   };
