@@ -189,9 +189,13 @@ void run_merge(const MergeOptions& o) {
   const ModelConfig config = ModelConfig::load(base);
   refuse_existing(o, base);
   std::vector<WeightedAdapter> adapters;
+  // What was learnt last says how to converse: of several adapters, the last that has a note.
+  auto chat = find_chat_template_name(base);
   for (const std::string& text : o.adapters) {
     const auto [name, weight] = parse_weighted(text);
-    adapters.push_back({AdapterFile::load(resolve_adapter(name), config), weight});
+    const fs::path directory = resolve_adapter(name);
+    adapters.push_back({AdapterFile::load(directory, config), weight});
+    if (const auto noted = find_chat_template_name(directory)) chat = noted;
   }
   std::unique_ptr<Backend> backend;
   if (!o.no_check) {
@@ -208,8 +212,7 @@ void run_merge(const MergeOptions& o) {
       });
   const auto tokenizer = find_tokenizer(base);
   if (tokenizer) tokenizer->save(pending.path());
-  if (const auto chat = find_chat_template_name(base))
-    save_chat_template_name(pending.path(), *chat);
+  if (chat) save_chat_template_name(pending.path(), *chat);
   std::optional<Agreement> agreement;
   if (backend) {
     agreement = compare(o, *backend, base, pending.path(), adapters);

@@ -311,6 +311,24 @@ TEST_F(Finetune, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
   EXPECT_TRUE(fs::is_symlink(path("link")));
 }
 
+TEST_F(Finetune, MergedItConversesAsItsLastAdapterLearntTo) {
+  ASSERT_EQ(run(flags("run", {"--iters", "1"})).code, 0);
+  ASSERT_EQ(run(flags("other", {"--iters", "1"})).code, 0);
+  const auto merged = [&] {
+    const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--adapter",
+                           path("other"), "--out", path("merged"), "-q", "--overwrite"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    return find_chat_template_name(path("merged"));
+  };
+  EXPECT_EQ(merged(), std::nullopt);
+  save_chat_template_name(path("base"), ChatTemplate::mistral_v1);
+  EXPECT_EQ(merged(), ChatTemplate::mistral_v1);
+  save_chat_template_name(checkpoint("run", 1), ChatTemplate::seed);
+  EXPECT_EQ(merged(), ChatTemplate::seed);
+  save_chat_template_name(checkpoint("other", 1), ChatTemplate::mistral_hf_old);
+  EXPECT_EQ(merged(), ChatTemplate::mistral_hf_old);
+}
+
 TEST_F(Finetune, ErrorsNameWhatIsWrong) {
   struct Wrong {
     Arguments flags;
