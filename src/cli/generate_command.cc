@@ -88,7 +88,7 @@ TextOptions text_options(const GenerateOptions& o, const Session& s) {
 }
 
 std::string readable(const Tokenizer* tokenizer, int32_t id) {
-  return tokenizer ? tokenizer->label(id) : std::to_string(id);
+  return tokenizer && id < tokenizer->vocab_size() ? tokenizer->label(id) : std::to_string(id);
 }
 
 void run_generate(const GenerateOptions& o) {
@@ -170,7 +170,7 @@ void run_one_token(const GenerateOptions& o) {
       generate_one_token(*s.generator, s.prompt, text_options(o, s).tokens);
   if (o.common.json) {
     ordered_json json{{"id", token.id}, {"logprob", token.log_probability}};
-    if (s.tokenizer) json["token"] = s.tokenizer->label(token.id);
+    if (s.tokenizer) json["token"] = readable(s.tokenizer.get(), token.id);
     fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
   } else {
     fmt::print("{}  {}  (log-probability {:.4f})\n", token.id,

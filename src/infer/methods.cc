@@ -85,7 +85,10 @@ GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
       result.prompt_seconds = seconds_since(start);
     }
     result.tokens.push_back(token);
-    if (decoder) stopped = filter.push(decoder->push(token.id));
+    // A model's vocabulary may be larger than its tokenizer's: what is drawn from there has no
+    // text.
+    if (decoder && token.id < tokenizer->vocab_size())
+      stopped = filter.push(decoder->push(token.id));
     cancelled = options.cancelled && options.cancelled();
     return !stopped && !cancelled;
   });

@@ -32,6 +32,7 @@ using TextSink = std::function<void(std::string_view)>;
 std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, std::string_view text);
 
 /// Continues a prompt with sampled text. `tokenizer` may be null: then there is no text, only ids.
+/// Nor is there of ids that the tokenizer does not have.
 GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
                        const std::vector<int32_t>& prompt, const TextOptions& options,
                        const TextSink& sink = {});

@@ -108,6 +108,48 @@ TEST_F(ChatTest, AReplyCanBeStopped) {
   EXPECT_EQ(reply.reason, FinishReason::cancelled);
 }
 
+TEST_F(ChatTest, IdsThatTheTokenizerLacksAreKeptWithoutText) {
+  ModelConfig config = small_config();
+  config.vocab_size = 320;
+  Mixtral model(*backend_, config, {});
+  nn::initialise(*backend_, model.parameters(),
+                 {.seed = 3, .deviation = 0.3, .embedding_deviation = 0.3});
+  const fs::path directory = scratch_.path() / "wide";
+  fs::create_directories(directory);
+  save_model(*backend_, model, directory, Dtype::f32);
+  tokenizer_.save(directory);
+  const auto run = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{
+        "generate", "--model", directory.string(), "-p", "Hello", "--device", "cpu", "-q"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome o = run_command(arguments);
+    EXPECT_EQ(o.code, 0) << o.err;
+    return o.out;
+  };
+  const Json json = Json::parse(run({"-n", "100", "--temp", "2", "--ignore-eos", "--json"}), "out");
+  int64_t beyond = 0;
+  std::string bytes;
+  const auto& ids = json.at("ids").items();
+  for (size_t i = 6; i < ids.size(); ++i) {  // after BOS and the prompt's five
+    const int64_t id = ids[i].as_int();
+    beyond += id >= tokenizer_.vocab_size();
+    if (id < 128) bytes += static_cast<char>(id);
+  }
+  EXPECT_EQ(ids.size(), 106u);
+  EXPECT_GT(beyond, 0);
+  std::string text = json.at("text").as_string();
+  std::erase_if(text, [](char c) { return static_cast<unsigned char>(c) >= 128; });
+  EXPECT_EQ(text, bytes);
+  // Everywhere they are shown, they are numbers.
+  for (const char* method : {"generate_raw", "just_generate_one_god_damn_token"})
+    EXPECT_NE(run({"--method", method, "--top", "320"}).find(" 319"), std::string::npos) << method;
+  EXPECT_NE(run({"--method", "just_generate_one_god_damn_token", "--top", "320", "--json"})
+                .find("\"token\":\"319\""),
+            std::string::npos);
+  EXPECT_NE(run({"--ids", "300", "-p", "", "--method", "generate_one_token"}), "");
+  EXPECT_NE(run({"-n", "100", "--temp", "2", "--ignore-eos", "--logprobs"}), "");
+}
+
 TEST_F(ChatTest, SystemTextWhereTheTemplateHasNoneIsRefused) {
   Generator generator(*backend_, model_);
   Conversation conversation(generator, tokenizer_, ChatTemplate::mistral_hf_old, options(4));
