@@ -23,7 +23,7 @@ class DataSplits {
   /// outlive this.
   DataSplits(DataFlags flags, const Tokenizer* tokenizer);
 
-  bool has(Split split) const { return has_split(files_, split); }
+  bool has(Split split) const { return has_split(files_, split, flags_.validation_fraction); }
   /// The file that the split is in. Throws Error naming the splits that there are.
   const std::filesystem::path& file(Split split) const;
   /// Reads, checks and tokenises a split. Throws Error listing every bad line.

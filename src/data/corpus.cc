@@ -150,8 +150,14 @@ std::string_view part_of(std::string_view text, const TextPart& part) {
   return text.substr(begin, std::max(begin, end) - begin);
 }
 
-void read_plain_text(const RecordFile& file, std::string_view text, const Tokenizer* tokenizer,
-                     CorpusResult& result) {
+/// " from 90% to 100% of the text", or nothing for the whole.
+std::string place_of(const TextPart& part) {
+  if (part.begin == 0 && part.end == 1) return "";
+  return fmt::format(" from {:.3g}% to {:.3g}% of the text", 100 * part.begin, 100 * part.end);
+}
+
+void read_plain_text(const RecordFile& file, std::string_view text, const TextPart& part,
+                     const Tokenizer* tokenizer, CorpusResult& result) {
   Example example;
   example.tokens = require(tokenizer, file.path().string()).encode(text);
   example.labels = example.tokens;
@@ -159,7 +165,9 @@ void read_plain_text(const RecordFile& file, std::string_view text, const Tokeni
   counts.lines = std::count(text.begin(), text.end(), '\n');
   if (example.tokens.empty()) {
     ++result.problem_count;
-    result.problems.push_back({1, fmt::format("{}: the text is empty", file.path().string())});
+    const std::string what =
+        file.bytes().empty() ? "the text is empty" : "there is nothing" + place_of(part);
+    result.problems.push_back({1, fmt::format("{}: {}", file.path().string(), what)});
     return;
   }
   result.corpus.add(example);
@@ -268,7 +276,7 @@ CorpusResult read_corpus(const RecordFile& file, const Tokenizer* tokenizer,
   }
   result.corpus.counts().bytes = static_cast<int64_t>(text.size());
   if (file.is_plain_text()) {
-    read_plain_text(file, text, tokenizer, result);
+    read_plain_text(file, text, options.part, tokenizer, result);
   } else {
     read_records(file, tokenizer, options, pool, result);
   }
@@ -283,6 +291,8 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
                    const CorpusOptions& options, ThreadPool& pool) {
   const RecordFile file(path);
   CorpusResult result = read_corpus(file, tokenizer, options, pool);
+  if (result.problem_count > 0 && file.is_plain_text())
+    throw Error(result.problems.front().message);
   if (result.problem_count > 0 && result.corpus.counts().lines == 0)
     throw Error(fmt::format("{}; expected one JSON object a line, such as {{\"text\": \"...\"}}",
                             result.problems.front().message));
@@ -298,17 +308,23 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
         "{} --fix FILE` shows them all and writes a corrected copy:{}",
         path.string(), result.problem_count, result.corpus.counts().lines, path.string(), list));
   }
+  if (result.corpus.tokens() < 2)
+    throw Error(fmt::format("{}: there are fewer than two tokens{}: nothing to learn",
+                            path.string(), file.is_plain_text() ? place_of(options.part) : ""));
   return std::move(result.corpus);
 }
 
-bool has_split(const DataFiles& files, Split split) {
+bool has_split(const DataFiles& files, Split split, double validation_fraction) {
   if (!files.single) return !files[split].empty();
-  return split == Split::train || files.train.extension() == ".txt";
+  return split == Split::train || (files.train.extension() == ".txt" && validation_fraction > 0);
 }
 
 Corpus load_split(const DataFiles& files, Split split, double validation_fraction,
                   const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool) {
-  if (!has_split(files, split)) {
+  if (!has_split(files, split, validation_fraction)) {
+    if (files.single && files.train.extension() == ".txt")
+      throw Error(fmt::format("{}: there is no {} split: no part of the text is kept for it",
+                              files.train.string(), split_name(split)));
     const std::filesystem::path where =
         files.single
             ? files.train

@@ -118,16 +118,17 @@ CorpusResult read_corpus(const RecordFile& file, const Tokenizer* tokenizer,
                          const CorpusOptions& options, ThreadPool& pool);
 
 /// The same, but throws Error listing the problems (the first twenty, with the command that shows
-/// and mends all of them), or saying that there is nothing to learn.
+/// and mends all of them), or saying that there is nothing to learn: fewer than two tokens.
 Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer,
                    const CorpusOptions& options, ThreadPool& pool);
 
 /// The corpus of a split of --data; of a single plain text file, train is the first
-/// 1 - `validation_fraction` of it, and val and test are both the rest. Of a single .jsonl file
-/// everything is train. Throws Error as load_corpus, or when the split is absent.
+/// 1 - `validation_fraction` of it, and val and test are both the rest, where there is one. Of a
+/// single .jsonl file everything is train. Throws Error as load_corpus, or when the split is
+/// absent.
 Corpus load_split(const DataFiles& files, Split split, double validation_fraction,
                   const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool);
 /// Whether load_split() would find that split.
-bool has_split(const DataFiles& files, Split split);
+bool has_split(const DataFiles& files, Split split, double validation_fraction);
 
 }  // namespace mixtral

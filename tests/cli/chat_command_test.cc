@@ -146,7 +146,6 @@ TEST_F(ChatTest, IdsThatTheTokenizerLacksAreKeptWithoutText) {
   EXPECT_NE(run({"--method", "just_generate_one_god_damn_token", "--top", "320", "--json"})
                 .find("\"token\":\"319\""),
             std::string::npos);
-  EXPECT_NE(run({"--ids", "300", "-p", "", "--method", "generate_one_token"}), "");
   EXPECT_NE(run({"-n", "100", "--temp", "2", "--ignore-eos", "--logprobs"}), "");
 }
 

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "data/check.h"
 #include "data/import.h"
+#include "tests/support/files.h"
 
 namespace mixtral {
 namespace {
@@ -369,6 +370,41 @@ TEST_F(Files, APlainTextTrainsOnItsBeginningAndValidatesOnItsEndInWindows) {
   }
   EXPECT_EQ(labels, 99);  // every token but the first, once
   EXPECT_EQ(tokenizer->decode(tokens), text.substr(900));
+}
+
+TEST_F(Files, APlainTextOfWhichNothingValidatesIsTrainedOnWhole) {
+  write_file(root_ / "book.txt", "abcdefghij");
+  const auto tokenizer = load_tokenizer("bytes-256");
+  const DataFiles files = DataFiles::find(root_ / "book.txt");
+  EXPECT_EQ(load_split(files, Split::train, 0, tokenizer.get(), {}, pool_).tokens(), 10);
+  for (const Split split : {Split::val, Split::test}) {
+    EXPECT_FALSE(has_split(files, split, 0));
+    const std::string said =
+        message_of([&] { load_split(files, split, 0, tokenizer.get(), {}, pool_); });
+    EXPECT_NE(said.find("book.txt: there is no"), std::string::npos) << said;
+  }
+  CheckOptions check;
+  check.validation_fraction = 0;
+  EXPECT_EQ(check_data(files, tokenizer.get(), check, pool_).splits.size(), 1u);
+}
+
+TEST_F(Files, WhatHoldsTooLittleIsNamed) {
+  const auto tokenizer = load_tokenizer("bytes-256");
+  const auto said = [&](const std::string& name, const std::string& text, Split split) {
+    write_file(root_ / name, text);
+    return message_of(
+        [&] { load_split(DataFiles::find(root_ / name), split, 0.1, tokenizer.get(), {}, pool_); });
+  };
+  const std::string empty = said("empty.txt", "", Split::train);
+  EXPECT_TRUE(empty.ends_with("empty.txt: the text is empty")) << empty;
+  const std::string brief = said("brief.txt", "a", Split::train);
+  EXPECT_NE(brief.find("brief.txt: there is nothing from 0% to 90%"), std::string::npos) << brief;
+  for (const auto& [name, text] :
+       {std::pair("val.txt", "abcdefghij"), std::pair("one.jsonl", "{\"input_ids\":[7]}\n")}) {
+    const std::string few = said(name, text, *name == 'v' ? Split::val : Split::train);
+    EXPECT_NE(few.find(std::string(name) + ": there are fewer than two tokens"), std::string::npos)
+        << few;
+  }
 }
 
 TEST_F(Files, TinyShakespeareIsSplitAsItsUsersExpect) {

@@ -203,13 +203,13 @@ TEST(DataFiles, AreFoundByTheirUsualNames) {
   directory.write("train.jsonl", "{}");
   directory.write("valid.jsonl", "{}");
   const DataFiles files = DataFiles::find(directory.path);
-  EXPECT_TRUE(has_split(files, Split::train));
-  EXPECT_TRUE(has_split(files, Split::val));
-  EXPECT_FALSE(has_split(files, Split::test));
+  EXPECT_TRUE(has_split(files, Split::train, 0.1));
+  EXPECT_TRUE(has_split(files, Split::val, 0.1));
+  EXPECT_FALSE(has_split(files, Split::test, 0.1));
   EXPECT_EQ(files.val.filename(), "valid.jsonl");
   const DataFiles one = DataFiles::find(directory.path / "train.jsonl");
   EXPECT_TRUE(one.single);
-  EXPECT_FALSE(has_split(one, Split::val));
+  EXPECT_FALSE(has_split(one, Split::val, 0.1));
   EXPECT_THROW(RecordFile(directory.write("data.csv", "a")), Error);
 }
 
