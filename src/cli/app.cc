@@ -2,7 +2,9 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <iostream>
 #include <new>
+#include <system_error>
 
 #include "cli/commands.h"
 #include "cli/common.h"
@@ -23,6 +25,15 @@ constexpr const char* kFooter =
     "  mixtral pretrain --model tiny --tokenizer tok --data data/pretrain_data --out runs/first\n"
     "  mixtral generate --model runs/first --prompt \"Once upon a time\"\n";
 
+/// 0, or 1 after saying that what was printed did not arrive. A flush that fails drops what was to
+/// be written, and the next one has nothing left to fail on: hence the error indicator.
+int output_status() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
+  fmt::print(stderr,
+             "mixtral: cannot write to standard output; is the disk full or the reader gone?\n");
+  return 1;
+}
+
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
@@ -34,9 +45,11 @@ int run_command_line(int argc, char** argv) {
   add_commands(app);
   try {
     app.parse(argc, argv);
-    return std::fflush(stdout) == 0 ? 0 : 1;
+    return output_status();
   } catch (const CLI::Success& request) {  // --help, --version
-    return app.exit(request);
+    const int code = app.exit(request);
+    std::cout.flush();
+    return code != 0 ? code : output_status();
   } catch (const ExitStatus& status) {
     return status.code;
   } catch (const CLI::ParseError& error) {
@@ -50,6 +63,10 @@ int run_command_line(int argc, char** argv) {
     return 1;
   } catch (const std::filesystem::filesystem_error& error) {
     fmt::print(stderr, "mixtral: {}: {}\n", error.path1().string(), error.code().message());
+    return 1;
+  } catch (const std::system_error& error) {  // fmt::print's, where a full buffer cannot be written
+    if (output_status() == 0)
+      fmt::print(stderr, "mixtral: the system refused a request: {}\n", error.what());
     return 1;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "mixtral: out of memory; `mixtral info` shows what a model needs\n");

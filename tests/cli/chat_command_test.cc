@@ -1,6 +1,9 @@
 // Conversations, exact-match evaluation, and the commands for them. The model has random weights:
 // what it says means nothing, but it must be said, kept and counted as it should.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <iostream>
 #include <sstream>
@@ -176,6 +179,39 @@ TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   ASSERT_EQ(once.code, 0) << once.err;
   EXPECT_NE(once.out.find(messages[2].at("content").as_string()), std::string::npos) << once.out;
   EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
+}
+
+TEST_F(ChatTest, OutputThatCannotBeWrittenIsAnError) {
+  const std::string model = save_model_files();
+  const fs::path said = scratch_.path() / "said.txt";
+  const std::vector<std::string> generate{"generate", "--model",  model, "-p", "Hello",
+                                          "-q",       "--device", "cpu", "-t", "1"};
+  // Streamed and flushed, in one piece at the end, and more than a buffer holds.
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"-n", "8"},
+                                               {"-n", "8", "--json"},
+                                               {"--method", "generate_raw", "--top", "258"},
+                                               {"--help"}}) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      std::vector<std::string> all = generate;
+      all.insert(all.begin(), "mixtral");
+      all.insert(all.end(), more.begin(), more.end());
+      std::vector<char*> argv;
+      for (std::string& argument : all) argv.push_back(argument.data());
+      argv.push_back(nullptr);
+      ::dup2(::open("/dev/full", O_WRONLY), STDOUT_FILENO);
+      ::dup2(::open(said.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+      ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    SCOPED_TRACE(more.back());
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 1);
+    EXPECT_EQ(read_file(said),
+              "mixtral: cannot write to standard output; is the disk full or the reader gone?\n");
+  }
 }
 
 TEST_F(ChatTest, ExactMatchCountsAnswersThatAreRightToTheLetter) {
