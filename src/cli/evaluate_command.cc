@@ -65,9 +65,10 @@ void run_exact_match(const EvaluateOptions& given) {
   int64_t longest = 0;
   for (const ExactQuestion& question : questions)
     longest = std::max(longest, static_cast<int64_t>(question.prompt.size()));
+  const int64_t limit = o.context > 0 ? o.context : config.max_positions;
   const auto backend = o.common.open_device();
   const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter,
-                                            std::min(longest + o.max_tokens, config.max_positions));
+                                            std::min(longest + o.max_tokens, limit));
   Generator generator(*backend, *open.model);
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();

@@ -42,6 +42,11 @@ ExactQuestion question_of(const Record& record, const Tokenizer& tokenizer,
       return plain_question(tokenizer, record.prompt, record.completion);
     case RecordKind::messages: {
       std::vector<Message> messages = record.messages;
+      if (messages.back().role != "assistant")
+        throw Error(
+            fmt::format("{}: messages: the last turn is the user's, so there is no answer to "
+                        "compare with; end the conversation with the assistant's",
+                        source));
       ExactQuestion question;
       question.answer = trimmed(messages.back().content);
       messages.pop_back();
@@ -72,6 +77,7 @@ std::vector<ExactQuestion> read_questions(const std::filesystem::path& path,
     const std::string source = file.source(i);
     const Record record = parse_record(file.line(i), source, rules.records);
     questions.push_back(question_of(record, tokenizer, rules, source));
+    questions.back().source = source;
     if (questions.back().answer.empty())
       throw Error(fmt::format("{}: the answer is empty", source));
   }
@@ -88,6 +94,12 @@ ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
   how.tokens.max_tokens = options.max_tokens;
   how.tokens.stop_ids = options.stop_ids;
   how.stop = {"\n", "###"};
+  for (const ExactQuestion& question : questions)
+    if (static_cast<int64_t>(question.prompt.size()) >= generator.context())
+      throw Error(fmt::format(
+          "{}: the question's {} tokens leave no room for an answer in a context of {}; shorten "
+          "it, or raise --context",
+          question.source, question.prompt.size(), generator.context()));
   ExactMatch result;
   for (const ExactQuestion& question : questions) {
     const GeneratedText text = generate(generator, &tokenizer, question.prompt, how);

@@ -15,6 +15,7 @@ struct ExactQuestion {
   std::string text;             // of the prompt, for people
   std::vector<int32_t> prompt;  // its tokens
   std::string answer;           // without space around it
+  std::string source;           // for errors: "test.jsonl:12"
 };
 
 /// How records become questions.
@@ -24,8 +25,8 @@ struct QuestionRules {
 };
 
 /// The questions of a file of {"text"} (what follows the last response marker is the answer),
-/// {"prompt", "completion"} or {"messages"} (the last turn of the assistant). `limit` 0: all.
-/// Throws Error naming file and line of one that is no question.
+/// {"prompt", "completion"} or {"messages"} (the last turn, which must be the assistant's). `limit`
+/// 0: all. Throws Error naming file and line of one that is no question.
 std::vector<ExactQuestion> read_questions(const std::filesystem::path& file,
                                           const Tokenizer& tokenizer, const QuestionRules& rules,
                                           int64_t limit);
@@ -50,7 +51,8 @@ struct ExactMatch {
 };
 
 /// Answers every question with the most probable tokens and compares, space at the ends aside.
-/// `progress` is told how many are done. Throws Error when a prompt does not fit the context.
+/// `progress` is told how many are done. Throws Error, before the first one is answered, naming a
+/// question that leaves no room for an answer in the context.
 ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
                        const std::vector<ExactQuestion>& questions,
                        const ExactMatchOptions& options,

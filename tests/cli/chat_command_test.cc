@@ -265,6 +265,14 @@ TEST_F(ChatTest, QuestionsWithoutAnAnswerAreRefusedByLine) {
               read_questions(scratch_.path() / "q.jsonl", tokenizer_, {}, 0);
             }).find("q.jsonl:1"),
             std::string::npos);
+  write_file(scratch_.path() / "open.jsonl",
+             R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": )"
+             R"("Yo"}, {"role": "user", "content": "Who?"}]})"
+             "\n");
+  const std::string open =
+      message_of([&] { read_questions(scratch_.path() / "open.jsonl", tokenizer_, {}, 0); });
+  EXPECT_NE(open.find("open.jsonl:1: messages: the last turn is the user's"), std::string::npos)
+      << open;
   write_file(scratch_.path() / "ids.jsonl", "{\"input_ids\": [1, 2]}\n");
   EXPECT_NE(message_of([&] {
               read_questions(scratch_.path() / "ids.jsonl", tokenizer_, {}, 0);
@@ -287,6 +295,33 @@ TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
   EXPECT_EQ(json.at("chance").at("guess").as_double(), 0.25);
   EXPECT_EQ(json.at("chance").at("one_answer").as_double(), 0.5);
   EXPECT_EQ(json.at("answers").items()[1].at("expected").as_string(), "at home");
+}
+
+TEST_F(ChatTest, AQuestionThatDoesNotFitIsNamedBeforeAnyIsAnswered) {
+  const std::string data = (scratch_.path() / "q.jsonl").string();
+  write_file(data, "{\"prompt\": \"Who?\", \"completion\": \"Mia\"}\n{\"prompt\": \"" +
+                       std::string(600, 'x') + "\", \"completion\": \"Mia\"}\n");
+  const std::string model = save_model_files();
+  const auto evaluate = [&](const std::string& context) {
+    return run_command({"evaluate", "--model", model, "--data", data, "--exact-match", "--device",
+                        "cpu", "-n", "4", "--context", context});
+  };
+  for (const char* context : {"0", "601"}) {  // of the model's 512 positions, and just too few
+    const Outcome o = evaluate(context);
+    EXPECT_EQ(o.code, 1);
+    EXPECT_NE(o.err.find("q.jsonl:2: the question's 601 tokens"), std::string::npos) << o.err;
+    EXPECT_NE(o.err.find("--context"), std::string::npos) << o.err;
+  }
+  EXPECT_EQ(evaluate("605").code, 0);  // as it advises
+  // None is answered, not even those before it.
+  Generator generator(*backend_, model_);
+  int64_t answered = 0;
+  EXPECT_NE(message_of([&] {
+              exact_match(generator, tokenizer_, read_questions(data, tokenizer_, {}, 0), {},
+                          [&](int64_t) { ++answered; });
+            }),
+            "no error");
+  EXPECT_EQ(answered, 0);
 }
 
 }  // namespace
