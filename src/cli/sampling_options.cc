@@ -5,7 +5,7 @@ namespace mixtral {
 void SamplingOptions::add_to(CLI::App& command) {
   command.add_option("-n,--max-tokens", max_tokens, "New tokens, at most")
       ->capture_default_str()
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command.add_option("--temp,--temperature", temperature, "0: always the most probable token")
       ->capture_default_str()
       ->check(CLI::Range(0.0f, 100.0f));
