@@ -97,6 +97,11 @@ MetricsLine MetricsLine::parse(const Json& json) {
       for (const Json& layer : value.at("load").items()) {
         auto& shares = router.load.emplace_back();
         for (const Json& share : layer.items()) shares.push_back(number_or_nan(share));
+        const size_t experts = router.load.front().size();
+        if (shares.empty() || shares.size() != experts)
+          throw Error(fmt::format("{}: expected the shares of {} experts, found {}", layer.where(),
+                                  experts > 0 ? std::to_string(experts) : "one or more",
+                                  shares.size()));
       }
       for (const Json& entropy : value.at("entropy").items())
         router.entropy.push_back(number_or_nan(entropy));

@@ -215,7 +215,9 @@ void add_load_panel(std::vector<Panel>& panels, const PlottedRun& run, const std
       double sum = 0;
       for (size_t i = begin; i < end; ++i) {
         const auto& load = lines[i]->router->load;
-        sum += row / experts < load.size() ? load[row / experts][row % experts] : kNaN;
+        // Lines of one file may be of different models.
+        const bool there = row / experts < load.size() && row % experts < load.front().size();
+        sum += there ? load[row / experts][row % experts] : kNaN;
       }
       map.values[row].push_back(sum / static_cast<double>(end - begin));
     }

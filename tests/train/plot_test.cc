@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/file.h"
+#include "tests/support/files.h"
 #include "tests/train/rig.h"
 #include "train/run_plot.h"
 
@@ -64,6 +65,8 @@ TEST(Plot, TakesRunsOfAnyLengthAndNumbersThatAreNone) {
     run.lines.front().router.reset();
     draw_chart(loss_chart(run), scratch.path() / "loss.svg");
     draw_chart(comparison_chart({run, made_up_run(3)}), scratch.path() / "two.svg");
+    run.lines.back().router = RouterFigures{.load = {{0.5, 0.5}}, .entropy = {}};
+    draw_chart(comparison_chart({run}), scratch.path() / "other-shape.svg");
     EXPECT_FALSE(chart_as_text(comparison_chart({run})).empty());
   }
 }
@@ -105,6 +108,25 @@ TEST(Plot, SaysWhatIsMissing) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("metrics.jsonl:2"), std::string::npos);
   }
+}
+
+TEST(Plot, NamesTheLineWhoseLoadsAreNoTable) {
+  const Scratch scratch;
+  const auto said = [&](const std::string& load) {
+    write_file(scratch.path() / "metrics.jsonl",
+               "{\"step\": 1}\n{\"step\": 2, \"router\": {\"load\": " + load +
+                   ", \"entropy\": [], \"dead\": 0}}\n");
+    return message_of([&] {
+      draw_chart(comparison_chart({load_run(scratch.path())}), scratch.path() / "a.svg");
+    });
+  };
+  EXPECT_EQ(said("[]"), "no error");
+  EXPECT_EQ(said("[[0.5, 0.5], [1, 0]]"), "no error");
+  for (const auto& [load, says] :
+       {std::pair("[[]]", "metrics.jsonl:2: router.load[0]: expected the shares of one or more"),
+        std::pair("[[1, 0], [1]]", "metrics.jsonl:2: router.load[1]: expected the shares of 2"),
+        std::pair("[[1], []]", "metrics.jsonl:2: router.load[1]: expected the shares of 1 ")})
+    EXPECT_NE(said(load).find(says), std::string::npos) << said(load);
 }
 
 TEST(Metrics, SurviveWritingAndReading) {
