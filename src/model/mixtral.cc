@@ -136,7 +136,7 @@ int64_t Mixtral::first_trained_block() const {
     });
     if (trained) return static_cast<int64_t>(i);
   }
-  return 0;
+  return config_.num_layers;
 }
 
 Mixtral::RouterReports Mixtral::allocate_reports(Context& ctx) const {

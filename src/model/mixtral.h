@@ -83,7 +83,8 @@ class Mixtral {
   const nn::Projection& head() const { return *head_; }
   std::unique_ptr<nn::Projection>& head_projection() { return head_; }
 
-  /// The lowest block that backward must reach: 0, unless only higher ones are trained.
+  /// The lowest block that backward must reach: 0, unless only higher ones are trained; L where
+  /// only what comes after the blocks is.
   int64_t first_trained_block() const;
 
   RouterReports allocate_reports(Context& ctx) const;

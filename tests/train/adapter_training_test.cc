@@ -7,19 +7,18 @@
 namespace mixtral {
 namespace {
 
-/// One step's gradients of an adapter on the last `layers` layers (0: all), and the arena's peak.
+/// One step's gradients of an adapter, and the arena's peak.
 struct Step {
   std::map<std::string, std::vector<float>> gradients;
   double loss = 0;
   int64_t peak = 0;
 };
 
-Step step_of(const AdapterSpec& spec, const Recompute& recompute) {
+Step step_of(AdapterFile file, const Recompute& recompute) {
   const auto backend = make_backend("cpu", 1);
   Mixtral model(*backend, testing::small_model(), {});
   nn::initialise(*backend, model.parameters(), {.seed = 5, .deviation = 0.1});
-  Adapter adapter(*backend, model, new_adapter(spec, model.config()),
-                  {.trainable = true, .seed = 2});
+  Adapter adapter(*backend, model, std::move(file), {.trainable = true, .seed = 2});
   // B starts at zero, and A's gradient with it; in the first layer it stays so.
   adapter.parameters()([&](nn::Parameter& p) {
     const bool first = p.parts.front().name.find("layers.0.") != std::string::npos;
@@ -44,6 +43,10 @@ Step step_of(const AdapterSpec& spec, const Recompute& recompute) {
   return step;
 }
 
+Step step_of(const AdapterSpec& spec, const Recompute& recompute) {
+  return step_of(new_adapter(spec, testing::small_model()), recompute);
+}
+
 TEST(AdapterTraining, BackwardStopsBelowTheLowestTrainedLayerWithTheSameGradients) {
   for (const Recompute& recompute : {Recompute(false), Recompute(true), Recompute(true, 1)}) {
     const Step last = step_of({.targets = {"q_proj", "w2"}, .last_layers = 1}, recompute);
@@ -56,6 +59,23 @@ TEST(AdapterTraining, BackwardStopsBelowTheLowestTrainedLayerWithTheSameGradient
       EXPECT_NE(gradient, std::vector<float>(gradient.size())) << name;
     }
     EXPECT_LT(last.peak, all.peak);
+  }
+}
+
+TEST(AdapterTraining, WhereTheHeadAloneIsTrainedNothingIsKeptOfTheBlocks) {
+  for (const Recompute& recompute : {Recompute(false), Recompute(true), Recompute(true, 1)}) {
+    const Step head = step_of({.targets = {"lm_head"}}, recompute);
+    // With an update of the first layer that is zero: the same function, all the way back.
+    AdapterFile both = new_adapter({.targets = {"q_proj", "lm_head"}}, testing::small_model());
+    std::erase_if(both.modules, [](const AdapterModule& module) { return module.layer > 0; });
+    const Step all = step_of(std::move(both), recompute);
+    EXPECT_EQ(head.loss, all.loss);
+    EXPECT_EQ(head.gradients.size() + 2, all.gradients.size());
+    for (const auto& [name, gradient] : head.gradients) {
+      EXPECT_EQ(gradient, all.gradients.at(name)) << name;
+      EXPECT_NE(gradient, std::vector<float>(gradient.size())) << name;
+    }
+    EXPECT_LT(head.peak, all.peak);
   }
 }
 
