@@ -67,7 +67,8 @@ class Chat {
       } catch (const Error& error) {
         // Said, and the conversation goes on; where nobody can type again, it is a failure.
         if (!editor_.interactive()) throw;
-        note(error.what());
+        fmt::print(stderr, "{}\n", error.what());  // also where notes are silenced
+        std::fflush(stderr);
       }
     }
     if (editor_.interactive()) fmt::print("\n");

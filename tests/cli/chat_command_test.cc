@@ -2,6 +2,7 @@
 // what it says means nothing, but it must be said, kept and counted as it should.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <pty.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -179,6 +180,35 @@ TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   ASSERT_EQ(once.code, 0) << once.err;
   EXPECT_NE(once.out.find(messages[2].at("content").as_string()), std::string::npos) << once.out;
   EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
+}
+
+TEST_F(ChatTest, AtATerminalErrorsAreSaidEvenWhenNotesAreNot) {
+  const std::string model = save_model_files();
+  int terminal = -1;
+  const pid_t child = ::forkpty(&terminal, nullptr, nullptr, nullptr);
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(60);  // a test that hangs shall fail
+    std::vector<std::string> all{"mixtral", "chat", "--model", model, "--device",
+                                 "cpu",     "-t",   "1",       "-q"};
+    std::vector<char*> argv;
+    for (std::string& argument : all) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+  }
+  const std::string typed = "/system Be kind.\n/dance\n/exit\n";
+  ASSERT_EQ(::write(terminal, typed.data(), typed.size()), static_cast<ssize_t>(typed.size()));
+  std::string shown;
+  char part[256];
+  for (ssize_t n = 0; (n = ::read(terminal, part, sizeof part)) > 0;)
+    shown.append(part, static_cast<size_t>(n));
+  ::close(terminal);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status)) << shown;
+  EXPECT_EQ(WEXITSTATUS(status), 0) << shown;
+  EXPECT_NE(shown.find("there is no command /dance"), std::string::npos) << shown;
+  EXPECT_EQ(shown.find("system: Be kind."), std::string::npos) << shown;
 }
 
 TEST_F(ChatTest, OutputThatCannotBeWrittenIsAnError) {
