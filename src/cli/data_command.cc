@@ -221,6 +221,8 @@ void add_import(CLI::App& parent) {
       ->default_str("utf8");
   command->add_option("--seed,-s", options->import.seed, "Deals the documents out to the splits")
       ->default_str("1");
+  command->add_flag("--overwrite", options->import.overwrite,
+                    "Replace the splits that --out holds");
   command->add_flag("--quiet,-q", options->quiet, "No summary");
   command->add_flag("--json", options->json, "The summary as JSON on standard output");
   command->callback([options] {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -245,14 +246,19 @@ ImportSummary import_texts(const ImportOptions& options) {
     return std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(units) + 0.5));
   };
   const size_t val = count_of(options.val), test = count_of(options.test);
+  if (val + test >= units)
+    throw Error(
+        fmt::format("{} {} leave none to train on with --val {} and --test {}: lower these{}",
+                    units, by_file ? "files" : "documents", options.val, options.test,
+                    by_file ? "" : ", or cut texts into more documents with --max-chars"));
   std::vector<Split> split(units, Split::train);
   for (size_t i = 0; i < val + test && i < units; ++i) {
     split[order[i]] = i < val ? Split::val : Split::test;
   }
 
   fs::create_directories(options.out);
+  std::optional<AtomicFile> file[3];
   for (Split which : {Split::train, Split::val, Split::test}) {
-    const auto s = static_cast<size_t>(which);
     const bool wanted = std::find(split.begin(), split.end(), which) != split.end();
     const fs::path path = options.out / (std::string(split_name(which)) + ".jsonl");
     if (!wanted && fs::exists(path)) {
@@ -261,16 +267,20 @@ ImportSummary import_texts(const ImportOptions& options) {
                       "another --out",
                       path.string()));
     }
-    if (!wanted) continue;
-    AtomicFile file(path);
-    for (const Document& document : documents) {
-      if (split[document.unit] != which) continue;
-      file.write(nlohmann::ordered_json{{"text", document.text}}.dump() + "\n");
-      ++summary.documents[s];
-      summary.bytes[s] += static_cast<int64_t>(document.text.size());
+    if (wanted && !options.overwrite && fs::exists(path)) {
+      throw Error(fmt::format("{} exists: replace it with --overwrite, or choose another --out",
+                              path.string()));
     }
-    file.commit();
+    if (wanted) file[static_cast<size_t>(which)].emplace(path);
   }
+  for (const Document& document : documents) {
+    const auto s = static_cast<size_t>(split[document.unit]);
+    file[s]->write(nlohmann::ordered_json{{"text", document.text}}.dump() + "\n");
+    ++summary.documents[s];
+    summary.bytes[s] += static_cast<int64_t>(document.text.size());
+  }
+  for (auto& each : file)
+    if (each) each->commit();
   return summary;
 }
 

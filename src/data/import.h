@@ -18,6 +18,7 @@ struct ImportOptions {
   int64_t max_characters = 20'000;  // longer texts are cut into several documents
   uint64_t seed = 1;
   TextEncoding encoding = TextEncoding::utf8;
+  bool overwrite = false;  // splits that `out` holds already
 };
 
 struct ImportSummary {
@@ -32,7 +33,9 @@ std::vector<std::string> split_document(std::string_view text, int64_t limit);
 
 /// Turns text files into records. A file stays in one split where there are at least twenty files;
 /// of fewer, the documents they are cut into are dealt out. Which goes where follows from the seed
-/// and the order of the names. Throws Error when an input does not exist or nothing can be read.
+/// and the order of the names. Throws Error, with nothing written, when an input does not exist,
+/// nothing can be read, nothing is left to train on, or `out` holds splits that are not to be
+/// overwritten, or that this import would not make.
 ImportSummary import_texts(const ImportOptions& options);
 
 }  // namespace mixtral

@@ -515,11 +515,54 @@ TEST_F(Files, ImportMendsEncodingsAndSkipsWhatIsNoText) {
       read_file(root_ / "out/train.jsonl"),
       "{\"text\":\"with a mark\\nand CR LF\"}\n{\"text\":\"caf\uFFFD\"}\n{\"text\":\"hi\"}\n");
   options.encoding = TextEncoding::latin1;
+  options.overwrite = true;
   options.inputs = {root_ / "in/c.md"};
   import_texts(options);
   EXPECT_EQ(read_file(root_ / "out/train.jsonl"), "{\"text\":\"caf\u00E9\"}\n");
   options.inputs = {root_ / "absent"};
   EXPECT_THROW(import_texts(options), Error);
+}
+
+TEST_F(Files, ImportWritesNothingUnlessItCanWriteEverything) {
+  fs::create_directories(root_ / "in");
+  for (int i = 0; i < 4; ++i)
+    write_file(root_ / "in" / (std::to_string(i) + ".txt"), "text " + std::to_string(i));
+  ImportOptions options;
+  options.inputs = {root_ / "in"};
+  options.out = root_ / "out";
+  options.val = 0.4;
+  options.test = 0.5;
+  const std::string none = message_of([&] { import_texts(options); });
+  EXPECT_NE(none.find("4 documents leave none to train on with --val 0.4 and --test 0.5"),
+            std::string::npos)
+      << none;
+  EXPECT_FALSE(fs::exists(root_ / "out"));
+  options.test = 0;
+  const auto files = [&] {
+    const fs::directory_iterator all(root_ / "out");
+    return std::distance(begin(all), end(all));
+  };
+  // Not over a split that is there, and not beside one that it does not make.
+  fs::create_directories(root_ / "out");
+  for (const auto& [name, says] :
+       {std::pair("val.jsonl", "--overwrite"), std::pair("test.jsonl", "remove it")}) {
+    write_file(root_ / "out" / name, "kept\n");
+    const std::string said = message_of([&] { import_texts(options); });
+    EXPECT_NE(said.find(std::string(name) + " exists"), std::string::npos) << said;
+    EXPECT_NE(said.find(says), std::string::npos) << said;
+    EXPECT_EQ(files(), 1);
+    EXPECT_EQ(read_file(root_ / "out" / name), "kept\n");
+    fs::remove(root_ / "out" / name);
+  }
+  import_texts(options);
+  EXPECT_EQ(files(), 2);
+  const std::string before = read_file(root_ / "out/train.jsonl");
+  options.inputs = {root_ / "in/0.txt", root_ / "in/1.txt", root_ / "in/2.txt"};
+  EXPECT_NE(message_of([&] { import_texts(options); }).find("--overwrite"), std::string::npos);
+  EXPECT_EQ(read_file(root_ / "out/train.jsonl"), before);
+  options.overwrite = true;
+  import_texts(options);
+  EXPECT_NE(read_file(root_ / "out/train.jsonl"), before);
 }
 
 TEST_F(Files, ImportDealsDocumentsOutBySeedWithoutRepeats) {
