@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "cli/adapters.h"
 #include "cli/common.h"
@@ -58,6 +59,9 @@ Session open_session(const GenerateOptions& given) {
   s.tokenizer = open_tokenizer(o.tokenizer, o.model);
   if (!o.ids.empty()) {
     if (!o.prompt.empty()) throw UsageError("give --prompt or --ids, not both");
+    if (is_chat(o))
+      throw UsageError(
+          "--ids is the whole prompt; --chat, --chat-template and --system are about --prompt");
     s.prompt = parse_ids("--ids", o.ids);
   } else {
     if (!s.tokenizer)
@@ -91,6 +95,45 @@ std::string readable(const Tokenizer* tokenizer, int32_t id) {
   return tokenizer && id < tokenizer->vocab_size() ? tokenizer->label(id) : std::to_string(id);
 }
 
+/// Flags of which a method could make nothing: given with it, they are refused, not ignored.
+std::vector<std::string> unused_flags(const std::string& method) {
+  std::vector<std::string> flags;
+  const auto add = [&](std::initializer_list<const char*> more) {
+    flags.insert(flags.end(), more.begin(), more.end());
+  };
+  const bool raw = method == "generate_raw", one = method == "generate_one_token",
+             best = method == "just_generate_one_god_damn_token",
+             sample = method == "generate_after_training";
+  if (!raw) add({"--out"});
+  if (!raw && !best) add({"--top"});
+  if (raw || best || one) add({"--max-tokens"});
+  if (raw || best || one || sample) add({"--stop", "--ignore-eos"});
+  if (raw || best || sample)
+    add({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
+         "--logprobs"});
+  if (sample) add({"--ids", "--chat", "--chat-template", "--system"});
+  return flags;
+}
+
+void print_json(const ordered_json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+}
+
+void print_generated(const GenerateOptions& o, const Session& s, const GeneratedText& result) {
+  ordered_json json;
+  json["ids"] = s.prompt;
+  for (const auto& token : result.tokens) json["ids"].push_back(token.id);
+  if (s.tokenizer) json["text"] = result.text;
+  json["finish_reason"] = result.reason == FinishReason::stop ? "stop" : "length";
+  if (o.log_probabilities) {
+    json["logprobs"] = ordered_json::array();
+    for (const auto& token : result.tokens) json["logprobs"].push_back(token.log_probability);
+  }
+  json["prompt_tokens"] = s.prompt.size();
+  json["new_tokens"] = result.tokens.size();
+  print_json(json);
+}
+
 void run_generate(const GenerateOptions& o) {
   Session s = open_session(o);
   const TextOptions options = text_options(o, s);
@@ -102,25 +145,15 @@ void run_generate(const GenerateOptions& o) {
         std::fwrite(text.data(), 1, text.size(), stdout);
         std::fflush(stdout);
       });
-  std::vector<int32_t> ids = s.prompt;
-  for (const auto& token : result.tokens) ids.push_back(token.id);
   if (stream) {
     fmt::print("\n");
     std::fflush(stdout);  // before what is said on stderr
   }
   if (o.common.json) {
-    ordered_json json;
-    json["ids"] = ids;
-    if (s.tokenizer) json["text"] = result.text;
-    json["finish_reason"] = result.reason == FinishReason::stop ? "stop" : "length";
-    if (o.log_probabilities) {
-      json["logprobs"] = ordered_json::array();
-      for (const auto& token : result.tokens) json["logprobs"].push_back(token.log_probability);
-    }
-    json["prompt_tokens"] = s.prompt.size();
-    json["new_tokens"] = result.tokens.size();
-    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    print_generated(o, s, result);
   } else if (!s.tokenizer) {
+    std::vector<int32_t> ids = s.prompt;
+    for (const auto& token : result.tokens) ids.push_back(token.id);
     fmt::print("{}\n", fmt::join(ids, ","));
   }
   if (o.log_probabilities && !o.common.json) {
@@ -142,9 +175,13 @@ void run_raw(const GenerateOptions& o) {
   const auto rows = static_cast<int64_t>(s.prompt.size());
   if (!o.out.empty()) {
     write_safetensors(o.out, {{"logits", Tensor(logits.data(), {rows, vocabulary}, Dtype::f32)}});
-    say(o.common, fmt::format("wrote logits [{}, {}] to {}", rows, vocabulary, o.out));
+    if (o.common.json)
+      print_json({{"out", o.out}, {"shape", {rows, vocabulary}}});
+    else
+      say(o.common, fmt::format("wrote logits [{}, {}] to {}", rows, vocabulary, o.out));
     return;
   }
+  ordered_json json = ordered_json::array();
   // A table: for each position its token, and the tokens that the model ranks highest after it.
   for (int64_t row = 0; row < rows; ++row) {
     const float* values = logits.data() + row * vocabulary;
@@ -154,14 +191,23 @@ void run_raw(const GenerateOptions& o) {
     std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int32_t a, int32_t b) {
       return values[a] != values[b] ? values[a] > values[b] : a < b;
     });
-    fmt::print("{:>4}  {:<14}", row,
-               readable(s.tokenizer.get(), s.prompt[static_cast<size_t>(row)]));
+    const int32_t at = s.prompt[static_cast<size_t>(row)];
+    if (o.common.json) {
+      json.push_back({{"id", at}, {"token", readable(s.tokenizer.get(), at)}});
+      auto& best = json.back()["best"] = ordered_json::array();
+      for (const int32_t id : std::span(order).first(static_cast<size_t>(count)))
+        best.push_back(
+            {{"id", id}, {"token", readable(s.tokenizer.get(), id)}, {"logit", values[id]}});
+      continue;
+    }
+    fmt::print("{:>4}  {:<14}", row, readable(s.tokenizer.get(), at));
     for (int64_t i = 0; i < count; ++i) {
       const int32_t id = order[static_cast<size_t>(i)];
       fmt::print("  {} {:.3f}", readable(s.tokenizer.get(), id), values[id]);
     }
     fmt::print("\n");
   }
+  if (o.common.json) print_json({{"positions", json}});
 }
 
 void run_one_token(const GenerateOptions& o) {
@@ -171,7 +217,7 @@ void run_one_token(const GenerateOptions& o) {
   if (o.common.json) {
     ordered_json json{{"id", token.id}, {"logprob", token.log_probability}};
     if (s.tokenizer) json["token"] = readable(s.tokenizer.get(), token.id);
-    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    print_json(json);
   } else {
     fmt::print("{}  {}  (log-probability {:.4f})\n", token.id,
                readable(s.tokenizer.get(), token.id), token.log_probability);
@@ -192,7 +238,7 @@ void run_one_god_damn_token(const GenerateOptions& o) {
                               {"token", readable(s.tokenizer.get(), token.id)},
                               {"probability", token.probability}});
     }
-    fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    print_json(json);
     return;
   }
   fmt::print("prompt:");
@@ -208,11 +254,14 @@ void run_one_god_damn_token(const GenerateOptions& o) {
 void run_after_training(const GenerateOptions& o) {
   Session s = open_session(o);
   if (!s.tokenizer) throw UsageError("--method generate_after_training needs a tokenizer");
-  generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.sampling.max_tokens,
-                          o.common.seed, [](std::string_view text) {
-                            std::fwrite(text.data(), 1, text.size(), stdout);
-                            std::fflush(stdout);
-                          });
+  const TextSink print = [](std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  const GeneratedText result =
+      generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.sampling.max_tokens,
+                              o.common.seed, o.common.json ? TextSink() : print);
+  if (o.common.json) print_generated(o, s, result);
 }
 
 }  // namespace
@@ -256,7 +305,11 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--out", o->out, "generate_raw: write the logits to this .safetensors file");
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
-  command->callback([o] {
+  command->callback([o, command] {
+    for (const std::string& flag : unused_flags(o->method))
+      if (command->count(flag) > 0)
+        throw UsageError(
+            fmt::format("--method {} has no use for {}; leave it out", o->method, flag));
     if (o->method == "generate_raw") return run_raw(*o);
     if (o->method == "generate_one_token") return run_one_token(*o);
     if (o->method == "just_generate_one_god_damn_token") return run_one_god_damn_token(*o);

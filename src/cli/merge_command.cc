@@ -270,6 +270,9 @@ void add_merge_command(CLI::App& app) {
   command->add_flag("--no-check", o->no_check,
                     "Do not compare the logits of the model with its adapters and the merged one");
   o->common.add_to(*command);
+  // Sums are in f64, the comparison in f32, the result in the base's type, and nothing is random.
+  for (const char* meaningless : {"--dtype", "--seed"})
+    command->remove_option(command->get_option(meaningless));
   command->callback([o] { run_merge(*o); });
 }
 

@@ -182,6 +182,45 @@ TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
 }
 
+TEST_F(ChatTest, EveryMethodPrintsJson) {
+  const std::string model = save_model_files();
+  const auto run = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"generate", "--model",  model, "-p",
+                                       "Hello",    "--device", "cpu", "-q"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome o = run_command(arguments);
+    EXPECT_EQ(o.code, 0) << o.err;
+    return o.out;
+  };
+  const Json raw = Json::parse(run({"--method", "generate_raw", "--top", "3", "--json"}), "raw");
+  const auto& positions = raw.at("positions").items();
+  ASSERT_EQ(positions.size(), 6u);  // BOS and five bytes
+  EXPECT_EQ(positions[1].at("id").as_int(), 'H');
+  EXPECT_EQ(positions[1].at("token").as_string(), "H");
+  const auto& best = positions[5].at("best").items();
+  ASSERT_EQ(best.size(), 3u);
+  EXPECT_GE(best[0].at("logit").as_double(), best[1].at("logit").as_double());
+  const Json one = Json::parse(
+      run({"--method", "just_generate_one_god_damn_token", "--top", "3", "--json"}), "one");
+  EXPECT_EQ(best[0].at("id").as_int(), one.at("id").as_int());
+  const std::string file = (scratch_.path() / "logits.safetensors").string();
+  const Json written =
+      Json::parse(run({"--method", "generate_raw", "--out", file, "--json"}), "written");
+  EXPECT_EQ(written.at("out").as_string(), file);
+  EXPECT_EQ(written.at("shape").items()[0].as_int(), 6);
+  EXPECT_TRUE(fs::exists(file));
+
+  const std::vector<std::string> sample{"--method", "generate_after_training", "-n", "12"};
+  const std::string streamed = run(sample);
+  auto with_json = sample;
+  with_json.emplace_back("--json");
+  const Json json = Json::parse(run(with_json), "sample");
+  EXPECT_EQ(json.at("text").as_string() + "\n", streamed);
+  EXPECT_EQ(json.at("prompt_tokens").as_int(), 6);
+  EXPECT_EQ(json.at("ids").items().size(),
+            6u + static_cast<size_t>(json.at("new_tokens").as_int()));
+}
+
 TEST_F(ChatTest, AtATerminalErrorsAreSaidEvenWhenNotesAreNot) {
   const std::string model = save_model_files();
   int terminal = -1;
