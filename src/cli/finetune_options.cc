@@ -232,7 +232,8 @@ void FinetuneOptions::settle(const RunConfig& config) {
     if (!scale) alpha = alpha.value_or(kAlpha);
     dropout = dropout.value_or(0);
   }
-  if (!uses_preferences(method_now)) {
+  pairs = uses_preferences(method_now);
+  if (!pairs) {
     for (const auto& [flag, given] : of_preferences)
       if (given) throw UsageError(fmt::format("--{} is for --method dpo", flag));
   } else if (!config.is_set("aux-loss")) {

@@ -41,7 +41,8 @@ void TrainOptions::add_data(RunConfig& config) {
              OnResume::run("the model was trained on its ids"));
   config
       .add("-c,--context", context,
-           "Tokens of a row (default: 256 or the model's positions; with --pack off, all of them)",
+           "Tokens of a row (default: 256 or the model's positions; with --pack off or preference "
+           "pairs, all of them)",
            same_data())
       ->check(at_least(1));
   config.add("-b,--batch-size", batch_size, "Rows of a micro-batch", same_data())

@@ -38,6 +38,7 @@ struct TrainOptions {
   std::optional<std::string> chat_template;  // only where a flag or file names it
   double validation_fraction = 0.1;
   bool token_cache = false;
+  bool pairs = false;  // the data are preference pairs, one a row whatever `pack` says
 
   // Optimization
   int64_t default_iterations = defaults::kIterations;

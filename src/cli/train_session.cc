@@ -21,10 +21,51 @@ namespace {
 
 using nlohmann::ordered_json;
 
-bool whole_records(const TrainOptions& o) { return o.pack == "off" && o.windows == "documents"; }
+/// Whether a record has a row of its own, and loses what is longer than that.
+bool whole_records(const TrainOptions& o) {
+  return o.pairs || (o.pack == "off" && o.windows == "documents");
+}
 
-/// Says when rows are too short for many records although longer ones would do; otherwise nothing.
+std::string longer_rows(const TrainOptions& o, int64_t context) {
+  return fmt::format("--context {} --batch-size {}", context,
+                     std::max<int64_t>(1, o.batch_size * *o.context / context));
+}
+
+/// Says what is cut off records that have a row of their own, and which rows would hold it.
+std::string note_on_cut_records(const TrainOptions& o, const TrainingSetup& setup) {
+  int64_t records = 0, tokens = 0, cut = 0, dropped = 0, longest = 0;
+  const auto count = [&](const Corpus& corpus) {
+    records += corpus.documents();
+    tokens += corpus.tokens();
+    for (int64_t d = 0; d < corpus.documents(); ++d) {
+      longest = std::max(longest, corpus.length(d));
+      cut += corpus.length(d) > *o.context;
+      dropped += std::max<int64_t>(0, corpus.length(d) - *o.context);
+    }
+  };
+  count(setup.data.train);
+  for (const auto* split : {&setup.data.validation, &setup.data.test})
+    if (*split) count(**split);
+  if (cut == 0) return {};
+  const int64_t most = setup.model.config().max_positions;
+  const int64_t whole =
+      std::min(most, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(longest))));
+  std::string way_out = fmt::format("the model has no more than {} positions", most);
+  if (longest <= most)
+    way_out = longer_rows(o, whole) + " reads all of them whole";
+  else if (*o.context < most)
+    way_out = fmt::format("{} is the most that {} positions allow", longer_rows(o, most), most);
+  return fmt::format(
+      "note: {} of {} {} are longer than --context {} and are cut off there, which leaves out {} "
+      "of {} tokens; {}",
+      cut, records, o.pairs ? "answers with their prompts" : "records", *o.context, dropped, tokens,
+      way_out);
+}
+
+/// Says when rows are too short for many records although longer ones would do, or cut any off;
+/// otherwise nothing.
 std::string note_on_long_records(const TrainOptions& o, const TrainingSetup& setup) {
+  if (whole_records(o)) return note_on_cut_records(o, setup);
   const Corpus& corpus = setup.data.train;
   const Batches& batches = setup.train.batches();
   const auto share =
@@ -32,13 +73,11 @@ std::string note_on_long_records(const TrainOptions& o, const TrainingSetup& set
   const auto whole =
       static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(setup.data.longest())));
   const int64_t most = std::min(setup.model.config().max_positions, 8 * *o.context);
-  if (share < 0.02 || whole > most || corpus.is_paired() || o.windows != "documents") return {};
+  if (share < 0.02 || whole > most || o.windows != "documents") return {};
   return fmt::format(
-      "note: {:.0f}% of the training records are longer than --context {} and are {}; --context {} "
-      "--batch-size {} reads all of them whole",
-      100 * share, *o.context,
-      o.pack == "off" ? "cut off there" : "cut into windows that do not see each other", whole,
-      std::max<int64_t>(1, o.batch_size * *o.context / whole));
+      "note: {:.0f}% of the training records are longer than --context {} and are cut into windows "
+      "that do not see each other; {} reads all of them whole",
+      100 * share, *o.context, longer_rows(o, whole));
 }
 
 int64_t resident_bytes() {
@@ -119,8 +158,7 @@ void choose_context(TrainOptions& o, const ModelConfig& config) {
 }
 
 int64_t planned_context(const TrainOptions& o, const TrainingData& data) {
-  return whole_records(o) || data.train.is_paired() ? std::min(*o.context, data.longest())
-                                                    : *o.context;
+  return whole_records(o) ? std::min(*o.context, data.longest()) : *o.context;
 }
 
 RunDirectory::Open open_mode(const TrainOptions& o) {

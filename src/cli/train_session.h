@@ -9,8 +9,8 @@
 
 namespace mixtral {
 
-/// Settles --context where it is not given: the model's positions, or fewer where documents are
-/// packed.
+/// Settles --context where it is not given: the model's positions, which cost nothing beyond the
+/// longest record (planned_context), or fewer where documents are packed.
 void choose_context(TrainOptions& options, const ModelConfig& config);
 /// Tokens of the longest row that a step can have.
 int64_t planned_context(const TrainOptions& options, const TrainingData& data);

@@ -1,5 +1,6 @@
 // finetune, merge and the preference loss from the command line on.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include "base/file.h"
@@ -215,6 +216,75 @@ TEST_F(Finetune, PreferencesAreLearntByAdapterAndInFull) {
     EXPECT_EQ(lines.back().more[0].first, "margin");
     EXPECT_GT(lines.back().more[0].second, 0);
   }
+}
+
+TEST_F(Finetune, PairsAreReadWholeUnlessAContextIsGiven) {
+  ModelConfig config = testing::minimal_config();
+  config.max_positions = 512;
+  save(config, Dtype::f32, "long");
+  std::vector<int> prompt(300, 1);
+  std::string pairs;
+  for (int i = 0; i < 4; ++i)
+    pairs +=
+        fmt::format("{{\"prompt_ids\": [{}], \"chosen_ids\": [5, {}], \"rejected_ids\": [3]}}\n",
+                    fmt::join(prompt, ","), i);
+  write_file(path("pairs.jsonl"), pairs);
+  const auto tune = [&](const std::string& out, const Arguments& more) {
+    Arguments all{"finetune",
+                  "--method",
+                  "dpo",
+                  "--model",
+                  path("long"),
+                  "--data",
+                  path("pairs.jsonl"),
+                  "--out",
+                  path(out),
+                  "--device",
+                  "cpu",
+                  "--threads",
+                  "1",
+                  "--iters",
+                  "2",
+                  "--batch-size",
+                  "2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const auto last_margin = [&](const std::string& out) {
+    return read_metrics(scratch_.path() / out / "metrics.jsonl").back().more.at(0).second;
+  };
+  const Outcome whole = tune("whole", {});
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  EXPECT_EQ(whole.err.find("longer than --context"), std::string::npos) << whole.err;
+  EXPECT_NE(last_margin("whole"), 0);
+  const Outcome cut = tune("cut", {"--context", "256"});
+  ASSERT_EQ(cut.code, 0) << cut.err;
+  EXPECT_NE(cut.err.find("note: 8 of 8 answers with their prompts are longer than --context 256 "
+                         "and are cut off there, which leaves out 364 of 2412 tokens; --context "
+                         "512 --batch-size 1 reads all of them whole"),
+            std::string::npos)
+      << cut.err;
+  EXPECT_EQ(last_margin("cut"), 0);
+}
+
+TEST_F(Finetune, SaysHowMuchOfRecordsIsCutOff) {
+  write_file(path("rows.jsonl"), read_file(path("rows.jsonl")) + "{\"input_ids\": [" +
+                                     fmt::format("{}", fmt::join(std::vector<int>(30, 1), ",")) +
+                                     "]}\n");
+  const Outcome o = run(flags("run", {"--iters", "1", "--context", "5"}));
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.err.find("note: 1 of 13 records are longer than --context 5 and are cut off there, "
+                       "which leaves out 25 of 90 tokens; --context 32 --batch-size 1 reads all"),
+            std::string::npos)
+      << o.err;
+  write_file(
+      path("rows.jsonl"),
+      "{\"input_ids\": [" + fmt::format("{}", fmt::join(std::vector<int>(40, 1), ",")) + "]}\n");
+  const Outcome most = run(flags("most", {"--iters", "1"}));
+  ASSERT_EQ(most.code, 0) << most.err;
+  EXPECT_NE(most.err.find("leaves out 8 of 40 tokens; the model has no more than 32 positions"),
+            std::string::npos)
+      << most.err;
 }
 
 TEST_F(Finetune, ARunOfAnAdapterIsAModelWithItsBase) {
