@@ -171,9 +171,13 @@ TrainingMemory require_training_memory(const Backend& backend, const TrainingSha
   const auto planner = make_planning_backend(&backend);
   MemoryPlan plan = plan_training(*planner, shape);
   const int64_t arena = plan.bytes_of("activations") + plan.bytes_of("logits, a slice");
-  if (!backend.name().starts_with("cuda"))
-    plan.items.push_back({"program and data", resident_bytes()});
-  require_memory(*planner, shape, plan, backend.memory());
+  Backend::MemoryInfo memory = backend.memory();
+  if (!backend.name().starts_with("cuda")) {
+    const int64_t resident = resident_bytes();
+    plan.items.push_back({"program and data", resident});
+    memory.opened += resident;  // what is available is so beside it
+  }
+  require_memory(*planner, shape, plan, memory);
   return {.arena = arena, .planned = plan.total()};
 }
 

@@ -1,0 +1,26 @@
+#include "cli/train_session.h"
+
+#include <gtest/gtest.h>
+
+#include "backends/planning.h"
+#include "backends/registry.h"
+#include "tests/support/models.h"
+
+namespace mixtral {
+namespace {
+
+TEST(TrainingMemoryOnACpu, IsRefusedForWhatIsNewAloneNotForWhatTheProgramHoldsAlready) {
+  const ModelConfig config = testing::minimal_config();
+  const TrainingShape shape{.config = config, .options = {}, .objective = {}, .context = 16};
+  const auto backend_with = [](int64_t available) {
+    return PlanningBackend("cpu", {.available = available}, int64_t{1} << 20);
+  };
+  const PlanningBackend plenty = backend_with(int64_t{1} << 40);
+  const int64_t steps = plan_training(*make_planning_backend(&plenty), shape).total();
+  EXPECT_GT(require_training_memory(plenty, shape).planned, steps) << "the program counts, too";
+  EXPECT_NO_THROW(require_training_memory(backend_with(steps), shape));
+  EXPECT_THROW(require_training_memory(backend_with(steps - 1), shape), Error);
+}
+
+}  // namespace
+}  // namespace mixtral
