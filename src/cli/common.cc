@@ -155,14 +155,27 @@ void draw_weights(Backend& backend, Mixtral& model, uint64_t seed) {
 std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
                                     const std::string& model, const Mixtral::Options& options) {
   const ModelConfig config = model_config(model);
+  require_positions(options.context, config);
   require_model_memory(backend, config, options);
+  return open_planned_model(backend, common, model, options);
+}
+
+void require_positions(int64_t context, const ModelConfig& config) {
+  if (context > config.max_positions)
+    throw UsageError(fmt::format("--context {} is more than the model's {} positions", context,
+                                 config.max_positions));
+}
+
+std::unique_ptr<Mixtral> open_planned_model(Backend& backend, const CommonOptions& common,
+                                            const std::string& model,
+                                            const Mixtral::Options& options) {
   if (!common.random_weights && !names_configuration(model))
     return load_model(backend, resolve_model(model), options);
   if (!common.random_weights)
     say(common, fmt::format("note: --model {} is a built-in configuration without weights: they "
                             "are drawn from --seed {}, as with --random-weights",
                             model, common.seed));
-  auto result = std::make_unique<Mixtral>(backend, config, options);
+  auto result = std::make_unique<Mixtral>(backend, model_config(model), options);
   draw_weights(backend, *result, common.seed);
   return result;
 }

@@ -65,9 +65,18 @@ std::filesystem::path resolve_model(const std::string& model);
 void draw_weights(Backend& backend, Mixtral& model, uint64_t seed);
 
 /// A model from a directory or a run; or, with --random-weights or for a built-in configuration's
-/// name (of which a note then tells), one whose weights are drawn.
+/// name (of which a note then tells), one whose weights are drawn. Throws Error, before anything is
+/// allocated, when the model does not fit the device or --context the model.
 std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
                                     const std::string& model, const Mixtral::Options& options);
+
+/// The same where the caller has planned the memory, and more than the model's, already.
+std::unique_ptr<Mixtral> open_planned_model(Backend& backend, const CommonOptions& common,
+                                            const std::string& model,
+                                            const Mixtral::Options& options);
+
+/// Throws UsageError when --context asks for more positions than a model has.
+void require_positions(int64_t context, const ModelConfig& config);
 
 /// Whether it names a built-in configuration, and no directory.
 bool names_configuration(const std::string& model);

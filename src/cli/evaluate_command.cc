@@ -109,7 +109,7 @@ void run_exact_match(const EvaluateOptions& given) {
 }
 
 void run_evaluate(const ScoringOptions& o) {
-  Scoring s = open_scoring(o, false);
+  Scoring s = open_scoring(o, {.pass = Pass::losses});
   Batches batches(s.corpus, s.batches);
   const Evaluation e = evaluate(*s.ctx, *s.model, batches, o.objective(s.model->config()));
   std::vector<double> load_entropy;

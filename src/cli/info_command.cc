@@ -121,7 +121,7 @@ void add_info_command(CLI::App& app) {
   command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
       ->required();
   command->add_option("-c,--context", o->context, "Tokens of a sequence")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 24));
   command->add_option("--batch-size", o->batch_size, "Sequences at once")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));

@@ -3,6 +3,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/adapters.h"
 #include "cli/evaluate_command.h"
 #include "cli/inspect_experts.h"
 #include "cli/scoring.h"
@@ -26,15 +27,20 @@ nn::ParameterSource tuned_parameters(const Scoring& s) {
 }
 
 /// The preference loss of the first batch of pairs, its gradients, and what it is made of.
-void run_preference_gradients(const GradientsOptions& o) {
+void run_preference_gradients(const GradientsOptions& given) {
+  GradientsOptions o = given;
+  settle_adapter(o.scoring.model, o.scoring.adapter);
   const Objective objective = o.scoring.objective(model_config(o.scoring.model));
   const PreferenceSettings settings{.loss = parse_preference_loss(o.dpo_loss),
                                     .beta = o.beta,
                                     .label_smoothing = o.label_smoothing,
-                                    .objective = objective,
                                     .recompute = o.recompute};
   settings.validate();
-  Scoring s = open_scoring(o.scoring, true);
+  Scoring s = open_scoring(o.scoring,
+                           {.pass = Pass::gradients,
+                            .recompute = o.recompute,
+                            .preference = settings,
+                            .reference_model = !o.reference.empty() || o.scoring.adapter.empty()});
   if (!s.corpus.is_paired())
     throw Error(
         fmt::format("{}: holds no preference pairs, which --method dpo needs", o.scoring.data));
@@ -91,7 +97,7 @@ void run_preference_gradients(const GradientsOptions& o) {
 }
 
 void run_gradients(const GradientsOptions& o) {
-  Scoring s = open_scoring(o.scoring, true);
+  Scoring s = open_scoring(o.scoring, {.pass = Pass::gradients, .recompute = o.recompute});
   if (s.corpus.is_paired())
     throw Error(fmt::format("{}: holds preference pairs; add --method dpo", o.scoring.data));
   Batches batches(s.corpus, s.batches);

@@ -171,7 +171,7 @@ ordered_json report_json(const ExpertReport& report, const Tokenizer* tokenizer)
 }
 
 void run_experts(const ExpertsOptions& o) {
-  Scoring s = open_scoring(o, false);
+  Scoring s = open_scoring(o, {.pass = Pass::routes});
   if (s.corpus.is_paired())
     throw Error(fmt::format(
         "{}: holds preference pairs; expected text, messages or token ids to send through the "
@@ -218,13 +218,23 @@ void run_route(const RouteOptions& o) {
   const ModelConfig config = model_config(o.model);
   const Precision precision =
       choose_precision(o.common.dtype, *backend, Purpose::inference, config.dtype);
-  const auto model = open_model(*backend, o.common, o.model,
-                                {.weights = precision.weights,
+  if (host.size() > config.max_positions)
+    throw UsageError(fmt::format("the text has {} tokens, but the model no more than {} positions",
+                                 host.size(), config.max_positions));
+  const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = host.size(),
                                  .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization()});
+                                 .quantization = o.common.quantization()};
+  const MemoryPlan plan = require_pass_memory(*backend, {.config = config,
+                                                         .options = options,
+                                                         .objective = {},
+                                                         .optimizer = {},
+                                                         .context = host.size(),
+                                                         .pass = Pass::routes});
+  const auto model = open_planned_model(*backend, o.common, o.model, options);
   Arena arena(*backend);
+  arena.reserve(plan.arena());
   Context ctx(*backend, arena, precision.compute);
   ctx.set_operands(precision.operands);
   ExpertReport report(config.num_layers, config.num_experts, config.experts_per_token, host.size());

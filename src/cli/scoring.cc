@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "backends/registry.h"
 #include "cli/adapters.h"
 #include "cli/data_splits.h"
 #include "model/checkpoint.h"
@@ -16,6 +19,23 @@ Split split_of(const ScoringOptions& o) {
 DataSplits data_of(const ScoringOptions& o, const EncodeOptions& encode,
                    const Tokenizer* tokenizer) {
   return {{.data = o.data, .encode = encode, .threads = o.common.threads}, tokenizer};
+}
+
+/// Sequences and tokens of the largest batch that the pass looks at.
+struct BatchSize {
+  int64_t sequences = 1, tokens = 1;  // tokens of each sequence
+};
+BatchSize largest_batch(const Corpus& corpus, const BatchOptions& options, Pass pass) {
+  if (pass == Pass::gradients) {
+    const auto first = Batches(corpus, options).next();
+    if (!first) return {};
+    return {first->sequences(), (first->size() + first->sequences() - 1) / first->sequences()};
+  }
+  const bool whole = corpus.is_paired() || options.packing == Packing::off;
+  const int64_t tokens = std::max<int64_t>(
+      1, whole ? std::min(options.context, corpus.counts().longest) : options.context);
+  const int64_t most = corpus.is_paired() ? 2 * options.rows : options.rows;
+  return {std::clamp<int64_t>((corpus.tokens() + tokens - 1) / tokens, 1, most), tokens};
 }
 
 }  // namespace
@@ -72,7 +92,15 @@ std::filesystem::path scored_file(const ScoringOptions& o) {
   return data_of(o, {}, nullptr).file(split_of(o));
 }
 
-Scoring open_scoring(const ScoringOptions& given, bool trainable) {
+MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape) {
+  const auto planner = make_planning_backend(&backend);
+  MemoryPlan plan = plan_training(*planner, shape);
+  require_memory(*planner, shape, plan, backend.memory());
+  return plan;
+}
+
+Scoring open_scoring(const ScoringOptions& given, const ScoringPass& pass) {
+  const bool trainable = pass.pass == Pass::gradients;
   ScoringOptions o = given;
   settle_adapter(o.model, o.adapter);
   if (trainable && o.adapter.empty() && o.common.quantization())
@@ -99,6 +127,7 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
   s.batches.endless = false;
   s.batches.seed = o.common.seed;
   s.batches.rows = o.batch_size;
+  require_positions(o.context, config);
   s.batches.context = o.context > 0 ? o.context : config.max_positions;
   if (o.context == 0) {  // no longer than the data: the model prepares for that many positions
     int64_t longest = 1;
@@ -106,18 +135,34 @@ Scoring open_scoring(const ScoringOptions& given, bool trainable) {
       longest = std::max(longest, s.corpus.length(d));
     s.batches.context = std::min({s.batches.context, longest, int64_t{4096}});
   }
-  s.model = open_model(*s.backend, o.common, o.model,
-                       {.weights = precision.weights,
-                        .compute = precision.compute,
-                        .context = s.batches.context,
-                        .trainable = trainable && o.adapter.empty(),
-                        .rope_frequencies = o.common.rope_dtype(),
-                        .quantization = o.common.quantization()});
-  if (!o.adapter.empty())
-    s.adapter =
-        std::make_unique<Adapter>(*s.backend, *s.model, AdapterFile::load(o.adapter, config),
-                                  Adapter::Options{.trainable = trainable});
+  const Mixtral::Options options{.weights = precision.weights,
+                                 .compute = precision.compute,
+                                 .context = s.batches.context,
+                                 .trainable = trainable && o.adapter.empty(),
+                                 .rope_frequencies = o.common.rope_dtype(),
+                                 .quantization = o.common.quantization()};
+  std::optional<AdapterFile> file;
+  if (!o.adapter.empty()) file = AdapterFile::load(o.adapter, config);
+  const BatchSize size = largest_batch(s.corpus, s.batches, pass.pass);
+  const TrainingShape shape{
+      .config = config,
+      .options = options,
+      .objective = o.objective(config),
+      .optimizer = {},
+      .rows = pass.preference ? std::max<int64_t>(1, size.sequences / 2) : size.sequences,
+      .context = size.tokens,
+      .recompute = pass.recompute,
+      .adapter = file,
+      .preference = pass.preference,
+      .reference_model = pass.reference_model,
+      .pass = pass.pass};
+  const MemoryPlan plan = require_pass_memory(*s.backend, shape);
+  s.model = open_planned_model(*s.backend, o.common, o.model, options);
+  if (file)
+    s.adapter = std::make_unique<Adapter>(*s.backend, *s.model, std::move(*file),
+                                          Adapter::Options{.trainable = trainable});
   s.arena = std::make_unique<Arena>(*s.backend);
+  s.arena->reserve(plan.arena());
   s.ctx = std::make_unique<Context>(*s.backend, *s.arena, precision.compute);
   s.ctx->set_operands(precision.operands);
   return s;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/common.h"
@@ -8,6 +9,7 @@
 #include "data/corpus.h"
 #include "model/adapter.h"
 #include "model/loss.h"
+#include "train/memory_plan.h"
 
 namespace mixtral {
 
@@ -38,8 +40,22 @@ struct Scoring {
   BatchOptions batches;
 };
 
-/// Opens device, model, adapter and data. `trainable` gives gradients to the model's parameters, or
-/// to the adapter's alone where there is one. Throws Error or UsageError.
-Scoring open_scoring(const ScoringOptions& options, bool trainable);
+/// What is done with the batches, for which there must be memory.
+struct ScoringPass {
+  /// gradients: the model's parameters have them, or the adapter's alone where there is one; it is
+  /// the first batch's that are computed.
+  Pass pass = Pass::losses;
+  Recompute recompute;
+  /// gradients of preference pairs, by a reference of its own or the adapter's base.
+  std::optional<PreferenceSettings> preference;
+  bool reference_model = false;
+};
+
+/// What a pass will take. Throws Error with an itemised table when the device has not that much.
+MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape);
+
+/// Opens device, model, adapter and data. Throws Error, before anything is allocated, where a batch
+/// would not fit, and UsageError.
+Scoring open_scoring(const ScoringOptions& options, const ScoringPass& pass);
 
 }  // namespace mixtral

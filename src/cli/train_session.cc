@@ -170,7 +170,7 @@ RunDirectory::Open open_mode(const TrainOptions& o) {
 TrainingMemory require_training_memory(const Backend& backend, const TrainingShape& shape) {
   const auto planner = make_planning_backend(&backend);
   MemoryPlan plan = plan_training(*planner, shape);
-  const int64_t arena = plan.bytes_of("activations") + plan.bytes_of("logits, a slice");
+  const int64_t arena = plan.arena();
   Backend::MemoryInfo memory = backend.memory();
   if (!backend.name().starts_with("cuda")) {
     const int64_t resident = resident_bytes();

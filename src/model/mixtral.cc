@@ -96,7 +96,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   const Shape table_shape{context_, 2, config.head_dim / 2};
   rope_ = Buffer(backend, table_shape.numel() * size_of(statistics));
   const Tensor table = rope_.tensor(table_shape, statistics);
-  {
+  if (!options.planned) {
     const Buffer host(host_memory(), table.bytes());
     const Tensor values = host.tensor(table_shape, statistics);
     ops::fill_rope_table(values, config.rope_theta, options.rope_frequencies);

@@ -38,6 +38,7 @@ class Mixtral {
     Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
     /// How attention's and the experts' projections are rounded. Such a model is not trainable.
     std::optional<ops::Quantization> quantization = {};
+    bool planned = false;  // only what it allocates counts: nothing is computed for it
   };
 
   /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed. Of

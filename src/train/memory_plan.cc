@@ -58,6 +58,35 @@ std::unique_ptr<Criterion> make_criterion(Context& ctx, const TrainingShape& sha
   return std::make_unique<PreferenceCriterion>(ctx, models, settings);
 }
 
+/// Does with a batch what the shape's pass does.
+void run_pass(Context& ctx, const TrainingShape& shape, const Mixtral& model, Adapter* adapter,
+              const HostBatch& host) {
+  const bool whole_step = shape.pass == Pass::step;
+  if (whole_step || shape.preference) {
+    const auto criterion = make_criterion(ctx, shape, model, adapter);
+    const StepSize step{.weight = criterion->weight(host), .batches = 1};
+    if (adapter) ctx.set_dropout_seed(ctx.allocate({1}, Dtype::i64));
+    criterion->begin(ctx, 0);
+    criterion->add_gradients(ctx, host, step, 0);
+    ctx.set_dropout_seed({});
+    if (whole_step) criterion->add_losses(ctx, host, step, 0);
+    return;
+  }
+  Mixtral::RouterReports reports = model.allocate_reports(ctx);
+  if (shape.pass == Pass::routes) model.allocate_token_routes(ctx, host.size(), reports);
+  const LossTotals totals = LossTotals::allocate(ctx);
+  const Batch batch = upload(ctx, host, model.config().vocab_size, model.context());
+  if (shape.pass == Pass::routes)
+    model.forward(ctx, batch, nullptr, nullptr, &reports);
+  else if (shape.pass == Pass::losses)
+    accumulate_losses(ctx, model, batch, shape.objective, 1, totals, &reports);
+  else
+    accumulate_gradients(
+        ctx, model, batch, shape.objective,
+        {.label_scale = ctx.allocate({1}, ctx.statistics()), .recompute = shape.recompute}, totals,
+        &reports);
+}
+
 int64_t rope_bytes(const Mixtral& model) {
   return model.context() * model.config().head_dim *
          size_of(ops::statistics_dtype(model.options().compute));
@@ -89,41 +118,46 @@ std::string MemoryPlan::table() const {
   return text + fmt::format("  {:<28} {:>12}\n", "total", format_bytes(total()));
 }
 
+int64_t MemoryPlan::arena() const { return bytes_of("activations") + bytes_of("logits, a slice"); }
+
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
+  const bool whole_step = shape.pass == Pass::step;
+  const bool learns = whole_step || shape.pass == Pass::gradients;
   Mixtral::Options options = shape.options;
-  options.trainable = !shape.adapter;
+  options.trainable = learns && !shape.adapter;
+  options.planned = true;
   Mixtral model(planner, shape.config, options);
   std::optional<Adapter> adapter;
   if (shape.adapter)
-    adapter.emplace(planner, model, *shape.adapter, Adapter::Options{.trainable = true});
+    adapter.emplace(planner, model, *shape.adapter, Adapter::Options{.trainable = learns});
   const nn::ParameterStore& trained = adapter ? adapter->store() : model.store();
-  const Optimizer optimizer(planner, trained.groups(), shape.optimizer);
   const int64_t sequences = shape.preference ? 2 * shape.rows : shape.rows;
   const HostBatch batch = blank_batch(sequences, shape.context);
   const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
-    const auto criterion = make_criterion(ctx, shape, model, adapter ? &*adapter : nullptr);
-    const StepSize step{.weight = criterion->weight(batch), .batches = 1};
-    if (adapter) ctx.set_dropout_seed(ctx.allocate({1}, Dtype::i64));
-    criterion->begin(ctx, 0);
-    criterion->add_gradients(ctx, batch, step, 0);
-    ctx.set_dropout_seed({});
-    criterion->add_losses(ctx, batch, step, 0);
+    run_pass(ctx, shape, model, adapter ? &*adapter : nullptr, batch);
   });
+  // Without a gradient, logits have the type of statistics alone.
+  const Dtype derived = learns ? options.compute : ops::statistics_dtype(options.compute);
   const int64_t logits =
-      logits_slice_bytes(planner, batch.size(), shape.config.vocab_size, options.compute);
-  int64_t masters = 0;
-  for (const auto& group : trained.groups())
-    if (group.trainable && group.value.dtype() == Dtype::bf16) masters += 2 * group.value.bytes();
+      shape.pass == Pass::routes
+          ? 0
+          : logits_slice_bytes(planner, batch.size(), shape.config.vocab_size, derived);
   MemoryPlan plan;
   plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)}};
   if (shape.reference_model) plan.items.push_back({"reference model", plan.items.front().bytes});
   if (adapter) plan.items.push_back({"adapter", trained.value_bytes()});
-  plan.items.push_back({"gradients", trained.gradient_bytes()});
-  plan.items.push_back({"optimizer state", optimizer.state_bytes() - masters});
-  if (masters > 0) plan.items.push_back({"master weights", masters});
+  if (learns) plan.items.push_back({"gradients", trained.gradient_bytes()});
+  if (whole_step) {
+    const Optimizer optimizer(planner, trained.groups(), shape.optimizer);
+    int64_t masters = 0;
+    for (const auto& group : trained.groups())
+      if (group.trainable && group.value.dtype() == Dtype::bf16) masters += 2 * group.value.bytes();
+    plan.items.push_back({"optimizer state", optimizer.state_bytes() - masters});
+    if (masters > 0) plan.items.push_back({"master weights", masters});
+  }
   plan.items.push_back({"activations", arena - logits});
-  plan.items.push_back({"logits, a slice", logits});
-  plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
+  if (logits > 0) plan.items.push_back({"logits, a slice", logits});
+  if (whole_step) plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
   add_opened(plan, planner);
   return plan;
 }
@@ -131,6 +165,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   Mixtral::Options options = shape.options;
   options.context = shape.context;
+  options.planned = true;
   Mixtral model(planner, shape.config, options);
   const int64_t chunk = std::min(shape.chunk, shape.context);
   const KvCache cache(planner, shape.config, shape.sequences, shape.context, chunk,
@@ -159,6 +194,8 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
                     const Backend::MemoryInfo& memory) {
   const int64_t limit = memory_limit(memory);
   if (plan.total() <= limit) return;
+  const bool whole_step = shape.pass == Pass::step;
+  const bool learns = whole_step || shape.pass == Pass::gradients;
   // What other items (the program, the data) add to the steps' own needs stays the same.
   const int64_t others = plan.total() - plan_training(planner, shape).total();
   std::string advice;
@@ -172,7 +209,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     return true;
   };
   auto try_quantized_base = [&] {
-    if (!shape.adapter || shape.options.quantization) return false;
+    if ((learns && !shape.adapter) || shape.options.quantization) return false;
     const std::string before = flags;
     for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
       smaller.options.quantization = quantization;
@@ -184,8 +221,12 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
   // Where the weights alone are too much, nothing else helps without this.
   const bool heavy = plan.bytes_of("weights") + plan.bytes_of("reference model") + others > limit;
   const bool fits = [&] {
+    if (!learns && size_of(shape.options.weights) > size_of(Dtype::bf16)) {
+      smaller.options.weights = Dtype::bf16;
+      if (try_change("--dtype bf16")) return true;
+    }
     if (heavy && try_quantized_base()) return true;
-    if (!smaller.recompute.on || smaller.recompute.kept > 0) {
+    if (learns && (!smaller.recompute.on || smaller.recompute.kept > 0)) {
       smaller.recompute = true;
       if (try_change("--recompute")) return true;
     }
@@ -194,12 +235,14 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
       while (smaller.rows > 1) {
         smaller.rows /= 2;
         if (smaller.rows > 1 && plan_training(planner, smaller).total() + others > limit) continue;
-        if (try_change(fmt::format("--batch-size {} --grad-accumulation {}", smaller.rows,
-                                   (total_rows + smaller.rows - 1) / smaller.rows)))
-          return true;
+        std::string flag = fmt::format("--batch-size {}", smaller.rows);
+        if (whole_step)
+          flag += fmt::format(" --grad-accumulation {}",
+                              (total_rows + smaller.rows - 1) / smaller.rows);
+        if (try_change(flag)) return true;
       }
     }
-    if (!smaller.optimizer.bf16_state) {
+    if (whole_step && !smaller.optimizer.bf16_state) {
       smaller.optimizer.bf16_state = true;
       if (try_change("--optimizer-state bf16")) return true;
     }
@@ -212,10 +255,12 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     return false;
   }();
   if (!fits)
-    advice =
-        "no change of batch, context or optimizer state makes it fit: choose a smaller model "
-        "(--layers, --hidden-size, --experts)";
-  throw Error(fmt::format("training needs more memory than is free: {} of {}; {}\n{}",
+    advice = whole_step
+                 ? "no change of batch, context or optimizer state makes it fit: choose a smaller "
+                   "model (--layers, --hidden-size, --experts)"
+                 : "no type, batch or context makes it fit: choose a smaller model";
+  throw Error(fmt::format("{} more memory than is free: {} of {}; {}\n{}",
+                          whole_step ? "training needs" : "the model and a batch need",
                           format_bytes(plan.total()), format_bytes(limit), advice, plan.table()));
 }
 

@@ -23,11 +23,20 @@ struct MemoryPlan {
 
   int64_t total() const;
   int64_t bytes_of(std::string_view name) const;  // 0 when there is no such item
+  int64_t arena() const;                          // of a batch's activations, logits included
   /// Lines of names and sizes, the total last.
   std::string table() const;
 };
 
-/// The settings that decide how much memory training takes.
+/// What is done with a batch, and so what is in memory for it.
+enum class Pass {
+  step,       // of training: gradients and update; with evaluations and checkpoints
+  gradients,  // forward and backward alone
+  losses,     // forward alone: nothing has gradients
+  routes,     // the same up to the last block, with each token's choice of experts
+};
+
+/// The settings that decide how much memory training, or one pass over a batch, takes.
 struct TrainingShape {
   ModelConfig config;
   Mixtral::Options options;
@@ -41,10 +50,12 @@ struct TrainingShape {
   /// Preference training: rows are pairs, of two sequences each.
   std::optional<PreferenceSettings> preference;
   bool reference_model = false;  // a second model in memory, as the reference of preferences
+  Pass pass = Pass::step;
 };
 
-/// Runs one step, and one evaluation batch, on `planner` (backends/registry.h's planning backend,
-/// which computes nothing and touches no memory), and counts what they allocate.
+/// Runs one step, and one evaluation batch, or the pass that the shape names, on `planner`
+/// (backends/registry.h's planning backend, which computes nothing and touches no memory), and
+/// counts what they allocate.
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape);
 
 /// The same for generation: weights, the cache of `sequences` sequences of `context` tokens, and

@@ -84,6 +84,7 @@ class BadInput : public ::testing::Test {
 
 TEST_F(BadInput, CommandLines) {
   const std::string model = path("model"), rows = path("rows.jsonl");
+  const std::string many = fmt::format("{}", fmt::join(std::vector<int>(33, 1), ","));
   expect({
       {{}, 2, {"needs a command: ", "pretrain", "`mixtral --help`"}},
       {{"pretrian"}, 2, {"no command 'pretrian'", "did you mean pretrain?"}},
@@ -143,6 +144,13 @@ TEST_F(BadInput, CommandLines) {
       {{"merge", "--model", model, "--adapter", "a", "--out", path("x"), "--seed", "3"},
        2,
        {"takes no '--seed'"}},
+      {{"generate", "--model", model, "--ids", "1", "--context", "2000000000"},
+       2,
+       {"--context 2000000000", "32 positions"}},
+      {{"evaluate", "--model", model, "--data", rows, "--context", "33"},
+       2,
+       {"--context 33", "32 positions"}},
+      {{"inspect", "route", "--model", model, "--ids", many}, 2, {"33 tokens", "32 positions"}},
       {{"evaluate", "--model", model}, 2, {"--data is required"}},
       {{"evaluate", "--model", model, "--data", rows, "--batch-size", "0"},
        2,

@@ -58,6 +58,85 @@ TEST(MemoryPlan, IsWhatAStepReallyUses) {
   }
 }
 
+TEST(MemoryPlan, OfAPassIsWhatThePassReallyUses) {
+  const auto planner = make_planning_backend();
+  const auto backend = make_backend("cpu", 1);
+  TrainingShape shape = shape_of("tiny");
+  shape.config = small_model();
+  shape.rows = 2;
+  shape.context = shape.options.context = 12;
+  CountingSource source(1);
+  const HostBatch host = *source.next();
+  for (const Pass pass : {Pass::gradients, Pass::losses, Pass::routes}) {
+    shape.pass = pass;
+    const MemoryPlan plan = plan_training(*planner, shape);
+    EXPECT_EQ(plan.bytes_of("gradients") > 0, pass == Pass::gradients);
+    EXPECT_EQ(plan.bytes_of("optimizer state"), 0);
+    Mixtral::Options options = shape.options;
+    options.trainable = pass == Pass::gradients;
+    Mixtral model(*backend, shape.config, options);
+    nn::initialise(*backend, model.parameters(), {});
+    Arena arena(*backend);
+    arena.reserve(plan.arena());
+    const int64_t reserved = arena.reserved();
+    Context ctx(*backend, arena, Dtype::f32);
+    Mixtral::RouterReports reports = model.allocate_reports(ctx);
+    if (pass == Pass::routes) model.allocate_token_routes(ctx, host.size(), reports);
+    const LossTotals totals = LossTotals::allocate(ctx);
+    const Batch batch = upload(ctx, host, shape.config.vocab_size, model.context());
+    if (pass == Pass::routes) {
+      model.forward(ctx, batch, nullptr, nullptr, &reports);
+    } else if (pass == Pass::losses) {
+      accumulate_losses(ctx, model, batch, {}, 1, totals, &reports);
+    } else {
+      const Tensor scale = ctx.allocate({1}, ctx.statistics());
+      ctx.run(ops::Fill{.x = scale, .value = 1});
+      accumulate_gradients(ctx, model, batch, {}, {.label_scale = scale}, totals, &reports);
+    }
+    EXPECT_EQ(arena.reserved(), reserved) << "the pass needed more than was planned";
+    EXPECT_EQ(arena.peak(), plan.arena());
+  }
+}
+
+TEST(MemoryPlan, OfAPassIsRefusedWithTheFlagsThatItHas) {
+  const auto planner = make_planning_backend();
+  TrainingShape shape = shape_of("small");
+  shape.rows = 64;
+  for (const Pass pass : {Pass::gradients, Pass::losses}) {
+    shape.pass = pass;
+    const MemoryPlan plan = plan_training(*planner, shape);
+    EXPECT_NO_THROW(require_memory(*planner, shape, plan, {.available = plan.total()}));
+    const int64_t available =
+        plan.total() - plan.arena() + plan.arena() / (pass == Pass::gradients ? 100 : 3);
+    try {
+      require_memory(*planner, shape, plan, {.available = available});
+      FAIL() << "accepted with " << available << " of " << plan.total();
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("the model and a batch need"), std::string::npos) << text;
+      EXPECT_NE(text.find(pass == Pass::losses ? "under --dtype bf16" : "--batch-size"),
+                std::string::npos)
+          << text;
+      EXPECT_EQ(text.find("--grad-accumulation"), std::string::npos) << text;
+      EXPECT_EQ(text.find("--optimizer-state"), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(MemoryPlan, OfALongContextTakesNoMemoryItself) {
+  const auto planner = make_planning_backend();
+  const int64_t context = int64_t{1} << 28;
+  TrainingShape shape = shape_of("tiny");
+  shape.options.context = context;  // the rotary table of it is 32 GiB
+  EXPECT_GT(plan_training(*planner, shape).bytes_of("weights"), context);
+  shape.options.context = 0;
+  EXPECT_GT(
+      plan_inference(
+          *planner, {.config = shape.config, .options = shape.options, .context = int64_t{1} << 34})
+          .total(),
+      int64_t{1} << 34);
+}
+
 TEST(MemoryPlan, GrowsWithTheBatchAndShrinksWithTheFlagsThatSaveMemory) {
   const auto planner = make_planning_backend();
   const TrainingShape shape = shape_of("small");
