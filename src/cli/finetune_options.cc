@@ -35,10 +35,6 @@ std::optional<T> parse_number(const std::string& text) {
   return value;
 }
 
-/// "q_proj=8,w1=4" as pairs; groups' names stand for their members.
-template <class T>
-std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const std::string& text);
-
 /// The targets that a name or a group's name stands for.
 std::vector<std::string> members_of(const std::string& name) {
   if (name == "attention") return {"q_proj", "k_proj", "v_proj", "o_proj"};
@@ -49,8 +45,11 @@ std::vector<std::string> members_of(const std::string& name) {
   return {name};
 }
 
+/// "q_proj=8,w1=4" as pairs; groups' names stand for their members, of which one at least must be
+/// among the targets.
 template <class T>
-std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const std::string& text) {
+std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const std::string& text,
+                                                        const std::vector<std::string>& targets) {
   std::vector<std::pair<std::string, T>> result;
   for (const std::string& item : split(text, ',')) {
     const size_t equals = item.find('=');
@@ -59,8 +58,12 @@ std::vector<std::pair<std::string, T>> parse_per_target(const char* flag, const 
     if (!value || !(*value > 0))
       throw UsageError(
           fmt::format("{}: expected TARGET=NUMBER such as q_proj=8, found '{}'", flag, item));
-    for (const std::string& target : members_of(item.substr(0, equals)))
-      result.emplace_back(target, *value);
+    const auto members = members_of(item.substr(0, equals));
+    if (std::ranges::find_first_of(members, targets) == members.end())
+      throw UsageError(
+          fmt::format("{} {}: what is tuned is {}; add it to --targets, or leave it out", flag,
+                      item, fmt::join(targets, ", ")));
+    for (const std::string& target : members) result.emplace_back(target, *value);
   }
   return result;
 }
@@ -200,6 +203,9 @@ void FinetuneOptions::settle(const RunConfig& config) {
       {"target-ranks", !target_ranks.empty()},
       {"target-alphas", !target_alphas.empty()},
       {"experts", !experts.empty()}};
+  // These choose among all weights, too, where there is no adapter.
+  const std::vector<std::pair<const char*, bool>> of_choices = {{"num-layers", num_layers > 0},
+                                                                {"freeze-router", freeze_router}};
   const std::vector<std::pair<const char*, bool>> of_preferences = {
       {"reference", !reference.empty()},
       {"beta", beta != plain.beta},
@@ -222,11 +228,12 @@ void FinetuneOptions::settle(const RunConfig& config) {
                         "weights",
                         flag, method));
   } else if (!adapter.empty() && !resuming) {
-    for (const auto& [flag, given] : of_new_adapters)
-      if (given)
-        throw UsageError(
-            fmt::format("--{} describes a new adapter, but --adapter {} is as it is; leave one out",
-                        flag, adapter));
+    for (const auto* flags : {&of_new_adapters, &of_choices})
+      for (const auto& [flag, given] : *flags)
+        if (given)
+          throw UsageError(fmt::format(
+              "--{} describes a new adapter, but --adapter {} is as it is; leave one out", flag,
+              adapter));
   } else if (adapter.empty()) {
     rank = rank.value_or(kRank);
     if (!scale) alpha = alpha.value_or(kAlpha);
@@ -252,8 +259,8 @@ AdapterSpec FinetuneOptions::adapter_spec() const {
   spec.alpha = scale ? *scale * (rslora ? std::sqrt(r) : r) : alpha.value_or(kAlpha);
   spec.dropout = dropout.value_or(0);
   spec.last_layers = num_layers;
-  spec.rank_of = parse_per_target<int64_t>("--target-ranks", target_ranks);
-  spec.alpha_of = parse_per_target<double>("--target-alphas", target_alphas);
+  spec.rank_of = parse_per_target<int64_t>("--target-ranks", target_ranks, spec.targets);
+  spec.alpha_of = parse_per_target<double>("--target-alphas", target_alphas, spec.targets);
   if (scale) {  // the same scale, whatever the rank
     for (const auto& [target, other] : spec.rank_of) {
       const auto each = static_cast<double>(other);

@@ -405,6 +405,8 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
     int code;
     const char* says;
   };
+  ASSERT_EQ(run(flags("adapter", {"--iters", "1"})).code, 0);
+  const std::string adapter = path("adapter");
   const std::vector<Wrong> table{
       {{"--targets", "qproj"}, 2, "q_proj"},
       {{"--experts", "1"}, 2, "w1, w2 or w3"},
@@ -417,7 +419,12 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
       {{"--method", "dpo"}, 1, "no preference pairs"},
       {{"--rank", "2", "--adapter", path("rows.jsonl")}, 1, "adapter_config.json"},
       {{"--adapter", path("nowhere")}, 1, "no such directory"},
+      {{"--num-layers", "1", "--adapter", adapter}, 2, "--num-layers describes a new adapter"},
+      {{"--freeze-router", "--adapter", adapter}, 2, "--freeze-router describes a new adapter"},
       {{"--target-ranks", "q_proj:8"}, 2, "q_proj=8"},
+      {{"--target-ranks", "w1=4"}, 2, "--target-ranks w1=4: what is tuned is q_proj, v_proj, gate"},
+      {{"--target-alphas", "experts=4"}, 2, "--target-alphas experts=4"},
+      {{"--freeze-router", "--target-ranks", "gate=2"}, 2, "what is tuned is q_proj, v_proj;"},
       {{"--context", "1000"}, 2, "32 positions"},
   };
   for (const Wrong& wrong : table) {
