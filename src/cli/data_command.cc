@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 #include "cli/commands.h"
+#include "cli/run_config.h"
 #include "data/check.h"
 #include "data/import.h"
 #include "data/story_files.h"
@@ -538,7 +539,7 @@ void add_check(CLI::App& parent) {
   command
       ->add_option("--validation-fraction", options->check.validation_fraction,
                    "Of a single text file, the end that validates")
-      ->check(CLI::Range(0.0, 0.99))
+      ->check(between(0, 0.99))
       ->default_str("0.1");
   command->add_option("--sample", options->check.sample, "Number of the record to show, from 0")
       ->check(CLI::NonNegativeNumber)

@@ -8,6 +8,7 @@
 #include "cli/common.h"
 #include "cli/evaluate_command.h"
 #include "cli/finetune_options.h"
+#include "cli/run_config.h"
 #include "train/memory_plan.h"
 
 namespace mixtral {
@@ -146,7 +147,7 @@ void add_info_command(CLI::App& app) {
           "--gpu", o->gpu,
           "Plan for an NVIDIA card of so many GiB, which need not be here (an H100 has 79, "
           "an H200 139)")
-      ->check(CLI::Range(1.0, 1e6))
+      ->check(between(1, 1e6))
       ->excludes(command->get_option("--device"));
   command->callback([o] { run_info(*o); });
 }

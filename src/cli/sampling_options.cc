@@ -1,5 +1,7 @@
 #include "cli/sampling_options.h"
 
+#include "cli/run_config.h"
+
 namespace mixtral {
 
 void SamplingOptions::add_to(CLI::App& command) {
@@ -8,19 +10,19 @@ void SamplingOptions::add_to(CLI::App& command) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command.add_option("--temp,--temperature", temperature, "0: always the most probable token")
       ->capture_default_str()
-      ->check(CLI::Range(0.0f, 100.0f));
+      ->check(between(0, 100));
   command.add_option("--top-k", top_k, "Draw from the k most probable tokens; 0: all")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   command.add_option("--top-p", top_p, "Draw from the fewest tokens with this probability")
       ->capture_default_str()
-      ->check(CLI::Range(0.0f, 1.0f));
+      ->check(between(0, 1));
   command.add_option("--min-p", min_p, "Drop tokens below this share of the best one's")
       ->capture_default_str()
-      ->check(CLI::Range(0.0f, 1.0f));
+      ->check(between(0, 1));
   command.add_option("--repeat-penalty", repeat_penalty, "Above 1: discourage recent tokens")
       ->capture_default_str()
-      ->check(CLI::Range(0.01f, 100.0f));
+      ->check(between(0.01, 100));
   command.add_option("--repeat-last-n", repeat_last_n, "Tokens that the penalty looks back on")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 20));

@@ -7,6 +7,7 @@
 #include "backends/registry.h"
 #include "cli/adapters.h"
 #include "cli/data_splits.h"
+#include "cli/run_config.h"
 #include "model/checkpoint.h"
 
 namespace mixtral {
@@ -70,10 +71,10 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
       ->capture_default_str()
       ->check(CLI::IsMember({"per-layer", "hf", "off"}));
   command.add_option("--aux-coef", aux_coefficient, "Its coefficient; otherwise config.json's")
-      ->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1000));
   command.add_option("--z-coef", z_coefficient, "Coefficient of the router z-loss")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1000));
   common.add_model_flags(command);
   common.add_to(command);
 }

@@ -114,13 +114,10 @@ double pattern_value(const Json* patterns, const std::string& module, double oth
   return otherwise;
 }
 
-constexpr double kMostScale = 1e6;
-
-/// A factor of the update: alpha, or mlx-lm's scale.
 double checked_factor(double factor, const std::string& where) {
-  if (std::abs(factor) <= kMostScale) return factor;
-  throw Error(fmt::format("{}: expected a number from {} to {}, found {}", where, -kMostScale,
-                          kMostScale, factor));
+  if (std::abs(factor) <= kMostAdapterFactor) return factor;
+  throw Error(fmt::format("{}: expected a number from {} to {}, found {}", where,
+                          -kMostAdapterFactor, kMostAdapterFactor, factor));
 }
 
 double checked_dropout(const Json& value) {

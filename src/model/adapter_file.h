@@ -26,6 +26,9 @@ const std::vector<AdapterTarget>& adapter_targets();
 /// Throws UsageError listing the names when there is none such.
 const AdapterTarget& adapter_target(std::string_view name);
 
+/// The largest factor of an update that is read: alpha, or mlx-lm's scale.
+inline constexpr double kMostAdapterFactor = 1e6;
+
 /// One low-rank update, as a file holds it: of one module, or of one module of several experts.
 struct AdapterModule {
   int64_t layer = -1;            // −1 for lm_head

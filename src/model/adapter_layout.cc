@@ -86,6 +86,13 @@ AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
         if (name == target.name) module.rank = rank;
       for (const auto& [name, alpha] : spec.alpha_of)
         if (name == target.name) module.alpha = alpha;
+      // Beyond this the adapter could be written, but not read again. Not finite is not less,
+      // either.
+      if (!(std::abs(module.alpha) <= kMostAdapterFactor))
+        throw UsageError(
+            fmt::format("--alpha: that of {} is {}, expected {} at most; with --scale, it is the "
+                        "scale times the rank (--rslora: times its root), which is {}",
+                        target.name, module.alpha, kMostAdapterFactor, module.rank));
       const auto rank = static_cast<double>(module.rank);
       module.scale = module.alpha / (spec.rslora ? std::sqrt(rank) : rank);
       if (target.per_expert) {
