@@ -64,10 +64,25 @@ void CommonOptions::add_to(CLI::App& command) {
 }
 
 void CommonOptions::add_model_flags(CLI::App& command) {
-  command.add_option("--quantize-base", quantize_base, kQuantizeBaseHelp)
+  add_quantize_base(command);
+  add_random_weights(command);
+}
+
+CLI::Option* CommonOptions::add_quantize_base(CLI::App& command) {
+  return command
+      .add_option("--quantize-base", quantize_base,
+                  "Keep the weights of attention and experts in few bits: fp8 in 8 (a half of "
+                  "16-bit weights' memory), nf4 in 4 (a quarter); off: as they are. Costs time and "
+                  "accuracy: every pass turns them back into their type, rounded")
       ->capture_default_str()
       ->check(CLI::IsMember({"off", "fp8", "nf4"}));
-  command.add_flag("--random-weights", random_weights, kRandomWeightsHelp);
+}
+
+CLI::Option* CommonOptions::add_random_weights(CLI::App& command) {
+  return command.add_flag(
+      "--random-weights", random_weights,
+      "Draw the weights on the device, from --seed, instead of reading any: --model gives the "
+      "shape, and may be a built-in configuration. For measuring without a model's files");
 }
 
 std::optional<ops::Quantization> CommonOptions::quantization() const {

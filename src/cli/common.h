@@ -13,14 +13,6 @@
 
 namespace mixtral {
 
-inline constexpr const char* kQuantizeBaseHelp =
-    "Keep the weights of attention and experts in few bits: fp8 in 8 (a half of 16-bit weights' "
-    "memory), nf4 in 4 (a quarter); off: as they are. Costs time and accuracy: every pass turns "
-    "them back into their type, rounded";
-inline constexpr const char* kRandomWeightsHelp =
-    "Draw the weights on the device, from --seed, instead of reading any: --model gives the shape, "
-    "and may be a built-in configuration. For measuring without a model's files";
-
 /// The flags that every command that computes has.
 struct CommonOptions {
   std::string device = "auto";
@@ -35,7 +27,9 @@ struct CommonOptions {
   std::string quantize_base = "off";
 
   void add_to(CLI::App& command);
-  void add_model_flags(CLI::App& command);                // --random-weights, --quantize-base
+  void add_model_flags(CLI::App& command);                // the following two
+  CLI::Option* add_quantize_base(CLI::App& command);      // --quantize-base
+  CLI::Option* add_random_weights(CLI::App& command);     // --random-weights
   std::optional<ops::Quantization> quantization() const;  // of --quantize-base
   std::unique_ptr<Backend> open_device() const;
   Dtype rope_dtype() const;  // of --rope-frequencies

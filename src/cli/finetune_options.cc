@@ -115,24 +115,26 @@ FinetuneOptions::FinetuneOptions() {
 
 void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
   const auto fixed = OnResume::run("the checkpoint was trained that way");
-  config.group("Model");
+  const char *model_group = "Model", *adapter_group = "Adapter (lora, dpo)";
+  config.group(model_group);
   config.add("-m,--model", model,
              "The model to tune: a model directory or a run. A run that trained an adapter: its "
              "base, with that adapter",
              fixed);
-  config.add("--random-weights", common.random_weights, kRandomWeightsHelp, fixed);
+  config.adopt(common.add_random_weights(app)->group(model_group)->take_last(),
+               common.random_weights, fixed);
   config
       .add("--method", method,
            "lora: an adapter on a model that stays as it is; full: all weights; dpo, dpo-full: the "
            "same on preference pairs",
            fixed)
       ->check(CLI::IsMember({"lora", "full", "dpo", "dpo-full"}));
-  config.group("Adapter (lora, dpo)");
+  config.group(adapter_group);
   config.add("--adapter,--lora", adapter,
              "Start from this adapter (PEFT or mlx-lm), whose rank, alpha and targets count",
              fixed);
-  config.add("--quantize-base", common.quantize_base, kQuantizeBaseHelp, fixed)
-      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
+  config.adopt(common.add_quantize_base(app)->group(adapter_group)->take_last(),
+               common.quantize_base, fixed);
   config.add("--targets", targets,
              "What gets an update, comma-separated: q_proj, k_proj, v_proj, o_proj, gate (the "
              "router), w1, w2, w3 (the experts), gate_up_proj, down_proj (all experts of a layer "

@@ -134,11 +134,8 @@ void add_info_command(CLI::App& app) {
   command->add_option("--rank", o->rank, "Rank of that adapter")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));
-  command
-      ->add_option("--quantize-base", o->common.quantize_base,
-                   "Plan generating and that tuning with the base in few bits")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
+  o->common.add_quantize_base(*command)->description(
+      "Plan generating and that tuning with the base in few bits");
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
       ->check(CLI::NonNegativeNumber);
   o->common.add_to(*command);
