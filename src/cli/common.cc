@@ -28,6 +28,17 @@ fs::path follow_pointer(const fs::path& pointer) {
   return fs::is_directory(target, error) ? target : fs::path();
 }
 
+/// Throws Error where a directory holds an adapter, of which alone no model is made.
+void refuse_adapter(const fs::path& directory) {
+  std::error_code error;
+  if (fs::exists(directory / "config.json", error)) return;
+  if (!fs::exists(directory / "adapter_config.json", error)) return;
+  throw Error(
+      fmt::format("{0} holds an adapter, and here a whole model is needed; make one with `mixtral "
+                  "merge --model BASE --adapter {0} --out DIR`",
+                  directory.string()));
+}
+
 /// Throws Error, before anything is allocated, when the device has not the memory that the model
 /// and, of one that is trained, its gradients take.
 void require_model_memory(const Backend& backend, const ModelConfig& config,
@@ -133,8 +144,11 @@ fs::path resolve_model(const std::string& model) {
   if (fs::exists(path / "config.json", error)) return path;
   for (const char* pointer : {"best", "latest"}) {
     const fs::path target = follow_pointer(path / "checkpoints" / pointer);
-    if (!target.empty()) return target;
+    if (target.empty()) continue;
+    refuse_adapter(target);
+    return target;
   }
+  refuse_adapter(path);
   if (!fs::exists(path, error)) {
     if (is_builtin_config(model))
       throw Error(

@@ -52,7 +52,7 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
                            Dtype stored);
 
 /// What --model names: a model directory, or a run directory's best checkpoint (else its latest).
-/// Throws Error, which says what was looked for.
+/// Throws Error, which says what was looked for, or that an adapter is there (settle_adapter).
 std::filesystem::path resolve_model(const std::string& model);
 
 /// Draws a model's weights from a seed, on its device, as training from scratch would.

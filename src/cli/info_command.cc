@@ -31,7 +31,13 @@ nlohmann::ordered_json to_json(const MemoryPlan& plan) {
   return json;
 }
 
-void run_info(const InfoOptions& o) {
+void run_info(const InfoOptions& given) {
+  InfoOptions o = given;
+  std::string adapter;
+  settle_adapter(o.model, adapter);
+  if (!adapter.empty())
+    say(o.common, fmt::format("note: --model {} trained an adapter; this is of its base, {}",
+                              given.model, o.model));
   const ModelConfig c = model_config(o.model);
   const ParameterCount n = count_parameters(c);
   const auto backend = o.gpu > 0 ? nullptr : o.common.open_device();

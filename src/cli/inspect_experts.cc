@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "cli/adapters.h"
 #include "cli/scoring.h"
 #include "eval/expert_page.h"
 #include "eval/expert_report.h"
@@ -201,10 +202,12 @@ void run_experts(const ExpertsOptions& o) {
 
 struct RouteOptions {
   CommonOptions common;
-  std::string model, tokenizer, prompt, ids;
+  std::string model, adapter, tokenizer, prompt, ids;
 };
 
-void run_route(const RouteOptions& o) {
+void run_route(const RouteOptions& given) {
+  RouteOptions o = given;
+  settle_adapter(o.model, o.adapter);
   const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
   HostBatch host;
   if (!o.ids.empty()) {
@@ -226,13 +229,18 @@ void run_route(const RouteOptions& o) {
                                  .context = host.size(),
                                  .rope_frequencies = o.common.rope_dtype(),
                                  .quantization = o.common.quantization()};
+  std::optional<AdapterFile> file;
+  if (!o.adapter.empty()) file = AdapterFile::load(o.adapter, config);
   const MemoryPlan plan = require_pass_memory(*backend, {.config = config,
                                                          .options = options,
                                                          .objective = {},
                                                          .optimizer = {},
                                                          .context = host.size(),
+                                                         .adapter = file,
                                                          .pass = Pass::routes});
   const auto model = open_planned_model(*backend, o.common, o.model, options);
+  std::optional<Adapter> adapter;
+  if (file) adapter.emplace(*backend, *model, std::move(*file), Adapter::Options{});
   Arena arena(*backend);
   arena.reserve(plan.arena());
   Context ctx(*backend, arena, precision.compute);
@@ -306,6 +314,7 @@ void add_inspect_route(CLI::App& inspect) {
   auto o = std::make_shared<RouteOptions>();
   CLI::App* command = inspect.add_subcommand("route", "Which experts each token of a text goes to");
   command->add_option("-m,--model", o->model, "A model directory or a run")->required();
+  command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("-p,--prompt", o->prompt, "The text");
   command->add_option("--ids", o->ids, "The text as token ids: 5,7,9");

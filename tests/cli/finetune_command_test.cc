@@ -332,6 +332,41 @@ TEST_F(Finetune, NotesTheTemplateOfItsBaseAlsoWhenResumed) {
     EXPECT_EQ(find_chat_template_name(checkpoint("run", step)), ChatTemplate::seed) << step;
 }
 
+TEST_F(Finetune, ARunOfAnAdapterStandsWhereModelsAreLookedAt) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2", "--targets", "all"})).code, 0);
+  const std::string adapter = checkpoint("run", 2).string();
+  const Arguments route{"inspect", "route", "--ids", "1,2,3", "--json", "-q"};
+  const Arguments preference{"inspect", "gradients",         "--method", "dpo",
+                             "--data",  path("pairs.jsonl"), "--json",   "-q"};
+  const auto of = [](Arguments all, const Arguments& more) {
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  for (const Arguments& command : {route, preference}) {
+    const Outcome by_run = of(command, {"--model", path("run")});
+    const Outcome by_parts = of(command, {"--model", path("base"), "--adapter", adapter});
+    ASSERT_EQ(by_run.code, 0) << by_run.err;
+    EXPECT_EQ(by_run.out, by_parts.out);
+  }
+  const Outcome base = of(route, {"--model", path("base")});
+  EXPECT_NE(of(route, {"--model", path("run")}).out, base.out);
+  const Outcome info = of({"info", "--json"}, {"--model", path("run")});
+  ASSERT_EQ(info.code, 0) << info.err;
+  EXPECT_NE(info.err.find("this is of its base"), std::string::npos) << info.err;
+  // Where weights are trained or compared with, a whole model is needed.
+  const Outcome init = run({"pretrain", "--init", path("run"), "--data", path("rows.jsonl"),
+                            "--out", path("more"), "-q"});
+  Arguments dpo = flags("dpo", {"--method", "dpo", "--iters", "1", "--reference", path("run")});
+  dpo[4] = path("pairs.jsonl");
+  for (const Outcome& o : {init, run(dpo)}) {
+    EXPECT_EQ(o.code, 1);
+    EXPECT_NE(o.err.find("holds an adapter, and here a whole model is needed; make one with "
+                         "`mixtral merge --model BASE --adapter "),
+              std::string::npos)
+        << o.err;
+  }
+}
+
 TEST_F(Finetune, MergedItIsTheSameModel) {
   ASSERT_EQ(run(flags("run", {"--iters", "4", "--targets", "all,lm_head"})).code, 0);
   const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--out",
