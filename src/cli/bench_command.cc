@@ -34,7 +34,7 @@ constexpr const char* kExamples =
     "  mixtral bench finetune --model 8x7b --targets attention --rank 16 --context 2048\n"
     "  mixtral bench finetune --model 8x7b --quantize-base fp8 --recompute\n"
     "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
-    "  mixtral bench ops --model small          # the table of kernels alone\n";
+    "  mixtral bench ops --model small          # ceilings and kernels alone\n";
 
 struct BenchOptions {
   CommonOptions common;
@@ -177,6 +177,12 @@ class Report {
   ordered_json json_;
 };
 
+void report_ceilings(Report& report, const Ceilings& ceilings) {
+  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
+  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
+              ceilings.product * 1e-12);
+}
+
 void report_rate(Report& report, const Ceilings& ceilings, double seconds, double tokens,
                  double flops_per_token) {
   report.line("tok_per_s", fmt::format("{:.1f}", tokens / seconds), tokens / seconds);
@@ -197,6 +203,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                                  .compute = precision.compute,
                                  .context = o.context,
                                  .trainable = !tuning,
+                                 .rope_frequencies = o.common.rope_dtype(),
                                  .quantization = o.common.quantization()};
   std::optional<AdapterFile> file;
   if (tuning) file = new_adapter({.targets = parse_targets(o.targets), .rank = o.rank}, config);
@@ -242,15 +249,28 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
     size = stage(runner);
   };
   for (int64_t i = 1; i < o.warmup; ++i) step();
+  report_ceilings(report, ceilings);
+  const auto print_kernels = [&] {
+    Profiler profiler(backend);
+    Context profiled(backend, arena, precision.compute, &profiler);
+    profiled.set_operands(precision.operands);
+    StepRunner waiting(profiled, criterion, optimizer, false);
+    stage(waiting);
+    waiting.run();
+    print_profile(profiler, ceilings, report.json(), report.as_json());
+  };
+  if (o.work == "ops") {
+    step();  // what is done once alone is no kernel's time
+    backend.synchronize();
+    print_kernels();
+    return;
+  }
   const auto times = time_runs(backend, static_cast<int>(o.steps), step);
   const Figures figures = criterion.read(ctx, 0, size);
   const double seconds = median(times);
   const auto tokens = static_cast<double>(o.accumulation * o.batch_size * o.context);
   const double flops = tuning ? tuning_flops_per_token(config, o.context, trained)
                               : training_flops_per_token(config, o.context);
-  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
-  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
-              ceilings.product * 1e-12);
   report.line("trained_parameters", fmt::format("{}", trained), static_cast<double>(trained));
   report.line("step_ms",
               fmt::format("{:.2f} (median of {}; {:.2f} to {:.2f})", seconds * 1e3, times.size(),
@@ -274,13 +294,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                 fmt::format("{:.3f}, before anything was allocated", gib(info.opened)),
                 gib(info.opened));
   }
-  Profiler profiler(backend);
-  Context profiled(backend, arena, precision.compute, &profiler);
-  profiled.set_operands(precision.operands);
-  StepRunner waiting(profiled, criterion, optimizer, false);
-  stage(waiting);
-  waiting.run();
-  print_profile(profiler, ceilings, report.json(), report.as_json());
+  print_kernels();
 }
 
 void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
@@ -291,6 +305,7 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = context,
+                                 .rope_frequencies = o.common.rope_dtype(),
                                  .quantization = o.common.quantization()};
   const auto planner = make_planning_backend(&backend);
   const InferenceShape shape{.config = config, .options = options, .context = context};
@@ -318,9 +333,7 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
     if (run >= o.warmup) seconds.push_back(std::chrono::duration<double>(end - start).count());
   }
   const double time = median(seconds);
-  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
-  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
-              ceilings.product * 1e-12);
+  report_ceilings(report, ceilings);
   const ParameterCount count = count_parameters(config);
   if (decode) {
     const auto tokens = static_cast<double>(o.tokens - 1);
@@ -387,7 +400,10 @@ void add_bench_command(CLI::App& app) {
       "bench", "Measure training and generation beside the machine's ceilings, kernel by kernel");
   command->footer(kExamples);
   auto o = std::make_shared<BenchOptions>();
-  command->add_option("work", o->work, "pretrain, finetune, prefill, decode, or ops")
+  command
+      ->add_option(
+          "work", o->work,
+          "pretrain, finetune, prefill, decode, or ops: of pretrain, the table of kernels alone")
       ->required()
       ->check(CLI::IsMember({"pretrain", "finetune", "prefill", "decode", "ops"}));
   command->add_option("-m,--model", o->model, "A built-in configuration or a model directory")

@@ -39,6 +39,20 @@ TEST(Bench, TrainingReportsRateLossMemoryAndKernels) {
   EXPECT_TRUE(found);
 }
 
+TEST(Bench, OpsAreTheTableOfKernelsBesideTheCeilingsAlone) {
+  const Json json = bench("ops"), whole = bench("pretrain");
+  EXPECT_GT(json.at("copy_gb_per_s").as_double(), 0);
+  EXPECT_GT(json.at("product_tflop_per_s").as_double(), 0);
+  for (const char* figure : {"step_ms", "tok_per_s", "loss", "peak_gib"})
+    EXPECT_EQ(json.find(figure), nullptr) << figure;
+  EXPECT_EQ(json.at("kernels").items().size(), whole.at("kernels").items().size());
+}
+
+TEST(Bench, RoundsTheRotaryFrequenciesWhereAsked) {
+  EXPECT_NE(bench("pretrain", {"--rope-frequencies", "bf16"}).at("loss").as_double(),
+            bench("pretrain").at("loss").as_double());
+}
+
 TEST(Bench, TuningTrainsTheAdapterAlone) {
   const Json json = bench("finetune", {"--targets", "q_proj", "--rank", "4"});
   EXPECT_EQ(json.at("trained_parameters").as_double(), 4 * (128 + 128));
