@@ -34,6 +34,7 @@ void run_preference_gradients(const GradientsOptions& given) {
   const PreferenceSettings settings{.loss = parse_preference_loss(o.dpo_loss),
                                     .beta = o.beta,
                                     .label_smoothing = o.label_smoothing,
+                                    .objective = objective,
                                     .recompute = o.recompute};
   settings.validate();
   Scoring s = open_scoring(o.scoring,

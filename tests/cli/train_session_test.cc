@@ -11,7 +11,8 @@ namespace {
 
 TEST(TrainingMemoryOnACpu, IsRefusedForWhatIsNewAloneNotForWhatTheProgramHoldsAlready) {
   const ModelConfig config = testing::minimal_config();
-  const TrainingShape shape{.config = config, .options = {}, .objective = {}, .context = 16};
+  const TrainingShape shape{
+      .config = config, .options = {}, .objective = {}, .optimizer = {}, .context = 16};
   const auto backend_with = [](int64_t available) {
     return PlanningBackend("cpu", {.available = available}, int64_t{1} << 20);
   };
