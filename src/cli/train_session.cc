@@ -126,7 +126,7 @@ ordered_json result_json(const TrainOptions& o, const TrainingSetup& setup,
   }
   if (result.checkpoint) json["checkpoint"] = result.checkpoint->path.string();
   json["planned_bytes"] = setup.planned_bytes;
-  json["peak_bytes"] = peak_memory(setup.backend);
+  json["peak_bytes"] = result.peak_bytes;
   json["seconds"] = result.seconds;
   return json;
 }
@@ -144,7 +144,7 @@ void print_result(const TrainingSetup& setup, const TrainResult& result) {
                result.best->step);
   if (result.test_loss) fmt::print("test loss {}\n", loss_text(*result.test_loss));
   for (const auto& [name, value] : result.test_more) fmt::print("test {} {:.4f}\n", name, value);
-  fmt::print("memory {} at most, {} planned\n", format_bytes(peak_memory(setup.backend)),
+  fmt::print("memory {} at most, {} planned\n", format_bytes(result.peak_bytes),
              format_bytes(setup.planned_bytes));
   if (result.checkpoint) fmt::print("{}: {}\n", setup.result, result.checkpoint->path.string());
 }

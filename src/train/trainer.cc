@@ -202,13 +202,18 @@ MetricsLine Trainer::make_line() {
     line.tok_per_s = static_cast<double>(rate_tokens_) / rate_seconds_;
     line.it_per_s = static_cast<double>(rate_steps_) / rate_seconds_;
   }
-  line.peak_bytes = peak_memory(parts_.ctx.backend());
+  line.peak_bytes = peak_bytes();
   state_.seconds = seconds_before_ + since(session_start_);
   line.seconds = state_.seconds;
   return line;
 }
 
-TrainObserver::Progress Trainer::progress() const {
+int64_t Trainer::peak_bytes() {
+  peak_bytes_ = std::max(peak_bytes_, peak_memory(parts_.ctx.backend()));
+  return peak_bytes_;
+}
+
+TrainObserver::Progress Trainer::progress() {
   const int64_t left = settings_.schedule.iterations - last_step_;
   const double seconds = rate_seconds_ > 0 ? rate_seconds_ : 1;
   return {.step = last_step_,
@@ -217,7 +222,7 @@ TrainObserver::Progress Trainer::progress() const {
           .lr = settings_.schedule.at(last_step_),
           .tok_per_s = static_cast<double>(rate_tokens_) / seconds,
           .it_per_s = static_cast<double>(rate_steps_) / seconds,
-          .peak_bytes = peak_memory(parts_.ctx.backend()),
+          .peak_bytes = peak_bytes(),
           .seconds_left = static_cast<double>(left) * step_seconds_};
 }
 
@@ -348,6 +353,7 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
     }
   }
   result.seconds = seconds_before_ + since(session_start_);
+  result.peak_bytes = peak_bytes();
   return result;
 }
 

@@ -95,6 +95,7 @@ struct TrainResult {
   std::vector<std::pair<std::string, double>> test_more;  // Figures::more
   std::optional<CheckpointStore::Entry> checkpoint;       // the best one, else the last
   double seconds = 0;
+  int64_t peak_bytes = 0;  // the most memory in use whenever it was looked at
 };
 
 /// The training loop: accumulation, update, schedule, evaluation, checkpoints, and what goes wrong.
@@ -156,7 +157,8 @@ class Trainer {
   void write_line(const MetricsLine& line, bool evaluated, bool best);
   void count_time();
   void save(bool best);
-  TrainObserver::Progress progress() const;
+  TrainObserver::Progress progress();
+  int64_t peak_bytes();
   TrainResult finish(TrainResult::Reason reason, int signal);
 
   Parts parts_;
@@ -181,9 +183,10 @@ class Trainer {
   int64_t rate_steps_ = 0, rate_tokens_ = 0;
   double rate_seconds_ = 0;
   double step_seconds_ = 0;  // a running mean
+  int64_t peak_bytes_ = 0;
 };
 
-/// The most memory used so far: of this process, or on a GPU what is in use of the device.
+/// The most memory used so far by this process, or on a GPU what is in use of the device now.
 int64_t peak_memory(const Backend& backend);
 
 }  // namespace mixtral

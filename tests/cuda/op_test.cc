@@ -111,18 +111,18 @@ void attention(Rig& rig, const Packed& c, bool backward) {
   op.out = rig.prepared("out", {tokens, width});
   op.log_sum = rig.prepared("log_sum", {tokens, c.heads.query}, rig.statistics());
   rig.prepare(op);
-  rig.run(ops::AttentionBackward{
-      .qkv = op.qkv,
-      .sequence_starts = op.sequence_starts,
-      .out = op.out,
-      .log_sum = op.log_sum,
-      .dout = rig.input("dout", op.out.shape()),
-      .dqkv = rig.output("dqkv", op.qkv.shape()),
-      .delta = rig.prepared("delta", {tokens, c.heads.query}, rig.statistics()),
-      .heads = c.heads,
-      .window = c.window,
-      .scale = op.scale,
-      .longest = op.longest});
+  rig.run(
+      ops::AttentionBackward{.qkv = op.qkv,
+                             .sequence_starts = op.sequence_starts,
+                             .out = op.out,
+                             .log_sum = op.log_sum,
+                             .dout = rig.input("dout", op.out.shape()),
+                             .dqkv = rig.output("dqkv", op.qkv.shape()),
+                             .delta = rig.room("delta", {tokens, c.heads.query}, rig.statistics()),
+                             .heads = c.heads,
+                             .window = c.window,
+                             .scale = op.scale,
+                             .longest = op.longest});
 }
 
 /// Runs of tokens over a cache: `runs` are {slot, first position, tokens}.

@@ -106,7 +106,7 @@ void attention_backward(Rig& rig, const Sequences& c) {
       .log_sum = forward.log_sum,
       .dout = rig.input("dout", forward.out.shape()),
       .dqkv = rig.output("dqkv", forward.qkv.shape()),
-      .delta = rig.prepared("delta", forward.log_sum.shape(), rig.statistics()),
+      .delta = rig.room("delta", forward.log_sum.shape(), rig.statistics()),
       .heads = c.heads,
       .window = forward.window,
       .scale = forward.scale,

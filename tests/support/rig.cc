@@ -259,8 +259,8 @@ std::vector<std::byte> from_doubles(const std::vector<double>& values, Dtype dty
   return bytes;
 }
 
-Tensor Rig::room(std::string name, Shape shape) {
-  const Tensor tensor = output(std::move(name), shape);
+Tensor Rig::room(std::string name, Shape shape, Dtype dtype) {
+  const Tensor tensor = output(std::move(name), shape, dtype);
   operands_.back().role = Role::room;
   return tensor;
 }

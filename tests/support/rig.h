@@ -79,7 +79,8 @@ class Rig {
   Tensor prepared(std::string name, Shape shape, Dtype dtype);
 
   /// Lent to the op for intermediate results.
-  Tensor room(std::string name, Shape shape);
+  Tensor room(std::string name, Shape shape) { return room(std::move(name), shape, dtype_); }
+  Tensor room(std::string name, Shape shape, Dtype dtype);
 
   /// A forward pass, run before the op; done at once in a rig that draws its operands.
   template <class Op>
