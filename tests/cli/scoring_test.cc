@@ -16,11 +16,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A very small model, and rows that fill its positions.
+/// A small model, and rows that fill its positions: batches of more than an arena's least block.
 class ScoringTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const ModelConfig config = testing::minimal_config();
+    ModelConfig config = testing::minimal_config();
+    config.hidden_size = config.intermediate_size = 64;
+    config.max_positions = 512;
     const auto backend = make_backend("cpu", 1);
     Mixtral model(*backend, config, {});
     nn::initialise(*backend, model.parameters(), {.seed = 4, .deviation = 0.1});
