@@ -6,9 +6,9 @@
 #include <cstdio>
 
 #include "backends/registry.h"
-#include "base/file.h"
 #include "base/nearest.h"
 #include "model/checkpoint.h"
+#include "train/checkpoint_store.h"
 #include "train/defaults.h"
 #include "train/memory_plan.h"
 
@@ -16,17 +16,6 @@ namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// What RUN/checkpoints/NAME points to, or empty: a link, or a file that holds a folder's name.
-fs::path follow_pointer(const fs::path& pointer) {
-  std::error_code error;
-  if (fs::is_directory(pointer, error)) return fs::canonical(pointer);
-  if (!fs::is_regular_file(pointer, error)) return {};
-  std::string name = read_file(pointer, 4096);
-  while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
-  const fs::path target = pointer.parent_path() / fs::path(name).filename();
-  return fs::is_directory(target, error) ? target : fs::path();
-}
 
 /// Throws Error where a directory holds an adapter, of which alone no model is made.
 void refuse_adapter(const fs::path& directory) {
@@ -142,11 +131,9 @@ fs::path resolve_model(const std::string& model) {
   const fs::path path(model);
   std::error_code error;
   if (fs::exists(path / "config.json", error)) return path;
-  for (const char* pointer : {"best", "latest"}) {
-    const fs::path target = follow_pointer(path / "checkpoints" / pointer);
-    if (target.empty()) continue;
-    refuse_adapter(target);
-    return target;
+  if (const auto checkpoint = find_checkpoint(path)) {
+    refuse_adapter(*checkpoint);
+    return *checkpoint;
   }
   refuse_adapter(path);
   if (!fs::exists(path, error)) {
@@ -161,10 +148,8 @@ fs::path resolve_model(const std::string& model) {
         fmt::join(builtin_config_names(), ", "),
         close.empty() ? "" : fmt::format("; did you mean {}?", close)));
   }
-  throw Error(
-      fmt::format("--model {}: found neither config.json (a model) nor checkpoints/best or "
-                  "checkpoints/latest (a run) in it",
-                  model));
+  throw Error(fmt::format(
+      "--model {}: found neither config.json (a model) nor checkpoints (a run) in it", model));
 }
 
 bool names_configuration(const std::string& model) {

@@ -98,7 +98,7 @@ ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
     if (static_cast<int64_t>(question.prompt.size()) >= generator.context())
       throw Error(fmt::format(
           "{}: the question's {} tokens leave no room for an answer in a context of {}; shorten "
-          "it, or raise --context",
+          "it, or raise --context where the model has more positions",
           question.source, question.prompt.size(), generator.context()));
   ExactMatch result;
   for (const ExactQuestion& question : questions) {

@@ -368,20 +368,25 @@ TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
 
 TEST_F(ChatTest, AQuestionThatDoesNotFitIsNamedBeforeAnyIsAnswered) {
   const std::string data = (scratch_.path() / "q.jsonl").string();
-  write_file(data, "{\"prompt\": \"Who?\", \"completion\": \"Mia\"}\n{\"prompt\": \"" +
-                       std::string(600, 'x') + "\", \"completion\": \"Mia\"}\n");
+  const auto ask = [&](size_t length) {
+    write_file(data, "{\"prompt\": \"Who?\", \"completion\": \"Mia\"}\n{\"prompt\": \"" +
+                         std::string(length, 'x') + "\", \"completion\": \"Mia\"}\n");
+  };
   const std::string model = save_model_files();
   const auto evaluate = [&](const std::string& context) {
     return run_command({"evaluate", "--model", model, "--data", data, "--exact-match", "--device",
                         "cpu", "-n", "4", "--context", context});
   };
-  for (const char* context : {"0", "601"}) {  // of the model's 512 positions, and just too few
-    const Outcome o = evaluate(context);
-    EXPECT_EQ(o.code, 1);
-    EXPECT_NE(o.err.find("q.jsonl:2: the question's 601 tokens"), std::string::npos) << o.err;
-    EXPECT_NE(o.err.find("--context"), std::string::npos) << o.err;
-  }
-  EXPECT_EQ(evaluate("605").code, 0);  // as it advises
+  ask(400);
+  const Outcome o = evaluate("401");
+  EXPECT_EQ(o.code, 1);
+  EXPECT_NE(o.err.find("q.jsonl:2: the question's 401 tokens"), std::string::npos) << o.err;
+  EXPECT_NE(o.err.find("--context"), std::string::npos) << o.err;
+  EXPECT_EQ(evaluate("405").code, 0);  // as it advises
+  ask(600);
+  const Outcome longest = evaluate("0");  // the model's 512 positions
+  EXPECT_EQ(longest.code, 1);
+  EXPECT_NE(longest.err.find("q.jsonl:2: the question's 601 tokens"), std::string::npos);
   // None is answered, not even those before it.
   Generator generator(*backend_, model_);
   int64_t answered = 0;
