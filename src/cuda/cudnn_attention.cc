@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "cuda/attention_flash.h"
 #include "cuda/library.h"
 #include "cuda/status.h"
+#include "ops/attention_parts.h"
 
 // The frontend's way of being told where cuDNN is.
 namespace cudnn_frontend {
@@ -21,29 +21,7 @@ namespace {
 
 namespace fe = cudnn_frontend;
 
-/// Room that the gradient may take for its matrix of scores. It is computed for parts of the
-/// sequences and heads at a time until it fits.
-constexpr int64_t kMostScores = int64_t{2} << 30;
-constexpr int64_t kLeastLength = 128;
-// A plan takes up to seconds and is kept, so records of any length must not each have their own.
-constexpr int64_t kLengthStep = 64;
-
 enum Uid : int64_t { kQ = 1, kK, kV, kO, kStats, kDo, kDq, kDk, kDv };
-
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-/// The largest divisor of n that is at most `most`.
-int64_t divisor(int64_t n, int64_t most) {
-  int64_t best = 1;
-  for (int64_t d = 1; d <= std::min(n, most); ++d)
-    if (n % d == 0) best = d;
-  return best;
-}
-
-/// Which part of a gradient is computed at a time.
-struct Part {
-  int64_t sequences, kv_heads;
-};
 
 /// Sequences of one length: how many, or 0 when they may differ. No sequence is longer than the
 /// bound, so only equal ones can fill all rows.
@@ -54,9 +32,7 @@ int64_t uniform_sequences(const Tensor& sequence_starts, int64_t tokens, int64_t
 
 bool takes(const Tensor& qkv, const ops::Heads& heads, int64_t longest,
            std::initializer_list<Tensor> tensors) {
-  if (qkv.dtype() != Dtype::bf16 || heads.width % 8 != 0 || heads.width > 128 ||
-      longest < kLeastLength || longest % kLengthStep != 0)
-    return false;
+  if (qkv.dtype() != Dtype::bf16 || !ops::suits_cudnn(heads, longest)) return false;
   for (const Tensor& tensor : tensors)
     if (reinterpret_cast<uintptr_t>(tensor.data()) % 16 != 0) return false;
   return true;
@@ -233,17 +209,11 @@ bool CudnnAttention::backward(const ops::AttentionBackward& op, Scratch& scratch
   if (!takes(op.qkv, op.heads, op.longest, {op.qkv, op.out, op.dout, op.dqkv})) return false;
   const int64_t length = op.longest;
   const int64_t sequences = uniform_sequences(op.sequence_starts, op.qkv.dim(0), length);
-  // It stores the scores outside of a narrow window, too.
-  const bool narrow = op.window > 0 && op.window < length / 2;
-  if (sequences == 0 || narrow || !available()) return false;
+  if (sequences == 0) return false;
   const auto& heads = op.heads;
+  const ops::AttentionPart part = ops::attention_part(heads, sequences, length, op.window);
+  if (part.bytes == 0 || !available()) return false;
   const int64_t group = heads.query / heads.kv;
-  const int64_t scores = group * round_up(length, 64) * round_up(length, 128) * 2;  // a kv head's
-  if (scores > kMostScores) return false;
-  Part part;
-  part.kv_heads = divisor(heads.kv, kMostScores / scores);
-  part.sequences =
-      part.kv_heads == heads.kv ? divisor(sequences, kMostScores / (scores * part.kv_heads)) : 1;
   Plan* plan = plan_for({true, part.sequences, length, static_cast<int>(part.kv_heads * group),
                          static_cast<int>(part.kv_heads), heads.width, heads.query, heads.kv,
                          op.window, true, op.scale});

@@ -8,6 +8,7 @@
 
 #include "model/adapter.h"
 #include "model/kv_cache.h"
+#include "ops/attention_parts.h"
 #include "train/language_model.h"
 
 namespace mixtral {
@@ -92,10 +93,23 @@ int64_t rope_bytes(const Mixtral& model) {
          size_of(ops::statistics_dtype(model.options().compute));
 }
 
+/// Whether what is planned for is a GPU, beside which a host has memory of its own.
+bool is_gpu(const Backend& planner) { return planner.memory().opened > 0; }
+
+/// The operations' scratch memory on a GPU, where attention's gradient has by far the most.
+int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
+  const bool learns = shape.pass == Pass::step || shape.pass == Pass::gradients;
+  if (!is_gpu(planner) || !learns || shape.options.compute != Dtype::bf16) return 0;
+  if (shape.preference) return 0;  // whose sequences are hardly ever all of one length
+  const ModelConfig& c = shape.config;
+  const ops::Heads heads{static_cast<int>(c.num_heads), static_cast<int>(c.num_kv_heads),
+                         static_cast<int>(c.head_dim)};
+  return ops::attention_part(heads, shape.rows, shape.context, c.sliding_window).bytes;
+}
+
 /// What a GPU's memory holds before anything of this program's.
 void add_opened(MemoryPlan& plan, const Backend& planner) {
-  if (const int64_t opened = planner.memory().opened; opened > 0)
-    plan.items.push_back({"driver and other programs", opened});
+  if (is_gpu(planner)) plan.items.push_back({"driver and other programs", planner.memory().opened});
 }
 
 }  // namespace
@@ -157,7 +171,10 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   }
   plan.items.push_back({"activations", arena - logits});
   if (logits > 0) plan.items.push_back({"logits, a slice", logits});
-  if (whole_step) plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
+  if (const int64_t scratch = scratch_bytes(planner, shape); scratch > 0)
+    plan.items.push_back({"attention's scratch", scratch});
+  if (whole_step && !is_gpu(planner))
+    plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
   add_opened(plan, planner);
   return plan;
 }
