@@ -10,7 +10,7 @@ endforeach()
 find_package(CUDAToolkit 13 REQUIRED)
 
 # Headers that scripts/fetch_cuda_headers puts into a cache folder outside the repository.
-if(DEFINED ENV{XDG_CACHE_HOME})
+if(NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
   set(MIXTRAL_CUDA_CACHE "$ENV{XDG_CACHE_HOME}/mixtral" CACHE PATH "Where fetched headers are")
 else()
   set(MIXTRAL_CUDA_CACHE "$ENV{HOME}/.cache/mixtral" CACHE PATH "Where fetched headers are")

@@ -1,7 +1,7 @@
 # All from the distribution's packages (scripts/setup).
 if(MIXTRAL_STATIC)
   # Those whose packages have no static archives are from scripts/fetch_static_libraries.
-  if(DEFINED ENV{XDG_CACHE_HOME})
+  if(NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
     set(MIXTRAL_STATIC_LIBRARIES "$ENV{XDG_CACHE_HOME}/mixtral/static" CACHE PATH "Static archives")
   else()
     set(MIXTRAL_STATIC_LIBRARIES "$ENV{HOME}/.cache/mixtral/static" CACHE PATH "Static archives")

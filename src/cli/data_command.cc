@@ -371,17 +371,21 @@ void print_report(const CheckReport& report, const CheckCommandOptions& options)
                         ? 0.0
                         : static_cast<double>(counts.bytes) / static_cast<double>(counts.tokens),
                     counts.longest));
-    put(fmt::format("  rows          {} of up to {} tokens (--pack {}), {:.1f}% filled\n",
-                    split.rows, options.check.batches.context, options.pack,
-                    split.rows == 0
-                        ? 0.0
-                        : 100 * static_cast<double>(split.arranged_tokens) /
-                              static_cast<double>(split.rows * options.check.batches.context)));
+    const auto pairs = counts.kinds[static_cast<size_t>(RecordKind::preference)] > 0;
+    const int64_t room = split.rows * options.check.batches.context * (pairs ? 2 : 1);
+    put(fmt::format(
+        "  rows          {} of up to {} tokens ({}), {:.1f}% filled\n", split.rows,
+        options.check.batches.context,
+        pairs ? "a pair each, both answers with the prompt" : "--pack " + options.pack,
+        room == 0 ? 0.0
+                  : 100 * static_cast<double>(split.arranged_tokens) / static_cast<double>(room)));
     put(fmt::format(
         "  truncations   {} records are longer than a row: {}\n", split.long_records,
         split.dropped_tokens > 0
-            ? fmt::format("{} tokens are cut off (--context, or --pack on)", split.dropped_tokens)
-            : std::string("cut into windows, nothing is lost")));
+            ? fmt::format("{} tokens are cut off (--context{})", split.dropped_tokens,
+                          pairs ? " mends it" : ", or --pack on")
+            : std::string(split.long_records == 0 ? "nothing is lost"
+                                                  : "cut into windows, nothing is lost")));
     if (counts.duplicates > 0) {
       put(fmt::format("  duplicates    {} records occur more than once\n", counts.duplicates));
     }

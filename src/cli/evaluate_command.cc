@@ -53,6 +53,7 @@ void run_exact_match(const EvaluateOptions& given) {
   if (!tokenizer)
     throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer", o.model));
   const ModelConfig config = model_config(o.model);
+  require_positions(o.context, config);
   QuestionRules rules;
   rules.response_marker = o.response_marker;
   rules.records.vocab_size = config.vocab_size;

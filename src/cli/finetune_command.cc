@@ -70,7 +70,8 @@ class Finetuning {
     if (o_.common.random_weights && names_configuration(o_.model))
       base_ = o_.model;
     else
-      base_ = fs::absolute(resolve_model(o_.model)).lexically_normal();
+      base_ = started_from("model", o_.model);
+    if (!o_.reference.empty()) reference_ = started_from("reference", o_.reference);
     if (!o_.chat_template)
       if (const auto noted = find_chat_template(base_.string(), o_.adapter))
         o_.chat_template = name(*noted);
@@ -106,6 +107,28 @@ class Finetuning {
   }
 
  private:
+  /// The directory that --model or --reference stands for. A run goes on with what it stood for at
+  /// its start, which config.yaml notes: a run of that name may have newer checkpoints by now.
+  fs::path started_from(const std::string& flag, const std::string& given) const {
+    std::error_code error;
+    const auto holds_model = [&](const fs::path& directory) {
+      return fs::exists(directory / "config.json", error);
+    };
+    fs::path noted;
+    if (o_.resuming) noted = read_run_info(fs::path(o_.out) / "config.yaml", "models")[flag];
+    if (noted.empty()) return fs::canonical(resolve_model(given));
+    if (holds_model(noted)) return noted;
+    // Folders may have been moved.
+    for (const fs::path& directory :
+         {fs::path(given), fs::path(given) / "checkpoints" / noted.filename()})
+      if (holds_model(directory)) return fs::canonical(directory);
+    throw Error(fmt::format(
+        "{} was started from {}, which is gone, and so is {} from --{} {}; on other weights it "
+        "would be another run: put that model back (runs keep only their last checkpoints; see "
+        "--keep-last), or begin a new run with --adapter {} or --model {}",
+        o_.out, noted.string(), noted.filename().string(), flag, given, o_.out, o_.out));
+  }
+
   void check_kind(const TrainingData& data) const {
     if (data.train.is_paired() == uses_preferences(o_.kind())) return;
     if (data.train.is_paired())
@@ -162,8 +185,6 @@ class Finetuning {
 
   void train_model(const TrainingData& data, CorpusSource& train) {
     const FinetuneMethod kind = o_.kind();
-    // What the run was started with, also when a newer checkpoint joins a run that is the base.
-    o_.model = base_.string();
     const TrainSettings settings = o_.train_settings();
     const auto backend = o_.common.open_device();
     const Precision precision =
@@ -172,7 +193,7 @@ class Finetuning {
             : choose_precision(o_.common.dtype, *backend, Purpose::training, config_.dtype);
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
-                                   .context = *o_.context,
+                                   .context = planned_context(o_, data),
                                    .trainable = !trains_adapter(kind),
                                    .trained_layers = o_.num_layers,
                                    .train_router = !o_.freeze_router,
@@ -191,6 +212,7 @@ class Finetuning {
                                            .optimizer = settings.optimizer,
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
+                                           .full_rows = train.batches().mostly_full(),
                                            .recompute = o_.recompute_rule(),
                                            .adapter = file,
                                            .preference = preference,
@@ -198,8 +220,7 @@ class Finetuning {
     if (o_.overwrite) {
       require_outside(o_.out, "--model", base_);
       if (!o_.adapter.empty()) require_outside(o_.out, "--adapter", o_.adapter);
-      if (!o_.reference.empty())
-        require_outside(o_.out, "--reference", resolve_model(o_.reference));
+      if (!reference_.empty()) require_outside(o_.out, "--reference", reference_);
     }
     std::optional<ModelTensors> weights;
     const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
@@ -253,6 +274,7 @@ class Finetuning {
                       .train = train,
                       .run = run,
                       .config_text = file_.dump(),
+                      .models = {{"model", base_}, {"reference", reference_}},
                       .subject = describe(*trained),
                       .planned_bytes = memory.planned,
                       .result = adapter ? "adapter" : "model",
@@ -266,7 +288,7 @@ class Finetuning {
       draw_weights(backend, *drawn, o_.common.seed);
       return drawn;
     }
-    const fs::path directory = o_.reference.empty() ? base_ : resolve_model(o_.reference);
+    const fs::path directory = reference_.empty() ? base_ : reference_;
     auto reference = load_model(backend, directory, options);
     if (reference->config().vocab_size != config_.vocab_size)
       throw Error(fmt::format(
@@ -289,7 +311,7 @@ class Finetuning {
   FinetuneOptions& o_;
   RunConfig& file_;
   std::vector<std::string> notes_;
-  fs::path base_;
+  fs::path base_, reference_;  // reference_: empty where none is named
   ModelConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   Objective objective_;

@@ -267,6 +267,7 @@ class Pretraining {
                                            .optimizer = settings.optimizer,
                                            .rows = o_.batch_size,
                                            .context = planned_context(o_, data),
+                                           .full_rows = train.batches().mostly_full(),
                                            .recompute = o_.recompute_rule()});
     if (o_.overwrite && !subject.weights.empty())
       require_outside(o_.out, "--init", subject.weights);

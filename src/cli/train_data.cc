@@ -81,7 +81,8 @@ std::unique_ptr<Tokenizer> default_tokenizer(const TrainOptions& options) {
 }
 
 std::string run_info_text(const Backend& backend, const TrainingData& data,
-                          const Tokenizer* tokenizer) {
+                          const Tokenizer* tokenizer,
+                          const std::vector<std::pair<std::string, fs::path>>& models) {
   std::string text = "\n# What the run was made with and from; not read as flags\nrun_info:\n";
   text += fmt::format("  mixtral: {}\n", yaml_scalar(kVersion));
   text += fmt::format("  compiler: {}\n", yaml_scalar(__VERSION__));
@@ -90,6 +91,9 @@ std::string run_info_text(const Backend& backend, const TrainingData& data,
   text += "  data:\n";
   for (const auto& [file, hash] : data.hashes)
     text += fmt::format("    {}: {}\n", yaml_scalar(file), yaml_scalar(hash));
+  text += "  models:\n";
+  for (const auto& [flag, directory] : models)
+    text += fmt::format("    {}: {}\n", flag, yaml_scalar(directory.string()));
   return text;
 }
 

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/train_options.h"
 #include "train/corpus_source.h"
@@ -29,8 +32,10 @@ void require_same_data(const TrainingData& data, const std::filesystem::path& co
 /// The tokenizer for --data where nobody named one: bytes for plain text, else none.
 std::unique_ptr<Tokenizer> default_tokenizer(const TrainOptions& options);
 
-/// The run_info part of a run's config.yaml: versions, device, data.
+/// The run_info part of a run's config.yaml: versions, device, data, and the directories of the
+/// models that flags name.
 std::string run_info_text(const Backend& backend, const TrainingData& data,
-                          const Tokenizer* tokenizer);
+                          const Tokenizer* tokenizer,
+                          const std::vector<std::pair<std::string, std::filesystem::path>>& models);
 
 }  // namespace mixtral

@@ -44,10 +44,13 @@ std::string note_on_cut_records(const TrainOptions& o, const TrainingSetup& setu
     }
   };
   count(setup.data.train);
-  for (const auto* split : {&setup.data.validation, &setup.data.test})
-    if (*split) count(**split);
+  // Of a single text, test is the same part as val.
+  if (setup.data.validation) count(*setup.data.validation);
+  if (setup.data.test && setup.data.hashes.size() > 1) count(*setup.data.test);
   if (cut == 0) return {};
-  const int64_t most = setup.model.config().max_positions;
+  // A model that is pretrained takes as many positions as it is given.
+  const int64_t most =
+      std::max(setup.model.config().max_positions, setup.command == "pretrain" ? 2 * longest : 0);
   const int64_t whole =
       std::min(most, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(longest))));
   std::string way_out = fmt::format("the model has no more than {} positions", most);
@@ -208,12 +211,13 @@ void train_and_report(const TrainOptions& o, const TrainSettings& wanted,
     if (o.resuming) trainer.resume();
     if (o.tensorboard) progress.log_to_tensorboard(trainer.state().step);
     write_file(setup.run.config_path(),
-               setup.config_text + run_info_text(setup.backend, setup.data, setup.tokenizer));
-    progress.say(
-        fmt::format("{}; {} steps of {} x {} x {} tokens; lr {:.2e} {}; about {} of "
-                    "memory; {}",
-                    setup.subject, *o.iterations, o.accumulation, o.batch_size, *o.context, *o.lr,
-                    o.schedule, format_bytes(setup.planned_bytes), setup.backend.description()));
+               setup.config_text +
+                   run_info_text(setup.backend, setup.data, setup.tokenizer, setup.models));
+    progress.say(fmt::format(
+        "{}; {} steps of {} x {} x {} tokens; lr {:.2e} {}; about {} of "
+        "memory; {}",
+        setup.subject, *o.iterations, o.accumulation, o.batch_size, planned_context(o, setup.data),
+        *o.lr, o.schedule, format_bytes(setup.planned_bytes), setup.backend.description()));
     const std::string note = note_on_long_records(o, setup);
     if (!note.empty()) progress.say(note);
     result = trainer.run();

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "cli/train_data.h"
 #include "cli/train_options.h"
@@ -38,7 +41,9 @@ struct TrainingSetup {
   CorpusSource& train;
   RunDirectory& run;
   std::string config_text;  // config.yaml without what run_info_text adds
-  std::string subject;      // what is trained, in words
+  /// The directories of the models that flags name, by flag; empty where there is none.
+  std::vector<std::pair<std::string, std::filesystem::path>> models = {};
+  std::string subject;  // what is trained, in words
   int64_t planned_bytes = 0;
   std::string_view result = "model";  // what a checkpoint holds
   bool perplexity = true;             // whether e to the loss means something

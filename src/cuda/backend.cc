@@ -102,6 +102,13 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
                              static_cast<double>(properties.totalGlobalMem) / (1 << 30),
                              processors_, driver / 1000, driver % 1000 / 10);
   blas_ = std::make_unique<CublasLt>();  // first: it may be missing
+  size_t available = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
+  if (available < size_t{2} * CublasLt::kWorkspaceBytes)
+    throw Error(
+        fmt::format("--device cuda:{}: only {} of the GPU's {} MiB are free; end what uses them "
+                    "(nvidia-smi names it), or choose another GPU or --device cpu",
+                    index_, available >> 20, total >> 20));
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   scratch_ = std::make_unique<Scratch>();
   staging_ = std::make_unique<Staging>();

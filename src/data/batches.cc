@@ -155,6 +155,18 @@ void Batches::pack_exact(const std::vector<Piece>& pieces) {
   if (used > 0) row_starts_.push_back(static_cast<int64_t>(arranged_.size()));
 }
 
+bool Batches::mostly_full() const {
+  if (options_.random_windows) return corpus_.tokens() > options_.context;
+  int64_t full = 0;
+  for (int64_t row = 0; row < rows_per_epoch_; ++row) {
+    const auto at = static_cast<size_t>(row);
+    const int64_t begin = row_starts_[at];
+    full += row_starts_[at + 1] == begin + 1 &&
+            arranged_[static_cast<size_t>(begin)].length == options_.context;
+  }
+  return 2 * full >= rows_per_epoch_;
+}
+
 void Batches::append(const Piece& piece, HostBatch& batch) const {
   if (batch.sequence_starts.empty()) batch.sequence_starts.push_back(0);
   for (int32_t i = 0; i < piece.length; ++i) {

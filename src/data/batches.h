@@ -63,6 +63,9 @@ class Batches {
   /// Records longer than T, and the tokens that Packing::off drops of them.
   int64_t long_records() const { return long_records_; }
   int64_t dropped_tokens() const { return dropped_tokens_; }
+  /// Whether at least half of the rows are one sequence of T tokens, so that batches of nothing
+  /// else are to be expected.
+  bool mostly_full() const;
 
  private:
   struct Piece {

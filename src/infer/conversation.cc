@@ -65,9 +65,10 @@ std::vector<int32_t> Conversation::fitting_prompt() {
     if (static_cast<int64_t>(ids.size()) + room <= generator_.context()) return ids;
     if (static_cast<std::ptrdiff_t>(all.size()) - first < 3) {
       if (static_cast<int64_t>(ids.size()) < generator_.context()) return ids;
-      throw Error(fmt::format(
-          "this turn has {} tokens, more than the context of {}; shorten it, or raise --context",
-          ids.size(), generator_.context()));
+      throw Error(
+          fmt::format("this turn has {} tokens, more than the context of {}; shorten it, or raise "
+                      "--context where the model has more positions",
+                      ids.size(), generator_.context()));
     }
     all.erase(all.begin() + first, all.begin() + first + 2);
   }

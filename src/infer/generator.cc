@@ -41,7 +41,7 @@ void Generator::check_prompt(std::span<const int32_t> prompt, int64_t room) cons
   if (static_cast<int64_t>(prompt.size()) + room > context())
     throw Error(
         fmt::format("a prompt of {} tokens does not fit a context of {} with room for {} "
-                    "more; shorten it, or raise --context",
+                    "more; shorten it, or raise --context where the model has more positions",
                     prompt.size(), context(), room));
 }
 

@@ -39,7 +39,7 @@ void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context) {
     if (host.positions[i] < 0 || host.positions[i] >= context)
       throw Error(
           fmt::format("a sequence of {} tokens does not fit a context of {}; shorten it, or "
-                      "raise --context",
+                      "raise --context where the model has more positions",
                       host.positions[i] + 1, context));
   }
 }

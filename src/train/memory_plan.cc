@@ -94,13 +94,14 @@ int64_t rope_bytes(const Mixtral& model) {
 }
 
 /// Whether what is planned for is a GPU, beside which a host has memory of its own.
-bool is_gpu(const Backend& planner) { return planner.memory().opened > 0; }
+bool is_gpu(const Backend& planner) { return planner.name().starts_with("cuda"); }
 
 /// The operations' scratch memory on a GPU, where attention's gradient has by far the most.
 int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
   const bool learns = shape.pass == Pass::step || shape.pass == Pass::gradients;
   if (!is_gpu(planner) || !learns || shape.options.compute != Dtype::bf16) return 0;
-  if (shape.preference) return 0;  // whose sequences are hardly ever all of one length
+  // Sequences of different lengths, as preference pairs are, take other kernels.
+  if (!shape.full_rows || shape.preference) return 0;
   const ModelConfig& c = shape.config;
   const ops::Heads heads{static_cast<int>(c.num_heads), static_cast<int>(c.num_kv_heads),
                          static_cast<int>(c.head_dim)};
@@ -264,6 +265,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
       if (try_change("--optimizer-state bf16")) return true;
     }
     if (!heavy && try_quantized_base()) return true;
+    if (shape.pass == Pass::routes) return false;  // of a text, as long as it is
     for (const std::string before = flags; smaller.context > 64;) {
       smaller.context /= 2;
       flags = before;
@@ -275,6 +277,8 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     advice = whole_step
                  ? "no change of batch, context or optimizer state makes it fit: choose a smaller "
                    "model (--layers, --hidden-size, --experts)"
+             : shape.pass == Pass::routes
+                 ? "no type makes it fit: give a shorter text, or choose a smaller model"
                  : "no type, batch or context makes it fit: choose a smaller model";
   throw Error(fmt::format("{} more memory than is free: {} of {}; {}\n{}",
                           whole_step ? "training needs" : "the model and a batch need",

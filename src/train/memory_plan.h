@@ -42,8 +42,9 @@ struct TrainingShape {
   Mixtral::Options options;
   Objective objective;
   OptimizerSettings optimizer;
-  int64_t rows = 1;     // sequences of a micro-batch
-  int64_t context = 0;  // tokens of each
+  int64_t rows = 1;       // sequences of a micro-batch
+  int64_t context = 0;    // tokens of each
+  bool full_rows = true;  // batches come in which every sequence has them all
   Recompute recompute;
   /// What is trained instead of the model's own weights, which then have no gradients.
   std::optional<AdapterFile> adapter;

@@ -83,12 +83,11 @@ void RunDirectory::require_space(int64_t bytes, int64_t count) const {
 }
 
 void require_outside(const fs::path& replaced, std::string_view flag, const fs::path& source) {
-  const fs::path outer = fs::weakly_canonical(replaced / ""), inner = fs::weakly_canonical(source);
-  // A path without a last component matches as far as it goes.
-  const fs::path directory = outer.has_filename() ? outer : outer.parent_path();
+  const fs::path removed = fs::weakly_canonical(replaced / "checkpoints");
+  const fs::path inner = fs::weakly_canonical(source);
   const auto [end, where] =
-      std::mismatch(directory.begin(), directory.end(), inner.begin(), inner.end());
-  if (end != directory.end()) return;
+      std::mismatch(removed.begin(), removed.end(), inner.begin(), inner.end());
+  if (end != removed.end()) return;
   throw Error(
       fmt::format("--overwrite would remove {}, which {} is to start from; choose another --out",
                   source.string(), flag));

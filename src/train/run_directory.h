@@ -38,8 +38,8 @@ class RunDirectory {
   std::unique_ptr<CheckpointStore> checkpoints_;
 };
 
-/// Throws Error when what a run is to start from, which `flag` names, lies in the directory whose
-/// run it is to replace.
+/// Throws Error when what a run is to start from, which `flag` names, is a checkpoint of the run
+/// that it is to replace.
 void require_outside(const std::filesystem::path& replaced, std::string_view flag,
                      const std::filesystem::path& source);
 

@@ -311,17 +311,53 @@ TEST_F(Finetune, DoesNotReplaceTheRunThatItStartsFrom) {
     EXPECT_TRUE(fs::exists(checkpoint("run", 2) / "adapter_model.safetensors"));
   }
   EXPECT_EQ(run(flags("run", {"--overwrite", "--iters", "1"})).code, 0);
+  // What lies there and is no part of the run is not removed.
+  fs::copy(path("base"), path("run") + "/base");
+  const Outcome o =
+      run(flags("run", {"--model", path("run") + "/base", "--overwrite", "--iters", "1"}));
+  EXPECT_EQ(o.code, 0) << o.err;
 }
 
 TEST_F(Finetune, GoesOnFromTheCheckpointItStartedFrom) {
-  ASSERT_EQ(run(flags("basis", {"--method", "full", "--iters", "2"})).code, 0);
-  ASSERT_EQ(run(flags("run", {"--model", path("basis"), "--iters", "2"})).code, 0);
-  ASSERT_EQ(run({"finetune", "--resume", path("basis"), "--iters", "4"}).code, 0);
-  ASSERT_EQ(run({"finetune", "--resume", path("run"), "--iters", "4"}).code, 0);
-  for (const int step : {2, 4})
-    EXPECT_NE(read_file(checkpoint("run", step) / "adapter_config.json", 1 << 20)
-                  .find(checkpoint("basis", 2).string()),
-              std::string::npos);
+  ASSERT_EQ(run(flags("basis", {"--method", "full", "--iters", "2", "--save-every", "2"})).code, 0);
+  for (const char* latest : {"basis", "basis/checkpoints/latest"}) {
+    fs::remove_all(path("run"));
+    ASSERT_EQ(run(flags("run", {"--model", path(latest), "--iters", "2"})).code, 0);
+    fs::remove_all(path("undisturbed"));
+    fs::copy(path("run"), path("undisturbed"),
+             fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+    ASSERT_EQ(run({"finetune", "--resume", path("undisturbed"), "--iters", "4"}).code, 0);
+    ASSERT_EQ(run({"finetune", "--resume", path("basis"), "--iters", "4"}).code, 0);
+    const Outcome resumed = run({"finetune", "--resume", path("run"), "--iters", "4"});
+    ASSERT_EQ(resumed.code, 0) << resumed.err;
+    EXPECT_EQ(checksum_file(checkpoint("run", 4) / "adapter_model.safetensors").hex(),
+              checksum_file(checkpoint("undisturbed", 4) / "adapter_model.safetensors").hex());
+    fs::remove_all(checkpoint("basis", 4));
+    fs::remove(path("basis/checkpoints/latest"));
+    fs::create_directory_symlink("step-00000002", path("basis/checkpoints/latest"));
+  }
+}
+
+TEST_F(Finetune, GoesOnWhereItsFolderHasMoved) {
+  fs::create_directory(path("there"));
+  ASSERT_EQ(run(flags("there/basis", {"--method", "full", "--iters", "2"})).code, 0);
+  const fs::path here = fs::current_path();
+  fs::current_path(path("there"));
+  Arguments tuning = flags("run", {"--iters", "2"});
+  tuning[2] = "basis";
+  tuning[6] = "run";
+  EXPECT_EQ(run(tuning).code, 0);
+  fs::current_path(here);
+  fs::rename(path("there"), path("elsewhere"));
+  fs::current_path(path("elsewhere"));
+  const Outcome moved = run({"finetune", "--resume", "run", "--iters", "4"});
+  fs::remove_all("basis/checkpoints");
+  const Outcome gone = run({"finetune", "--resume", "run", "--iters", "6"});
+  fs::current_path(here);
+  EXPECT_EQ(moved.code, 0) << moved.err;
+  EXPECT_EQ(gone.code, 1);
+  EXPECT_NE(gone.err.find("step-00000002"), std::string::npos) << gone.err;
+  EXPECT_NE(gone.err.find("--adapter run"), std::string::npos) << gone.err;
 }
 
 TEST_F(Finetune, NotesTheTemplateOfItsBaseAlsoWhenResumed) {
