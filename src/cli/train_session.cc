@@ -44,9 +44,8 @@ std::string note_on_cut_records(const TrainOptions& o, const TrainingSetup& setu
     }
   };
   count(setup.data.train);
-  // Of a single text, test is the same part as val.
-  if (setup.data.validation) count(*setup.data.validation);
-  if (setup.data.test && setup.data.hashes.size() > 1) count(*setup.data.test);
+  for (const auto* split : {&setup.data.validation, &setup.data.test})
+    if (*split) count(**split);
   if (cut == 0) return {};
   // A model that is pretrained takes as many positions as it is given.
   const int64_t most =

@@ -316,7 +316,8 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
 
 bool has_split(const DataFiles& files, Split split, double validation_fraction) {
   if (!files.single) return !files[split].empty();
-  return split == Split::train || (files.train.extension() == ".txt" && validation_fraction > 0);
+  if (split == Split::train) return true;
+  return split == Split::val && files.train.extension() == ".txt" && validation_fraction > 0;
 }
 
 Corpus load_split(const DataFiles& files, Split split, double validation_fraction,

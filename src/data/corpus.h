@@ -123,9 +123,9 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
                    const CorpusOptions& options, ThreadPool& pool);
 
 /// The corpus of a split of --data; of a single plain text file, train is the first
-/// 1 - `validation_fraction` of it, and val and test are both the rest, where there is one. Of a
-/// single .jsonl file everything is train. Throws Error as load_corpus, or when the split is
-/// absent.
+/// 1 - `validation_fraction` of it, and val the rest, where there is one; there is no test, which
+/// would be the part that chose the best checkpoint. Of a single .jsonl file everything is train.
+/// Throws Error as load_corpus, or when the split is absent.
 Corpus load_split(const DataFiles& files, Split split, double validation_fraction,
                   const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool);
 /// Whether load_split() would find that split.

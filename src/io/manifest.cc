@@ -35,6 +35,24 @@ FileChecksum read_checksum(const Json& json) {
   return sum;
 }
 
+void require_size(const fs::path& path, const FileChecksum& expected) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  if (error)
+    throw Error(fmt::format("{} is named by {} but cannot be read: {}", path.string(),
+                            Manifest::kFileName, error.message()));
+  if (bytes != expected.bytes)
+    throw Error(fmt::format("{} is damaged: it has {} bytes, but {} says {}", path.string(), bytes,
+                            Manifest::kFileName, expected.bytes));
+}
+
+void require_contents(const fs::path& path, const FileChecksum& expected) {
+  const FileChecksum found = checksum_file(path);
+  if (found != expected)
+    throw Error(fmt::format("{} is damaged: its checksum is {}, but {} says {}", path.string(),
+                            found.hex(), Manifest::kFileName, expected.hex()));
+}
+
 }  // namespace
 
 Manifest Manifest::of_directory(const fs::path& directory) {
@@ -65,26 +83,25 @@ void Manifest::save(const fs::path& directory) const {
 }
 
 void Manifest::verify(const fs::path& directory) const {
-  for (const auto& [name, expected] : files_) {
-    const fs::path path = directory / name;
-    std::error_code error;
-    const uint64_t bytes = fs::file_size(path, error);
-    if (error)
-      throw Error(fmt::format("{} is named by {} but cannot be read: {}", path.string(), kFileName,
-                              error.message()));
-    if (bytes != expected.bytes)
-      throw Error(fmt::format("{} is damaged: it has {} bytes, but {} says {}", path.string(),
-                              bytes, kFileName, expected.bytes));
-  }
-  for (const auto& [name, expected] : files_) {
-    const fs::path path = directory / name;
-    const FileChecksum found = checksum_file(path);
-    if (found != expected)
-      throw Error(fmt::format("{} is damaged: its checksum is {}, but {} says {}", path.string(),
-                              found.hex(), kFileName, expected.hex()));
-  }
+  for (const auto& [name, expected] : files_) require_size(directory / name, expected);
+  for (const auto& [name, expected] : files_) require_contents(directory / name, expected);
 }
 
 void verify_manifest(const fs::path& directory) { Manifest::load(directory).verify(directory); }
+
+void verify_listed(const fs::path& file) {
+  std::error_code error;
+  if (!fs::exists(file.parent_path() / Manifest::kFileName, error)) return;
+  Manifest manifest;
+  try {
+    manifest = Manifest::load(file.parent_path());
+  } catch (const Error&) {
+    return;
+  }
+  const auto listed = manifest.files().find(file.filename().string());
+  if (listed == manifest.files().end()) return;
+  require_size(file, listed->second);
+  require_contents(file, listed->second);
+}
 
 }  // namespace mixtral

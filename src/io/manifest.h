@@ -38,4 +38,8 @@ class Manifest {
 /// Manifest::load(directory).verify(directory).
 void verify_manifest(const std::filesystem::path& directory);
 
+/// Throws Error when a file differs from what a manifest beside it says of it. Without a manifest,
+/// or with another program's file of that name, nothing is known and nothing checked.
+void verify_listed(const std::filesystem::path& file);
+
 }  // namespace mixtral

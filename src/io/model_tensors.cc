@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/convert.h"
 #include "io/json.h"
+#include "io/manifest.h"
 
 namespace mixtral {
 namespace {
@@ -72,6 +73,7 @@ ModelTensors::ModelTensors(const fs::path& path) : path_(path) {
 }
 
 void ModelTensors::add(SafetensorsFile file) {
+  verify_listed(file.path());
   for (const auto& entry : file.entries()) {
     const auto [place, added] = file_of_.emplace(entry.name, files_.size());
     if (!added)

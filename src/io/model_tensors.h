@@ -13,8 +13,8 @@ namespace mixtral {
 class ModelTensors {
  public:
   /// `path` is a directory with model.safetensors or model.safetensors.index.json and its shards,
-  /// or one .safetensors file. Throws Error when files are missing, the index names a file outside
-  /// the directory, or index and shards disagree.
+  /// or one .safetensors file. Throws Error when files are missing or damaged (verify_listed), the
+  /// index names a file outside the directory, or index and shards disagree.
   explicit ModelTensors(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }

@@ -9,6 +9,7 @@
 #include <regex>
 #include <set>
 
+#include "io/manifest.h"
 #include "io/safetensors.h"
 
 namespace mixtral {
@@ -357,6 +358,7 @@ AdapterFile load_peft(const fs::path& directory, const Json& config, const Model
   }
   const double alpha = config.at("lora_alpha").as_double();
   const auto rank = static_cast<double>(config.at("r").as_int());
+  verify_listed(directory / "adapter_model.safetensors");
   Reader reader(directory / "adapter_model.safetensors", model);
   for (const SafetensorsEntry& entry : reader.file().entries()) {
     std::string_view name = entry.name;

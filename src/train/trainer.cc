@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random.h"
-#include "io/manifest.h"
 
 namespace mixtral {
 namespace {
@@ -340,10 +339,7 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
                      .checkpoint = store.latest()};
   if (reason != TrainResult::Reason::signal) {
     if (const auto best = store.best(); best && settings_.keep_best) {
-      if (best->step != state_.step) {
-        verify_manifest(best->path);
-        parts_.model.load(best->path);
-      }
+      if (best->step != state_.step) parts_.model.load(best->path);
       result.checkpoint = best;
     }
     if (parts_.test) {

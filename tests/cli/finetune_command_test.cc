@@ -22,7 +22,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
-using testing::fixtures;
 
 Outcome run(const Arguments& arguments) { return run_command(arguments); }
 
@@ -513,8 +512,8 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
 class PeftFixture : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PeftFixture, TenLossesAgree) {
-  const fs::path directory = fixtures() / GetParam();
-  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+  const fs::path directory = testing::fixture(GetParam());
+  if (!fs::exists(directory)) GTEST_SKIP() << "no reference results at " << directory;
   const TemporaryDirectory scratch;
   const auto rows = testing::read_batch(directory / "data.jsonl").sequences();
   const Outcome o = run({"finetune",
@@ -577,7 +576,8 @@ TEST_P(PeftFixture, TenLossesAgree) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PeftFixture,
-                         ::testing::Values("lora-qv", "lora-attention-rs", "lora-experts"),
+                         ::testing::Values("small-lora", "lora-qv", "lora-attention-rs",
+                                           "lora-experts"),
                          [](const auto& c) {
                            std::string name = c.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -585,8 +585,8 @@ INSTANTIATE_TEST_SUITE_P(All, PeftFixture,
                          });
 
 TEST(PreferenceFixture, LossesLogProbabilitiesAndGradientsAgree) {
-  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
-  const fs::path directory = fixtures() / "dpo";
+  const fs::path directory = testing::fixture("dpo");
+  if (!fs::exists(directory)) GTEST_SKIP() << "no reference results at " << directory;
   const TemporaryDirectory scratch;
   const fs::path gradients = scratch.path() / "gradients.safetensors";
   const Outcome o =

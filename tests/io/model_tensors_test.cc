@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <map>
 #include <numeric>
 
 #include "base/file.h"
@@ -300,6 +301,24 @@ TEST(Manifest, FindsEveryFlippedBit) {
     write_file(path, good);
   }
   EXPECT_NO_THROW(verify_manifest(directory.path()));
+}
+
+TEST(Manifest, IsBelievedWhereAModelIsOpened) {
+  const TemporaryDirectory directory;
+  const fs::path file = directory.path() / "model.safetensors";
+  std::vector<float> values{1, 2};
+  const std::map<std::string, Tensor> tensors{{"x", Tensor(std::span(values))}};
+  write_safetensors(file, tensors);
+  std::string bad = read_file(file);
+  Manifest::of_directory(directory.path()).save(directory.path());
+  EXPECT_NO_THROW(ModelTensors(directory.path()));
+  bad.back() = static_cast<char>(bad.back() ^ 1);
+  write_file(file, bad);
+  EXPECT_THAT(message_of([&] { ModelTensors(directory.path()); }),
+              HasSubstr(file.string() + " is damaged: its checksum"));
+  // Another program's file of that name says nothing.
+  write_file(directory.path() / Manifest::kFileName, "[1]");
+  EXPECT_NO_THROW(ModelTensors(directory.path()));
 }
 
 TEST(Manifest, RefusesABadManifest) {

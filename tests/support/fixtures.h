@@ -14,12 +14,14 @@
 
 namespace mixtral::testing {
 
-/// Reference results beside the repository (docs/architecture.md, "Tests"); absent on most
-/// machines.
-inline std::filesystem::path fixtures() {
-  return std::filesystem::path(MIXTRAL_SOURCE_DIR) / ".." / "shared" / "fixtures";
+/// Reference results of that name: tests/fixtures has some; more are beside the repository
+/// (docs/architecture.md, "Tests"), absent on most machines.
+inline std::filesystem::path fixture(const std::string& name) {
+  const std::filesystem::path source = MIXTRAL_SOURCE_DIR;
+  const std::filesystem::path own = source / "tests" / "fixtures" / name;
+  return std::filesystem::exists(own) ? own : source / ".." / "shared" / "fixtures" / name;
 }
-inline bool have_fixtures() { return std::filesystem::exists(fixtures() / "README.md"); }
+inline bool have_fixture(const std::string& name) { return std::filesystem::exists(fixture(name)); }
 
 /// The devices of this build that results are compared on.
 inline std::vector<std::string> devices() {

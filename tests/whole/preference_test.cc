@@ -11,8 +11,6 @@
 namespace mixtral {
 namespace {
 
-using testing::fixtures;
-
 class DpoFixture : public ::testing::TestWithParam<std::string> {};
 
 /// The pairs of a file of {"prompt_ids", "chosen_ids", "rejected_ids"}: two sequences each.
@@ -38,9 +36,10 @@ HostBatch read_pairs(const std::filesystem::path& path) {
 }
 
 TEST_P(DpoFixture, LogProbabilitiesLossAndGradientsAgree) {
-  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+  if (!testing::have_fixture("dpo"))
+    GTEST_SKIP() << "no reference results at " << testing::fixture("dpo");
   if (!testing::have_device(GetParam())) GTEST_SKIP() << "no GPU";
-  const auto directory = fixtures() / "dpo";
+  const auto directory = testing::fixture("dpo");
   const Json expected = Json::load(directory / "expected.json");
   const SafetensorsFile gradients(directory / "expected.safetensors");
   const auto backend = make_backend(GetParam(), 2);

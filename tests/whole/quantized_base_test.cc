@@ -18,7 +18,6 @@ namespace mixtral {
 namespace {
 
 using ops::Quantization;
-using testing::fixtures;
 using testing::read_values;
 
 class QuantizedBase : public ::testing::TestWithParam<Quantization> {};
@@ -133,9 +132,10 @@ class QuantizedFixture : public ::testing::TestWithParam<FixtureCase> {};
 
 TEST_P(QuantizedFixture, LogitsStayNear) {
   const FixtureCase& c = GetParam();
-  if (!testing::have_fixtures()) GTEST_SKIP() << "no reference results at " << fixtures();
+  if (!testing::have_fixture(c.model))
+    GTEST_SKIP() << "no reference results at " << testing::fixture(c.model);
   if (!testing::have_device(c.device)) GTEST_SKIP() << "no GPU";
-  const auto directory = fixtures() / c.model;
+  const auto directory = testing::fixture(c.model);
   const auto backend = make_backend(c.device, 2);
   Arena arena(*backend);
   Context ctx(*backend, arena, Dtype::f32);
