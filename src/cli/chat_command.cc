@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/line_editor.h"
+#include "cli/run_config.h"
 #include "cli/sampling_options.h"
 #include "infer/conversation.h"
 #include "train/stop_signal.h"
@@ -195,7 +196,7 @@ void add_chat_command(CLI::App& app) {
       ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   command->add_option("--system", o->system, "What stands before the first turn");
   command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   o->sampling.add_to(*command);
   o->common.add_model_flags(*command);
   o->common.add_to(*command);

@@ -83,13 +83,13 @@ void add_stories(CLI::App& parent) {
   command
       ->add_option("--questions", options->files.questions,
                    "Questions for training; a twentieth of it each for val and test; 0: none")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->default_str("20000");
   command
       ->add_option(
           "--preferences", options->files.preferences,
           "Preference pairs for training; a twentieth of it each for val and test; 0: none")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->default_str("10000");
   command
       ->add_option(
@@ -515,17 +515,22 @@ void add_check(CLI::App& parent) {
   command->add_option("--fix", options->fix,
                       "Write a corrected copy: a file, or a directory for one");
   command->add_option("--context,-c", options->check.batches.context, "Tokens of a row")
+      ->check(at_least(1))
       ->default_str("256");
   command->add_option("--batch-size", options->check.batches.rows, "Rows of a batch")
+      ->check(at_least(1))
       ->default_str("8");
   command->add_option("--grad-accumulation", options->grad_accumulation, "Batches of a step")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->default_str("1");
   command->add_option("--pack", options->pack, "off, on, or fill (rows of exactly --context)")
       ->default_str("on");
-  command->add_option("--iters", options->iters, "Steps, to see how many epochs they are");
-  command->add_option("--tokens-per-second", options->tokens_per_second,
-                      "Speed of training, to estimate its time");
+  command->add_option("--iters", options->iters, "Steps, to see how many epochs they are")
+      ->check(at_least(1));
+  command
+      ->add_option("--tokens-per-second", options->tokens_per_second,
+                   "Speed of training, to estimate its time")
+      ->check(between(0.001, 1e12));
   command->add_flag("--mask-prompt", options->check.corpus.encode.mask_prompt,
                     "Texts: learn only what follows the response marker");
   command
@@ -539,17 +544,17 @@ void add_check(CLI::App& parent) {
   command
       ->add_option("--vocab-size", options->vocab_size,
                    "Ids must be below (otherwise the tokenizer's)")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command
       ->add_option("--validation-fraction", options->check.validation_fraction,
                    "Of a single text file, the end that validates")
       ->check(between(0, 0.99))
       ->default_str("0.1");
   command->add_option("--sample", options->check.sample, "Number of the record to show, from 0")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->default_str("0");
   command->add_option("--problems", options->shown_problems, "Show at most so many of a file")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->default_str("50");
   command->add_option("--threads,-t", options->threads, "Threads; 0: one a core")->default_str("0");
   command->add_flag("--quiet,-q", options->quiet, "No notes on standard error");

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/adapters.h"
+#include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/evaluate.h"
 #include "eval/exact_match.h"
@@ -182,14 +183,14 @@ void add_evaluate_command(CLI::App& app) {
       "--chat-template", o->chat_template,
       "Of {\"messages\"}: mistral-v1, mistral-hf-old or seed (default: the model's)");
   command->add_option("--limit", o->limit, "Ask the first so many questions only; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->group(group);
   command->add_option("-n,--max-tokens", o->max_tokens, "Tokens of an answer, at most")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->group(group);
   command->add_option("--show", o->show, "Print the first so many questions and answers")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->group(group);
   command->callback([o] {
     if (o->exact_match) return run_exact_match(*o);

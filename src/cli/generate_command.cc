@@ -10,6 +10,7 @@
 
 #include "cli/adapters.h"
 #include "cli/common.h"
+#include "cli/run_config.h"
 #include "cli/sampling_options.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
@@ -297,7 +298,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
   o->sampling.add_to(*command);
   command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");
   command->add_option("--top", o->top, "How many tokens tables show")
       ->capture_default_str()

@@ -143,7 +143,7 @@ void add_info_command(CLI::App& app) {
   o->common.add_quantize_base(*command)->description(
       "Plan generating and that tuning with the base in few bits");
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   o->common.add_to(*command);
   command
       ->add_option(

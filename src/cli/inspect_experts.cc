@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "cli/adapters.h"
+#include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/expert_page.h"
 #include "eval/expert_report.h"
@@ -301,7 +302,7 @@ void add_inspect_experts(CLI::App& inspect) {
   command->add_option("--html", o->html, "Write a report with heat maps to this file");
   command->add_option("--tokens", o->tokens, "Look at about so many tokens at most; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command
       ->add_option("--sample-tokens", o->sample_tokens,
                    "Of the first tokens, how many --html shows in their experts' colours")

@@ -13,7 +13,7 @@ void SamplingOptions::add_to(CLI::App& command) {
       ->check(between(0, 100));
   command.add_option("--top-k", top_k, "Draw from the k most probable tokens; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command.add_option("--top-p", top_p, "Draw from the fewest tokens with this probability")
       ->capture_default_str()
       ->check(between(0, 1));

@@ -57,7 +57,7 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("-c,--context", context, "Tokens of a row at most; 0: the model's own limit")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command
       .add_option("--pack", pack, "off: a record a row; on: several share one, unseen by another")
       ->capture_default_str()
