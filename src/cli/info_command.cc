@@ -145,6 +145,9 @@ void add_info_command(CLI::App& app) {
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")
       ->check(at_least(0));
   o->common.add_to(*command);
+  // Nothing is drawn, and no rotary table is filled.
+  for (const char* meaningless : {"--seed", "--rope-frequencies"})
+    command->remove_option(command->get_option(meaningless));
   command
       ->add_option(
           "--gpu", o->gpu,
