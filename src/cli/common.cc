@@ -219,6 +219,13 @@ std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text) {
   return ids;
 }
 
+void refuse_unused(const CLI::App& command, std::string_view what,
+                   const std::vector<std::string>& flags) {
+  for (const std::string& flag : flags)
+    if (command.count(flag) > 0)
+      throw UsageError(fmt::format("{} has no use for {}; leave it out", what, flag));
+}
+
 void say(const CommonOptions& common, std::string_view line) {
   if (common.quiet) return;
   fmt::print(stderr, "{}\n", line);

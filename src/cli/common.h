@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/mixtral.h"
 #include "text/tokenizer.h"
@@ -83,6 +84,11 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& tokenizer, const st
 
 /// "5,7,9" as token ids. Throws UsageError naming the flag and the first bad item.
 std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text);
+
+/// Throws UsageError for the first of `flags` that was given although `what` can make nothing of
+/// it.
+void refuse_unused(const CLI::App& command, std::string_view what,
+                   const std::vector<std::string>& flags);
 
 /// Prints one line to stderr, unless --quiet.
 void say(const CommonOptions& common, std::string_view line);

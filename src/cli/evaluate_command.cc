@@ -192,8 +192,17 @@ void add_evaluate_command(CLI::App& app) {
   command->add_option("--show", o->show, "Print the first so many questions and answers")
       ->check(at_least(0))
       ->group(group);
-  command->callback([o] {
-    if (o->exact_match) return run_exact_match(*o);
+  command->callback([o, command] {
+    if (o->exact_match) {
+      refuse_unused(
+          *command, "--exact-match",
+          {"--batch-size", "--pack", "--shuffle", "--aux-loss", "--aux-coef", "--z-coef"});
+      return run_exact_match(*o);
+    }
+    for (const char* flag : {"--response-marker", "--limit", "--max-tokens", "--show"})
+      if (command->count(flag) > 0)
+        throw UsageError(fmt::format(
+            "{} is about the questions of --exact-match; give that too, or leave it out", flag));
     run_evaluate(*o);
   });
 }

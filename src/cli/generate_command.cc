@@ -307,10 +307,7 @@ void add_generate_command(CLI::App& app) {
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o, command] {
-    for (const std::string& flag : unused_flags(o->method))
-      if (command->count(flag) > 0)
-        throw UsageError(
-            fmt::format("--method {} has no use for {}; leave it out", o->method, flag));
+    refuse_unused(*command, "--method " + o->method, unused_flags(o->method));
     if (o->method == "generate_raw") return run_raw(*o);
     if (o->method == "generate_one_token") return run_one_token(*o);
     if (o->method == "just_generate_one_god_damn_token") return run_one_god_damn_token(*o);
