@@ -301,7 +301,8 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
                       Report& report) {
   const Precision precision =
       choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
-  const int64_t context = o.context + o.tokens + 1;
+  const bool decode = o.work == "decode";
+  const int64_t context = o.context + (decode ? o.tokens : 1) + 1;
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = context,
@@ -315,11 +316,9 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   Mixtral model(backend, config, options);
   draw_weights(backend, model, o.common.seed);
   Generator generator(backend, model, context);
-  const bool decode = o.work == "decode";
-  const int64_t prompt_length = decode ? 16 : o.context;
   std::vector<double> seconds;
   for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
-    const auto prompt = random_tokens(config, prompt_length, static_cast<uint64_t>(run) + 1);
+    const auto prompt = random_tokens(config, o.context, static_cast<uint64_t>(run) + 1);
     const GenerationOptions how{.sampling = {.temperature = 0},
                                 .max_tokens = decode ? o.tokens : 1};
     auto start = Clock::now();
@@ -357,6 +356,21 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
 }
 
+/// Flags of which a work could make nothing: given with it, they are refused, not ignored.
+std::vector<std::string> unused_flags(const BenchOptions& o) {
+  std::vector<std::string> flags;
+  const auto add = [&](std::initializer_list<const char*> more) {
+    flags.insert(flags.end(), more.begin(), more.end());
+  };
+  if (o.work != "decode") add({"--tokens"});
+  if (o.work != "finetune") add({"--rank", "--targets"});
+  if (o.work == "ops") add({"--steps", "--graph"});  // one step, kernel by kernel
+  if (!o.trains())
+    add({"--batch-size", "--grad-accumulation", "--optimizer-state", "--graph", "--recompute",
+         "--keep-layers"});
+  return flags;
+}
+
 void run_bench(const BenchOptions& o) {
   if (o.common.quantization() && (o.work == "pretrain" || o.work == "ops"))
     throw UsageError(
@@ -384,7 +398,7 @@ void run_bench(const BenchOptions& o) {
         o.trains()
             ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
         : o.work == "prefill" ? fmt::format("a prompt of {} tokens", o.context)
-                              : fmt::format("{} tokens after 16", o.tokens),
+                              : fmt::format("{} tokens after {}", o.tokens, o.context),
         o.common.dtype, backend->description());
   if (o.trains())
     bench_training(o, config, *backend, report);
@@ -415,27 +429,32 @@ void add_bench_command(CLI::App& app) {
   };
   command->add_option("--layers", o->layers, "Instead of the configuration's")
       ->check(CLI::Range(int64_t{1}, int64_t{1024}));
-  count("--context", o->context, 1, "Tokens of a sequence, or of the prompt");
+  count("--context", o->context, 1,
+        "Tokens of a sequence (training), or of the prompt (prefill, decode)");
   count("--batch-size", o->batch_size, 1, "Sequences of a micro-batch (training)");
-  count("--grad-accumulation", o->accumulation, 1, "Micro-batches of a step");
-  count("--steps", o->steps, 1, "Runs that are timed; the median counts");
+  count("--grad-accumulation", o->accumulation, 1, "Micro-batches of a step (training)");
+  count("--steps", o->steps, 1, "Runs that are timed; the median counts (all but ops)");
   count("--warmup", o->warmup, 0, "Runs before these");
-  count("--tokens", o->tokens, 2, "Tokens to generate (decode)");
+  count("--tokens", o->tokens, 2, "Tokens to generate after the prompt (decode)");
   count("--rank", o->rank, 1, "Of the adapter (finetune)");
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
-  command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16")
+  command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16 (training)")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--graph", o->graph, kGraphHelp)
+  command->add_option("--graph", o->graph, std::string(kGraphHelp) + " (pretrain, finetune)")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "on", "off"}));
-  command->add_flag("--recompute", o->recompute, "Keep only the blocks' inputs for backward");
+  command->add_flag("--recompute", o->recompute,
+                    "Keep only the blocks' inputs for backward (training)");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_model_flags(*command);
   command->get_option("--random-weights")
       ->description("Always so here: the weights are drawn on the device, whatever --model names");
   o->common.add_to(*command);
-  command->callback([o] { run_bench(*o); });
+  command->callback([o, command] {
+    refuse_unused(*command, "bench " + o->work, unused_flags(*o));
+    run_bench(*o);
+  });
 }
 
 }  // namespace mixtral

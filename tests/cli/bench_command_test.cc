@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "io/json.h"
 #include "tests/support/command.h"
@@ -11,9 +14,9 @@ namespace mixtral {
 namespace {
 
 Json bench(const std::string& work, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"bench",     work,      "--model", "tiny",     "--layers",
-                                        "1",         "--steps", "3",       "--warmup", "1",
-                                        "--context", "32",      "--json"};
+  std::vector<std::string> arguments = {"bench",    work, "--model",   "tiny", "--layers", "1",
+                                        "--warmup", "1",  "--context", "32",   "--json"};
+  if (work != "ops") more.insert(more.end(), {"--steps", "3"});
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Outcome outcome = run_command(arguments);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
@@ -77,11 +80,40 @@ TEST(Bench, GenerationReportsTokensASecond) {
   EXPECT_LT(few.at("planned_gib").as_double(), bench("decode").at("planned_gib").as_double());
 }
 
+TEST(Bench, DecodingIsMeasuredAfterAsManyTokensAsContextSays) {
+  const Outcome outcome =
+      run_command({"bench", "decode", "--model", "tiny", "--layers", "1", "--context", "300",
+                   "--tokens", "8", "--steps", "1", "--warmup", "1"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("8 tokens after 300"), std::string::npos) << outcome.out;
+}
+
 TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_EQ(run_command({"bench", "serving", "--model", "tiny"}).code, 2);
   EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--keep-layers", "1"}).code, 2);
   EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--quantize-base", "fp8"}).code,
             2);
+  const std::vector<std::pair<std::string, std::vector<std::string>>> useless = {
+      {"pretrain", {"--rank", "--targets", "--tokens"}},
+      {"ops", {"--rank", "--targets", "--tokens", "--steps", "--graph"}},
+      {"finetune", {"--tokens"}},
+      {"prefill",
+       {"--rank", "--targets", "--tokens", "--batch-size", "--grad-accumulation",
+        "--optimizer-state", "--graph", "--recompute", "--keep-layers"}},
+      {"decode",
+       {"--rank", "--targets", "--batch-size", "--grad-accumulation", "--optimizer-state",
+        "--graph", "--recompute", "--keep-layers"}}};
+  const std::map<std::string, std::string> values = {
+      {"--targets", "q_proj"}, {"--optimizer-state", "bf16"}, {"--graph", "on"}};
+  for (const auto& [work, flags] : useless)
+    for (const std::string& flag : flags) {
+      std::vector<std::string> arguments = {"bench", work, "--model", "tiny", flag};
+      if (flag != "--recompute") arguments.push_back(values.contains(flag) ? values.at(flag) : "4");
+      const Outcome o = run_command(arguments);
+      EXPECT_EQ(o.code, 2) << work << " " << flag;
+      EXPECT_NE(o.err.find("bench " + work + " has no use for " + flag), std::string::npos)
+          << o.err;
+    }
   const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
   EXPECT_EQ(large.code, 1);
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;
