@@ -81,8 +81,10 @@ void add_stories(CLI::App& parent) {
   command->add_option("--seed,-s", options->files.seed, "The same seed gives the same bytes")
       ->default_str("1");
   command
-      ->add_option("--questions", options->files.questions,
-                   "Questions for training; a twentieth of it each for val and test; 0: none")
+      ->add_option(
+          "--questions", options->files.questions,
+          "Questions for training (with --turns, conversations of several); a twentieth of "
+          "it each for val and test; 0: none")
       ->check(at_least(0))
       ->default_str("20000");
   command
@@ -92,10 +94,9 @@ void add_stories(CLI::App& parent) {
       ->check(at_least(0))
       ->default_str("10000");
   command
-      ->add_option(
-          "--turns", options->files.turns,
-          "Questions about each story to train on; from 2, a conversation: {\"messages\"}, "
-          "to be read with --chat-template seed")
+      ->add_option("--turns", options->files.turns,
+                   "Questions about each story to train on, at most; from 2, a conversation: "
+                   "{\"messages\"}, to be read with --chat-template seed")
       ->check(CLI::Range(1, 20))
       ->default_str("1");
   command
@@ -146,6 +147,7 @@ void add_stories(CLI::App& parent) {
                                    {"bytes", summary.bytes[s]},
                                    {"words", summary.words[s]},
                                    {"questions", summary.questions[s]},
+                                   {"conversations", summary.conversations[s]},
                                    {"preferences", summary.preferences[s]}};
       }
       json["chance"] = {{"guess", summary.chance.guess()},
@@ -162,6 +164,7 @@ void add_stories(CLI::App& parent) {
     row("stories", summary.stories);
     row("  words", summary.words);
     row("  bytes", summary.bytes);
+    if (files.questions > 0 && files.turns > 1) row("conversations", summary.conversations);
     if (files.questions > 0) row("questions", summary.questions);
     if (files.preferences > 0) row("preference pairs", summary.preferences);
     fmt::print(stderr,

@@ -122,6 +122,7 @@ class Writer {
     const int64_t wanted = share(options_.questions, split);
     AtomicFile file(file_of(options_.out, "finetune_data", split));
     const int turns = split == Split::train ? options_.turns : 1;
+    int64_t records = 0;
     in_order<Question>(
         pool_,
         [&](uint64_t index) { return ask(options_.seed, split, kQuestionStream, index, turns); },
@@ -138,7 +139,9 @@ class Writer {
                 "\n");
           }
           if (split == Split::test) summary_.chance.add(question);
-          return ++summary_.questions[s] < wanted;
+          summary_.questions[s] += 1 + static_cast<int64_t>(question.more.size());
+          summary_.conversations[s] += turns > 1;
+          return ++records < wanted;
         });
     file.commit();
   }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,24 @@ TEST_F(DataCommand, StoriesAreWrittenAndPassTheCheck) {
     EXPECT_EQ(report["splits"][1]["also_in_train"], 0);
   }
   EXPECT_EQ(run({"check", "--data", out, "--quiet"}).code, 1);  // names the folders inside
+}
+
+TEST_F(DataCommand, StoriesCountConversationsAndTheirQuestions) {
+  const std::string out = (root_ / "turns").string();
+  const Result made = run({"stories", "--out", out, "--size", "50KB", "--questions", "40",
+                           "--preferences", "0", "--turns", "3", "--quiet", "--json"});
+  ASSERT_EQ(made.code, 0);
+  const auto summary = nlohmann::json::parse(made.out);
+  int64_t lines = 0, questions = 0;
+  std::istringstream file(read_file(root_ / "turns/finetune_data/train.jsonl"));
+  for (std::string line; std::getline(file, line); ++lines)
+    questions += static_cast<int64_t>(nlohmann::json::parse(line)["messages"].size()) / 2;
+  EXPECT_GT(questions, 80);
+  EXPECT_EQ(lines, 40);
+  EXPECT_EQ(summary["train"]["conversations"], lines);
+  EXPECT_EQ(summary["train"]["questions"], questions);
+  EXPECT_EQ(summary["test"]["conversations"], 0);
+  EXPECT_EQ(summary["test"]["questions"], 2);
 }
 
 TEST_F(DataCommand, CheckFindsBadLinesAndFixesThem) {
