@@ -82,6 +82,8 @@ class Finetuning {
           "the tokenizer has {} pieces but the model a vocabulary of {}; they do not belong "
           "together",
           tokenizer_->vocab_size(), config_.vocab_size));
+    if (!o_.resuming && trains_adapter(o_.kind()) && o_.adapter.empty())
+      starting_adapter();  // refuses flags, before data are read
     choose_context(o_, config_);
     if (*o_.context > config_.max_positions)
       throw UsageError(fmt::format("--context {} is more than the model's {} positions",

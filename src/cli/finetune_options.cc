@@ -254,7 +254,11 @@ void FinetuneOptions::settle(const RunConfig& config) {
 AdapterSpec FinetuneOptions::adapter_spec() const {
   AdapterSpec spec;
   spec.targets = parse_targets(targets);
-  if (freeze_router) std::erase(spec.targets, "gate");
+  if (freeze_router && std::erase(spec.targets, "gate") > 0 && spec.targets.empty())
+    throw UsageError(fmt::format(
+        "--freeze-router leaves nothing of --targets {} to tune: gate is the router; leave it out, "
+        "or add targets such as q_proj,v_proj",
+        targets));
   spec.rank = rank.value_or(kRank);
   spec.rslora = rslora;
   const auto r = static_cast<double>(spec.rank);

@@ -185,6 +185,7 @@ std::vector<std::string> TrainOptions::read_config(CLI::App& app, RunConfig& con
   resuming = app.count("--resume") > 0;
   if (!resuming) {
     if (!config_path.empty()) config_file.load(config_path);
+    recompute_rule();
     return {};
   }
   if (!config_path.empty())
@@ -200,6 +201,7 @@ std::vector<std::string> TrainOptions::read_config(CLI::App& app, RunConfig& con
   if (!fs::exists(file))
     throw Error(fmt::format("{} holds no run to resume: expected config.yaml in it", resume));
   auto notes = config_file.load_for_resume(file);
+  recompute_rule();
   out = resume;
   return notes;
 }

@@ -74,7 +74,7 @@ struct TrainOptions {
   void add_common(CLI::App& app, RunConfig& config_file);
 
   /// Reads --config, or the run's own configuration on --resume. Returns what is to be said about
-  /// flags that differ from the run's. Throws UsageError.
+  /// flags that differ from the run's. Throws UsageError, also for flags that say nothing together.
   std::vector<std::string> read_config(CLI::App& app, RunConfig& config_file);
 
   /// Fills in what depends on the model's width (learning rate) and on the number of steps, from

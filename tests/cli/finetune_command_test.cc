@@ -509,6 +509,32 @@ TEST_F(Finetune, ErrorsNameWhatIsWrong) {
   }
 }
 
+TEST_F(Finetune, FlagsThatSayNothingAreRefusedBeforeDataAreRead) {
+  const auto tune = [&](const Arguments& more) {
+    Arguments all{"finetune", "--model", path("base"),   "--data",
+                  path("no"), "--out",   path("nothing")};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  EXPECT_NE(tune({}).err.find(path("no")), std::string::npos);  // what reading them would say
+  Outcome o = tune({"--targets", "router", "--freeze-router"});
+  EXPECT_EQ(o.code, 2);
+  EXPECT_NE(o.err.find("--freeze-router leaves nothing of --targets router"), std::string::npos)
+      << o.err;
+  o = tune({"--targets", "w1", "--experts", "9"});
+  EXPECT_EQ(o.code, 2);
+  EXPECT_NE(o.err.find("4 experts"), std::string::npos) << o.err;
+  o = tune({"--targets", ","});
+  EXPECT_EQ(o.code, 2);
+  EXPECT_NE(o.err.find("--targets is empty"), std::string::npos) << o.err;
+  for (const char* command : {"finetune", "pretrain"}) {
+    o = run({command, "--model", path("base"), "--data", path("no"), "--out", path("nothing"),
+             "--keep-layers", "1"});
+    EXPECT_EQ(o.code, 2);
+    EXPECT_NE(o.err.find("give --recompute too"), std::string::npos) << o.err;
+  }
+}
+
 class PeftFixture : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PeftFixture, TenLossesAgree) {
