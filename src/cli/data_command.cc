@@ -71,6 +71,11 @@ void add_stories(CLI::App& parent) {
                                             "Generate the built-in corpus: stories from a "
                                             "simulated world to pretrain on, questions about "
                                             "such stories to fine-tune on, and preference pairs");
+  command->footer(
+      "Examples:\n"
+      "  mixtral data stories --out data --size 20MB\n"
+      "  mixtral data stories --out data --questions 5000 --turns 4 --preferences 0\n"
+      "  mixtral data stories --out more --seed 2 --form completion\n");
   command
       ->add_option("--out,-o", options->out,
                    "Directory; gets pretrain_data, finetune_data and preference_data")
@@ -206,6 +211,11 @@ void add_import(CLI::App& parent) {
   auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand(
       "import", "Turn text files or folders into train, val and test .jsonl files");
+  command->footer(
+      "Examples:\n"
+      "  mixtral data import book.txt --out data/book\n"
+      "  mixtral data import notes articles --extensions txt,md,rst --test 0 --out data/notes\n"
+      "  mixtral data import old.txt --encoding latin1 --max-chars 8000 --out data/old\n");
   command->add_option("input", options->inputs, "Text files, and folders to search")->required();
   command->add_option("--out,-o", options->out, "Directory for train, val and test .jsonl")
       ->required();
@@ -512,6 +522,12 @@ void add_check(CLI::App& parent) {
   auto options = std::make_shared<CheckCommandOptions>();
   CLI::App* command = parent.add_subcommand(
       "check", "Count records and tokens, find every bad line, and show what training will see");
+  command->footer(
+      "Examples:\n"
+      "  mixtral data check --data data/pretrain_data --tokenizer tok --batch-size 16 --iters "
+      "1000\n"
+      "  mixtral data check --data data/finetune_data --tokenizer tok --mask-prompt --sample 3\n"
+      "  mixtral data check --data bad.jsonl --fix good.jsonl\n");
   command->add_option("--data", options->data, "A directory with train, val and test, or one file")
       ->required();
   command->add_option("--tokenizer", options->tokenizer, "Tokenizer file or model directory");
@@ -570,6 +586,11 @@ void add_check(CLI::App& parent) {
 void add_data_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("data", "Make, import and check data for training");
   command->require_subcommand(1);
+  command->footer(
+      "Examples:\n"
+      "  mixtral data stories --out data --size 20MB\n"
+      "  mixtral data import book.txt --out data/book\n"
+      "  mixtral data check --data data/pretrain_data --tokenizer tok\n");
   add_stories(*command);
   add_import(*command);
   add_check(*command);

@@ -168,6 +168,10 @@ void add_evaluate_command(CLI::App& app) {
       "  mixtral evaluate --model runs/first --data data/pretrain_data --split test\n"
       "  mixtral evaluate --model runs/qa --data data/finetune_data --split test --exact-match\n");
   o->add_to(*command, "on");
+  CLI::Option* context = command->get_option("--context");
+  context->description(context->get_description() +
+                       " (--exact-match: tokens of a question and its answer; 0: the model's "
+                       "positions)");
   const char* group = "Exact match";
   command
       ->add_flag("--exact-match", o->exact_match,

@@ -181,12 +181,18 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
            "sigmoid; normalized: of means over the tokens; ipo: a squared distance of such means")
       ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
   add_data(config);
+  app.get_option("--data")->description(
+      "Directory with train.jsonl and, where there are, val.jsonl and test.jsonl (or .txt), or one "
+      "file. Lines: {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or "
+      "{\"input_ids\",\"labels\"}; for dpo {\"prompt\",\"chosen\",\"rejected\"}");
   config
       .add("--chat-template", chat_template,
            "How {\"messages\"} become text (default: the model's own, else mistral-v1)",
            OnResume::run("the model was trained with it"))
       ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   add_optimization(config);
+  app.get_option("--lr")->description(
+      "Peak learning rate (default: by the model's width and --method)");
   add_run(app, config);
   add_common(app, config);
 }

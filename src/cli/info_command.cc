@@ -127,7 +127,10 @@ void add_info_command(CLI::App& app) {
       "--quantize-base nf4\n");
   command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
       ->required();
-  command->add_option("-c,--context", o->context, "Tokens of a sequence")
+  command
+      ->add_option("-c,--context", o->context,
+                   "Tokens of a sequence; 0: 2048, or the model's positions if fewer")
+      ->capture_default_str()
       ->check(CLI::Range(0, 1 << 24));
   command->add_option("--batch-size", o->batch_size, "Sequences at once")
       ->capture_default_str()

@@ -133,10 +133,22 @@ void add_inspect_command(CLI::App& app) {
   CLI::App* inspect =
       app.add_subcommand("inspect", "Look inside a model: gradients, routing, experts");
   inspect->require_subcommand(1);
+  inspect->footer(
+      "Examples:\n"
+      "  mixtral inspect experts --model runs/first --data data/pretrain_data --split test\n"
+      "  mixtral inspect route --model runs/first --prompt \"Mia has the red kite.\"\n"
+      "  mixtral inspect gradients --model runs/first --data data/pretrain_data\n");
   {
     auto o = std::make_shared<GradientsOptions>();
     CLI::App* command = inspect->add_subcommand(
         "gradients", "Every parameter's gradient for the first batch of some data");
+    command->footer(
+        "Examples:\n"
+        "  mixtral inspect gradients --model runs/first --data data/pretrain_data --out "
+        "g.safetensors\n"
+        "  mixtral inspect gradients --model runs/first --adapter runs/qa --data "
+        "data/finetune_data\n"
+        "  mixtral inspect gradients --model runs/qa --data data/preference_data --method dpo\n");
     o->scoring.add_to(*command, "off");
     command->add_option("--out", o->out, "Write them to this .safetensors, under on-disk names");
     command->add_flag("--recompute", o->recompute, "Recompute each block in the backward pass");
@@ -146,7 +158,7 @@ void add_inspect_command(CLI::App& app) {
         ->capture_default_str()
         ->check(CLI::IsMember({"lm", "dpo"}));
     command->add_option("--reference", o->reference,
-                        "dpo: the reference model (default: the base, with --adapter off)");
+                        "dpo: the reference model (default: --model without the --adapter)");
     command->add_option("--beta", o->beta, "dpo: how strongly the reference holds")
         ->capture_default_str();
     command

@@ -314,6 +314,10 @@ void add_inspect_experts(CLI::App& inspect) {
 void add_inspect_route(CLI::App& inspect) {
   auto o = std::make_shared<RouteOptions>();
   CLI::App* command = inspect.add_subcommand("route", "Which experts each token of a text goes to");
+  command->footer(
+      "Examples:\n"
+      "  mixtral inspect route --model runs/first --prompt \"Mia has the red kite.\"\n"
+      "  mixtral inspect route --model runs/first --ids 5,7,9 --json\n");
   command->add_option("-m,--model", o->model, "A model directory or a run")->required();
   command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");

@@ -56,7 +56,11 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
   command.add_option("--batch-size", batch_size, "Rows that go through the model at once")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
-  command.add_option("-c,--context", context, "Tokens of a row at most; 0: the model's own limit")
+  command
+      .add_option("-c,--context", context,
+                  "Tokens of a row at most; 0: as many as the longest record has, but no more than "
+                  "4096 and "
+                  "the model's positions")
       ->check(at_least(0));
   command
       .add_option("--pack", pack, "off: a record a row; on: several share one, unseen by another")

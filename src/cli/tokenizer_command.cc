@@ -139,6 +139,13 @@ void add_train(CLI::App& parent) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = parent.add_subcommand(
       "train", "Learn a tokenizer from text: a SentencePiece BPE model like Mixtral's");
+  command->footer(
+      "Examples:\n"
+      "  mixtral tokenizer train --data data/pretrain_data/train.jsonl --vocab-size 4096 --out "
+      "tok\n"
+      "  mixtral tokenizer train --data book.txt --vocab-size 1000 --no-split-digits --out "
+      "book.model\n"
+      "  mixtral tokenizer train --kind bytes --out tok-bytes\n");
   command->add_option("--data,data", options->data,
                       "JSONL records, text files, or directories of them (their train.jsonl)");
   command->add_option("--out,-o", options->out, "Directory, or a file named *.model")->required();
@@ -208,6 +215,11 @@ void add_encode(CLI::App& parent) {
   auto options = std::make_shared<EncodeOptions>();
   CLI::App* command =
       parent.add_subcommand("encode", "Text to token ids, on one line; no BOS unless asked for");
+  command->footer(
+      "Examples:\n"
+      "  mixtral tokenizer encode --tokenizer tok --text \"Once upon a time\" --bos\n"
+      "  mixtral tokenizer encode --tokenizer tok < story.txt\n"
+      "  mixtral tokenizer encode --tokenizer tok --jsonl < texts.jsonl > ids.jsonl\n");
   add_tokenizer_option(*command, options->tokenizer);
   command->add_option("--text,-p", options->text, "The text; standard input, all of it, otherwise");
   command->add_flag("--jsonl", options->jsonl,
@@ -294,6 +306,11 @@ void run_decode(const DecodeOptions& options) {
 void add_decode(CLI::App& parent) {
   auto options = std::make_shared<DecodeOptions>();
   CLI::App* command = parent.add_subcommand("decode", "Token ids to text, byte for byte");
+  command->footer(
+      "Examples:\n"
+      "  mixtral tokenizer decode --tokenizer tok --ids 300,301,302\n"
+      "  mixtral tokenizer decode --tokenizer tok < ids.txt\n"
+      "  mixtral tokenizer decode --tokenizer tok --jsonl < ids.jsonl > texts.jsonl\n");
   add_tokenizer_option(*command, options->tokenizer);
   command->add_option("--ids", options->ids, "Ids such as 5,7,9; standard input otherwise");
   command->add_flag("--jsonl", options->jsonl,
@@ -367,6 +384,10 @@ void add_info(CLI::App& parent) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("info", "What a tokenizer is and holds");
+  command->footer(
+      "Examples:\n"
+      "  mixtral tokenizer info --tokenizer tok\n"
+      "  mixtral tokenizer info --tokenizer bytes --json\n");
   add_tokenizer_option(*command, options->tokenizer);
   command->add_flag("--json", options->json, "As JSON");
   command->callback([options] {
@@ -389,6 +410,12 @@ void add_tokenizer_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("tokenizer", "Train tokenizers, encode and decode text with them");
   command->require_subcommand(1);
+  command->footer(
+      "Examples:\n"
+      "  mixtral tokenizer train --data data/pretrain_data/train.jsonl --vocab-size 4096 --out "
+      "tok\n"
+      "  mixtral tokenizer encode --tokenizer tok --text \"Once upon a time\"\n"
+      "  mixtral tokenizer info --tokenizer tok\n");
   add_train(*command);
   add_encode(*command);
   add_decode(*command);

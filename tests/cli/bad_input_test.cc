@@ -11,6 +11,7 @@
 
 #include "backends/registry.h"
 #include "base/file.h"
+#include "cli/commands.h"
 #include "io/json.h"
 #include "io/safetensors_writer.h"
 #include "model/adapter_file.h"
@@ -270,6 +271,19 @@ TEST_F(BadInput, CommandLines) {
       {{"tokenizer", "encode", "--tokenizer", path("nowhere")}, 1, {"nowhere", "SentencePiece"}},
       {{"data", "import", path("nowhere"), "--out", path("data")}, 1, {"nowhere"}},
   });
+}
+
+void expect_examples(const CLI::App& command, const std::string& path) {
+  EXPECT_THAT(command.get_footer(), HasSubstr(path + " "));
+  for (const CLI::App* inner : command.get_subcommands([](const CLI::App*) { return true; }))
+    expect_examples(*inner, path + " " + inner->get_name());
+}
+
+TEST(Help, EveryCommandHasExamplesOfItsOwn) {
+  CLI::App app("about", "mixtral");
+  app.footer("mixtral ");  // what those without would inherit
+  add_commands(app);
+  expect_examples(app, "mixtral");
 }
 
 TEST_F(BadInput, Data) {
