@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cstdio>
 
@@ -26,6 +28,13 @@ void refuse_adapter(const fs::path& directory) {
       fmt::format("{0} holds an adapter, and here a whole model is needed; make one with `mixtral "
                   "merge --model BASE --adapter {0} --out DIR`",
                   directory.string()));
+}
+
+bool is_gguf(const fs::path& file) {
+  std::string ending = file.extension().string();
+  std::ranges::transform(ending, ending.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return ending == ".gguf";
 }
 
 /// Throws Error, before anything is allocated, when the device has not the memory that the model
@@ -148,6 +157,11 @@ fs::path resolve_model(const std::string& model) {
         fmt::join(builtin_config_names(), ", "),
         close.empty() ? "" : fmt::format("; did you mean {}?", close)));
   }
+  if (!fs::is_directory(path, error))
+    throw Error(
+        fmt::format("--model {}: {}; what is read is a directory with config.json, the weights in "
+                    ".safetensors files and tokenizer.model, or a run",
+                    model, is_gguf(path) ? "GGUF files are not read yet" : "is a file"));
   throw Error(fmt::format(
       "--model {}: found neither config.json (a model) nor checkpoints (a run) in it", model));
 }

@@ -47,6 +47,7 @@ class BadInput : public ::testing::Test {
                "{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 99]}\n{\"txt\": 1}\n");
     write_file(path("empty.jsonl"), "");
     write_file(path("table.csv"), "a,b\n");
+    write_file(path("x.gguf"), "GGUF");
     fs::create_directories(path("folder"));
     fs::create_directories(path("splits"));
     write_file(path("splits") + "/test.jsonl", "{\"input_ids\": [1, 2, 3, 4]}\n");
@@ -207,6 +208,10 @@ TEST_F(BadInput, CommandLines) {
        2,
        {"--device gpu", "auto, cpu, ref"}},
       {{"generate", "--model", "tinny", "--ids", "1"}, 1, {"--model tinny", "did you mean tiny?"}},
+      {{"generate", "--model", path("table.csv"), "--ids", "1"}, 1, {"is a file", "config.json"}},
+      {{"generate", "--model", path("x.gguf"), "--ids", "1"},
+       1,
+       {"x.gguf: GGUF files are not read yet", "config.json", ".safetensors"}},
       {{"generate", "--model", path("folder"), "--ids", "1"}, 1, {"folder", "config.json"}},
       {{"generate", "--model", model, "--ids", "1", "--method", "generate_raw", "--out",
         path("nowhere/logits")},
