@@ -20,8 +20,10 @@ std::string hash_text(const FileChecksum& sum) {
 }
 
 std::string describe(Split split, const Corpus& corpus) {
-  return fmt::format("{}: {} records, {} tokens", split_name(split), corpus.documents(),
-                     corpus.tokens());
+  const bool pairs = corpus.is_paired();
+  return fmt::format("{}: {} {}, {} tokens", split_name(split),
+                     pairs ? corpus.documents() / 2 : corpus.documents(),
+                     pairs ? "pairs" : "records", corpus.tokens());
 }
 
 }  // namespace
