@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
-#include "base/random.h"
 #include "cli/common.h"
 #include "io/checksum.h"
 #include "model/adapter_file.h"
