@@ -94,7 +94,8 @@ Limits find_limits(const Panel& panel) {
     }
   }
   if (!std::isfinite(limits.left)) limits.left = limits.right = 0;
-  if (!std::isfinite(limits.bottom)) limits.bottom = limits.top = 0;
+  // Without a finite value the top is minus infinity, also where the bottom is zero by wish.
+  if (!std::isfinite(limits.bottom) || !std::isfinite(limits.top)) limits.bottom = limits.top = 0;
   if (!(limits.right > limits.left)) limits.right = limits.left + 1;
   if (!(limits.top > limits.bottom)) {
     const double half = std::max(0.5 * std::abs(limits.top), 0.5);

@@ -55,6 +55,7 @@ void draw_heat(Canvas& canvas, const HeatMap& map) {
     for (int c = 0; c < canvas.width; ++c) {
       const size_t source = static_cast<size_t>(c) * columns / static_cast<size_t>(canvas.width);
       const double share = map.extreme > 0 ? map.values[r][source] / map.extreme : 0;
+      if (!std::isfinite(share)) continue;  // no figure: left blank
       const auto level = static_cast<size_t>(std::clamp(share, 0.0, 1.0) * 9.0);
       canvas.set(c, static_cast<int>(r), kShades[level]);
     }
