@@ -74,7 +74,7 @@ std::vector<double> time_runs(Backend& backend, int count, const std::function<v
 }
 
 Ceilings measure_ceilings(Backend& backend, const Precision& precision) {
-  const bool gpu = backend.name().starts_with("cuda");
+  const bool gpu = is_gpu(backend);
   const int64_t count = gpu ? int64_t{1} << 28 : int64_t{1} << 25, side = gpu ? 8192 : 1024;
   Ceilings ceilings;
   uint64_t stream = 0;
@@ -287,7 +287,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
               static_cast<double>(memory.planned) / (1 << 30));
   const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
-  if (const auto info = backend.memory(); backend.name().starts_with("cuda")) {
+  if (const auto info = backend.memory(); is_gpu(backend)) {
     const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
     report.line("scratch_gib", fmt::format("{:.3f}", gib(info.scratch)), gib(info.scratch));
     report.line("opened_gib",
@@ -356,19 +356,18 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
 }
 
-/// Flags of which a work could make nothing: given with it, they are refused, not ignored.
-std::vector<std::string> unused_flags(const BenchOptions& o) {
-  std::vector<std::string> flags;
-  const auto add = [&](std::initializer_list<const char*> more) {
-    flags.insert(flags.end(), more.begin(), more.end());
+/// Refuses flags of which a work could make nothing.
+void refuse_flags_of_others(const CLI::App& command, const BenchOptions& o) {
+  const auto refuse = [&](const std::vector<std::string>& flags) {
+    refuse_unused(command, "bench " + o.work, flags);
   };
-  if (o.work != "decode") add({"--tokens"});
-  if (o.work != "finetune") add({"--rank", "--targets"});
-  if (o.work == "ops") add({"--steps", "--graph"});  // one step, kernel by kernel
+  if (o.work != "decode") refuse({"--tokens"});
+  if (o.work != "finetune") refuse({"--rank", "--targets"});
+  // One step, kernel by kernel.
+  if (o.work == "ops") refuse({"--steps", "--graph"});
   if (!o.trains())
-    add({"--batch-size", "--grad-accumulation", "--optimizer-state", "--graph", "--recompute",
-         "--keep-layers"});
-  return flags;
+    refuse({"--batch-size", "--grad-accumulation", "--optimizer-state", "--graph", "--recompute",
+            "--keep-layers"});
 }
 
 void run_bench(const BenchOptions& o) {
@@ -452,7 +451,7 @@ void add_bench_command(CLI::App& app) {
       ->description("Always so here: the weights are drawn on the device, whatever --model names");
   o->common.add_to(*command);
   command->callback([o, command] {
-    refuse_unused(*command, "bench " + o->work, unused_flags(*o));
+    refuse_flags_of_others(*command, *o);
     run_bench(*o);
   });
 }

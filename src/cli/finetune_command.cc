@@ -85,9 +85,7 @@ class Finetuning {
     if (!o_.resuming && trains_adapter(o_.kind()) && o_.adapter.empty())
       starting_adapter();  // refuses flags, before data are read
     choose_context(o_, config_);
-    if (*o_.context > config_.max_positions)
-      throw UsageError(fmt::format("--context {} is more than the model's {} positions",
-                                   *o_.context, config_.max_positions));
+    require_positions(*o_.context, config_);
     objective_ = o_.objective(config_.router_aux_loss_coef);
     o_.aux_coefficient = objective_.aux_coefficient;
     const double default_lr = o_.default_lr(config_);

@@ -96,24 +96,22 @@ std::string readable(const Tokenizer* tokenizer, int32_t id) {
   return tokenizer && id < tokenizer->vocab_size() ? tokenizer->label(id) : std::to_string(id);
 }
 
-/// Flags of which a method could make nothing: given with it, they are refused, not ignored.
-std::vector<std::string> unused_flags(const std::string& method) {
-  std::vector<std::string> flags;
-  const auto add = [&](std::initializer_list<const char*> more) {
-    flags.insert(flags.end(), more.begin(), more.end());
+/// Refuses flags of which a method could make nothing.
+void refuse_flags_of_others(const CLI::App& command, const std::string& method) {
+  const auto refuse = [&](const std::vector<std::string>& flags) {
+    refuse_unused(command, "--method " + method, flags);
   };
   const bool raw = method == "generate_raw", one = method == "generate_one_token",
              best = method == "just_generate_one_god_damn_token",
              sample = method == "generate_after_training";
-  if (!raw) add({"--out"});
-  if (!raw && !best) add({"--top"});
-  if (raw || best || one) add({"--max-tokens"});
-  if (raw || best || one || sample) add({"--stop", "--ignore-eos"});
+  if (!raw) refuse({"--out"});
+  if (!raw && !best) refuse({"--top"});
+  if (raw || best || one) refuse({"--max-tokens"});
+  if (raw || best || one || sample) refuse({"--stop", "--ignore-eos"});
   if (raw || best || sample)
-    add({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
-         "--logprobs"});
-  if (sample) add({"--ids", "--chat", "--chat-template", "--system"});
-  return flags;
+    refuse({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
+            "--logprobs"});
+  if (sample) refuse({"--ids", "--chat", "--chat-template", "--system"});
 }
 
 void print_json(const ordered_json& json) {
@@ -307,7 +305,7 @@ void add_generate_command(CLI::App& app) {
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o, command] {
-    refuse_unused(*command, "--method " + o->method, unused_flags(o->method));
+    refuse_flags_of_others(*command, o->method);
     if (o->method == "generate_raw") return run_raw(*o);
     if (o->method == "generate_one_token") return run_one_token(*o);
     if (o->method == "just_generate_one_god_damn_token") return run_one_god_damn_token(*o);

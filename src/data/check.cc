@@ -42,9 +42,7 @@ CheckReport check_data(const DataFiles& files, const Tokenizer* tokenizer,
   CheckReport result;
   std::vector<uint64_t> train_lines;
   for (Split split : {Split::train, Split::val, Split::test}) {
-    // A single text file has no test part of its own.
     if (!has_split(files, split, options.validation_fraction)) continue;
-    if (files.single && split == Split::test) continue;
     SplitReport report;
     report.split = split;
     report.path = files.single ? files.train : files[split];

@@ -93,9 +93,6 @@ int64_t rope_bytes(const Mixtral& model) {
          size_of(ops::statistics_dtype(model.options().compute));
 }
 
-/// Whether what is planned for is a GPU, beside which a host has memory of its own.
-bool is_gpu(const Backend& planner) { return planner.name().starts_with("cuda"); }
-
 /// The operations' scratch memory on a GPU, where attention's gradient has by far the most.
 int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
   const bool learns = shape.pass == Pass::step || shape.pass == Pass::gradients;

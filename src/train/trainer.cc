@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random.h"
+#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {
@@ -354,7 +355,7 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
 }
 
 int64_t peak_memory(const Backend& backend) {
-  if (backend.name().starts_with("cuda")) {
+  if (is_gpu(backend)) {
     const auto memory = backend.memory();
     return memory.total - memory.available;
   }

@@ -360,13 +360,13 @@ TEST_F(BadInput, ModelsThatDoNotFitAreRefusedWithATable) {
 }
 
 TEST_F(BadInput, AMergeThatCannotBeComparedIsRefusedBeforeAnyWork) {
-  if (make_backend("cpu", 1)->memory().available > int64_t{150} << 30)
-    GTEST_SKIP() << "this machine has room for it";
-  const ModelConfig config = builtin_config("8x7b");
+  ModelConfig config = builtin_config("8x7b");
+  config.num_layers = 1024;  // 6 TB in 32 bits, for which no machine has room
   fs::create_directories(path("big"));
   config.save(path("big"));  // and no weights: they are not looked for
   fs::create_directories(path("adapter"));
-  const AdapterFile adapter = new_adapter({.targets = {"q_proj"}, .rank = 1}, config);
+  const AdapterFile adapter =
+      new_adapter({.targets = {"q_proj"}, .rank = 1, .last_layers = 1}, config);
   std::vector<float> values(static_cast<size_t>(config.hidden_size));
   std::map<std::string, Tensor> tensors;
   for (const AdapterModule& module : adapter.modules)

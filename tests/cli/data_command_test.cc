@@ -58,15 +58,22 @@ class DataCommand : public ::testing::Test {
     return result;
   }
 
+  /// What `data stories` says that it wrote.
+  nlohmann::json stories(std::vector<std::string> flags) const {
+    flags.insert(flags.begin(), "stories");
+    flags.insert(flags.end(), {"--quiet", "--json"});
+    const Result made = run(flags);
+    EXPECT_EQ(made.code, 0);
+    return nlohmann::json::parse(made.out);
+  }
+
   const fs::path root_;
 };
 
 TEST_F(DataCommand, StoriesAreWrittenAndPassTheCheck) {
   const std::string out = (root_ / "stories").string();
-  const Result made = run({"stories", "--out", out, "--size", "200KB", "--questions", "100",
-                           "--preferences", "40", "--form", "completion", "--quiet", "--json"});
-  ASSERT_EQ(made.code, 0);
-  const auto summary = nlohmann::json::parse(made.out);
+  const auto summary = stories({"--out", out, "--size", "200KB", "--questions", "100",
+                                "--preferences", "40", "--form", "completion"});
   EXPECT_GT(summary["train"]["stories"], 100);
   EXPECT_EQ(summary["test"]["questions"], 5);
   EXPECT_GT(summary["chance"]["guess"], 0.2);
@@ -85,10 +92,8 @@ TEST_F(DataCommand, StoriesAreWrittenAndPassTheCheck) {
 
 TEST_F(DataCommand, StoriesCountConversationsAndTheirQuestions) {
   const std::string out = (root_ / "turns").string();
-  const Result made = run({"stories", "--out", out, "--size", "50KB", "--questions", "40",
-                           "--preferences", "0", "--turns", "3", "--quiet", "--json"});
-  ASSERT_EQ(made.code, 0);
-  const auto summary = nlohmann::json::parse(made.out);
+  const auto summary = stories(
+      {"--out", out, "--size", "50KB", "--questions", "40", "--preferences", "0", "--turns", "3"});
   int64_t lines = 0, questions = 0;
   std::istringstream file(read_file(root_ / "turns/finetune_data/train.jsonl"));
   for (std::string line; std::getline(file, line); ++lines)

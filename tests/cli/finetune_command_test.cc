@@ -1,73 +1,16 @@
-// finetune and merge from the command line on.
-#include <fmt/format.h>
+// finetune from the command line on.
 #include <fmt/ranges.h>
-#include <gtest/gtest.h>
 
-#include "base/file.h"
-#include "cli/common.h"
 #include "io/checksum.h"
 #include "model/adapter_file.h"
-#include "model/checkpoint.h"
-#include "tests/support/command.h"
-#include "tests/support/files.h"
+#include "tests/cli/finetune_rig.h"
 #include "tests/support/fixtures.h"
-#include "tests/support/models.h"
 #include "text/chat_template.h"
 #include "train/checkpoint_store.h"
 #include "train/metrics.h"
 
 namespace mixtral {
 namespace {
-
-namespace fs = std::filesystem;
-using Arguments = std::vector<std::string>;
-
-Outcome run(const Arguments& arguments) { return run_command(arguments); }
-
-/// A very small model with random weights, rows of ids and preference pairs.
-class Finetune : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const ModelConfig config = testing::minimal_config();
-    save(config, Dtype::f32, "base");
-    save(config, Dtype::bf16, "narrow");
-    std::string rows, pairs;
-    for (int i = 0; i < 12; ++i) {
-      rows += fmt::format("{{\"input_ids\": [{0}, {0}, {1}, {2}, {1}]}}\n", i, i + 1, i + 2);
-      pairs += fmt::format(
-          "{{\"prompt_ids\": [{0}, {0}], \"chosen_ids\": [{1}, {2}], \"rejected_ids\": [3]}}\n", i,
-          i + 5, i + 6);
-    }
-    write_file(path("rows.jsonl"), rows);
-    write_file(path("pairs.jsonl"), pairs);
-  }
-
-  void save(ModelConfig config, Dtype dtype, const std::string& name) {
-    const auto backend = make_backend("cpu", 1);
-    config.dtype = dtype;
-    Mixtral model(*backend, config, {});
-    nn::initialise(*backend, model.parameters(), {.seed = 4, .deviation = 0.1});
-    fs::create_directories(path(name));
-    save_model(*backend, model, path(name), dtype);
-  }
-
-  std::string path(const std::string& name) const { return (scratch_.path() / name).string(); }
-
-  Arguments flags(const std::string& out, const Arguments& more) const {
-    Arguments all{
-        "finetune", "--model",      path("base"), "--data", path("rows.jsonl"), "--out", path(out),
-        "--device", "cpu",          "--threads",  "1",      "--pack",           "off",   "--lr",
-        "1e-2",     "--batch-size", "2"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-  fs::path checkpoint(const std::string& out, int step) const {
-    return scratch_.path() / out / "checkpoints" / fmt::format("step-{:08}", step);
-  }
-  static ModelConfig config_of(const std::string& model) { return ModelConfig::load(model); }
-
-  TemporaryDirectory scratch_;
-};
 
 TEST_F(Finetune, AResumedRunEndsWithTheBitsOfTheUninterruptedOne) {
   const Arguments more{
@@ -399,73 +342,6 @@ TEST_F(Finetune, ARunOfAnAdapterStandsWhereModelsAreLookedAt) {
               std::string::npos)
         << o.err;
   }
-}
-
-TEST_F(Finetune, MergedItIsTheSameModel) {
-  ASSERT_EQ(run(flags("run", {"--iters", "4", "--targets", "all,lm_head"})).code, 0);
-  const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--out",
-                         path("merged"), "--json"});
-  ASSERT_EQ(o.code, 0) << o.err;
-  const Json json = Json::parse(o.out, "stdout");
-  EXPECT_EQ(json.at("changed").as_int(), 2 * (4 + 1 + 12) + 1);
-  EXPECT_LT(json.at("logits_difference").as_double(), 1e-5);
-  EXPECT_NE(
-      run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", path("merged")})
-          .err.find("--overwrite"),
-      std::string::npos);
-  // Half and half of the same adapter is that adapter.
-  ASSERT_EQ(run({"merge", "--model", path("base"), "--adapter", path("run") + ":0.5", "--adapter",
-                 path("run") + ":0.5", "--out", path("halves")})
-                .code,
-            0);
-  const SafetensorsFile one(fs::path(path("merged")) / "model.safetensors");
-  const SafetensorsFile two(fs::path(path("halves")) / "model.safetensors");
-  for (const auto& entry : one.entries())
-    EXPECT_LE(testing::relative_error(testing::read_values(two, entry.name),
-                                      testing::read_values(one, entry.name)),
-              1e-6)
-        << entry.name;
-}
-
-TEST_F(Finetune, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
-  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
-  fs::create_directory(path("models"));
-  const auto merge = [&](const std::string& out) {
-    return run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", out, "-q",
-                "--overwrite"});
-  };
-  const auto expect_whole = [&](const std::string& out) {
-    const Outcome o = merge(out);
-    ASSERT_EQ(o.code, 0) << o.err;
-    EXPECT_EQ(run({"generate", "--model", path("models/qa"), "--ids", "1", "-n", "2", "-q"}).code,
-              0);
-    const auto beside = fs::directory_iterator(path("models"));
-    EXPECT_EQ(std::distance(begin(beside), end(beside)), 1) << "something is left over";
-  };
-  expect_whole(path("models/qa/"));
-  expect_whole(path("models/qa/"));  // over the one that is there now
-  expect_whole(path("models/./qa//"));
-  fs::create_directory_symlink(path("models/qa"), path("link"));
-  expect_whole(path("link"));
-  EXPECT_TRUE(fs::is_symlink(path("link")));
-}
-
-TEST_F(Finetune, MergedItConversesAsItsLastAdapterLearntTo) {
-  ASSERT_EQ(run(flags("run", {"--iters", "1"})).code, 0);
-  ASSERT_EQ(run(flags("other", {"--iters", "1"})).code, 0);
-  const auto merged = [&] {
-    const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--adapter",
-                           path("other"), "--out", path("merged"), "-q", "--overwrite"});
-    EXPECT_EQ(o.code, 0) << o.err;
-    return find_chat_template_name(path("merged"));
-  };
-  EXPECT_EQ(merged(), std::nullopt);
-  save_chat_template_name(path("base"), ChatTemplate::mistral_v1);
-  EXPECT_EQ(merged(), ChatTemplate::mistral_v1);
-  save_chat_template_name(checkpoint("run", 1), ChatTemplate::seed);
-  EXPECT_EQ(merged(), ChatTemplate::seed);
-  save_chat_template_name(checkpoint("other", 1), ChatTemplate::mistral_hf_old);
-  EXPECT_EQ(merged(), ChatTemplate::mistral_hf_old);
 }
 
 TEST_F(Finetune, ErrorsNameWhatIsWrong) {

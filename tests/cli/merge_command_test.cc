@@ -1,0 +1,80 @@
+// merge from the command line on, of what finetune makes.
+#include "io/safetensors.h"
+#include "tests/cli/finetune_rig.h"
+#include "tests/support/fixtures.h"
+#include "text/chat_template.h"
+
+namespace mixtral {
+namespace {
+
+class Merge : public Finetune {};
+
+TEST_F(Merge, MergedItIsTheSameModel) {
+  ASSERT_EQ(run(flags("run", {"--iters", "4", "--targets", "all,lm_head"})).code, 0);
+  const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--out",
+                         path("merged"), "--json"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json json = Json::parse(o.out, "stdout");
+  EXPECT_EQ(json.at("changed").as_int(), 2 * (4 + 1 + 12) + 1);
+  EXPECT_LT(json.at("logits_difference").as_double(), 1e-5);
+  EXPECT_NE(
+      run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", path("merged")})
+          .err.find("--overwrite"),
+      std::string::npos);
+  // Half and half of the same adapter is that adapter.
+  ASSERT_EQ(run({"merge", "--model", path("base"), "--adapter", path("run") + ":0.5", "--adapter",
+                 path("run") + ":0.5", "--out", path("halves")})
+                .code,
+            0);
+  const SafetensorsFile one(fs::path(path("merged")) / "model.safetensors");
+  const SafetensorsFile two(fs::path(path("halves")) / "model.safetensors");
+  for (const auto& entry : one.entries())
+    EXPECT_LE(testing::relative_error(testing::read_values(two, entry.name),
+                                      testing::read_values(one, entry.name)),
+              1e-6)
+        << entry.name;
+}
+
+TEST_F(Merge, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  fs::create_directory(path("models"));
+  const auto merge = [&](const std::string& out) {
+    return run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", out, "-q",
+                "--overwrite"});
+  };
+  const auto expect_whole = [&](const std::string& out) {
+    const Outcome o = merge(out);
+    ASSERT_EQ(o.code, 0) << o.err;
+    EXPECT_EQ(run({"generate", "--model", path("models/qa"), "--ids", "1", "-n", "2", "-q"}).code,
+              0);
+    const auto beside = fs::directory_iterator(path("models"));
+    EXPECT_EQ(std::distance(begin(beside), end(beside)), 1) << "something is left over";
+  };
+  expect_whole(path("models/qa/"));
+  expect_whole(path("models/qa/"));  // over the one that is there now
+  expect_whole(path("models/./qa//"));
+  fs::create_directory_symlink(path("models/qa"), path("link"));
+  expect_whole(path("link"));
+  EXPECT_TRUE(fs::is_symlink(path("link")));
+}
+
+TEST_F(Merge, MergedItConversesAsItsLastAdapterLearntTo) {
+  ASSERT_EQ(run(flags("run", {"--iters", "1"})).code, 0);
+  ASSERT_EQ(run(flags("other", {"--iters", "1"})).code, 0);
+  const auto merged = [&] {
+    const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--adapter",
+                           path("other"), "--out", path("merged"), "-q", "--overwrite"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    return find_chat_template_name(path("merged"));
+  };
+  EXPECT_EQ(merged(), std::nullopt);
+  save_chat_template_name(path("base"), ChatTemplate::mistral_v1);
+  EXPECT_EQ(merged(), ChatTemplate::mistral_v1);
+  save_chat_template_name(checkpoint("run", 1), ChatTemplate::seed);
+  EXPECT_EQ(merged(), ChatTemplate::seed);
+  save_chat_template_name(checkpoint("other", 1), ChatTemplate::mistral_hf_old);
+  EXPECT_EQ(merged(), ChatTemplate::mistral_hf_old);
+}
+
+}  // namespace
+}  // namespace mixtral
