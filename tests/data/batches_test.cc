@@ -16,6 +16,7 @@
 #include "data/check.h"
 #include "data/import.h"
 #include "tests/support/files.h"
+#include "tests/support/source_directory.h"
 
 namespace mixtral {
 namespace {
@@ -408,7 +409,7 @@ TEST_F(Files, WhatHoldsTooLittleIsNamed) {
 }
 
 TEST_F(Files, TinyShakespeareIsSplitAsItsUsersExpect) {
-  const fs::path path = MIXTRAL_SOURCE_DIR "/../shared/data/tinyshakespeare.txt";
+  const fs::path path = testing::source_directory() / "../shared/data/tinyshakespeare.txt";
   if (!fs::exists(path)) GTEST_SKIP() << path << " is absent";
   const auto tokenizer = load_tokenizer("bytes-256");
   const DataFiles files = DataFiles::find(path);

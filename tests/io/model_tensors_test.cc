@@ -15,6 +15,7 @@
 #include "io/manifest.h"
 #include "io/safetensors_writer.h"
 #include "tests/support/files.h"
+#include "tests/support/source_directory.h"
 
 namespace mixtral {
 namespace {
@@ -245,7 +246,7 @@ TEST(ModelTensors, RepeatedNamesAreRefused) {
 }
 
 TEST(ModelTensors, ReadsTheFixtures) {
-  const fs::path fixtures = fs::path(MIXTRAL_SOURCE_DIR) / "../shared/fixtures";
+  const fs::path fixtures = testing::source_directory() / "../shared/fixtures";
   if (!fs::exists(fixtures)) GTEST_SKIP() << fixtures << " is absent";
   for (const char* name : {"gqa", "mha8x2", "headdim", "sliding", "sharded", "tied"}) {
     const ModelTensors tensors(fixtures / name);
@@ -258,7 +259,7 @@ TEST(ModelTensors, ReadsTheFixtures) {
 
 // A fixture rewritten has the same bytes as what Hugging Face's library wrote: header and all.
 TEST(ModelTensors, WritesWhatHuggingFaceWrites) {
-  const fs::path path = fs::path(MIXTRAL_SOURCE_DIR) / "../shared/fixtures/gqa/model.safetensors";
+  const fs::path path = testing::source_directory() / "../shared/fixtures/gqa/model.safetensors";
   if (!fs::exists(path)) GTEST_SKIP() << path << " is absent";
   const SafetensorsFile file(path);
   std::map<std::string, Tensor> tensors;

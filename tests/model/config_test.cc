@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "tests/support/files.h"
+#include "tests/support/source_directory.h"
 
 namespace mixtral {
 namespace {
@@ -247,7 +248,7 @@ TEST(Config, BuiltInConfigurationsAreValid) {
 }
 
 TEST(Config, ReadsTheFixtures) {
-  const fs::path fixtures = fs::path(MIXTRAL_SOURCE_DIR) / "../shared/fixtures";
+  const fs::path fixtures = testing::source_directory() / "../shared/fixtures";
   if (!fs::exists(fixtures)) GTEST_SKIP() << fixtures << " is absent";
   int count = 0;
   for (const auto& entry : fs::recursive_directory_iterator(fixtures)) {

@@ -11,13 +11,14 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/batch.h"
+#include "tests/support/source_directory.h"
 
 namespace mixtral::testing {
 
 /// Reference results of that name: tests/fixtures has some; more are beside the repository
 /// (docs/architecture.md, "Tests"), absent on most machines.
 inline std::filesystem::path fixture(const std::string& name) {
-  const std::filesystem::path source = MIXTRAL_SOURCE_DIR;
+  const std::filesystem::path source = source_directory();
   const std::filesystem::path own = source / "tests" / "fixtures" / name;
   return std::filesystem::exists(own) ? own : source / ".." / "shared" / "fixtures" / name;
 }

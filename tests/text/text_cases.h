@@ -10,13 +10,14 @@
 #include "base/file.h"
 #include "base/random.h"
 #include "tests/support/files.h"
+#include "tests/support/source_directory.h"
 #include "text/sentencepiece_training.h"
 
 namespace mixtral {
 
 /// Real inputs that stand outside the repository; empty where they are absent.
 inline std::filesystem::path shared_file(const std::string& name) {
-  const auto path = std::filesystem::path(MIXTRAL_SOURCE_DIR) / ".." / "shared" / name;
+  const auto path = testing::source_directory() / ".." / "shared" / name;
   return std::filesystem::exists(path) ? path : std::filesystem::path{};
 }
 

@@ -8,6 +8,7 @@
 #include "data/batches.h"
 #include "model/checkpoint.h"
 #include "tests/support/fixtures.h"
+#include "tests/support/source_directory.h"
 #include "tests/train/rig.h"
 #include "train/corpus_source.h"
 
@@ -33,7 +34,7 @@ struct Fixture {
 class AdamWFixture : public ::testing::TestWithParam<Fixture> {};
 
 TEST_P(AdamWFixture, GivesTheReferenceLosses) {
-  const fs::path folder = fs::path(MIXTRAL_SOURCE_DIR "/../shared/fixtures") / GetParam().name;
+  const fs::path folder = testing::source_directory() / "../shared/fixtures" / GetParam().name;
   if (!fs::exists(folder)) GTEST_SKIP() << folder << " is absent";
   const auto backend = make_backend(GetParam().device, 2);
   const auto model = load_model(*backend, folder, {.trainable = true});
