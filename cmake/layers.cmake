@@ -37,3 +37,28 @@ function(mixtral_layer name)
     endif()
   endforeach()
 endfunction()
+
+set(MIXTRAL_COMMON_HEADERS <algorithm> <cmath> <cstdint> <filesystem> <functional> <map> <memory> <optional>
+  <span> <string> <string_view> <utility> <vector> <fmt/format.h> <fmt/ranges.h>)
+
+# mixtral_precompile(LAYER OWNER HEADER...): the layer's files start from precompiled headers, which are
+# compiled once, for the layer OWNER. Both must be compiled with the same macros and flags.
+function(mixtral_precompile layer owner)
+  get_target_property(type mixtral_${layer} TYPE)
+  if(NOT MIXTRAL_PRECOMPILE OR type STREQUAL "INTERFACE_LIBRARY")
+    return()
+  endif()
+  if(layer STREQUAL owner)
+    target_precompile_headers(mixtral_${layer} PRIVATE ${ARGN})
+  else()
+    target_precompile_headers(mixtral_${layer} REUSE_FROM mixtral_${owner})
+  endif()
+endfunction()
+
+# mixtral_optimize(LAYER FLAG): another level than the build type's, where speed of compilation counts for more.
+function(mixtral_optimize layer flag)
+  get_target_property(type mixtral_${layer} TYPE)
+  if(NOT type STREQUAL "INTERFACE_LIBRARY")
+    target_compile_options(mixtral_${layer} PRIVATE $<$<CONFIG:Release>:${flag}>)
+  endif()
+endfunction()

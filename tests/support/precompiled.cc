@@ -1,0 +1,1 @@
+// Has no code: its target owns the precompiled headers of the tests.
