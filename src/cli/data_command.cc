@@ -18,7 +18,7 @@
 #include "cli/run_config.h"
 #include "data/check.h"
 #include "data/import.h"
-#include "data/story_files.h"
+#include "stories/files.h"
 #include "text/tokenizer.h"
 
 namespace mixtral {

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
-#include "train/run_plot.h"
+#include "plot/run_plot.h"
 
 namespace mixtral {
 namespace {

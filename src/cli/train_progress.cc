@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "plot/run_plot.h"
 #include "train/memory_plan.h"
-#include "train/run_plot.h"
 
 namespace mixtral {
 namespace {
