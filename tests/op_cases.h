@@ -29,6 +29,7 @@ std::vector<OpCase> op_cases();
 std::vector<OpCase> matmul_cases();
 std::vector<OpCase> norm_cases();
 std::vector<OpCase> attention_cases();
+std::vector<OpCase> kv_view_cases();
 std::vector<OpCase> moe_cases();
 std::vector<OpCase> vocab_cases();
 std::vector<OpCase> optim_cases();

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -346,35 +347,48 @@ void attentions(const Bench& bench) {
   attention(bench, "seed 2x2048 f32", even_offsets(4096, 2), seed, 0, Dtype::f32);
 }
 
+/// Sequences of `length` tokens in pages, which lie in the pool one sequence after another.
+ops::KvView cache_of(Operands& operands, int32_t sequences, int32_t length,
+                     const ops::Heads& heads) {
+  const auto size = static_cast<int32_t>(operands.backend().page_tokens());
+  const int32_t pages = length / size;
+  const Shape shape{int64_t{sequences} * pages, size, heads.kv, heads.width};
+  std::vector<int32_t> table(static_cast<size_t>(sequences * pages));
+  std::iota(table.begin(), table.end(), 0);
+  return {.keys = operands.floats(shape, Dtype::bf16),
+          .values = operands.floats(shape, Dtype::bf16),
+          .key_scales = {},
+          .value_scales = {},
+          .table = operands.values({sequences, pages}, table)};
+}
+
 void cached(const Bench& bench) {
   const ops::Heads heads{32, 8, 128};
   for (const auto& [sequences, length] :
        std::vector<std::pair<int32_t, int32_t>>{{1, 8192}, {8, 4096}, {64, 2048}}) {
     Operands operands(bench.backend);
-    std::vector<int32_t> slots;
-    for (int32_t s = 0; s < sequences; ++s) slots.push_back(s);
-    const Shape shape{sequences, length, heads.kv, heads.width};
+    std::vector<int32_t> rows(static_cast<size_t>(sequences));
+    std::iota(rows.begin(), rows.end(), 0);
     bench.run(
         fmt::format("decode {}x{} bf16", sequences, length),
         ops::CachedAttention{.qkv = operands.floats({sequences, heads.columns()}, Dtype::bf16),
                              .positions = operands.values(
-                                 {sequences}, std::vector<int32_t>(slots.size(), length - 1)),
-                             .slots = operands.values({sequences}, slots),
-                             .keys = operands.floats(shape, Dtype::bf16),
-                             .values = operands.floats(shape, Dtype::bf16),
+                                 {sequences}, std::vector<int32_t>(rows.size(), length - 1)),
+                             .rows = operands.values({sequences}, rows),
+                             .cache = cache_of(operands, sequences, length, heads),
                              .out = operands.room({sequences, 4096}, Dtype::bf16),
                              .heads = heads,
+                             .decode_rows = sequences,
                              .scale = 0.088});
   }
   Operands operands(bench.backend);
-  std::vector<int32_t> positions;
-  for (int32_t p = 0; p < 4096; ++p) positions.push_back(p);
+  std::vector<int32_t> positions(4096);
+  std::iota(positions.begin(), positions.end(), 0);
   bench.run("prefill 4096 bf16",
             ops::CachedAttention{.qkv = operands.floats({4096, heads.columns()}, Dtype::bf16),
                                  .positions = operands.values({4096}, positions),
-                                 .slots = operands.values({4096}, std::vector<int32_t>(4096, 0)),
-                                 .keys = operands.floats({1, 4096, 8, 128}, Dtype::bf16),
-                                 .values = operands.floats({1, 4096, 8, 128}, Dtype::bf16),
+                                 .rows = operands.values({4096}, std::vector<int32_t>(4096, 0)),
+                                 .cache = cache_of(operands, 1, 4096, heads),
                                  .out = operands.room({4096, 4096}, Dtype::bf16),
                                  .heads = heads,
                                  .scale = 0.088});
@@ -387,6 +401,7 @@ void experts(const Bench& bench) {
     const int64_t n = kTokens, k = 2, rows = n * k;
     const std::string name = fmt::format("d{} f{} bf16", width, hidden);
     const ops::Route route{.logits = operands.floats({n, 8}, Dtype::f32),
+                           .positions = {},
                            .weights = operands.room({n, k}, Dtype::f32),
                            .expert = operands.room({n, k}, Dtype::i32),
                            .slot = operands.room({n, k}, Dtype::i32),
@@ -394,6 +409,7 @@ void experts(const Bench& bench) {
                            .offsets = operands.room({9}, Dtype::i32)};
     bench.run(name, route);
     bench.run(name, ops::RouterStatistics{.logits = route.logits,
+                                          .positions = {},
                                           .offsets = route.offsets,
                                           .load = operands.room({8}, Dtype::f32),
                                           .importance = operands.room({8}, Dtype::f32),
@@ -449,7 +465,7 @@ void moe_block(const Bench& bench) {
     const Tensor out = operands.room(x.shape(), Dtype::bf16);
     const Tensor dx = operands.room(x.shape(), Dtype::bf16);
     nn::MixtureOfExperts::Saved saved = block.allocate_saved(ctx, n);
-    const auto forward = [&] { block.forward(ctx, x, x, out, &saved, nullptr); };
+    const auto forward = [&] { block.forward(ctx, x, {}, x, out, &saved, nullptr); };
     const auto backward = [&] { block.backward(ctx, x, x, saved, {}, dx); };
     forward();
     backward();

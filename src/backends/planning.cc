@@ -19,10 +19,15 @@ size_t mapped_size(int64_t bytes) { return static_cast<size_t>(std::max<int64_t>
 PlanningBackend::PlanningBackend(const Backend* like)
     : name_(like ? like->name() : "planning"),
       memory_(like ? like->memory() : ref::RefBackend().memory()),
-      slice_elements_(like ? like->slice_elements() : ref::RefBackend().slice_elements()) {}
+      slice_elements_(like ? like->slice_elements() : ref::RefBackend().slice_elements()),
+      page_tokens_(like ? like->page_tokens() : ref::RefBackend().page_tokens()) {}
 
-PlanningBackend::PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements)
-    : name_(std::move(name)), memory_(memory), slice_elements_(slice_elements) {}
+PlanningBackend::PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements,
+                                 int64_t page_tokens)
+    : name_(std::move(name)),
+      memory_(memory),
+      slice_elements_(slice_elements),
+      page_tokens_(page_tokens) {}
 
 void* PlanningBackend::allocate(int64_t bytes) {
   void* data = ::mmap(nullptr, mapped_size(bytes), PROT_NONE,

@@ -13,7 +13,8 @@ namespace mixtral {
 class PlanningBackend final : public Backend {
  public:
   explicit PlanningBackend(const Backend* like = nullptr);
-  PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements);
+  PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements,
+                  int64_t page_tokens = 16);
 
   int64_t allocated() const { return allocated_; }  // bytes held now
   int64_t peak() const { return peak_; }            // the most that were held at once
@@ -24,6 +25,7 @@ class PlanningBackend final : public Backend {
   std::string description() const override { return "planning: computes nothing"; }
   MemoryInfo memory() const override { return memory_; }
   int64_t slice_elements() const override { return slice_elements_; }
+  int64_t page_tokens() const override { return page_tokens_; }
   void upload(const Tensor&, const Tensor&) override {}
   void download(const Tensor& device, const Tensor& host) override;  // zeros
   void synchronize() override {}
@@ -37,6 +39,7 @@ class PlanningBackend final : public Backend {
   void run(const ops::Attention&) override {}
   void run(const ops::AttentionBackward&) override {}
   void run(const ops::CacheAppend&) override {}
+  void run(const ops::CopyPage&) override {}
   void run(const ops::CachedAttention&) override {}
   void run(const ops::Route&) override {}
   void run(const ops::RouteBackward&) override {}
@@ -66,7 +69,7 @@ class PlanningBackend final : public Backend {
  private:
   std::string name_;
   MemoryInfo memory_;
-  int64_t slice_elements_;
+  int64_t slice_elements_, page_tokens_;
   int64_t allocated_ = 0;
   int64_t peak_ = 0;
 };

@@ -76,7 +76,7 @@ std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes) {
       "cuda",
       Backend::MemoryInfo{
           .total = bytes, .available = std::max<int64_t>(bytes - kOpened, 0), .opened = kOpened},
-      kGpuSliceElements);
+      kGpuSliceElements, kGpuPageTokens);
 }
 
 }  // namespace mixtral

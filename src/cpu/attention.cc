@@ -5,12 +5,14 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
 
 #include "cpu/attention_tile.h"
 #include "cpu/backend.h"
+#include "cpu/kv_view.h"
 #include "cpu/simd_targets.h"
 #include "cpu/types.h"
 
@@ -38,8 +40,8 @@ struct TileState {
 
 /// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
 /// relative to the new maximum, and gives each row's factor for what was summed before.
-HWY_INLINE void soften(const AttentionTile& t, const TileState& s, int64_t row, int64_t rows,
-                       int64_t block, int64_t groups, float* factor) {
+HWY_INLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
+                               int64_t rows, int64_t block, int64_t groups, float* factor) {
   float newest[kLanes];
   std::copy(s.largest + row, s.largest + row + kLanes, newest);
   for (int64_t i = 0; i < rows; ++i) {
@@ -76,8 +78,8 @@ void attend(const AttentionTile& t, const TileState& s) {
   const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
   const int64_t last = t.first + t.positions - 1;
   const int64_t first_key = t.window > 0 ? std::max<int64_t>(0, t.first - t.window + 1) : 0;
-  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.capacity};
-  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.capacity};
+  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift};
+  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.pages, t.page_shift};
   for (int64_t block = first_key / kKeys * kKeys; block <= last; block += kKeys) {
     pack_transposed(keys, block, first_key, last, width, s.room, s.keys);
     pack_rows(values, block, first_key, last, width, 1, s.values);
@@ -99,7 +101,7 @@ void attend(const AttentionTile& t, const TileState& s) {
                 .depth = width},
                count, groups * kLanes);
       float factor[kLanes];
-      soften(t, s, row, count, block, groups, factor);
+      online_softmax(t, s, row, count, block, groups, factor);
       multiply({.a = s.scores,
                 .a_row = kKeys,
                 .a_step = 1,
@@ -162,6 +164,7 @@ void rotate_rows(const ops::Rope& op, int64_t begin, int64_t end) {
   const int64_t heads = op.heads.query + op.heads.kv;
   const Floats sign = broadcast(op.inverse ? -1.f : 1.f);
   for (int64_t n = begin; n < end; ++n) {
+    if (op.positions.as<int32_t>()[n] == ops::kPadding) continue;
     const float* cosines = op.table.as<float>() + op.positions.as<int32_t>()[n] * width;
     const float* sines = cosines + half;
     float* row = op.qkv.as<float>() + n * columns;
@@ -178,32 +181,6 @@ void rotate_rows(const ops::Rope& op, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-void append(const ops::CacheAppend& op, int64_t begin, int64_t end) {
-  const int64_t length = int64_t{op.heads.kv} * op.heads.width, columns = op.heads.columns();
-  const int64_t capacity = op.keys.dim(1);
-  for (int64_t n = begin; n < end; ++n) {
-    const float* keys = op.qkv.as<float>() + n * columns + int64_t{op.heads.query} * op.heads.width;
-    const int64_t index =
-        op.slots.as<int32_t>()[n] * capacity + op.positions.as<int32_t>()[n] % capacity;
-    T* key_row = op.keys.as<T>() + index * length;
-    T* value_row = op.values.as<T>() + index * length;
-    for_lanes(length, [&](int64_t i, int64_t count) HWY_ATTR {
-      store_n(load_n(keys + i, count), key_row + i, count);
-      store_n(load_n(keys + length + i, count), value_row + i, count);
-    });
-  }
-}
-
-void append_rows(const ops::CacheAppend& op, int64_t begin, int64_t end) {
-  if (op.keys.dtype() == Dtype::f32)
-    append<float>(op, begin, end);
-  else if (op.keys.dtype() == Dtype::bf16)
-    append<bf16>(op, begin, end);
-  else
-    append<f16>(op, begin, end);
-}
-
 }  // namespace
 }  // namespace mixtral::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -215,22 +192,12 @@ namespace {
 HWY_EXPORT(attention_tile);
 HWY_EXPORT(tile_scratch);
 HWY_EXPORT(rotate_rows);
-HWY_EXPORT(append_rows);
 
-/// Tokens [token, token + count) at positions [first, first + count) of a sequence or slot.
+/// Tokens [token, token + count) at positions [first, first + count) of a sequence: the one that
+/// begins at token `sequence`, or row `sequence` of a cache's table.
 struct Run {
-  int64_t token, first, count, slot;
+  int64_t token, first, count, sequence;
 };
-
-void expect_cache(std::string_view op, const Tensor& keys) {
-  if (!is_float(keys.dtype()) || keys.dtype() == Dtype::f64) refuse_type(op, "caches", keys);
-}
-
-/// Slots and positions of new tokens lie in the cache.
-void expect_places(const Tensor& positions, const Tensor& slots, int64_t slot_count) {
-  for (int32_t slot : slots.span<int32_t>()) CHECK(slot >= 0 && slot < slot_count, "no such slot");
-  for (int32_t p : positions.span<int32_t>()) CHECK(p >= 0, "a position is negative");
-}
 
 /// Positions of a tile of the forward pass.
 int64_t tile_positions(const ops::Heads& heads) {
@@ -243,19 +210,9 @@ void CpuBackend::run(const ops::Rope& op) {
   expect_f32(op.kName, {op.qkv, op.table});
   const int64_t rows = op.table.dim(0);
   for (int32_t p : op.positions.span<int32_t>())
-    CHECK(p >= 0 && p < rows, "a position outside the rope table");
+    CHECK(p == ops::kPadding || (p >= 0 && p < rows), "a position outside the rope table");
   pool_.for_ranges(op.qkv.dim(0), row_grain(op.heads.columns()), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(rotate_rows)(op, begin, end);
-  });
-}
-
-void CpuBackend::run(const ops::CacheAppend& op) {
-  expect_f32(op.kName, {op.qkv});
-  expect_cache(op.kName, op.keys);
-  expect_places(op.positions, op.slots, op.keys.dim(0));
-  const int64_t length = int64_t{2} * op.heads.kv * op.heads.width;
-  pool_.for_ranges(op.qkv.dim(0), row_grain(length), [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(append_rows)(op, begin, end);
   });
 }
 
@@ -282,7 +239,7 @@ void CpuBackend::run(const ops::Attention& op) {
     const Run& run = runs[item / heads.kv];
     const int64_t group = item % heads.kv;
     const float* token = op.qkv.as<float>() + run.token * columns;
-    const float* start = op.qkv.as<float>() + run.slot * columns;
+    const float* start = op.qkv.as<float>() + run.sequence * columns;
     HWY_DYNAMIC_DISPATCH(attention_tile)
     ({.query = token + group * shared * width,
       .query_stride = columns,
@@ -292,7 +249,6 @@ void CpuBackend::run(const ops::Attention& op) {
       .values = start + (heads.query + heads.kv + group) * width,
       .type = Dtype::f32,
       .stride = columns,
-      .capacity = INT64_MAX,
       .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
       .out_stride = heads.query * width,
       .log_sum =
@@ -308,44 +264,48 @@ void CpuBackend::run(const ops::Attention& op) {
 
 void CpuBackend::run(const ops::CachedAttention& op) {
   expect_f32(op.kName, {op.qkv, op.out});
-  expect_cache(op.kName, op.keys);
-  expect_places(op.positions, op.slots, op.keys.dim(0));
+  expect_cache_type(op.kName, op.cache);
   const ops::Heads& heads = op.heads;
   const int64_t width = heads.width, columns = heads.columns(), shared = heads.query / heads.kv;
-  const int64_t capacity = op.keys.dim(1), tokens = op.qkv.dim(0), step = tile_positions(heads);
+  const int64_t tokens = op.qkv.dim(0), step = tile_positions(heads);
   const int32_t* positions = op.positions.as<int32_t>();
-  const int32_t* slots = op.slots.as<int32_t>();
+  const int32_t* rows = op.rows.as<int32_t>();
   Run* runs = static_cast<Run*>(shared_.get(0, tokens * int64_t{sizeof(Run)}));
   int64_t count = 0;
   for (int64_t n = 0; n < tokens; ++n) {
-    const int64_t seen =
-        op.window > 0 ? std::min<int64_t>(op.window, positions[n] + 1) : positions[n] + int64_t{1};
-    CHECK(seen <= capacity, "the cache is too short for what a token sees");
+    const int64_t p = positions[n];
+    if (p == ops::kPadding) {
+      std::fill_n(op.out.as<float>() + n * op.out.dim(1), op.out.dim(1), 0.f);
+      continue;
+    }
+    check_pages(op.cache, rows[n], op.window > 0 ? std::max<int64_t>(0, p - op.window + 1) : 0, p);
     Run* last = count > 0 ? &runs[count - 1] : nullptr;
-    if (last != nullptr && last->count < step && last->slot == slots[n] &&
-        last->first + last->count == positions[n])
+    if (last != nullptr && last->count < step && last->token + last->count == n &&
+        last->sequence == rows[n] && last->first + last->count == p)
       ++last->count;
     else
-      runs[count++] = {n, positions[n], 1, slots[n]};
+      runs[count++] = {n, p, 1, rows[n]};
   }
   const int64_t scratch =
       HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
-  const int64_t element = size_of(op.keys.dtype());
+  const int64_t element = size_of(op.cache.keys.dtype());
+  const int page_shift = std::countr_zero(static_cast<uint64_t>(op.cache.page_tokens()));
   pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
     // From the last: the tiles of a long prompt that see the most keys go first.
     const Run& run = runs[count - 1 - item / heads.kv];
     const int64_t group = item % heads.kv;
-    const int64_t offset = (run.slot * capacity * heads.kv + group) * width * element;
+    const int64_t offset = group * width * element;
     HWY_DYNAMIC_DISPATCH(attention_tile)
     ({.query = op.qkv.as<float>() + run.token * columns + group * shared * width,
       .query_stride = columns,
       .first = run.first,
       .positions = run.count,
-      .keys = static_cast<const std::byte*>(op.keys.data()) + offset,
-      .values = static_cast<const std::byte*>(op.values.data()) + offset,
-      .type = op.keys.dtype(),
+      .keys = static_cast<const std::byte*>(op.cache.keys.data()) + offset,
+      .values = static_cast<const std::byte*>(op.cache.values.data()) + offset,
+      .type = op.cache.keys.dtype(),
       .stride = heads.kv * width,
-      .capacity = capacity,
+      .pages = op.cache.table.as<int32_t>() + run.sequence * op.cache.table.dim(1),
+      .page_shift = page_shift,
       .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
       .out_stride = heads.query * width,
       .heads = shared,

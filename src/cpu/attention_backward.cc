@@ -192,8 +192,8 @@ void backward_task(const ops::AttentionBackward& op, const AttentionBackwardTask
       op.dout.as<float>() + (task.start * op.heads.query + task.group * shared) * width;
   float* dqkv = op.dqkv.as<float>() + task.start * columns;
   const auto scale = static_cast<float>(op.scale);
-  const Rows<float> keys{qkv + key_column, columns, INT64_MAX};
-  const Rows<float> values{qkv + value_column, columns, INT64_MAX};
+  const Rows<float> keys{qkv + key_column, columns};
+  const Rows<float> values{qkv + value_column, columns};
   const bool queries = task.gradients != Gradients::keys_and_values;
   const bool keys_and_values = task.gradients != Gradients::queries;
 

@@ -108,14 +108,18 @@ void multiply(const Product& p, int64_t rows, int64_t columns) {
 /// Columns as they are padded in scratch memory.
 constexpr int64_t padded(int64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
 
-/// Rows of keys or of values by position, in a ring of `capacity` positions.
+/// Rows of keys or of values by position: one after another, or in pages of 2^shift positions.
 template <class T>
 struct Rows {
-  const T* data;
-  int64_t stride, capacity;
+  const T* data;  // of position 0, or of page 0
+  int64_t stride;
+  const int32_t* pages = nullptr;  // the page of each 2^shift positions; or null: no pages
+  int shift = 0;
 
   HWY_INLINE const T* operator[](int64_t position) const {
-    return data + (position < capacity ? position : position % capacity) * stride;
+    if (pages == nullptr) return data + position * stride;
+    const int64_t within = position & ((int64_t{1} << shift) - 1);
+    return data + ((int64_t{pages[position >> shift]} << shift) + within) * stride;
   }
   /// Asks for a row that is needed soon. Rows lie far apart (other heads are between them), which
   /// the processor's own prefetching does not follow.

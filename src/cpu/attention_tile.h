@@ -24,12 +24,14 @@ struct AttentionTile {
   int64_t query_stride = 0;      // floats from one position to the next
   int64_t first = 0;             // position in the sequence
   int64_t positions = 0;
-  /// Key j of the sequence is at keys + (j mod capacity) · stride elements; values likewise.
+  /// Key j of the sequence is `stride` · j elements behind `keys`. In pages of T = 2^page_shift
+  /// positions it is `stride` · (T · pages[j / T] + j mod T) elements behind. Values likewise.
   const void* keys = nullptr;
   const void* values = nullptr;
   Dtype type = Dtype::f32;  // of keys and values
   int64_t stride = 0;
-  int64_t capacity = 0;
+  const int32_t* pages = nullptr;  // null: no pages
+  int page_shift = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
   float* log_sum = nullptr;  // the group's first; or null

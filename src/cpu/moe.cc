@@ -43,6 +43,11 @@ void choose_experts(const ops::Route& op, int64_t begin, int64_t end) {
     const float* logits = op.logits.as<float>() + n * experts;
     float* weight = op.weights.as<float>() + n * k;
     int32_t* chosen = op.expert.as<int32_t>() + n * k;
+    if (is_padding(op.positions, n)) {
+      std::fill_n(chosen, k, -1);
+      std::fill_n(weight, k, 0.f);
+      continue;
+    }
     // The next is the largest of those that come after the last in descending order with ties to
     // the lower index; NaN is taken when nothing else is left.
     for (int64_t j = 0; j < k; ++j) {
@@ -94,6 +99,7 @@ void router_sums(const ops::RouterStatistics& op, int64_t begin, int64_t end, do
   const int64_t experts = op.logits.dim(1);
   std::fill(sums, sums + experts + 2, 0.0);
   for (int64_t n = begin; n < end; ++n) {
+    if (is_padding(op.positions, n)) continue;
     const float* logits = op.logits.as<float>() + n * experts;
     const float log_sum = softmax(logits, experts, p);
     double entropy = 0;
@@ -113,6 +119,12 @@ void combine_rows(const ops::CombineRows& op, int64_t begin, int64_t end) {
     const int32_t* slot = op.slot.as<int32_t>() + n * k;
     const float* residual = op.residual ? op.residual.as<float>() + n * width : nullptr;
     float* out = op.out.as<float>() + n * width;
+    if (slot[0] < 0) {  // padding
+      for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
+        store_n(residual != nullptr ? load_n(residual + i, count) : broadcast(0), out + i, count);
+      });
+      continue;
+    }
     for_lanes(width, [&](int64_t i, int64_t count) HWY_ATTR {
       Floats sum = load_n(y + slot[0] * width + i, count);
       for (int64_t j = 1; j < k; ++j) sum = sum + load_n(y + slot[j] * width + i, count);
@@ -188,10 +200,16 @@ void sort_rows(const ops::Route& op) {
   int32_t* slot = op.slot.as<int32_t>();
   int32_t* source = op.source.as<int32_t>();
   std::fill(offsets, offsets + experts + 1, 0);
-  for (int64_t a = 0; a < rows; ++a) ++offsets[expert[a] + 1];
+  for (int64_t a = 0; a < rows; ++a)
+    if (expert[a] >= 0) ++offsets[expert[a] + 1];
   for (int64_t e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
+  std::fill(source + offsets[experts], source + rows, 0);
   // offsets[e] runs through expert e's rows; each then stands where the next expert begins.
   for (int64_t a = 0; a < rows; ++a) {
+    if (expert[a] < 0) {
+      slot[a] = -1;
+      continue;
+    }
     const int32_t row = offsets[expert[a]]++;
     slot[a] = row;
     source[row] = static_cast<int32_t>(a);
@@ -235,15 +253,18 @@ void CpuBackend::run(const ops::RouterStatistics& op) {
       (op, b * kTokenBlock, end, partial + b * sums, room + b * experts);
     }
   });
+  int64_t counted = 0;
+  for (int64_t n = 0; n < tokens; ++n) counted += !is_padding(op.positions, n);
+  const auto count = static_cast<double>(std::max<int64_t>(counted, 1));
   const auto mean = [&](int64_t i) {
     double sum = 0;
     for (int64_t b = 0; b < blocks; ++b) sum += partial[b * sums + i];
-    return static_cast<float>(sum / static_cast<double>(tokens));
+    return static_cast<float>(sum / count);
   };
   const int32_t* offsets = op.offsets.as<int32_t>();
   for (int64_t e = 0; e < experts; ++e) {
     const double assigned = offsets[e + 1] - offsets[e];
-    op.load.as<float>()[e] = static_cast<float>(assigned / static_cast<double>(tokens));
+    op.load.as<float>()[e] = static_cast<float>(assigned / count);
     op.importance.as<float>()[e] = mean(e);
   }
   op.z.as<float>()[0] = mean(experts);

@@ -257,6 +257,7 @@ void CpuBackend::run(const ops::Sample& op) {
   expect_f32(op.kName, {op.logits, op.log_probability});
   const int64_t count = padded(op.logits.dim(1));
   pool_.for_each(op.logits.dim(0), [&](int64_t s, int thread) {
+    if (op.positions.as<int32_t>()[s] == ops::kPadding) return;
     auto* memory = static_cast<double*>(
         scratch_.get(thread, count * (2 * int64_t{sizeof(double)} + 2 * int64_t{sizeof(int32_t)})));
     auto* order = reinterpret_cast<int32_t*>(memory + 2 * count);

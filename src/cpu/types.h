@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "tensor/tensor.h"
+#include "ops/common.h"
 
 namespace mixtral::cpu {
 
@@ -27,6 +27,11 @@ inline void expect_f32(std::string_view op, std::initializer_list<Tensor> tensor
                                      const Tensor& tensor) {
   throw Error(fmt::format("the cpu device's {} takes {} in f32, bf16 or f16, but was given {}", op,
                           name, to_string(tensor.dtype())));
+}
+
+/// Whether row n is padding; no row is without positions.
+inline bool is_padding(const Tensor& positions, int64_t n) {
+  return positions && positions.as<int32_t>()[n] == ops::kPadding;
 }
 
 /// Rows of `elements` elements that one thread should take at least: below this, starting a second

@@ -167,6 +167,7 @@ void CpuBackend::run(const ops::Advance& op) {
   const int32_t* drawn = op.drawn.as<int32_t>();
   int32_t* positions = op.positions.as<int32_t>();
   for (int64_t s = 0; s < op.drawn.dim(0); ++s) {
+    if (positions[s] == ops::kPadding) continue;
     op.inputs.as<int32_t>()[s] = drawn[s];
     ++positions[s];
     if (!op.history) continue;

@@ -7,8 +7,7 @@
 #include "cuda/status.h"
 #include "ops/attention.h"
 
-// Rotary embedding and writing to the cache (bound by bandwidth), and the choice between the
-// implementations of attention.
+// Rotary embedding (bound by bandwidth), and the choice between the implementations of attention.
 namespace mixtral::cuda {
 namespace {
 
@@ -27,6 +26,7 @@ struct Rotation {
 template <int n, class T>
 __global__ void __launch_bounds__(kThreads) rope(Rotation<T> op) {
   const int64_t token = blockIdx.x;
+  if (op.positions[token] == ops::kPadding) return;
   const float* cosines = op.table + int64_t{op.positions[token]} * 2 * op.half;
   const int packs = op.half / n;
   for (int i = static_cast<int>(threadIdx.x); i < op.heads * packs; i += kThreads) {
@@ -45,30 +45,6 @@ __global__ void __launch_bounds__(kThreads) rope(Rotation<T> op) {
     }
     store(pair, a);
     store(pair + op.half, b);
-  }
-}
-
-template <class T, class K>
-struct Append {
-  const T* qkv;
-  const int *positions, *slots;
-  K *keys, *values;
-  int columns, query_columns, kv_columns, capacity;
-};
-
-/// A block a token.
-template <int n, class T, class K>
-__global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
-  const int64_t token = blockIdx.x;
-  const int64_t place =
-      (int64_t{op.slots[token]} * op.capacity + op.positions[token] % op.capacity) * op.kv_columns;
-  const T* key = op.qkv + token * op.columns + op.query_columns;
-  for (int c = static_cast<int>(threadIdx.x) * n; c < op.kv_columns; c += kThreads * n) {
-    float x[n];
-    load(key + c, x);
-    store(op.keys + place + c, x);
-    load(key + op.kv_columns + c, x);
-    store(op.values + place + c, x);
   }
 }
 
@@ -109,26 +85,6 @@ void CudaBackend::run(const ops::Rope& op) {
     });
   });
   check_launch("rope");
-}
-
-void CudaBackend::run(const ops::CacheAppend& op) {
-  const int64_t tokens = op.qkv.dim(0);
-  if (tokens == 0) return;
-  const int kv_columns = op.heads.kv * op.heads.width;
-  with_activation(op.qkv.dtype(), [&](auto t) {
-    with_weight(op.keys.dtype(), [&](auto k) {
-      using T = type_of<decltype(t)>;
-      using K = type_of<decltype(k)>;
-      // Keys and values begin at multiples of the head width in a packed row.
-      with_packs<8>(op.heads.width, {op.qkv, op.keys, op.values}, [&](auto pack) {
-        cache_append<pack()><<<blocks(tokens), kThreads, 0, stream_>>>(Append<T, K>{
-            data<T>(op.qkv), data<int>(op.positions), data<int>(op.slots), data<K>(op.keys),
-            data<K>(op.values), static_cast<int>(op.qkv.dim(1)), op.heads.query * op.heads.width,
-            kv_columns, static_cast<int>(op.keys.dim(1))});
-      });
-    });
-  });
-  check_launch("cache_append");
 }
 
 void CudaBackend::run(const ops::Attention& op) {

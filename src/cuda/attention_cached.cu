@@ -6,35 +6,40 @@
 #include "cuda/scratch.h"
 #include "cuda/sequences.cuh"
 #include "cuda/status.h"
-#include "ops/attention.h"
+#include "ops/attention_parts.h"
 
-// Attention over the cache. Decoding has a token or a few a sequence, and is bound by reading the
-// cache: a block takes one token, one kv head with up to 8 of its query heads (so the cache is read
-// once for all of them), and a stretch of the positions; a second launch joins the stretches. Runs
-// of several tokens of one sequence (prefill) go through the tiles of flash_forward instead.
+// Attention over the cache. Decode rows are bound by reading the cache and take split-KV (Dao et
+// al. 2023, "Flash-Decoding"): a block takes one token, one kv head with up to 8 of its query heads
+// (so the cache is read once for all of them), and one split of the keys; a second launch combines
+// the splits. Prefill runs go through tiles of rows, on tensor cores where their types allow it.
 namespace mixtral::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kUnroll = 4;  // keys in flight a group of lanes
+constexpr int kLeastSplitKeys = 64;
+constexpr int kMostSplits = 128;
 
-struct Stretches {
+/// How the keys of a token are divided among blocks, and where their results go.
+struct Splits {
   Activations out;
   float* partial;  // [N, H, splits, 2 + h]: largest, total, sums; null when splits is 1
-  int splits;
-  int tile_rows;  // of flash_forward, or 0 when it is not used
+  int splits;      // at most; a token with few keys has fewer
+
+  __device__ int keys(int seen) const { return max(kLeastSplitKeys, (seen + splits - 1) / splits); }
+  __device__ int used(int seen) const { return (seen + keys(seen) - 1) / keys(seen); }
 };
 
 /// Online softmax over some keys: sums of p · v, relative to the largest score. Scores are in units
 /// of log 2.
 template <int m, int elements>
-struct Running {
+struct OnlineSoftmax {
   float largest[m], total[m], sums[m][elements];
 
-  /// Joins another's, component by component.
-  __device__ void join(int i, float other_largest, float other_total,
-                       const float (&other)[elements]) {
+  /// Combines it with the result over other keys, component by component.
+  __device__ void combine(int i, float other_largest, float other_total,
+                          const float (&other)[elements]) {
     const float most = fmaxf(largest[i], other_largest);
     const float base = most == -INFINITY ? 0.0f : most;
     const float mine = exp2_fast(largest[i] - base), theirs = exp2_fast(other_largest - base);
@@ -45,22 +50,34 @@ struct Running {
   }
 };
 
-/// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the stretch; a lane has
+/// Each group of `lanes` lanes takes every (kThreads / lanes)-th key of the split; a lane has
 /// `packs` packs of `n` elements of it, `lanes` packs apart. m query heads at a time.
 template <int n, int lanes, int packs, int m, class K>
 __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
                                             : m > 1                ? 3
                                                                    : 4)
-    cached_attention(CachedSource<K> op, Stretches to) {
+    decode_attention(CachedSource<K> op, Splits to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
   const int token = static_cast<int>(blockIdx.x);
-  if (to.tile_rows > 0 && op.in_long_run(token, to.tile_rows)) return;
   const int group = op.heads / op.kv_heads, chunks = (group + m - 1) / m;
   const int kv = static_cast<int>(blockIdx.y) / chunks;
   const int first_head = kv * group + static_cast<int>(blockIdx.y) % chunks * m;
   const int count = min(m, (kv + 1) * group - first_head);
   const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const int64_t first_row = int64_t{token} * op.heads + first_head;
+
+  if (op.last_seen(token) < 0) {  // padding
+    if (to.partial) return;
+    for (int c = static_cast<int>(threadIdx.x); c < count * op.width; c += kThreads)
+      to.out.write(first_row * op.width + c, 0);
+    return;
+  }
+  const int sequence = op.sequence(token), first = op.first_seen(token);
+  const int last = op.last_seen(token), split_keys = to.keys(last + 1 - first);
+  const int begin = first + static_cast<int>(blockIdx.z) * split_keys;
+  const int end = min(begin + split_keys, last + 1);
+  if (begin >= end) return;
 
   float q[m][kElements];
 #pragma unroll
@@ -72,12 +89,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
       q[i][c] = used ? op.query(token, first_head + i, column) * op.scale * kLog2E : 0.0f;
     }
 
-  const int slot = op.slot(token), first = op.first_seen(token), last = op.last_seen(token);
-  const int stretch = (last + 1 - first + to.splits - 1) / to.splits;
-  const int begin = first + static_cast<int>(blockIdx.z) * stretch;
-  const int end = min(begin + stretch, last + 1);
-
-  Running<m, kElements> state;
+  OnlineSoftmax<m, kElements> state;
 #pragma unroll
   for (int i = 0; i < m; ++i) {
     state.largest[i] = -INFINITY;
@@ -85,30 +97,37 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
 #pragma unroll
     for (int c = 0; c < kElements; ++c) state.sums[i][c] = 0;
   }
-  // The stretch lies in the ring from start on, and wraps at most once.
-  const int start = begin % op.capacity;
-  const int64_t key_stride = int64_t{op.kv_heads} * op.width;
-  const int64_t base = op.place(slot, 0, kv) + lane * n;
-  // All lanes of a warp take part in every turn, so that its shuffles are whole.
-  for (int turn = begin; turn < end; turn += kGroups * kUnroll) {
+  const K* keys = op.keys(kv) + lane * n;
+  const K* values = op.values(kv) + lane * n;
+  const int mine = static_cast<int>(threadIdx.x) / lanes;
+  // Where the next keys stand is looked up while those before are read.
+  int64_t offset[kUnroll];
+  const auto find = [&](int from) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int t = from + u * kGroups + mine;
+      offset[u] = t < end ? op.offset(sequence, t) : 0;
+    }
+  };
+  find(begin);
+  // All lanes of a warp take part in every iteration, so that its shuffles are whole.
+  for (int from = begin; from < end; from += kGroups * kUnroll) {
     Pack<K, n> key[kUnroll][packs], value[kUnroll][packs];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
-      int index = start + t - begin;
-      if (index >= op.capacity) index -= op.capacity;
-      const int64_t row = base + index * key_stride;
+      const int t = from + u * kGroups + mine;
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
         const int column = (p * lanes + lane) * n;
         key[u][p] = {};
         value[u][p] = {};
         if (t < end && column < op.width) {
-          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.keys + row + p * lanes * n);
-          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(op.values + row + p * lanes * n);
+          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(keys + offset[u] + p * lanes * n);
+          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(values + offset[u] + p * lanes * n);
         }
       }
     }
+    find(from + kGroups * kUnroll);
 #pragma unroll
     for (int i = 0; i < m; ++i) {
       float score[kUnroll], most = state.largest[i];
@@ -119,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
         for (int c = 0; c < kElements; ++c)
           dot = fmaf(q[i][c], widen<float>(key[u][c / n].at[c % n]), dot);
         dot = warp_sum<lanes>(dot);
-        const int t = turn + u * kGroups + static_cast<int>(threadIdx.x) / lanes;
+        const int t = from + u * kGroups + mine;
         score[u] = t < end ? dot : -INFINITY;
         most = fmaxf(most, score[u]);
       }
@@ -140,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
     }
   }
 
-  // Join the groups of a warp, then the warps.
+  // Combine the groups of a warp, then the warps.
 #pragma unroll
   for (int i = 0; i < m; ++i) {
 #pragma unroll
@@ -151,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
 #pragma unroll
       for (int c = 0; c < kElements; ++c)
         other[c] = __shfl_xor_sync(kAllLanes, state.sums[i][c], step);
-      state.join(i, largest, total, other);
+      state.combine(i, largest, total, other);
     }
     if (threadIdx.x % kWarp < lanes) {
       float* place = shared[threadIdx.x / kWarp][i];
@@ -164,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
   __syncthreads();
   if (static_cast<int>(threadIdx.x) >= lanes) return;
   for (int i = 0; i < count; ++i) {
-    Running<1, kElements> all;
+    OnlineSoftmax<1, kElements> all;
     all.largest[0] = -INFINITY;
     all.total[0] = 0;
 #pragma unroll
@@ -174,9 +193,9 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
       float other[kElements];
 #pragma unroll
       for (int c = 0; c < kElements; ++c) other[c] = place[2 + c * lanes + lane];
-      all.join(0, place[0], place[1], other);
+      all.combine(0, place[0], place[1], other);
     }
-    const int64_t row = int64_t{token} * op.heads + first_head + i;
+    const int64_t row = first_row + i;
     float* partial =
         to.partial ? to.partial + (row * to.splits + blockIdx.z) * (2 + op.width) : nullptr;
     if (partial && lane == 0) {
@@ -195,23 +214,26 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
   }
 }
 
-constexpr int kMostSplits = 128;
-
 /// A warp a head of a token.
 template <class K>
-__global__ void __launch_bounds__(kThreads) join_stretches(CachedSource<K> op, Stretches to) {
+__global__ void __launch_bounds__(kThreads) combine_splits(CachedSource<K> op, Splits to) {
   __shared__ float shares[kWarps][kMostSplits];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float* share = shares[threadIdx.x / kWarp];
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= int64_t{op.tokens} * op.heads) return;
-  if (to.tile_rows > 0 && op.in_long_run(static_cast<int>(row / op.heads), to.tile_rows)) return;
+  const int token = static_cast<int>(row / op.heads);
+  if (op.last_seen(token) < 0) {  // padding
+    for (int c = lane; c < op.width; c += kWarp) to.out.write(row * op.width + c, 0);
+    return;
+  }
+  const int used = to.used(op.last_seen(token) + 1 - op.first_seen(token));
   const int size = 2 + op.width;
   const float* partial = to.partial + row * to.splits * size;
   float largest = -INFINITY, total = 0;
-  for (int s = lane; s < to.splits; s += kWarp) largest = fmaxf(largest, partial[s * size]);
+  for (int s = lane; s < used; s += kWarp) largest = fmaxf(largest, partial[s * size]);
   largest = warp_reduce(largest, Max{});
-  for (int s = lane; s < to.splits; s += kWarp) {
+  for (int s = lane; s < used; s += kWarp) {
     share[s] = exp2_fast(partial[s * size] - largest);
     total += partial[s * size + 1] * share[s];
   }
@@ -220,17 +242,17 @@ __global__ void __launch_bounds__(kThreads) join_stretches(CachedSource<K> op, S
   for (int c = lane; c < op.width; c += kWarp) {
     float sum = 0;
 #pragma unroll 8
-    for (int s = 0; s < to.splits; ++s) sum = fmaf(partial[s * size + 2 + c], share[s], sum);
+    for (int s = 0; s < used; ++s) sum = fmaf(partial[s * size + 2 + c], share[s], sum);
     to.out.write(row * op.width + c, sum / total);
   }
 }
 
-/// Calls f with the pack, the lanes a key and the packs a lane (see cached_attention).
+/// Calls f with the pack, the lanes a key and the packs a lane (see decode_attention).
 template <class K, class F>
 void with_lanes(const ops::CachedAttention& op, F&& f) {
   constexpr int n = kPackOf<K>;
   const int width = op.heads.width;
-  if (!packs(n, width, {op.keys, op.values}) || width > 2 * kWarp * n) {
+  if (!packs(n, width, {op.cache.keys, op.cache.values}) || width > 2 * kWarp * n) {
     CHECK(width <= 256);
     return f(std::integral_constant<int, 1>{}, std::integral_constant<int, 32>{},
              std::integral_constant<int, 8>{});
@@ -253,49 +275,62 @@ void with_query_heads(int group, bool wide, F&& f) {
   f(std::integral_constant<int, 8>{});
 }
 
+/// Tokens [begin, end) of the op.
+ops::CachedAttention tokens_of(const ops::CachedAttention& op, int64_t begin, int64_t end) {
+  ops::CachedAttention part = op;
+  part.qkv = op.qkv.slice(begin, end);
+  part.positions = op.positions.slice(begin, end);
+  part.rows = op.rows.slice(begin, end);
+  part.out = op.out.slice(begin, end);
+  return part;
+}
+
+template <class K>
+void decode(const ops::CachedAttention& op, int processors, Scratch& scratch, cudaStream_t stream) {
+  const int64_t tokens = op.qkv.dim(0);
+  const int group = op.heads.query / op.heads.kv;
+  const int64_t context = op.cache.context();
+  const int64_t seen = op.window > 0 ? std::min(op.window, context) : context;
+  const auto source = cached_source<K>(op);
+  with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
+    with_query_heads(group, pack() == 1, [&](auto heads) {
+      const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
+      // About four blocks a multiprocessor, as long as a token may have keys for them.
+      const int64_t splits =
+          std::clamp<int64_t>(divide_up(int64_t{processors} * 4, tokens * grid_heads), 1,
+                              std::min<int64_t>(divide_up(seen, kLeastSplitKeys), kMostSplits));
+      const int64_t rows = tokens * op.heads.query;
+      float* partial =
+          splits == 1 ? nullptr : scratch.take<float>(rows * splits * (2 + op.heads.width));
+      const Splits to{
+          {op.out.data(), op.out.dtype() == Dtype::bf16}, partial, static_cast<int>(splits)};
+      decode_attention<pack(), lanes(), lane_packs(), heads()>
+          <<<dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream>>>(
+              source, to);
+      if (partial)
+        combine_splits<<<blocks(divide_up(rows, kWarps)), kThreads, 0, stream>>>(source, to);
+    });
+  });
+}
+
+template <class K>
+void prefill(const ops::CachedAttention& op, cudaStream_t stream) {
+  if (mma_cached_attention(op, stream)) return;
+  launch_flash_forward("cached_attention", cached_source<K>(op),
+                       {op.out.data(), op.out.dtype() == Dtype::bf16}, nullptr, stream);
+}
+
 }  // namespace
 
 void CudaBackend::run(const ops::CachedAttention& op) {
-  const int64_t tokens = op.qkv.dim(0), slots = op.keys.dim(0), capacity = op.keys.dim(1);
-  if (tokens == 0) return;
+  const int64_t tokens = op.qkv.dim(0), split = ops::split_kv_tokens(op);
   if (op.heads.width > 256)
     throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
                 std::to_string(op.heads.width));
-  const int group = op.heads.query / op.heads.kv;
-  const bool runs = tokens >= kLeastRunOfTiles && tokens > slots;
-  with_weight(op.keys.dtype(), [&](auto k) {
+  with_weight(op.cache.keys.dtype(), [&](auto k) {
     using K = type_of<decltype(k)>;
-    const Activations out{op.out.data(), op.out.dtype() == Dtype::bf16};
-    const auto cached = cached_source<K>(op);
-    int tile_rows = 0;
-    if (runs) {
-      tile_rows = mma_cached_rows(op);
-      if (tile_rows > 0) {
-        mma_cached_attention(op, stream_);
-      } else {
-        tile_rows = op.heads.width > 128 ? kFlashRows<256> : kFlashRows<128>;
-        launch_flash_forward("cached_attention", cached, out, nullptr, stream_);
-      }
-    }
-    with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
-      with_query_heads(group, pack() == 1, [&](auto heads) {
-        const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
-        // About four blocks a multiprocessor, and at least 64 positions each when the cache is
-        // full.
-        const int64_t splits = std::clamp<int64_t>(
-            divide_up(int64_t{processors_} * 4, tokens * grid_heads), 1,
-            std::max<int64_t>(1, std::min<int64_t>(capacity / 64, kMostSplits)));
-        const int64_t rows = tokens * op.heads.query;
-        float* partial =
-            splits == 1 ? nullptr : scratch().take<float>(rows * splits * (2 + op.heads.width));
-        const Stretches to{out, partial, static_cast<int>(splits), tile_rows};
-        cached_attention<pack(), lanes(), lane_packs(), heads()>
-            <<<dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream_>>>(
-                cached, to);
-        if (partial)
-          join_stretches<<<blocks(divide_up(rows, kWarps)), kThreads, 0, stream_>>>(cached, to);
-      });
-    });
+    if (split > 0) decode<K>(tokens_of(op, 0, split), processors_, scratch(), stream_);
+    if (split < tokens) prefill<K>(tokens_of(op, split, tokens), stream_);
   });
   check_launch("cached_attention");
 }

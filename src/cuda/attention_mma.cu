@@ -15,13 +15,13 @@ template <int width>
 struct Shared {
   MmaTile<kQueries, width> q;
   MmaTile<kKeys, width> k[2], v[2];
-  int slot[kQueries], first[kQueries], last[kQueries];
+  int sequence[kQueries], first[kQueries], last[kQueries];
 };
 
-/// Rows of one slot, and what they see: every row all of `whole_first` .. `whole_last`, some row
-/// all of `first` .. `last`.
+/// Rows of one sequence, and what they see: every row all of `whole_first` .. `whole_last`, some
+/// row all of `first` .. `last`.
 struct Run {
-  int begin, end, slot;
+  int begin, end, sequence;
   int first, last, whole_first, whole_last;
 };
 
@@ -29,12 +29,12 @@ template <int width>
 __device__ Run run_from(const Shared<width>& shared, int begin, int count) {
   Run run{begin,
           begin,
-          shared.slot[begin],
+          shared.sequence[begin],
           shared.first[begin],
           shared.last[begin],
           shared.first[begin],
           shared.last[begin]};
-  for (; run.end < count && shared.slot[run.end] == run.slot; ++run.end) {
+  for (; run.end < count && shared.sequence[run.end] == run.sequence; ++run.end) {
     run.first = min(run.first, shared.first[run.end]);
     run.last = max(run.last, shared.last[run.end]);
     run.whole_first = max(run.whole_first, shared.first[run.end]);
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   __pipeline_commit();
   {
     const int n = begin + min(static_cast<int>(threadIdx.x), count - 1);
-    shared.slot[threadIdx.x] = op.slot(n);
+    shared.sequence[threadIdx.x] = op.sequence(n);
     shared.first[threadIdx.x] = op.first_seen(n);
     shared.last[threadIdx.x] = op.last_seen(n);
   }
@@ -80,11 +80,11 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   for (int row = 0; row < count;) {
     const Run run = run_from(shared, row, count);
     row = run.end;
-    if (run.end - run.begin < Source::kLeastRun) continue;
+    if (run.last < run.first) continue;  // padding only
     const auto fetch = [&](int t, int stage) {
       const int keys = min(kKeys, run.last + 1 - t);
-      shared.k[stage].fetch(keys, op.width, [&](int r) { return op.key(run.slot, t + r, kv); });
-      shared.v[stage].fetch(keys, op.width, [&](int r) { return op.value(run.slot, t + r, kv); });
+      fetch_rows(shared.k[stage], op.keys(kv), shared.v[stage], op.values(kv), keys, op.width,
+                 [&](int r) { return op.offset(run.sequence, t + r); });
       __pipeline_commit();
     };
     __syncthreads();  // the tiles of the run before are no longer read
@@ -157,14 +157,15 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     for (int half = 0; half < 2; ++half) {
       const int r = first_row + Scores::row(i, 2 * half);
       const float all = warp_sum<4>(total[i][half]);
-      if (r >= count || all == 0) continue;  // 0: in a run left to others
+      if (r >= count) continue;
+      const float divisor = all == 0 ? 1.0f : all;  // 0: padding, whose sums are 0, too
       const int64_t place = int64_t{begin + r} * op.heads + head;
 #pragma unroll
       for (int j = 0; j < width / 8; ++j) {
         const int column = Scores::column(j, 0);
         if (column < op.width)
           *reinterpret_cast<unsigned*>(out + place * op.width + column) =
-              pack(sums.at[i][j][2 * half] / all, sums.at[i][j][2 * half + 1] / all);
+              pack(sums.at[i][j][2 * half] / divisor, sums.at[i][j][2 * half + 1] / divisor);
       }
       if (log_sum && threadIdx.x % 4 == 0) log_sum[place] = (largest[i][half] + log2f(all)) * kLn2;
     }
@@ -202,12 +203,10 @@ bool mma_attention(const ops::Attention& op, cudaStream_t stream) {
   return true;
 }
 
-int mma_cached_rows(const ops::CachedAttention& op) {
-  return takes(op.heads, {op.qkv, op.keys, op.values, op.out}) ? kQueries : 0;
-}
-
-void mma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream) {
+bool mma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream) {
+  if (!takes(op.heads, {op.qkv, op.cache.keys, op.cache.values, op.out})) return false;
   launch("cached_attention", cached_source<Bf16>(op), data<Bf16>(op.out), nullptr, stream);
+  return true;
 }
 
 }  // namespace mixtral::cuda

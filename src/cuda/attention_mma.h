@@ -11,9 +11,7 @@ namespace mixtral::cuda {
 bool mma_attention(const ops::Attention& op, cudaStream_t stream);
 bool mma_attention_backward(const ops::AttentionBackward& op, cudaStream_t stream);
 
-/// The rows that mma_cached_attention takes at a time, or 0 when it does not take the op.
-int mma_cached_rows(const ops::CachedAttention& op);
-/// The runs of kLeastRunOfTiles and more tokens of one sequence.
-void mma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream);
+/// The same over a cache, for runs of tokens.
+bool mma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream);
 
 }  // namespace mixtral::cuda

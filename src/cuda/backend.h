@@ -35,6 +35,7 @@ class CudaBackend final : public Backend {
   std::string description() const override;
   MemoryInfo memory() const override;
   int64_t slice_elements() const override { return kGpuSliceElements; }
+  int64_t page_tokens() const override { return kGpuPageTokens; }
   void* allocate(int64_t bytes) override;
   void free(void* data, int64_t bytes) noexcept override;
   void upload(const Tensor& host, const Tensor& device) override;
@@ -55,6 +56,7 @@ class CudaBackend final : public Backend {
   void run(const ops::Attention&) override;
   void run(const ops::AttentionBackward&) override;
   void run(const ops::CacheAppend&) override;
+  void run(const ops::CopyPage&) override;
   void run(const ops::CachedAttention&) override;
   void run(const ops::Route&) override;
   void run(const ops::RouteBackward&) override;

@@ -10,12 +10,11 @@ struct ForwardTiles {
   static constexpr int kRows = kFlashRows<width>;
   Tile<kRows, width> q, k, v;
   Tile<kRows, kRows> p;
-  int slot[kRows], first[kRows], last[kRows];
+  int sequence[kRows], first[kRows], last[kRows];
 };
 
 /// Attention of a tile of rows of one head (Dao 2023, "FlashAttention-2"). Source says where
-/// queries, keys and values are: row n sees keys first_seen(n) .. last_seen(n) of slot(n); the rows
-/// of a tile are taken in runs of one slot. Runs shorter than kLeastRun are left to others.
+/// queries, keys and values are (see sequences.cuh). Rows that see no key become 0.
 template <int width, class Source>
 __global__ void __launch_bounds__(kFlashThreads)
     flash_forward(Source op, Activations out, float* log_sum) {
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(kFlashThreads)
   tiles.q.read_with(count, op.width, [&](int r, int c) { return op.query(begin + r, head, c); });
   if (threadIdx.x < kRows) {
     const int n = begin + min(static_cast<int>(threadIdx.x), count - 1);
-    tiles.slot[threadIdx.x] = op.slot(n);
+    tiles.sequence[threadIdx.x] = op.sequence(n);
     tiles.first[threadIdx.x] = op.first_seen(n);
     tiles.last[threadIdx.x] = op.last_seen(n);
   }
@@ -44,23 +43,19 @@ __global__ void __launch_bounds__(kFlashThreads)
     total[i] = 0;
   }
   for (int run = 0, run_end; run < count; run = run_end) {
-    const int slot = tiles.slot[run];
+    const int sequence = tiles.sequence[run];
     run_end = run + 1;
     int first = tiles.first[run], last = tiles.last[run];
-    for (; run_end < count && tiles.slot[run_end] == slot; ++run_end) {
+    for (; run_end < count && tiles.sequence[run_end] == sequence; ++run_end) {
       first = min(first, tiles.first[run_end]);
       last = max(last, tiles.last[run_end]);
-    }
-    if (run_end - run < Source::kLeastRun) {
-      for (int i = 0; i < S::kRows; ++i)
-        if (S::row(i) >= run && S::row(i) < run_end) total[i] = -1;
-      continue;
     }
     for (int t = first; t <= last; t += kRows) {
       const int keys = min(kRows, last + 1 - t);
       __syncthreads();
-      tiles.k.read(keys, op.width, [&](int r) { return op.key(slot, t + r, kv); });
-      tiles.v.read(keys, op.width, [&](int r) { return op.value(slot, t + r, kv); });
+      tiles.k.read(keys, op.width, [&](int r) { return op.keys(kv) + op.offset(sequence, t + r); });
+      tiles.v.read(keys, op.width,
+                   [&](int r) { return op.values(kv) + op.offset(sequence, t + r); });
       __syncthreads();
       float score[S::kRows][S::kRows];
       multiply_transposed(tiles.q, tiles.k, score);
@@ -101,11 +96,12 @@ __global__ void __launch_bounds__(kFlashThreads)
   for (int i = 0; i < S::kRows; ++i) {
     const int row = S::row(i);
     const float all = warp_sum<16>(total[i]);
-    if (row >= count || all < 0) continue;
+    if (row >= count) continue;
+    const float divisor = all == 0 ? 1.0f : all;  // 0: padding, whose sums are 0, too
     const int64_t place = int64_t{begin + row} * op.heads + head;
 #pragma unroll
     for (int c = 0; c < width / 16; ++c)
-      if (S::column(c) < op.width) out.write(place * op.width + S::column(c), sums[i][c] / all);
+      if (S::column(c) < op.width) out.write(place * op.width + S::column(c), sums[i][c] / divisor);
     if (log_sum && S::tx() == 0) log_sum[place] = largest[i] + logf(all);
   }
 }

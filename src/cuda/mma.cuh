@@ -38,6 +38,23 @@ struct MmaTile {
   }
 };
 
+/// Starts copying `count` rows into two tiles, as MmaTile::fetch: row r begins at offset(r) behind
+/// each of the two sources.
+template <int rows, int width, class Offset>
+__device__ void fetch_rows(MmaTile<rows, width>& first, const Bf16* first_source,
+                           MmaTile<rows, width>& second, const Bf16* second_source, int count,
+                           int used, const Offset& offset) {
+  constexpr int kChunks = width / 8;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kChunks; i += kMmaThreads) {
+    const int r = i / kChunks, c = i % kChunks;
+    const bool inside = r < count && c * 8 < used;
+    const int64_t from = offset(inside ? r : 0) + (inside ? c * 8 : 0);
+    __pipeline_memcpy_async(first.chunk(r, c), first_source + from, 16, inside ? 0 : 16);
+    __pipeline_memcpy_async(second.chunk(r, c), second_source + from, 16, inside ? 0 : 16);
+  }
+}
+
 __device__ inline void load_matrices(unsigned (&to)[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])

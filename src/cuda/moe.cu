@@ -35,6 +35,7 @@ struct Combine {
   __device__ void at(int64_t row, int column) const {
     float sum[n] = {}, term[n];
     for (int j = 0; j < k; ++j) {
+      if (slot[row * k + j] < 0) break;  // padding
       load(y + int64_t{slot[row * k + j]} * width + column, term);
 #pragma unroll
       for (int i = 0; i < n; ++i) sum[i] += term[i];

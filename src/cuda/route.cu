@@ -26,19 +26,32 @@ __device__ unsigned sortable(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+__device__ bool is_padding(const int* positions, int64_t token) {
+  return positions && positions[token] == ops::kPadding;
+}
+
 struct Routing {
   const float* logits;
+  const int* positions;
   float* weights;
   int *expert, *slot, *source, *offsets;
   int64_t tokens;
   int experts, k;
 };
 
-/// The k largest logits of a token in descending order, ties to the lower index, and their softmax.
+/// The k largest logits of a token in descending order, ties to the lower index, and their softmax;
+/// nothing for padding.
 __device__ void choose(const Routing& op, int64_t token) {
   const float* logits = op.logits + token * op.experts;
   int* expert = op.expert + token * op.k;
   float* weights = op.weights + token * op.k;
+  if (is_padding(op.positions, token)) {
+    for (int j = 0; j < op.k; ++j) {
+      expert[j] = -1;
+      weights[j] = 0;
+    }
+    return;
+  }
   unsigned last_key = 0xffffffffu;
   int last = -1;
   float largest = 0, total = 0;
@@ -69,14 +82,14 @@ __device__ void gather_lanes(const Routing& op, int64_t token, unsigned* lanes) 
   for (int i = static_cast<int>(threadIdx.x); i < kWarps * op.experts; i += kTokens) lanes[i] = 0;
   __syncthreads();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  if (token < op.tokens)
+  if (token < op.tokens && op.expert[token * op.k] >= 0)
     for (int j = 0; j < op.k; ++j)
       atomicOr(&lanes[warp * op.experts + op.expert[token * op.k + j]], 1u << lane);
   __syncthreads();
 }
 
-/// Writes slots and sources of the block's tokens. first[e] is the row of the block's first
-/// assignment to e; `lanes` is overwritten.
+/// Writes slots and sources of the block's tokens, and sources of rows that are no expert's.
+/// first[e] is the row of the block's first assignment to e; `lanes` is overwritten.
 __device__ void place(const Routing& op, int64_t token, unsigned* lanes, const int* first,
                       int* warp_first) {
   for (int e = static_cast<int>(threadIdx.x); e < op.experts; e += kTokens) {
@@ -91,6 +104,11 @@ __device__ void place(const Routing& op, int64_t token, unsigned* lanes, const i
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (int j = 0; j < op.k; ++j) {
     const int64_t assignment = token * op.k + j;
+    if (assignment >= op.offsets[op.experts]) op.source[assignment] = 0;
+    if (op.expert[assignment] < 0) {
+      op.slot[assignment] = -1;
+      continue;
+    }
     const int at = warp * op.experts + op.expert[assignment];
     const int row = warp_first[at] + __popc(lanes[at] & ((1u << lane) - 1));
     op.slot[assignment] = row;
@@ -222,16 +240,17 @@ __global__ void __launch_bounds__(128) route_backward(Gradient op) {
   }
 }
 
-/// partial[block, c] over the block's tokens: c < E the probability of expert c, then lse², then
-/// the entropy.
+/// partial[block, c] over the block's tokens: c < E the probability of expert c, then lse², the
+/// entropy, and 1.
 __global__ void __launch_bounds__(kTokens)
-    router_partial(const float* all_logits, int64_t tokens, int experts, float* partial) {
+    router_partial(const float* all_logits, const int* positions, int64_t tokens, int experts,
+                   float* partial) {
   const int64_t token = int64_t{blockIdx.x} * kTokens + threadIdx.x;
-  const bool inside = token < tokens;
+  const bool inside = token < tokens && !is_padding(positions, token);
   const float* logits = all_logits + (inside ? token : 0) * experts;
   const float log_sum = log_sum_exp(logits, experts);
   float entropy = 0;
-  partial += int64_t{blockIdx.x} * (experts + 2);
+  partial += int64_t{blockIdx.x} * (experts + 3);
   for (int e = 0; e < experts; ++e) {
     const float logit = logits[e] - log_sum;
     const float p = inside ? expf(logit) : 0.0f;
@@ -241,16 +260,17 @@ __global__ void __launch_bounds__(kTokens)
   }
   const float squares = block_sum(inside ? log_sum * log_sum : 0.0f);
   entropy = block_sum(entropy);
+  const float count = block_sum(inside ? 1.0f : 0.0f);
   if (threadIdx.x != 0) return;
   partial[experts] = squares;
   partial[experts + 1] = entropy;
+  partial[experts + 2] = count;
 }
 
 struct Report {
   const float* partial;
   const int* offsets;
   float *load, *importance, *z, *entropy;
-  int64_t tokens;
   int count_blocks, experts;
 };
 
@@ -259,15 +279,18 @@ __global__ void __launch_bounds__(256) router_statistics(Report op) {
   const int lane = threadIdx.x % kWarp;
   const int column = static_cast<int>(blockIdx.x) * 8 + threadIdx.x / kWarp;
   if (column >= op.experts + 2) return;
-  double sum = 0;
-  for (int b = lane; b < op.count_blocks; b += kWarp)
-    sum += op.partial[int64_t{b} * (op.experts + 2) + column];
-  sum = warp_sum(sum) / static_cast<double>(op.tokens);
+  double sum = 0, count = 0;
+  for (int b = lane; b < op.count_blocks; b += kWarp) {
+    const float* partial = op.partial + int64_t{b} * (op.experts + 3);
+    sum += partial[column];
+    count += partial[op.experts + 2];
+  }
+  count = fmax(warp_sum(count), 1.0);
+  sum = warp_sum(sum) / count;
   if (lane != 0) return;
   if (column < op.experts) {
     op.importance[column] = static_cast<float>(sum);
-    op.load[column] = static_cast<float>((op.offsets[column + 1] - op.offsets[column]) /
-                                         static_cast<double>(op.tokens));
+    op.load[column] = static_cast<float>((op.offsets[column + 1] - op.offsets[column]) / count);
   } else if (column == op.experts) {
     *op.z = static_cast<float>(sum);
   } else {
@@ -321,6 +344,7 @@ void CudaBackend::run(const ops::Route& op) {
                 " experts; the model has " + std::to_string(experts));
   if (tokens == 0) return run(ops::Fill{.x = op.offsets});
   const Routing routing{data<float>(op.logits),
+                        data<int>(op.positions),
                         data<float>(op.weights),
                         data<int>(op.expert),
                         data<int>(op.slot),
@@ -368,11 +392,12 @@ void CudaBackend::run(const ops::RouterStatistics& op) {
   CHECK(tokens > 0, "statistics of no tokens");
   const auto experts = static_cast<int>(op.logits.dim(1));
   const unsigned grid = blocks(divide_up(tokens, kTokens));
-  auto* partial = scratch().take<float>(int64_t{grid} * (experts + 2));
-  router_partial<<<grid, kTokens, 0, stream_>>>(data<float>(op.logits), tokens, experts, partial);
+  auto* partial = scratch().take<float>(int64_t{grid} * (experts + 3));
+  router_partial<<<grid, kTokens, 0, stream_>>>(data<float>(op.logits), data<int>(op.positions),
+                                                tokens, experts, partial);
   router_statistics<<<blocks(divide_up(experts + 2, 8)), 256, 0, stream_>>>(
       Report{partial, data<int>(op.offsets), data<float>(op.load), data<float>(op.importance),
-             data<float>(op.z), data<float>(op.entropy), tokens, static_cast<int>(grid), experts});
+             data<float>(op.z), data<float>(op.entropy), static_cast<int>(grid), experts});
   check_launch("router_statistics");
 }
 

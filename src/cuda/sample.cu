@@ -269,6 +269,7 @@ __device__ int draw(const Request& op, const ops::SamplingSettings& settings, in
 __global__ void __launch_bounds__(kThreads) sample(Request op) {
   __shared__ Bins bins;
   const int64_t s = blockIdx.x;
+  if (op.positions[s] == ops::kPadding) return;
   const float* logits = op.logits + s * op.vocabulary;
   double* z = op.penalised + s * op.vocabulary;
   ops::SamplingSettings settings;  // of bytes, so aligned to nothing
@@ -313,7 +314,7 @@ struct Turn {
 
 __global__ void advance(Turn op) {
   const int s = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (s >= op.sequences) return;
+  if (s >= op.sequences || op.positions[s] == ops::kPadding) return;
   const int token = op.drawn[s], position = op.positions[s] + 1;
   op.inputs[s] = token;
   op.positions[s] = position;

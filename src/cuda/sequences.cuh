@@ -6,6 +6,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/kv_view.cuh"
 #include "ops/attention.h"
 
 /// Packed sequences as bands: with tokens end to end, token n sees exactly the tokens first_seen(n)
@@ -56,14 +57,14 @@ struct Activations {
   }
 };
 
-// What attention kernels read. Row n sees keys first_seen(n) .. last_seen(n) of slot(n). The rows
-// of a tile are taken in runs of one slot, of which those shorter than kLeastRun are left to
-// others.
+// What attention kernels read. Row n sees keys first_seen(n) .. last_seen(n) of sequence(n), none
+// if the last comes before the first. Key t of a sequence begins at keys(kv head) +
+// offset(sequence, t); its value, at values(kv head) + the same offset. The rows of a tile are
+// taken in runs of one sequence.
 
-/// Packed rows: the only slot's key t is token t.
+/// Packed rows: key t of the only sequence is token t.
 template <class T>
 struct PackedSource {
-  static constexpr int kLeastRun = 1;
   const T* qkv;
   Band band;
   int tokens, columns, width;  // of the packed rows and of a head
@@ -71,7 +72,7 @@ struct PackedSource {
   float scale;
 
   __device__ int group() const { return heads / kv_heads; }
-  __device__ int slot(int) const { return 0; }
+  __device__ int sequence(int) const { return 0; }
   __device__ int first_seen(int n) const { return band.first_seen(n); }
   __device__ int last_seen(int n) const { return n; }
   __device__ const T* query(int n, int head) const {
@@ -80,8 +81,9 @@ struct PackedSource {
   __device__ float query(int n, int head, int c) const { return widen<float>(query(n, head)[c]); }
   __device__ const T* key(int n, int kv) const { return query(n, heads + kv); }
   __device__ const T* value(int n, int kv) const { return query(n, heads + kv_heads + kv); }
-  __device__ const T* key(int, int t, int kv) const { return key(t, kv); }
-  __device__ const T* value(int, int t, int kv) const { return value(t, kv); }
+  __device__ const T* keys(int kv) const { return key(0, kv); }
+  __device__ const T* values(int kv) const { return value(0, kv); }
+  __device__ int64_t offset(int, int t) const { return int64_t{t} * columns; }
 };
 
 template <class T, class Op>
@@ -98,18 +100,15 @@ PackedSource<T> packed_source(const Op& op) {
           static_cast<float>(op.scale)};
 }
 
-/// Runs of at least this many tokens of one sequence go through tiles.
-constexpr int kLeastRunOfTiles = 8;
-
-/// Tokens over a cache: key t is at index t mod capacity.
+/// Tokens over a cache in pages. Padding rows see no key.
 template <class K>
 struct CachedSource {
-  static constexpr int kLeastRun = kLeastRunOfTiles;
   Activations qkv;
-  const int *positions, *slots;
-  const K *keys, *values;
+  const int *positions, *rows;
+  PageTable table;
+  const K *all_keys, *all_values;
   int tokens, columns, width;
-  int heads, kv_heads, capacity, window;
+  int heads, kv_heads, window;
   float scale;
 
   __device__ float query(int n, int head, int c) const {
@@ -119,24 +118,17 @@ struct CachedSource {
   __device__ const Bf16* query(int n, int head) const {
     return static_cast<const Bf16*>(qkv.data) + int64_t{n} * columns + head * width;
   }
-  __device__ int slot(int n) const { return slots[n]; }
+  __device__ int sequence(int n) const { return rows[n]; }
   __device__ int last_seen(int n) const { return positions[n]; }
   __device__ int first_seen(int n) const {
+    // Of a padding row: behind every key, so that it does not widen what its run reads.
+    if (positions[n] == ops::kPadding) return std::numeric_limits<int>::max();
     return window > 0 ? max(0, positions[n] - window + 1) : 0;
   }
-  __device__ int64_t place(int slot, int t, int kv) const {
-    return ((int64_t{slot} * capacity + t % capacity) * kv_heads + kv) * width;
-  }
-  __device__ const K* key(int slot, int t, int kv) const { return keys + place(slot, t, kv); }
-  __device__ const K* value(int slot, int t, int kv) const { return values + place(slot, t, kv); }
-
-  /// Whether token n is in a run that goes through tiles of `rows` tokens.
-  __device__ bool in_long_run(int n, int rows) const {
-    const int begin = n / rows * rows, end = min(begin + rows, tokens);
-    int length = 1;
-    for (int m = n - 1; m >= begin && slots[m] == slots[n] && length < kLeastRun; --m) ++length;
-    for (int m = n + 1; m < end && slots[m] == slots[n] && length < kLeastRun; ++m) ++length;
-    return length >= kLeastRun;
+  __device__ const K* keys(int kv) const { return all_keys + kv * width; }
+  __device__ const K* values(int kv) const { return all_values + kv * width; }
+  __device__ int64_t offset(int sequence, int t) const {
+    return int64_t{table.entry(sequence, t)} * kv_heads * width;
   }
 };
 
@@ -144,15 +136,15 @@ template <class K>
 CachedSource<K> cached_source(const ops::CachedAttention& op) {
   return {{op.qkv.data(), op.qkv.dtype() == Dtype::bf16},
           data<int>(op.positions),
-          data<int>(op.slots),
-          data<K>(op.keys),
-          data<K>(op.values),
+          data<int>(op.rows),
+          page_table(op.cache),
+          data<K>(op.cache.keys),
+          data<K>(op.cache.values),
           static_cast<int>(op.qkv.dim(0)),
           static_cast<int>(op.qkv.dim(1)),
           op.heads.width,
           op.heads.query,
           op.heads.kv,
-          static_cast<int>(op.keys.dim(1)),
           static_cast<int>(std::min<int64_t>(op.window, std::numeric_limits<int>::max())),
           static_cast<float>(op.scale)};
 }

@@ -26,8 +26,11 @@ Generator::Generator(Backend& backend, const Mixtral& model, int64_t context)
       arena_(backend),
       step_arena_(backend),
       ctx_(backend, arena_, model.options().compute),
-      cache_(backend, model.config(), 1, context > 0 ? context : model.context(),
-             std::min(kChunk, context > 0 ? context : model.context()), model.options().compute) {
+      cache_(backend, model.config(),
+             {.context = context > 0 ? context : model.context(),
+              .chunk = std::min(kChunk, context > 0 ? context : model.context()),
+              .dtype = model.options().compute}),
+      sequence_(cache_.open()) {
   if (cache_.context() > model.context())
     throw Error(
         fmt::format("a context of {} tokens was asked for, but the model was prepared for {}",
@@ -45,12 +48,19 @@ void Generator::check_prompt(std::span<const int32_t> prompt, int64_t room) cons
                     prompt.size(), context(), room));
 }
 
+void Generator::extend_cache(int64_t tokens) {
+  CHECK(cache_.extend(sequence_, tokens), "a cache of one sequence has room for it");
+  cache_.upload();
+}
+
 Tensor Generator::prefill(std::span<const int32_t> prompt, int64_t begin, int64_t end) {
+  if (begin == 0) CHECK(cache_.truncate(sequence_, 0));
+  extend_cache(end);
   HostBatch host;
   for (int64_t i = begin; i < end; ++i) {
     host.tokens.push_back(prompt[static_cast<size_t>(i)]);
     host.positions.push_back(static_cast<int32_t>(i));
-    host.slots.push_back(0);
+    host.rows.push_back(sequence_);
   }
   host.sequence_starts = {0, static_cast<int32_t>(end - begin)};
   const Batch batch = upload(ctx_, host, model_.config().vocab_size, context());
@@ -84,12 +94,13 @@ FinishReason Generator::generate(std::span<const int32_t> prompt, const Generati
       history[static_cast<size_t>(p % width)] = prompt[static_cast<size_t>(p)];
     step.history = upload_new(history, {1, width}, Dtype::i32);
   }
-  const std::vector<int32_t> token{prompt.back()}, position{last}, slot{0}, starts{0, 1};
+  const std::vector<int32_t> token{prompt.back()}, position{last}, row{sequence_}, starts{0, 1};
   step.batch.tokens = upload_new(token, {1}, Dtype::i32);
   step.batch.sequences = {.positions = upload_new(position, {1}, Dtype::i32),
                           .starts = upload_new(starts, {2}, Dtype::i32),
-                          .slots = upload_new(slot, {1}, Dtype::i32),
-                          .longest = 1};
+                          .longest = 1,
+                          .rows = upload_new(row, {1}, Dtype::i32),
+                          .decode_rows = 1};
   step.drawn = step_arena_.allocate({1}, Dtype::i32);
   step.log_probability = step_arena_.allocate({1}, ctx_.statistics());
 
@@ -130,6 +141,7 @@ FinishReason Generator::generate(std::span<const int32_t> prompt, const Generati
   for (int64_t count = 0; count < options.max_tokens; ++count) {
     if (count > 0) {
       if (length + count >= context() + 1) return FinishReason::length;
+      extend_cache(length + count);
       if (program) {
         program->replay();
       } else {

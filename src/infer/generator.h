@@ -49,7 +49,10 @@ class Generator {
   struct Step;  // the device tensors of one decoding step
 
   void check_prompt(std::span<const int32_t> prompt, int64_t room) const;
-  /// Runs the model over prompt tokens [begin, end) and returns their hidden states.
+  /// Makes room in the cache for `tokens` tokens in all.
+  void extend_cache(int64_t tokens);
+  /// Runs the model over prompt tokens [begin, end) and returns their hidden states. The first call
+  /// for a prompt begins at 0 and drops the tokens of the one before.
   Tensor prefill(std::span<const int32_t> prompt, int64_t begin, int64_t end);
 
   Backend& backend_;
@@ -58,6 +61,7 @@ class Generator {
   Arena step_arena_;  // what a generation's steps share
   Context ctx_;
   KvCache cache_;
+  int32_t sequence_;  // the cache's only one
 };
 
 }  // namespace mixtral

@@ -36,6 +36,7 @@ void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context) {
           fmt::format("token id {} is outside the model's vocabulary of {}; use the model's "
                       "own tokenizer",
                       host.tokens[i], vocabulary));
+    if (host.positions[i] == ops::kPadding && !host.rows.empty()) continue;
     if (host.positions[i] < 0 || host.positions[i] >= context)
       throw Error(
           fmt::format("a sequence of {} tokens does not fit a context of {}; shorten it, or "
@@ -58,8 +59,9 @@ Batch upload_batch(Context& ctx, const HostBatch& host) {
   batch.labels = send(host.labels);
   batch.sequences = {.positions = send(host.positions),
                      .starts = send(host.sequence_starts),
-                     .slots = send(host.slots),
-                     .longest = host.longest()};
+                     .longest = host.longest(),
+                     .rows = send(host.rows),
+                     .decode_rows = host.decode_rows};
   return batch;
 }
 

@@ -15,7 +15,12 @@ struct HostBatch {
   std::vector<int32_t> labels;           // [N]: the token that should come next, or −100; or empty
   std::vector<int32_t> positions;        // [N]: from 0 in each sequence, or from a cache's length
   std::vector<int32_t> sequence_starts;  // [S+1]
-  std::vector<int32_t> slots;            // [N]: cache slots; or empty
+
+  // For a forward pass over a cache (KvCache); empty and 0 without one. Rows of a padded batch that
+  // hold no token have position ops::kPadding and any token id and row.
+  std::vector<int32_t> rows;  // [N]: each token's sequence, as KvCache numbers them
+  int64_t decode_rows = 0;    // so many tokens, the first ones, are of one sequence each; the rest
+                              // are runs of several tokens of a sequence
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   int64_t sequences() const { return static_cast<int64_t>(sequence_starts.size()) - 1; }
@@ -37,7 +42,7 @@ struct Batch {
 };
 
 /// Refuses (Error) tokens outside [0, vocabulary) and positions outside [0, context), since kernels
-/// index with them.
+/// index with them. With a cache, a position may be ops::kPadding.
 void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context);
 /// Copies a batch that was checked to the device.
 Batch upload_batch(Context& ctx, const HostBatch& host);

@@ -19,7 +19,7 @@ Block::Saved Block::allocate_saved(Context& ctx, int64_t n) const {
 }
 
 void Block::forward(Context& ctx, const Tensor& x, const nn::Sequences& sequences,
-                    const nn::CacheView& cache, const Tensor& out, Saved* saved,
+                    const ops::KvView& cache, const Tensor& out, Saved* saved,
                     const nn::RouterReport* report) const {
   const ArenaScope scope(ctx.arena());
   Saved local;
@@ -45,7 +45,10 @@ void Block::forward(Context& ctx, const Tensor& x, const nn::Sequences& sequence
                          .rstd = s.sum_rstd,
                          .eps = eps});
   }
-  experts.forward(ctx, s.sum_norm, s.sum, out, saved ? &saved->experts : nullptr, report);
+  // Only batches over a cache are padded.
+  const Tensor positions = cache ? sequences.positions : Tensor();
+  experts.forward(ctx, s.sum_norm, positions, s.sum, out, saved ? &saved->experts : nullptr,
+                  report);
 }
 
 void Block::backward(Context& ctx, const Tensor& d, const nn::Sequences& sequences,

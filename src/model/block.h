@@ -25,7 +25,7 @@ struct Block {
 
   /// out [N, D] from x [N, D]. `saved` comes from allocate_saved; null is inference.
   void forward(Context& ctx, const Tensor& x, const nn::Sequences& sequences,
-               const nn::CacheView& cache, const Tensor& out, Saved* saved,
+               const ops::KvView& cache, const Tensor& out, Saved* saved,
                const nn::RouterReport* report) const;
   /// d [N, D]: the gradient of out, replaced by that of x.
   void backward(Context& ctx, const Tensor& d, const nn::Sequences& sequences, const Saved& saved,

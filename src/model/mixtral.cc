@@ -168,7 +168,7 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
     const Block& block = blocks_[i];
-    const nn::CacheView view = cache ? cache->layer(layer) : nn::CacheView{};
+    const ops::KvView view = cache ? cache->layer(layer) : ops::KvView{};
     nn::RouterReport report;
     if (reports) {
       report = {.load = reports->load[layer],

@@ -71,7 +71,8 @@ class Mixtral {
   int64_t context() const { return context_; }
 
   /// Hidden states [N, D] after the final norm, in the context's arena. With a cache, the batch's
-  /// slots and positions say where its tokens stand. `saved` and `reports` may be null.
+  /// rows and positions say where its tokens stand, and the cache has room for them (see KvCache).
+  /// `saved` and `reports` may be null.
   Tensor forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
                  const RouterReports* reports) const;
   /// d [N, D]: the gradient of forward's result, consumed. `losses`: dprobability [L, E] (or empty)

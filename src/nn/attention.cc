@@ -5,7 +5,7 @@
 namespace mixtral::nn {
 
 void Attention::forward(Context& ctx, const Tensor& x, const Sequences& sequences,
-                        const CacheView& cache, const Tensor& y, Saved* saved) const {
+                        const ops::KvView& cache, const Tensor& y, Saved* saved) const {
   const ArenaScope scope(ctx.arena());
   const int64_t n = x.dim(0);
   Saved local;
@@ -19,20 +19,19 @@ void Attention::forward(Context& ctx, const Tensor& x, const Sequences& sequence
   qkv->forward(ctx, x, {}, s.qkv);
   ctx.run(ops::Rope{
       .qkv = s.qkv, .positions = sequences.positions, .table = rope_table, .heads = heads});
-  if (cache.keys) {
+  if (cache) {
     ctx.run(ops::CacheAppend{.qkv = s.qkv,
                              .positions = sequences.positions,
-                             .slots = sequences.slots,
-                             .keys = cache.keys,
-                             .values = cache.values,
+                             .rows = sequences.rows,
+                             .cache = cache,
                              .heads = heads});
     ctx.run(ops::CachedAttention{.qkv = s.qkv,
                                  .positions = sequences.positions,
-                                 .slots = sequences.slots,
-                                 .keys = cache.keys,
-                                 .values = cache.values,
+                                 .rows = sequences.rows,
+                                 .cache = cache,
                                  .out = s.out,
                                  .heads = heads,
+                                 .decode_rows = sequences.decode_rows,
                                  .window = window,
                                  .scale = scale});
   } else {

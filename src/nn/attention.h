@@ -8,16 +8,13 @@ namespace mixtral::nn {
 
 /// Which tokens of which sequences a computation is about: N tokens of S sequences end to end.
 struct Sequences {
-  Tensor positions;     // [N] i32: of each token in its sequence
+  Tensor positions;     // [N] i32: of each token in its sequence; with a cache, or ops::kPadding
   Tensor starts;        // [S+1] i32: where each sequence begins among the tokens
-  Tensor slots;         // [N] i32: the cache slot of each token's sequence; empty without a cache
   int64_t longest = 0;  // an upper bound of the sequences' lengths
-};
-
-/// One layer's keys and values of earlier tokens. Empty tensors: no cache.
-struct CacheView {
-  Tensor keys;    // [slots, C, G, h]
-  Tensor values;  // [slots, C, G, h]
+  // With a cache only. The first `decode_rows` tokens are of one sequence each; after them come
+  // runs of several tokens of a sequence.
+  Tensor rows;  // [N] i32: each token's sequence, as a row of the cache's table
+  int64_t decode_rows = 0;
 };
 
 /// Grouped-query attention with rotary positions:
@@ -36,9 +33,9 @@ class Attention {
   std::unique_ptr<Projection> qkv;     // [(H + 2G) h, D]
   std::unique_ptr<Projection> output;  // [D, H h]
 
-  /// y [N, D] from the normed x [N, D]. With a cache, new tokens are appended and see what it
-  /// holds.
-  void forward(Context& ctx, const Tensor& x, const Sequences& sequences, const CacheView& cache,
+  /// y [N, D] from the normed x [N, D]. With a cache (an empty view is none), new tokens are
+  /// appended to it and see what it holds.
+  void forward(Context& ctx, const Tensor& x, const Sequences& sequences, const ops::KvView& cache,
                const Tensor& y, Saved* saved) const;
   /// dx [N, D] is assigned.
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Sequences& sequences,

@@ -13,8 +13,9 @@ MixtureOfExperts::Saved MixtureOfExperts::allocate_saved(Context& ctx, int64_t n
           .gate_up = ctx.allocate({rows, gate_up->outputs()})};
 }
 
-void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& residual,
-                               const Tensor& out, Saved* saved, const RouterReport* report) const {
+void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& positions,
+                               const Tensor& residual, const Tensor& out, Saved* saved,
+                               const RouterReport* report) const {
   const ArenaScope scope(ctx.arena());
   const int64_t n = x.dim(0), d = x.dim(1), rows = n * experts_per_token;
   Saved s = saved ? *saved : allocate_saved(ctx, n);
@@ -26,6 +27,7 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& resi
 
   router->forward(ctx, x, {}, s.logits);
   ctx.run(ops::Route{.logits = s.logits,
+                     .positions = positions,
                      .weights = s.weights,
                      .expert = s.expert,
                      .slot = s.slot,
@@ -33,6 +35,7 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& resi
                      .offsets = s.offsets});
   if (report) {
     ctx.run(ops::RouterStatistics{.logits = s.logits,
+                                  .positions = positions,
                                   .offsets = s.offsets,
                                   .load = report->load,
                                   .importance = report->importance,

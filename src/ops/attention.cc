@@ -24,12 +24,6 @@ void check_index(std::string_view name, const Tensor& tensor, int64_t count) {
   expect_dtype(name, tensor, Dtype::i32);
 }
 
-void check_cache(const Tensor& keys, const Tensor& values, const Heads& heads) {
-  expect_shape("keys", keys, {-1, -1, heads.kv, heads.width});
-  expect_shape("values", values, keys.shape());
-  expect_dtype("values", values, keys.dtype());
-}
-
 /// Pairs of a query and a key that see each other, at most: causal, one sequence after another.
 double visible_pairs(int64_t tokens, int64_t longest, int64_t window) {
   const auto length = static_cast<double>(std::min(tokens, std::max<int64_t>(longest, 1)));
@@ -71,20 +65,13 @@ void check(const AttentionBackward& op) {
   CHECK(op.longest > 0 && op.window >= 0);
 }
 
-void check(const CacheAppend& op) {
-  check_tokens(op.qkv, op.heads);
-  check_index("positions", op.positions, op.qkv.dim(0));
-  check_index("slots", op.slots, op.qkv.dim(0));
-  check_cache(op.keys, op.values, op.heads);
-}
-
 void check(const CachedAttention& op) {
   check_tokens(op.qkv, op.heads);
   check_index("positions", op.positions, op.qkv.dim(0));
-  check_index("slots", op.slots, op.qkv.dim(0));
-  check_cache(op.keys, op.values, op.heads);
+  check_index("rows", op.rows, op.qkv.dim(0));
+  check(op.cache, op.heads);
   expect_shape("out", op.out, {op.qkv.dim(0), int64_t{op.heads.query} * op.heads.width});
-  CHECK(op.window >= 0);
+  CHECK(op.window >= 0 && op.decode_rows >= 0 && op.decode_rows <= op.qkv.dim(0));
 }
 
 Cost cost(const Rope& op) {
@@ -105,17 +92,13 @@ Cost cost(const AttentionBackward& op) {
           static_cast<double>(2 * op.qkv.bytes() + 2 * op.out.bytes())};
 }
 
-Cost cost(const CacheAppend& op) {
-  const double moved = static_cast<double>(op.qkv.dim(0)) * 2 * op.heads.kv * op.heads.width;
-  return {0, moved * static_cast<double>(size_of(op.qkv.dtype()) + size_of(op.keys.dtype()))};
-}
-
 Cost cost(const CachedAttention& op) {
-  // How full the cache is lives on the device; its capacity is the bound.
-  const auto tokens = static_cast<double>(op.qkv.dim(0));
-  const auto length = static_cast<double>(op.keys.dim(1));
-  return {4 * tokens * length * op.heads.query * op.heads.width,
-          static_cast<double>(op.keys.bytes() + op.values.bytes())};
+  // How long the sequences are is known on the device only; what the cache can hold is the bound.
+  const int64_t held = op.cache.pages() * op.cache.page_tokens();
+  const int64_t length = std::min(op.cache.context(), held);
+  const int64_t seen = op.window > 0 ? std::min(op.window, length) : length;
+  return {4 * static_cast<double>(op.qkv.dim(0) * seen) * op.heads.query * op.heads.width,
+          static_cast<double>(op.cache.keys.bytes() + op.cache.values.bytes())};
 }
 
 void fill_rope_table(const Tensor& table, double theta, Dtype frequencies) {

@@ -1,18 +1,10 @@
 #pragma once
 
 #include "ops/common.h"
+#include "ops/heads.h"
+#include "ops/kv_view.h"
 
 namespace mixtral::ops {
-
-/// How a row of packed queries, keys and values is laid out: H query heads, then G key heads, then
-/// G value heads, each h wide. Query head i uses key and value head i / (H / G).
-struct Heads {
-  int query = 0;  // H
-  int kv = 0;     // G, divides H
-  int width = 0;  // h, even
-
-  constexpr int64_t columns() const { return int64_t{query + 2 * kv} * width; }
-};
 
 /// Rotary position embedding of queries and keys, in place (Su et al. 2021; half-split pairs as in
 /// Hugging Face's models): for i < h/2, with c, s = cos, sin of position · theta^(−2i/h),
@@ -21,7 +13,7 @@ struct Heads {
 struct Rope {
   static constexpr std::string_view kName = "rope";
   Tensor qkv;        // [N, (H + 2G) h], changed in place; values are left alone
-  Tensor positions;  // [N] i32
+  Tensor positions;  // [N] i32; rows at kPadding are left alone
   Tensor table;      // [P, 2, h/2] statistics: cosines, then sines, of positions 0 .. P−1
   Heads heads;
   bool inverse = false;
@@ -60,30 +52,21 @@ struct AttentionBackward {
   int64_t longest = 0;
 };
 
-/// Writes the keys and values of new tokens into a cache: token n, at position p of the sequence in
-/// cache slot s, goes to index p mod C of that slot.
-struct CacheAppend {
-  static constexpr std::string_view kName = "cache_append";
-  Tensor qkv;        // [N, (H + 2G) h], keys already rotated
-  Tensor positions;  // [N] i32
-  Tensor slots;      // [N] i32
-  Tensor keys;       // [slots, C, G, h] f64, f32, bf16 or f16
-  Tensor values;     // [slots, C, G, h]
-  Heads heads;
-};
-
 /// Attention of new tokens over a cache that already holds them: token n sees positions
-/// max(0, p − window + 1) .. p of its slot. On `ref` and `cpu` a row equals, bit for bit, the row
-/// that Attention computes for the same sequence when the cache has the activations' type.
+/// max(0, p − window + 1) .. p of sequence rows[n], where p = positions[n]. On `ref` and `cpu` a
+/// row equals, bit for bit, the row that Attention computes for the same sequence when the cache
+/// has the activations' type.
 struct CachedAttention {
   static constexpr std::string_view kName = "cached_attention";
   Tensor qkv;        // [N, (H + 2G) h]
-  Tensor positions;  // [N] i32
-  Tensor slots;      // [N] i32
-  Tensor keys;       // [slots, C, G, h]
-  Tensor values;     // [slots, C, G, h]
-  Tensor out;        // [N, H h]
+  Tensor positions;  // [N] i32, or kPadding
+  Tensor rows;       // [N] i32: rows of the table; not read where the position is kPadding
+  KvView cache;
+  Tensor out;  // [N, H h]; zeros in padding rows
   Heads heads;
+  /// Tokens 0 .. decode_rows − 1 are of one sequence each; the others are runs of several tokens of
+  /// a sequence. It decides how the work is divided, not what is computed.
+  int64_t decode_rows = 0;
   int64_t window = 0;
   double scale = 1;
 };
@@ -91,12 +74,10 @@ struct CachedAttention {
 void check(const Rope&);
 void check(const Attention&);
 void check(const AttentionBackward&);
-void check(const CacheAppend&);
 void check(const CachedAttention&);
 Cost cost(const Rope&);
 Cost cost(const Attention&);
 Cost cost(const AttentionBackward&);
-Cost cost(const CacheAppend&);
 Cost cost(const CachedAttention&);
 
 /// Fills a host table for Rope: [positions, 2, h/2]. As Hugging Face computes it, frequencies and

@@ -41,4 +41,10 @@ AttentionPart attention_part(const Heads& heads, int64_t sequences, int64_t leng
   return part;
 }
 
+int64_t split_kv_tokens(const CachedAttention& op) {
+  constexpr int64_t kLeastRun = 8;  // tokens that are worth a tile
+  const int64_t tokens = op.qkv.dim(0);
+  return tokens - op.decode_rows < kLeastRun ? tokens : op.decode_rows;
+}
+
 }  // namespace mixtral::ops

@@ -19,4 +19,8 @@ struct AttentionPart {
 /// the scores outside of it, too.
 AttentionPart attention_part(const Heads& heads, int64_t sequences, int64_t length, int64_t window);
 
+/// How many tokens, the first ones, a GPU gives several blocks each (split-KV), which suits few
+/// tokens with many keys. The others are taken in tiles of many tokens, which suits long runs.
+int64_t split_kv_tokens(const CachedAttention& op);
+
 }  // namespace mixtral::ops

@@ -6,6 +6,7 @@
 
 #include "ops/attention.h"
 #include "ops/elementwise.h"
+#include "ops/kv_view.h"
 #include "ops/matmul.h"
 #include "ops/moe.h"
 #include "ops/norm.h"
@@ -23,8 +24,9 @@ class Program {
   virtual void replay() = 0;
 };
 
-/// Backend::slice_elements of a GPU.
+/// Backend::slice_elements and Backend::page_tokens of a GPU.
 inline constexpr int64_t kGpuSliceElements = int64_t{1} << 26;
+inline constexpr int64_t kGpuPageTokens = 64;
 
 /// A device: its memory, and every op. Work is issued in order and may complete later; copies to
 /// the host and `synchronize` wait for it. One thread at a time may use a backend.
@@ -44,6 +46,10 @@ class Backend : public Allocator {
   /// Elements of an intermediate that is made a slice at a time (the logits of a loss): enough to
   /// keep the device busy, few enough to be small beside everything else.
   virtual int64_t slice_elements() const { return int64_t{1} << 23; }
+
+  /// Tokens of a page of the key-value cache that suit the device, a power of two: few, so that
+  /// little of a sequence's last page is unused; enough for long reads.
+  virtual int64_t page_tokens() const { return 16; }
 
   /// Copies between a tensor here and one in ordinary memory, of the same type and element count.
   virtual void upload(const Tensor& host, const Tensor& device) = 0;
@@ -73,6 +79,7 @@ class Backend : public Allocator {
   virtual void run(const ops::Attention&) = 0;
   virtual void run(const ops::AttentionBackward&) = 0;
   virtual void run(const ops::CacheAppend&) = 0;
+  virtual void run(const ops::CopyPage&) = 0;
   virtual void run(const ops::CachedAttention&) = 0;
   virtual void run(const ops::Route&) = 0;
   virtual void run(const ops::RouteBackward&) = 0;

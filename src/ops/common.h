@@ -29,6 +29,10 @@ constexpr Dtype statistics_dtype(Dtype dtype) {
 /// How the operands of a product are rounded before they are multiplied; sums are f32 or wider.
 enum class Operands : uint8_t { exact, bf16 };
 
+/// The position of a padding row. Such a row belongs to no sequence: an op that is given positions
+/// neither reads nor writes anything for it, except where its comment says so.
+inline constexpr int32_t kPadding = -1;
+
 namespace detail {
 /// Throws InternalError unless `tensor` is present with this shape (a dim of -1 is any).
 void expect_shape(std::string_view name, const Tensor& tensor, Shape shape);

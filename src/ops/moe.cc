@@ -21,6 +21,10 @@ void check_rows(const Tensor& gate_up, const Tensor& weights, const Tensor& sour
   expect_index("source", source, {h.dim(0)});
 }
 
+void check_positions(const Tensor& positions, const Tensor& logits) {
+  if (positions) expect_index("positions", positions, {logits.dim(0)});
+}
+
 double bytes(std::initializer_list<Tensor> tensors) {
   double sum = 0;
   for (const Tensor& tensor : tensors) sum += static_cast<double>(tensor.bytes());
@@ -32,6 +36,7 @@ double bytes(std::initializer_list<Tensor> tensors) {
 void check(const Route& op) {
   expect_shape("logits", op.logits, {-1, -1});
   const int64_t n = op.logits.dim(0);
+  check_positions(op.positions, op.logits);
   expect_shape("weights", op.weights, {n, -1});
   const int64_t k = op.weights.dim(1);
   CHECK(k >= 1 && k <= op.logits.dim(1), "top-k out of range");
@@ -55,6 +60,7 @@ void check(const RouteBackward& op) {
 
 void check(const RouterStatistics& op) {
   expect_shape("logits", op.logits, {-1, -1});
+  check_positions(op.positions, op.logits);
   expect_index("offsets", op.offsets, {op.logits.dim(1) + 1});
   expect_shape("load", op.load, {op.logits.dim(1)});
   expect_shape("importance", op.importance, {op.logits.dim(1)});

@@ -12,14 +12,17 @@ namespace mixtral::ops {
 
 /// probabilities = softmax over all E logits; those of the k largest logits are chosen (ties to the
 /// lower index, in descending order) and renormalised to sum to 1; then rows are sorted by expert.
+/// Padding goes to no expert: its weights are 0, its expert and slot −1. As many rows, those from
+/// offsets[E] on, are no expert's; their source is 0.
 struct Route {
   static constexpr std::string_view kName = "route";
-  Tensor logits;   // [N, E] statistics
-  Tensor weights;  // [N, k] statistics
-  Tensor expert;   // [N, k] i32
-  Tensor slot;     // [N, k] i32
-  Tensor source;   // [R] i32
-  Tensor offsets;  // [E+1] i32: rows offsets[e] .. offsets[e+1] are expert e's
+  Tensor logits;     // [N, E] statistics
+  Tensor positions;  // [N] i32, or kPadding; or empty: no padding
+  Tensor weights;    // [N, k] statistics
+  Tensor expert;     // [N, k] i32
+  Tensor slot;       // [N, k] i32
+  Tensor source;     // [R] i32
+  Tensor offsets;    // [E+1] i32: rows offsets[e] .. offsets[e+1] are expert e's
 };
 
 /// The gradient of Route, plus that of the router's own losses. With p = softmax(logits), w the k
@@ -38,10 +41,12 @@ struct RouteBackward {
 };
 
 /// What a layer's router did with N tokens: load[e] = assignments to e / N (sums to k),
-/// importance[e] = mean probability of e, z = mean of lse², entropy = mean of −Σ p log p.
+/// importance[e] = mean probability of e, z = mean of lse², entropy = mean of −Σ p log p. Padding
+/// does not count; without any token all are 0.
 struct RouterStatistics {
   static constexpr std::string_view kName = "router_statistics";
   Tensor logits;      // [N, E] statistics
+  Tensor positions;   // [N] i32, or kPadding; or empty: no padding
   Tensor offsets;     // [E+1] i32
   Tensor load;        // [E] statistics
   Tensor importance;  // [E]
@@ -77,7 +82,8 @@ struct GatherRows {
   int64_t divisor = 1;
 };
 
-/// out[n] = Σ_j y[slot[n, j]]  (+ residual[n]): tokens take back the sum of their experts' rows.
+/// out[n] = Σ_j y[slot[n, j]]  (+ residual[n]): tokens take back the sum of their experts' rows,
+/// padding (slots −1) nothing.
 /// Also the gradient of GatherRows. The terms are added in order of j, the residual last.
 struct CombineRows {
   static constexpr std::string_view kName = "combine_rows";

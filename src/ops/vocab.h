@@ -63,13 +63,14 @@ struct SamplingSettings {
 /// the sum exceeds u times the whole sum, else the last one kept, where u = (w >> 11) · 2^-53 and w
 /// is word 0 (low half) and word 1 of philox(seed, 0, positions[s]). The draw depends on nothing
 /// but seed, position, history and logits. The first token in that order always survives the
-/// filters; it is the one drawn when its logit is infinite. A logit that is NaN counts as −∞.
+/// filters; it is the one drawn when its logit is infinite. A logit that is NaN counts as −∞. Rows
+/// at kPadding are left alone: nothing is drawn for them.
 struct Sample {
   static constexpr std::string_view kName = "sample";
   Tensor logits;     // [S, V] statistics
   Tensor settings;   // [S, sizeof(SamplingSettings)] u8
   Tensor history;    // [S, W] i32, −1 where there is none; or empty
-  Tensor positions;  // [S] i32: the position of the token whose logits these are
+  Tensor positions;  // [S] i32: of the tokens whose logits these are, or kPadding
   Tensor tokens;     // [S] i32, assigned
   Tensor
       log_probability;  // [S]: log softmax(logits) of the drawn token, before any filter; or empty
@@ -77,6 +78,7 @@ struct Sample {
 
 /// One step of a decoding loop, on the device: the drawn tokens become the next inputs.
 ///   inputs = drawn; positions += 1; history[s, positions[s] mod W] = drawn[s]
+/// Rows at kPadding are left alone and stay there.
 struct Advance {
   static constexpr std::string_view kName = "advance";
   Tensor drawn;      // [S] i32

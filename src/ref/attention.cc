@@ -6,6 +6,7 @@
 
 #include "ref/array.h"
 #include "ref/backend.h"
+#include "ref/kv_view.h"
 
 namespace mixtral::ref {
 namespace {
@@ -56,6 +57,7 @@ void RefBackend::run(const ops::Rope& op) {
   const Floats qkv(op.qkv), table(op.table);
   const Integers positions(op.positions);
   for (int64_t n = 0; n < op.qkv.dim(0); ++n) {
+    if (positions[n] == ops::kPadding) continue;
     for (int64_t head = 0; head < op.heads.query + op.heads.kv; ++head) {
       for (int64_t i = 0; i < half; ++i) {
         const double cosine = table(positions[n], 0, i);
@@ -127,36 +129,24 @@ void RefBackend::run(const ops::AttentionBackward& op) {
   for (int64_t i = 0; i < result.size(); ++i) result[i] = gradient[static_cast<size_t>(i)];
 }
 
-void RefBackend::run(const ops::CacheAppend& op) {
-  const int64_t capacity = op.keys.dim(1), width = op.heads.width;
-  const Floats qkv(op.qkv), keys(op.keys), values(op.values);
-  const Integers positions(op.positions), slots(op.slots);
-  for (int64_t n = 0; n < op.qkv.dim(0); ++n) {
-    const int64_t index = positions[n] % capacity;
-    for (int64_t g = 0; g < op.heads.kv; ++g) {
-      const int64_t key = (op.heads.query + g) * width;
-      const int64_t value = (op.heads.query + op.heads.kv + g) * width;
-      for (int64_t c = 0; c < width; ++c) {
-        keys(slots[n], index, g, c) = qkv(n, key + c);
-        values(slots[n], index, g, c) = qkv(n, value + c);
-      }
-    }
-  }
-}
-
 void RefBackend::run(const ops::CachedAttention& op) {
-  const int64_t capacity = op.keys.dim(1), width = op.heads.width;
-  const Floats qkv(op.qkv), keys(op.keys), values(op.values), out(op.out);
-  const Integers positions(op.positions), slots(op.slots);
+  const int64_t width = op.heads.width;
+  const Floats qkv(op.qkv), out(op.out);
+  const Integers positions(op.positions), rows(op.rows);
   for (int64_t n = 0; n < op.qkv.dim(0); ++n) {
-    const int64_t p = positions[n], slot = slots[n];
+    const int64_t p = positions[n];
+    if (p == ops::kPadding) {
+      for (int64_t c = 0; c < op.out.dim(1); ++c) out(n, c) = 0;
+      continue;
+    }
+    const int64_t first = first_seen(p, op.window);
+    const CachedTokens cached(op.cache, rows[n], first, p);
     for (int64_t i = 0; i < op.heads.query; ++i) {
       const int64_t kv = i / (op.heads.query / op.heads.kv);
       attend(
-          width, op.scale, first_seen(p, op.window), p,
-          [&](int64_t c) -> double { return qkv(n, i * width + c); },
-          [&](int64_t t, int64_t c) -> double { return keys(slot, t % capacity, kv, c); },
-          [&](int64_t t, int64_t c) -> double { return values(slot, t % capacity, kv, c); },
+          width, op.scale, first, p, [&](int64_t c) -> double { return qkv(n, i * width + c); },
+          [&](int64_t t, int64_t c) -> double { return cached.key(t, kv, c); },
+          [&](int64_t t, int64_t c) -> double { return cached.value(t, kv, c); },
           [&](int64_t c) { return out(n, i * width + c); });
     }
   }

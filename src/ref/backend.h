@@ -21,6 +21,7 @@ class RefBackend final : public HostBackend {
   void run(const ops::Attention&) override;
   void run(const ops::AttentionBackward&) override;
   void run(const ops::CacheAppend&) override;
+  void run(const ops::CopyPage&) override;
   void run(const ops::CachedAttention&) override;
   void run(const ops::Route&) override;
   void run(const ops::RouteBackward&) override;

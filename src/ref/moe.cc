@@ -36,7 +36,15 @@ void RefBackend::run(const ops::Route& op) {
   const int64_t tokens = op.logits.dim(0), experts = op.logits.dim(1), k = op.weights.dim(1);
   const Floats logits(op.logits), weights(op.weights);
   const Integers expert(op.expert), slot(op.slot), source(op.source), offsets(op.offsets);
+  const Integers positions(op.positions);
   for (int64_t n = 0; n < tokens; ++n) {
+    if (positions && positions[n] == ops::kPadding) {
+      for (int64_t j = 0; j < k; ++j) {
+        weights(n, j) = 0;
+        expert(n, j) = slot(n, j) = -1;
+      }
+      continue;
+    }
     std::vector<bool> chosen(static_cast<size_t>(experts), false);
     for (int64_t j = 0; j < k; ++j) {
       int32_t best = -1;
@@ -65,6 +73,7 @@ void RefBackend::run(const ops::Route& op) {
     }
   }
   offsets[experts] = row;
+  for (; row < tokens * k; ++row) source[row] = 0;
 }
 
 void RefBackend::run(const ops::RouteBackward& op) {
@@ -92,13 +101,14 @@ void RefBackend::run(const ops::RouteBackward& op) {
 
 void RefBackend::run(const ops::RouterStatistics& op) {
   const int64_t tokens = op.logits.dim(0), experts = op.logits.dim(1);
-  const auto count = static_cast<double>(tokens);
   const Floats logits(op.logits), load(op.load), importance(op.importance), z(op.z);
   const Floats entropy(op.entropy);
-  const Integers offsets(op.offsets);
+  const Integers offsets(op.offsets), positions(op.positions);
   std::vector<double> probability(static_cast<size_t>(experts), 0.0);
-  double squares = 0, entropies = 0;
+  double squares = 0, entropies = 0, count = 0;
   for (int64_t n = 0; n < tokens; ++n) {
+    if (positions && positions[n] == ops::kPadding) continue;
+    ++count;
     const auto [p, log_sum] = softmax(logits, n, experts);
     squares += log_sum * log_sum;
     for (int64_t e = 0; e < experts; ++e) {
@@ -107,6 +117,7 @@ void RefBackend::run(const ops::RouterStatistics& op) {
       if (p_e > 0) entropies -= p_e * (logits(n, e) - log_sum);
     }
   }
+  count = std::max(count, 1.0);
   for (int64_t e = 0; e < experts; ++e) {
     load(e) = (offsets[e + 1] - offsets[e]) / count;
     importance(e) = probability[static_cast<size_t>(e)] / count;
@@ -156,7 +167,9 @@ void RefBackend::run(const ops::CombineRows& op) {
   for (int64_t n = 0; n < op.out.dim(0); ++n) {
     for (int64_t d = 0; d < op.out.dim(1); ++d) {
       double sum = 0;
-      for (int64_t j = 0; j < op.slot.dim(1); ++j) sum += y(slot(n, j), d);
+      for (int64_t j = 0; j < op.slot.dim(1); ++j) {
+        if (slot(n, j) >= 0) sum += y(slot(n, j), d);
+      }
       if (op.residual) sum += residual(n, d);
       out(n, d) = sum;
     }

@@ -131,6 +131,7 @@ void RefBackend::run(const ops::Sample& op) {
   const Floats logits(op.logits), log_probability(op.log_probability);
   const Integers history(op.history), positions(op.positions), tokens(op.tokens);
   for (int64_t s = 0; s < op.logits.dim(0); ++s) {
+    if (positions[s] == ops::kPadding) continue;
     ops::SamplingSettings settings;
     std::memcpy(&settings, op.settings[s].data(), sizeof settings);
     std::vector<double> z;
@@ -153,6 +154,7 @@ void RefBackend::run(const ops::Sample& op) {
 void RefBackend::run(const ops::Advance& op) {
   const Integers drawn(op.drawn), inputs(op.inputs), positions(op.positions), history(op.history);
   for (int64_t s = 0; s < op.drawn.dim(0); ++s) {
+    if (positions[s] == ops::kPadding) continue;
     inputs[s] = drawn[s];
     positions[s] += 1;
     if (op.history) history(s, positions[s] % op.history.dim(1)) = drawn[s];

@@ -183,10 +183,13 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   options.planned = true;
   Mixtral model(planner, shape.config, options);
   const int64_t chunk = std::min(shape.chunk, shape.context);
-  const KvCache cache(planner, shape.config, shape.sequences, shape.context, chunk,
-                      options.compute);
+  const KvCache cache(planner, shape.config,
+                      {.sequences = shape.sequences,
+                       .context = shape.context,
+                       .chunk = chunk,
+                       .dtype = options.compute});
   HostBatch batch = blank_batch(1, chunk);
-  batch.slots.assign(static_cast<size_t>(chunk), 0);
+  batch.rows.assign(static_cast<size_t>(chunk), 0);
   batch.labels.clear();
   const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());

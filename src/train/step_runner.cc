@@ -41,8 +41,8 @@ StepRunner::Inputs StepRunner::inputs_at(void* base) const {
     batch.labels = take(host.labels.size(), Dtype::i32);
     batch.sequences = {.positions = take(host.positions.size(), Dtype::i32),
                        .starts = take(host.sequence_starts.size(), Dtype::i32),
-                       .slots = {},
-                       .longest = host.longest()};
+                       .longest = host.longest(),
+                       .rows = {}};
     inputs.batches.push_back(batch);
   }
   inputs.bytes = cutter.size();

@@ -12,7 +12,7 @@
 
 #include "cuda/backend.h"
 #include "ref/backend.h"
-#include "tests/op_cases.h"
+#include "tests/op_cases/kv_view.h"
 
 namespace mixtral::test {
 namespace {
@@ -123,36 +123,6 @@ void attention(Rig& rig, const Packed& c, bool backward) {
                              .window = c.window,
                              .scale = op.scale,
                              .longest = op.longest});
-}
-
-/// Runs of tokens over a cache: `runs` are {slot, first position, tokens}.
-struct Cached {
-  std::vector<std::array<int32_t, 3>> runs;
-  ops::Heads heads;
-  int64_t slots, capacity, window = 0;
-};
-
-void cached_attention(Rig& rig, const Cached& c) {
-  std::vector<int32_t> positions, slots;
-  for (const auto& [slot, first, count] : c.runs) {
-    for (int32_t i = 0; i < count; ++i) {
-      positions.push_back(first + i);
-      slots.push_back(slot);
-    }
-  }
-  const auto tokens = static_cast<int64_t>(positions.size());
-  const Shape shape{c.slots, c.capacity, c.heads.kv, c.heads.width};
-  rig.set_inner(std::max<int64_t>(c.heads.width, c.capacity));
-  rig.run(ops::CachedAttention{
-      .qkv = rig.input("qkv", {tokens, c.heads.columns()}),
-      .positions = rig.indices("positions", {tokens}, positions),
-      .slots = rig.indices("slots", {tokens}, slots),
-      .keys = rig.input("keys", shape),
-      .values = rig.input("values", shape),
-      .out = rig.output("out", {tokens, int64_t{c.heads.query} * c.heads.width}),
-      .heads = c.heads,
-      .window = c.window,
-      .scale = 1 / std::sqrt(static_cast<double>(c.heads.width))});
 }
 
 void embedding_backward(Rig& rig, int64_t tokens, int64_t vocabulary, int64_t width) {
@@ -367,33 +337,47 @@ std::vector<OpCase> large_cases() {
   add_attention("h96", both, {.lengths = {70, 30}, .heads = {2, 1, 96}});
   add_attention("h256", both, {.lengths = {70, 30}, .heads = {2, 1, 256}});
   add_attention("h10", both, {.lengths = {70, 30}, .heads = {2, 1, 10}});
-  const auto add_cached = [&](const std::string& name, const Cached& c) {
-    add("CachedAttention_" + name, both, [=](Rig& rig) { cached_attention(rig, c); });
-  };
-  add_cached("decode_h128", {.runs = {{0, 700, 1}, {2, 3, 1}, {1, 511, 1}},
-                             .heads = {8, 2, 128},
-                             .slots = 3,
-                             .capacity = 704});
-  add_cached("decode_no_groups",
-             {.runs = {{0, 300, 1}}, .heads = {4, 4, 64}, .slots = 1, .capacity = 320});
-  add_cached(
-      "decode_group_of_9",
-      {.runs = {{0, 300, 1}, {1, 30, 1}}, .heads = {18, 2, 64}, .slots = 2, .capacity = 320});
-  add_cached("decode_h256",
-             {.runs = {{0, 200, 1}}, .heads = {4, 1, 256}, .slots = 1, .capacity = 256});
-  add_cached("decode_h10",
-             {.runs = {{0, 200, 1}}, .heads = {4, 1, 10}, .slots = 1, .capacity = 256});
-  add_cached("prefill", {.runs = {{1, 0, 150}}, .heads = {4, 2, 64}, .slots = 2, .capacity = 160});
-  add_cached("prefill_and_decode",
-             {.runs = {{0, 90, 1}, {1, 10, 60}, {2, 5, 3}, {3, 40, 90}, {0, 91, 1}},
-              .heads = {8, 2, 128},
-              .slots = 4,
-              .capacity = 136});
-  add_cached(
-      "prefill_ring_window",
-      {.runs = {{0, 300, 40}}, .heads = {4, 1, 64}, .slots = 1, .capacity = 72, .window = 33});
-  add_cached("prefill_h256",
-             {.runs = {{0, 3, 70}}, .heads = {2, 1, 256}, .slots = 1, .capacity = 80});
+  for (const int64_t size : {16, 64}) {
+    const auto add_cached = [&](const std::string& name, CacheCase c) {
+      c.page_tokens = size;
+      add(fmt::format("CachedAttention_{}_pages_of_{}", name, size), both,
+          [=](Rig& rig) { cached_attention(rig, c); });
+    };
+    add_cached("decode_h128", {.runs = {{0, 700, 1}, {2, 3, 1}, {kPaddingRun}, {1, 511, 1}},
+                               .heads = {8, 2, 128},
+                               .decode_rows = 4});
+    add_cached("decode_no_groups", {.runs = {{0, 300, 1}}, .heads = {4, 4, 64}, .decode_rows = 1});
+    add_cached("decode_group_of_9",
+               {.runs = {{0, 300, 1}, {1, 30, 1}}, .heads = {18, 2, 64}, .decode_rows = 2});
+    add_cached("decode_window", {.runs = {{0, 900, 1}, {1, 30, 1}},
+                                 .heads = {8, 2, 128},
+                                 .decode_rows = 2,
+                                 .window = 300,
+                                 .released = true});
+    add_cached("decode_h256", {.runs = {{0, 200, 1}}, .heads = {4, 1, 256}, .decode_rows = 1});
+    add_cached("decode_h10", {.runs = {{0, 200, 1}}, .heads = {4, 1, 10}, .decode_rows = 1});
+    add_cached("prefill", {.runs = {{1, 0, 150}}, .heads = {4, 2, 64}});
+    add_cached("prefill_behind_decode", {.runs = {{0, 90, 1},
+                                                  {4, 91, 1},
+                                                  {kPaddingRun, 0, 6},
+                                                  {1, 10, 60},
+                                                  {2, 5, 3},
+                                                  {3, 40, 90},
+                                                  {kPaddingRun, 0, 30}},
+                                         .heads = {8, 2, 128},
+                                         .decode_rows = 8});
+    add_cached("prefill_shared",
+               {.runs = {{0, 129, 40}, {1, 128, 90}}, .heads = {8, 2, 128}, .shared_pages = 2});
+    add_cached("prefill_window", {.runs = {{0, 300, 40}, {kPaddingRun, 0, 8}, {1, 290, 100}},
+                                  .heads = {4, 1, 64},
+                                  .window = 33,
+                                  .released = true});
+    add_cached("prefill_h256", {.runs = {{0, 3, 70}}, .heads = {2, 1, 256}});
+    add_cached("prefill_f16_cache",
+               {.runs = {{0, 3, 70}}, .heads = {4, 2, 64}, .dtype = Dtype::f16});
+    add_cached("decode_f16_cache",
+               {.runs = {{0, 300}}, .heads = {4, 2, 64}, .decode_rows = 1, .dtype = Dtype::f16});
+  }
   add("EmbeddingBackward_few_tokens", both, [](Rig& rig) { embedding_backward(rig, 1000, 3, 64); });
   add("EmbeddingBackward_many_tokens", both,
       [](Rig& rig) { embedding_backward(rig, 1000, 300, 40); });

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "tests/op_cases.h"
 
@@ -130,6 +129,7 @@ struct Rotation {
   bool inverse = false;
   double theta = 1e4;
   int64_t longest = 40;
+  std::vector<int64_t> padding = {};  // tokens that are padding
   std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16};
   bool benchmark = false;
 };
@@ -140,6 +140,7 @@ void rope(Rig& rig, const Rotation& c) {
   std::vector<int32_t> positions;
   for (int64_t n = 0; n < c.tokens; ++n)
     positions.push_back(static_cast<int32_t>(rig.random().below(static_cast<uint64_t>(c.longest))));
+  for (int64_t n : c.padding) positions[static_cast<size_t>(n)] = ops::kPadding;
   ops::Rope op;
   op.heads = c.heads;
   op.positions = rig.indices("positions", {c.tokens}, positions);
@@ -160,117 +161,6 @@ void rope(Rig& rig, const Rotation& c) {
   rig.run(op);
 }
 
-struct Cache {
-  std::string name;
-  std::vector<int32_t> positions, slots;
-  ops::Heads heads;
-  int64_t slot_count = 1, capacity = 8;
-  std::optional<Dtype> dtype = {};
-  int64_t window = 0;
-  std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16};
-  bool benchmark = false;
-
-  int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
-  Shape shape() const { return {slot_count, capacity, heads.kv, heads.width}; }
-};
-
-std::vector<Cache> caches() {
-  const std::vector<Dtype> f32{Dtype::f32};
-  return {
-      {.name = "one", .positions = {0}, .slots = {0}, .heads = {1, 1, 2}, .capacity = 1},
-      {.name = "decode",
-       .positions = {6, 0, 13},
-       .slots = {2, 0, 1},
-       .heads = {4, 2, 8},
-       .slot_count = 4,
-       .capacity = 14},
-      {.name = "prefill",
-       .positions = {3, 4, 5, 6, 0, 1},
-       .slots = {1, 1, 1, 1, 0, 0},
-       .heads = {4, 1, 16},
-       .slot_count = 2,
-       .capacity = 9},
-      {.name = "ring",
-       .positions = {21, 22, 7, 8, 9},
-       .slots = {0, 0, 1, 1, 1},
-       .heads = {2, 2, 16},
-       .slot_count = 2,
-       .capacity = 8,
-       .window = 5},
-      {.name = "window1",
-       .positions = {21, 0},
-       .slots = {0, 1},
-       .heads = {2, 1, 64},
-       .slot_count = 2,
-       .capacity = 4,
-       .window = 1},
-      {.name = "h128_long",
-       .positions = {150, 299},
-       .slots = {1, 0},
-       .heads = {4, 1, 128},
-       .slot_count = 2,
-       .capacity = 300,
-       .dtypes = {Dtype::f32, Dtype::bf16}},
-      {.name = "bf16_cache",
-       .positions = {6, 40},
-       .slots = {0, 1},
-       .heads = {4, 2, 16},
-       .slot_count = 2,
-       .capacity = 48,
-       .dtype = Dtype::bf16,
-       .dtypes = f32},
-      {.name = "f16_cache",
-       .positions = {6, 40},
-       .slots = {0, 1},
-       .heads = {4, 2, 16},
-       .slot_count = 2,
-       .capacity = 48,
-       .dtype = Dtype::f16,
-       .dtypes = f32},
-      {.name = "seed_2048",
-       .positions = {2047},
-       .slots = {0},
-       .heads = {16, 8, 64},
-       .capacity = 2048,
-       .dtypes = f32,
-       .benchmark = true},
-      {.name = "seed_8x512_bf16_cache",
-       .positions = {511, 511, 511, 511, 511, 511, 511, 511},
-       .slots = {0, 1, 2, 3, 4, 5, 6, 7},
-       .heads = {16, 8, 64},
-       .slot_count = 8,
-       .capacity = 512,
-       .dtype = Dtype::bf16,
-       .dtypes = f32,
-       .benchmark = true},
-  };
-}
-
-void cache_append(Rig& rig, const Cache& c) {
-  const Dtype dtype = c.dtype.value_or(rig.dtype());
-  rig.run(ops::CacheAppend{.qkv = rig.input("qkv", {c.tokens(), c.heads.columns()}),
-                           .positions = rig.indices("positions", {c.tokens()}, c.positions),
-                           .slots = rig.indices("slots", {c.tokens()}, c.slots),
-                           .keys = rig.updated("keys", c.shape(), dtype),
-                           .values = rig.updated("values", c.shape(), dtype),
-                           .heads = c.heads});
-}
-
-void cached_attention(Rig& rig, const Cache& c) {
-  const Dtype dtype = c.dtype.value_or(rig.dtype());
-  rig.set_inner(std::max<int64_t>(c.heads.width, c.capacity));
-  rig.run(ops::CachedAttention{
-      .qkv = rig.input("qkv", {c.tokens(), c.heads.columns()}),
-      .positions = rig.indices("positions", {c.tokens()}, c.positions),
-      .slots = rig.indices("slots", {c.tokens()}, c.slots),
-      .keys = rig.input("keys", c.shape(), dtype),
-      .values = rig.input("values", c.shape(), dtype),
-      .out = rig.output("out", {c.tokens(), int64_t{c.heads.query} * c.heads.width}),
-      .heads = c.heads,
-      .window = c.window,
-      .scale = 1 / std::sqrt(static_cast<double>(c.heads.width))});
-}
-
 }  // namespace
 
 std::vector<OpCase> attention_cases() {
@@ -279,6 +169,7 @@ std::vector<OpCase> attention_cases() {
            {.name = "one", .tokens = 1, .heads = {1, 1, 2}},
            {.name = "h8", .tokens = 5, .heads = {4, 2, 8}},
            {.name = "h6", .tokens = 3, .heads = {3, 1, 6}},
+           {.name = "padding", .tokens = 5, .heads = {4, 2, 8}, .padding = {1, 3, 4}},
            {.name = "h128", .tokens = 4, .heads = {2, 1, 128}, .theta = 1e6},
            {.name = "inverse", .tokens = 5, .heads = {4, 2, 8}, .inverse = true},
            {.name = "inverse_h64", .tokens = 2, .heads = {2, 2, 64}, .inverse = true},
@@ -297,12 +188,6 @@ std::vector<OpCase> attention_cases() {
       cases.push_back({"AttentionBackward_" + c.name, [=](Rig& rig) { attention_backward(rig, c); },
                        c.dtypes, c.benchmark});
   }
-  for (const Cache& c : caches())
-    cases.push_back(
-        {"CacheAppend_" + c.name, [=](Rig& rig) { cache_append(rig, c); }, c.dtypes, c.benchmark});
-  for (const Cache& c : caches())
-    cases.push_back({"CachedAttention_" + c.name, [=](Rig& rig) { cached_attention(rig, c); },
-                     c.dtypes, c.benchmark});
   return cases;
 }
 

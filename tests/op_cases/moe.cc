@@ -13,8 +13,9 @@ const std::vector<Dtype> kStatistics{Dtype::f64, Dtype::f32};
 struct Router {
   std::string name;
   int64_t tokens = 1, experts = 1, k = 1;
-  double bias = 0;    // added to the logits of expert 0
-  bool ties = false;  // logits take few values
+  double bias = 0;                    // added to the logits of expert 0
+  bool ties = false;                  // logits take few values
+  std::vector<int64_t> padding = {};  // tokens that are padding
   bool benchmark = false;
 };
 
@@ -27,6 +28,8 @@ std::vector<Router> routers() {
       {.name = "e32_k4", .tokens = 33, .experts = 32, .k = 4},
       {.name = "e4_k4", .tokens = 7, .experts = 4, .k = 4},
       {.name = "ties", .tokens = 40, .experts = 8, .k = 2, .ties = true},
+      {.name = "padding", .tokens = 9, .experts = 4, .k = 2, .padding = {0, 3, 4, 8}},
+      {.name = "padding_only", .tokens = 2, .experts = 4, .k = 2, .padding = {0, 1}},
       {.name = "one_has_all", .tokens = 12, .experts = 5, .k = 1, .bias = 40},
       {.name = "one_has_none", .tokens = 12, .experts = 5, .k = 2, .bias = -40},
       {.name = "long", .tokens = 1500, .experts = 8, .k = 2},
@@ -50,10 +53,19 @@ Tensor make_logits(Rig& rig, const Router& c, const std::string& name) {
   return rig.values(name, {c.tokens, c.experts}, rig.statistics(), logits);
 }
 
+Tensor make_positions(Rig& rig, const Router& c) {
+  if (c.padding.empty()) return {};
+  std::vector<int32_t> positions(static_cast<size_t>(c.tokens), 5);
+  for (int64_t n : c.padding) positions[static_cast<size_t>(n)] = ops::kPadding;
+  return rig.indices("positions", {c.tokens}, positions);
+}
+
 /// Route with its outputs; `make` is Rig::output or Rig::prepared.
 template <class Make>
-ops::Route make_route(const Router& c, const Tensor& logits, const Make& make) {
+ops::Route make_route(const Router& c, const Tensor& logits, const Tensor& positions,
+                      const Make& make) {
   return {.logits = logits,
+          .positions = positions,
           .weights = make("weights", {c.tokens, c.k}, logits.dtype()),
           .expert = make("expert", {c.tokens, c.k}, Dtype::i32),
           .slot = make("slot", {c.tokens, c.k}, Dtype::i32),
@@ -62,7 +74,8 @@ ops::Route make_route(const Router& c, const Tensor& logits, const Make& make) {
 }
 
 void route(Rig& rig, const Router& c) {
-  rig.run(make_route(c, make_logits(rig, c, "logits"), [&](auto name, Shape shape, Dtype dtype) {
+  const Tensor logits = make_logits(rig, c, "logits"), positions = make_positions(rig, c);
+  rig.run(make_route(c, logits, positions, [&](auto name, Shape shape, Dtype dtype) {
     return rig.output(name, shape, dtype);
   }));
 }
@@ -93,9 +106,10 @@ void route_backward(Rig& rig, const RouterLoss& c) {
   const Tensor entropy = rig.prepared("entropy", {layers}, dtype);
   ops::Route last;
   for (int64_t l = 0; l < layers; ++l) {
-    last = make_route(c.router, make_logits(rig, c.router, "logits"), prepared);
+    last = make_route(c.router, make_logits(rig, c.router, "logits"), {}, prepared);
     rig.prepare(last);
     rig.prepare(ops::RouterStatistics{.logits = last.logits,
+                                      .positions = {},
                                       .offsets = last.offsets,
                                       .load = balance.load[l],
                                       .importance = balance.importance[l],
@@ -122,12 +136,14 @@ void route_backward(Rig& rig, const RouterLoss& c) {
 
 void router_statistics(Rig& rig, const Router& c) {
   const Dtype dtype = rig.statistics();
+  const Tensor logits = make_logits(rig, c, "logits"), positions = make_positions(rig, c);
   const ops::Route forward = make_route(
-      c, make_logits(rig, c, "logits"),
+      c, logits, positions,
       [&](auto name, Shape shape, Dtype type) { return rig.prepared(name, shape, type); });
   rig.prepare(forward);
   rig.set_inner(c.tokens);
   rig.run(ops::RouterStatistics{.logits = forward.logits,
+                                .positions = positions,
                                 .offsets = forward.offsets,
                                 .load = rig.output("load", {c.experts}, dtype),
                                 .importance = rig.output("importance", {c.experts}, dtype),
@@ -162,6 +178,8 @@ struct Rows {
   std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16};
   bool benchmark = false;
 };
+
+enum class Padding { none, some };
 
 std::vector<Rows> rows() {
   const std::vector<Dtype> narrow{Dtype::f32, Dtype::bf16};
@@ -208,8 +226,11 @@ void gather_rows(Rig& rig, const Rows& c, Division division) {
 enum class Residual { none, separate, over_out };
 
 /// The sum over each token's rows, as the gradient of their gather.
-void combine_rows(Rig& rig, const Rows& c, Residual residual) {
-  const Routing routing = draw_routing(rig.random(), c.tokens, c.experts, c.k);
+void combine_rows(Rig& rig, const Rows& c, Residual residual, Padding padding = Padding::none) {
+  Routing routing = draw_routing(rig.random(), c.tokens, c.experts, c.k);
+  if (padding == Padding::some)  // every other token
+    for (int64_t a = 0; a < c.tokens * c.k; ++a)
+      if (a / c.k % 2 == 0) routing.slot[static_cast<size_t>(a)] = -1;
   const int64_t count = c.tokens * c.k;
   const Shape shape{c.tokens, c.width};
   ops::CombineRows op;
@@ -218,6 +239,7 @@ void combine_rows(Rig& rig, const Rows& c, Residual residual) {
   op.out = residual == Residual::over_out ? rig.updated("out", shape) : rig.output("out", shape);
   if (residual == Residual::separate) op.residual = rig.input("residual", shape);
   if (residual == Residual::over_out) op.residual = op.out;
+  if (padding == Padding::some) return rig.run(op);
   const ops::GatherRows forward{.x = rig.input("x", shape),
                                 .source = rig.indices("source", {count}, routing.source),
                                 .y = rig.prepared("gathered", op.y.shape()),
@@ -346,6 +368,12 @@ std::vector<OpCase> moe_cases() {
     add(
         "CombineRows_residual_in_place_" + c.name,
         [=](Rig& rig) { combine_rows(rig, c, Residual::over_out); }, c.dtypes);
+    add(
+        "CombineRows_padding_" + c.name,
+        [=](Rig& rig) { combine_rows(rig, c, Residual::none, Padding::some); }, c.dtypes);
+    add(
+        "CombineRows_padding_residual_" + c.name,
+        [=](Rig& rig) { combine_rows(rig, c, Residual::separate, Padding::some); }, c.dtypes);
   }
   for (const Rows& c : rows())
     add("SwiGlu_" + c.name, [=](Rig& rig) { swiglu(rig, c); }, c.dtypes, c.benchmark);

@@ -113,6 +113,7 @@ struct Draw {
   std::vector<int32_t> history = {};  // [S, W]
   bool log_probability = true;
   bool ties = false;
+  std::vector<size_t> padding = {};  // rows that are padding
   bool benchmark = false;
 };
 
@@ -130,10 +131,13 @@ void sample(Rig& rig, const Draw& c) {
   if (!c.history.empty())
     op.history =
         rig.indices("history", {count, static_cast<int64_t>(c.history.size()) / count}, c.history);
+  for (size_t s : c.padding) positions[s] = ops::kPadding;
   op.positions = rig.indices("positions", {count}, positions);
-  op.tokens = rig.output("tokens", {count}, Dtype::i32);
+  // Rows of padding keep what stood there.
+  const std::vector<int32_t> before(static_cast<size_t>(count), 12345);
+  op.tokens = rig.updated_indices("tokens", {count}, before);
   if (c.log_probability)
-    op.log_probability = rig.output("log_probability", {count}, rig.statistics());
+    op.log_probability = rig.updated("log_probability", {count}, rig.statistics());
   rig.set_inner(c.vocabulary);
   rig.set_magnitude(1);  // the logarithm of a certain token's probability is nothing
   rig.run(op);
@@ -149,7 +153,8 @@ void advance(Rig& rig, const Step& c) {
   const auto count = static_cast<int64_t>(c.drawn.size());
   ops::Advance op;
   op.drawn = rig.indices("drawn", {count}, c.drawn);
-  op.inputs = rig.output("inputs", {count}, Dtype::i32);
+  // Rows of padding keep what stood there.
+  op.inputs = rig.updated_indices("inputs", {count}, std::vector<int32_t>(c.drawn.size(), 12345));
   op.positions = rig.updated_indices("positions", {count}, c.positions);
   if (c.window > 0)
     op.history =
@@ -246,6 +251,10 @@ std::vector<OpCase> vocab_cases() {
            {.name = "plain",
             .vocabulary = 60,
             .settings = {S{.seed = 1}, S{.seed = 2}, S{.temperature = 3, .seed = 1}}},
+           {.name = "padding",
+            .vocabulary = 60,
+            .settings = {S{.seed = 1}, S{.seed = 2}, S{.temperature = 0}, S{.seed = 4}},
+            .padding = {1, 3}},
            {.name = "greedy", .vocabulary = 50, .settings = {S{.temperature = 0}, S{}}},
            {.name = "greedy_ties",
             .vocabulary = 50,
@@ -297,6 +306,7 @@ std::vector<OpCase> vocab_cases() {
         {"Sample_" + c.name, [=](Rig& rig) { sample(rig, c); }, statistics, c.benchmark});
   for (const Step& c : std::vector<Step>{
            {.name = "one", .drawn = {4}, .positions = {0}},
+           {.name = "padding", .drawn = {4, 7, 1}, .positions = {3, -1, -1}, .window = 4},
            {.name = "history", .drawn = {9, 2, 5}, .positions = {0, 6, 23}, .window = 4}})
     cases.push_back({"Advance_" + c.name, [=](Rig& rig) { advance(rig, c); }, {Dtype::f32}});
   return cases;

@@ -8,6 +8,7 @@
 
 #include "backends/registry.h"
 #include "base/random.h"
+#include "ops/attention_parts.h"
 #include "ops/context.h"
 
 namespace mixtral {
@@ -62,6 +63,34 @@ TEST_P(AttentionGradient, ATokenThatSeesItselfAloneGivesQueriesAndKeysNone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionGradient, ::testing::Values("ref", "cpu"));
+
+TEST(CachedAttentionOnAGpu, ALongRunIsTakenInTilesHoweverManySequencesTheCacheHas) {
+  const ops::Heads heads{.query = 4, .kv = 2, .width = 16};
+  const auto backend = make_planning_backend();
+  Arena arena(*backend);
+  Context ctx(*backend, arena, Dtype::bf16);
+  const auto split_kv_tokens = [&](int64_t decode_rows, int64_t run) {
+    const int64_t tokens = decode_rows + run;
+    const ops::CachedAttention op{
+        .qkv = ctx.allocate({tokens, heads.columns()}),
+        .positions = ctx.allocate({tokens}, Dtype::i32),
+        .rows = ctx.allocate({tokens}, Dtype::i32),
+        .cache = {.keys = ctx.allocate({512, 16, heads.kv, heads.width}),
+                  .values = ctx.allocate({512, 16, heads.kv, heads.width}),
+                  .key_scales = {},
+                  .value_scales = {},
+                  .table = ctx.allocate({256, 32}, Dtype::i32)},
+        .out = ctx.allocate({tokens, heads.query * heads.width}),
+        .heads = heads,
+        .decode_rows = decode_rows};
+    check(op);
+    return ops::split_kv_tokens(op);
+  };
+  EXPECT_EQ(split_kv_tokens(0, 256), 0);
+  EXPECT_EQ(split_kv_tokens(255, 256), 255);
+  EXPECT_EQ(split_kv_tokens(256, 0), 256);
+  EXPECT_EQ(split_kv_tokens(256, 3), 259);  // too few for a tile
+}
 
 }  // namespace
 }  // namespace mixtral

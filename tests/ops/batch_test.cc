@@ -281,14 +281,16 @@ TEST_P(Batch, CombineRows) {
 
 struct Layout {
   ops::Heads heads;
-  int64_t window, capacity;
+  int64_t window, page_tokens;
 };
 
-/// Attention of one sequence, and the same tokens over a cache in pieces of `piece` tokens.
+/// Attention of one sequence, and the same tokens over a cache: in pieces of `piece` tokens, behind
+/// padding and a token of another sequence, whose pages lie between.
 TEST_P(Batch, CachedAttentionEqualsAttention) {
   const int64_t count = 83;
-  for (const Layout& layout : {Layout{{1, 1, 2}, 0, 83}, Layout{{4, 2, 16}, 0, 100},
-                               Layout{{4, 1, 64}, 7, 40}, Layout{{2, 2, 6}, 1, 32}}) {
+  for (const Layout& layout :
+       {Layout{{1, 1, 2}, 0, 1}, Layout{{4, 2, 16}, 0, 16}, Layout{{4, 2, 16}, 0, 64},
+        Layout{{4, 1, 64}, 7, 16}, Layout{{2, 2, 6}, 1, 1}}) {
     const ops::Heads& heads = layout.heads;
     const int64_t width = int64_t{heads.query} * heads.width;
     const double scale = 1 / std::sqrt(static_cast<double>(heads.width));
@@ -301,32 +303,51 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
                                 .window = layout.window,
                                 .scale = scale,
                                 .longest = count});
+    const int64_t pages = (count + layout.page_tokens - 1) / layout.page_tokens;
     for (int64_t piece : {1, 5, 16}) {
-      const Shape shape{3, layout.capacity, heads.kv, heads.width};
+      const Shape shape{2 * pages, layout.page_tokens, heads.kv, heads.width};
       const Tensor keys = random(shape), values = random(shape);
       for (int64_t begin = 0; begin < count; begin += piece) {
         const int64_t end = std::min(begin + piece, count);
-        std::vector<int32_t> at;
-        for (int64_t p = begin; p < end; ++p) at.push_back(static_cast<int32_t>(p));
-        const Tensor positions = indices(at);
-        const Tensor slots = indices(std::vector<int32_t>(at.size(), 1));
-        context_.run(ops::CacheAppend{.qkv = qkv.slice(begin, end),
-                                      .positions = positions,
-                                      .slots = slots,
-                                      .keys = keys,
-                                      .values = values,
+        // Sequence 1 is this one, its pages from the last to the first; sequence 0 has the others.
+        // Pages behind the window are missing.
+        const int64_t seen =
+            layout.window > 0 ? std::max<int64_t>(0, begin - layout.window + 1) : 0;
+        std::vector<int32_t> table;
+        for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>(2 * i));
+        for (int64_t i = 0; i < pages; ++i)
+          table.push_back(i < seen / layout.page_tokens
+                              ? ops::kNoPage
+                              : static_cast<int32_t>(2 * (pages - i) - 1));
+        std::vector<int32_t> at{0, ops::kPadding}, rows{0, 7};
+        for (int64_t p = begin; p < end; ++p) {
+          at.push_back(static_cast<int32_t>(p));
+          rows.push_back(1);
+        }
+        const auto tokens = static_cast<int64_t>(at.size());
+        const Tensor batch = random({tokens, heads.columns()});
+        context_.run(ops::Convert{qkv.slice(begin, end), batch.slice(2, tokens)});
+        const ops::KvView cache{.keys = keys,
+                                .values = values,
+                                .key_scales = {},
+                                .value_scales = {},
+                                .table = indices(table).reshape({2, pages})};
+        context_.run(ops::CacheAppend{.qkv = batch,
+                                      .positions = indices(at),
+                                      .rows = indices(rows),
+                                      .cache = cache,
                                       .heads = heads});
-        const Tensor out = empty({end - begin, width});
-        context_.run(ops::CachedAttention{.qkv = qkv.slice(begin, end),
-                                          .positions = positions,
-                                          .slots = slots,
-                                          .keys = keys,
-                                          .values = values,
+        const Tensor out = empty({tokens, width});
+        context_.run(ops::CachedAttention{.qkv = batch,
+                                          .positions = indices(at),
+                                          .rows = indices(rows),
+                                          .cache = cache,
                                           .out = out,
                                           .heads = heads,
+                                          .decode_rows = 2,
                                           .window = layout.window,
                                           .scale = scale});
-        expect_same(out, whole.slice(begin, end),
+        expect_same(out.slice(2, tokens), whole.slice(begin, end),
                     fmt::format("positions {} to {}, head width {}, window {}", begin, end,
                                 heads.width, layout.window));
       }

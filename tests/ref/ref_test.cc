@@ -130,6 +130,7 @@ TEST_F(Ref, RouteTakesTheLowerIndexOfATieAndSortsRowsByExpert) {
   Values logits{1, 3, 3, 0, /**/ 2, 2, 2, 2, /**/ -1, -5, 4, 4}, weights(6);
   std::vector<int32_t> expert(6), slot(6), source(6), offsets(5);
   backend_.run(ops::Route{.logits = tensor(logits, {3, 4}),
+                          .positions = {},
                           .weights = tensor(weights, {3, 2}),
                           .expert = tensor(expert, {3, 2}),
                           .slot = tensor(slot, {3, 2}),

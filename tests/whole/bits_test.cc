@@ -133,15 +133,18 @@ TEST_P(Bits, ReadingInChunksAndTokenByTokenEqualsReadingAtOnce) {
   const auto length = static_cast<int64_t>(ids.size());
   const auto expected = rig.logits(batch_of({ids}));
   for (const int64_t chunk : {length, int64_t{31}, int64_t{1}}) {
-    KvCache cache(*rig.backend, rig.model.config(), 1, length, chunk, Dtype::f32);
+    KvCache cache(*rig.backend, rig.model.config(), {.context = length, .chunk = chunk});
+    const int32_t sequence = cache.open();
     std::vector<float> read;
     for (int64_t begin = 0; begin < length; begin += chunk) {
       HostBatch part;
       for (int64_t i = begin; i < std::min(length, begin + chunk); ++i) {
         part.tokens.push_back(ids[static_cast<size_t>(i)]);
         part.positions.push_back(static_cast<int32_t>(i));
-        part.slots.push_back(0);
+        part.rows.push_back(sequence);
       }
+      ASSERT_TRUE(cache.extend(sequence, std::min(length, begin + chunk)));
+      cache.upload();
       part.sequence_starts = {0, static_cast<int32_t>(part.size())};
       const auto logits = rig.logits(part, &cache);
       read.insert(read.end(), logits.begin(), logits.end());

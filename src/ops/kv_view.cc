@@ -1,0 +1,64 @@
+#include "ops/kv_view.h"
+
+#include <bit>
+#include <string>
+
+namespace mixtral::ops {
+
+using detail::expect_dtype;
+using detail::expect_float;
+using detail::expect_shape;
+
+void check(const KvView& view, const Heads& heads) {
+  expect_shape("keys", view.keys, {-1, -1, heads.kv, heads.width});
+  expect_float("keys", view.keys);
+  expect_shape("values", view.values, view.keys.shape());
+  expect_dtype("values", view.values, view.keys.dtype());
+  CHECK(std::has_single_bit(static_cast<uint64_t>(view.page_tokens())),
+        "a page's tokens are a power of two");
+  CHECK(view.key_scales.empty() && view.value_scales.empty(),
+        "only codes have scales, not floating-point keys and values");
+  expect_shape("table", view.table, {-1, -1});
+  expect_dtype("table", view.table, Dtype::i32);
+}
+
+void check(const CacheAppend& op) {
+  expect_shape("qkv", op.qkv, {-1, op.heads.columns()});
+  expect_shape("positions", op.positions, {op.qkv.dim(0)});
+  expect_dtype("positions", op.positions, Dtype::i32);
+  expect_shape("rows", op.rows, {op.qkv.dim(0)});
+  expect_dtype("rows", op.rows, Dtype::i32);
+  check(op.cache, op.heads);
+}
+
+void check(const CopyPage& op) {
+  expect_shape("pages", op.pages, {-1, -1, -1});
+  CHECK(op.from >= 0 && op.from < op.pages.dim(1) && op.to >= 0 && op.to < op.pages.dim(1),
+        "a page outside the pool");
+}
+
+Cost cost(const CacheAppend& op) {
+  const double moved = static_cast<double>(op.qkv.dim(0)) * 2 * op.heads.kv * op.heads.width;
+  return {0, moved * static_cast<double>(size_of(op.qkv.dtype()) + size_of(op.cache.keys.dtype()))};
+}
+
+Cost cost(const CopyPage& op) {
+  return {0, 2 * static_cast<double>(op.pages.dim(0) * op.pages.dim(2)) *
+                 static_cast<double>(size_of(op.pages.dtype()))};
+}
+
+void check_pages(const KvView& view, int64_t sequence, int64_t first, int64_t last) {
+  CHECK(sequence >= 0 && sequence < view.sequences(),
+        "no sequence " + std::to_string(sequence) + " in a cache of " +
+            std::to_string(view.sequences()));
+  CHECK(first >= 0 && first <= last && last < view.context(),
+        "position " + std::to_string(last) + " in a cache of " + std::to_string(view.context()) +
+            " tokens a sequence");
+  const int32_t* pages = view.table.as<int32_t>() + sequence * view.table.dim(1);
+  for (int64_t i = first / view.page_tokens(); i <= last / view.page_tokens(); ++i)
+    CHECK(pages[i] >= 0 && pages[i] < view.pages(),
+          "sequence " + std::to_string(sequence) + " has no page for position " +
+              std::to_string(i * view.page_tokens()));
+}
+
+}  // namespace mixtral::ops
