@@ -9,7 +9,9 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
+#include "cpu/attention_split.h"
 #include "cpu/attention_tile.h"
 #include "cpu/backend.h"
 #include "cpu/kv_view.h"
@@ -25,53 +27,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace mixtral::cpu::HWY_NAMESPACE {
 namespace {
-
-/// A tile's working memory, and what its rows have come to.
-struct TileState {
-  float* query;    // [rows, padded width], scaled by scale · log₂ e
-  float* out;      // [rows, padded width]: Σ p v
-  float* keys;     // [width, kKeys]
-  float* values;   // [kKeys, padded width]
-  float* scores;   // [kTileRows, kKeys]
-  float* total;    // [rows, 16]: Σ p, by lane
-  float* largest;  // [rows]: of the scores so far
-  float* room;     // [4, padded width]
-};
-
-/// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
-/// relative to the new maximum, and gives each row's factor for what was summed before.
-HWY_INLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
-                               int64_t rows, int64_t block, int64_t groups, float* factor) {
-  float newest[kLanes];
-  std::copy(s.largest + row, s.largest + row + kLanes, newest);
-  for (int64_t i = 0; i < rows; ++i) {
-    float* scores = s.scores + i * kKeys;
-    const int64_t high = t.first + (row + i) / t.heads - block;
-    const int64_t low = t.window > 0 ? high - t.window + 1 : 0;
-    Floats most = broadcast(-HUGE_VALF);
-    for (int64_t g = 0; g < groups; ++g) {
-      const Floats masked = mask_scores(load(scores + g * kLanes), g, low, high);
-      store(masked, scores + g * kLanes);
-      most = maximum(masked, most);
-    }
-    newest[i] = std::max(newest[i], lane_max(most));
-  }
-  const Floats factors = exponential2(load(s.largest + row) - load(newest));
-  store(factors, factor);
-  std::copy(newest, newest + rows, s.largest + row);
-  for (int64_t i = 0; i < rows; ++i) {
-    float* scores = s.scores + i * kKeys;
-    const Floats shift = broadcast(newest[i]);
-    Floats sum = broadcast(0);
-    for (int64_t g = 0; g < groups; ++g) {
-      const Floats p = exponential2(load(scores + g * kLanes) - shift);
-      store(p, scores + g * kLanes);
-      sum = sum + p;
-    }
-    float* total = s.total + (row + i) * kLanes;
-    store(multiply_add(load(total), broadcast(factor[i]), sum), total);
-  }
-}
 
 template <class T>
 void attend(const AttentionTile& t, const TileState& s) {
@@ -125,6 +80,7 @@ void attention_tile(const AttentionTile& t) {
   s.keys = s.out + rows * stride;
   s.values = s.keys + stride * kKeys;
   s.scores = s.values + kKeys * stride;
+  s.score_stride = kKeys;
   s.total = s.scores + kTileRows * kKeys;
   s.largest = s.total + rows * kLanes;
   s.room = s.largest + padded(rows) + kLanes;
@@ -286,33 +242,47 @@ void CpuBackend::run(const ops::CachedAttention& op) {
     else
       runs[count++] = {n, p, 1, rows[n]};
   }
-  const int64_t scratch =
-      HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
   const int64_t element = size_of(op.cache.keys.dtype());
   const int page_shift = std::countr_zero(static_cast<uint64_t>(op.cache.page_tokens()));
+  const auto tile_of = [&](const Run& run, int64_t group) {
+    const int64_t offset = group * width * element;
+    return AttentionTile{
+        .query = op.qkv.as<float>() + run.token * columns + group * shared * width,
+        .query_stride = columns,
+        .first = run.first,
+        .positions = run.count,
+        .keys = static_cast<const std::byte*>(op.cache.keys.data()) + offset,
+        .values = static_cast<const std::byte*>(op.cache.values.data()) + offset,
+        .type = op.cache.keys.dtype(),
+        .stride = heads.kv * width,
+        .pages = op.cache.table.as<int32_t>() + run.sequence * op.cache.table.dim(1),
+        .page_shift = page_shift,
+        .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
+        .out_stride = heads.query * width,
+        .heads = shared,
+        .width = width,
+        .window = op.window,
+        .scale = static_cast<float>(op.scale)};
+  };
+  // Too few tiles for all threads, and keys enough to divide.
+  const bool split =
+      count * heads.kv < pool_.size() &&
+      std::any_of(
+          runs, runs + count, [&](const Run& run) { return run.first >= kLeastSplitKeys; }) &&
+      std::all_of(runs, runs + count, [](const Run& run) { return run.count == 1; });
+  if (split) {
+    std::vector<AttentionTile> tiles;
+    for (int64_t i = 0; i < count * heads.kv; ++i)
+      tiles.push_back(tile_of(runs[i / heads.kv], i % heads.kv));
+    return attend_split(tiles, pool_, scratch_, shared_);
+  }
+  const int64_t scratch =
+      HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
   pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
     // From the last: the tiles of a long prompt that see the most keys go first.
-    const Run& run = runs[count - 1 - item / heads.kv];
-    const int64_t group = item % heads.kv;
-    const int64_t offset = group * width * element;
-    HWY_DYNAMIC_DISPATCH(attention_tile)
-    ({.query = op.qkv.as<float>() + run.token * columns + group * shared * width,
-      .query_stride = columns,
-      .first = run.first,
-      .positions = run.count,
-      .keys = static_cast<const std::byte*>(op.cache.keys.data()) + offset,
-      .values = static_cast<const std::byte*>(op.cache.values.data()) + offset,
-      .type = op.cache.keys.dtype(),
-      .stride = heads.kv * width,
-      .pages = op.cache.table.as<int32_t>() + run.sequence * op.cache.table.dim(1),
-      .page_shift = page_shift,
-      .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
-      .out_stride = heads.query * width,
-      .heads = shared,
-      .width = width,
-      .window = op.window,
-      .scale = static_cast<float>(op.scale),
-      .scratch = static_cast<float*>(scratch_.get(thread, scratch))});
+    AttentionTile tile = tile_of(runs[count - 1 - item / heads.kv], item % heads.kv);
+    tile.scratch = static_cast<float*>(scratch_.get(thread, scratch));
+    HWY_DYNAMIC_DISPATCH(attention_tile)(tile);
   });
 }
 

@@ -224,6 +224,54 @@ HWY_INLINE Floats mask_scores(const Floats& scores, int64_t g, int64_t low, int6
   return select(less_signed(key, broadcast_word(begin)), none, upper);
 }
 
+/// A tile's working memory, and what its rows have come to.
+struct TileState {
+  float* query;          // [rows, padded width], scaled by scale · log₂ e
+  float* out;            // [rows, padded width]: Σ p v
+  float* keys;           // [width, kKeys]
+  float* values;         // [kKeys, padded width]
+  float* scores;         // [kTileRows, kKeys]
+  int64_t score_stride;  // from one row of scores to the next
+  float* total;          // [rows, 16]: Σ p, by lane
+  float* largest;        // [rows]: of the scores so far
+  float* room;           // [4, padded width]
+};
+
+/// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
+/// relative to the new maximum, and gives each row's factor for what was summed before.
+HWY_INLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
+                               int64_t rows, int64_t block, int64_t groups, float* factor) {
+  float newest[kLanes];
+  std::copy(s.largest + row, s.largest + row + kLanes, newest);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* scores = s.scores + i * s.score_stride;
+    const int64_t high = t.first + (row + i) / t.heads - block;
+    const int64_t low = t.window > 0 ? high - t.window + 1 : 0;
+    Floats most = broadcast(-HUGE_VALF);
+    for (int64_t g = 0; g < groups; ++g) {
+      const Floats masked = mask_scores(load(scores + g * kLanes), g, low, high);
+      store(masked, scores + g * kLanes);
+      most = maximum(masked, most);
+    }
+    newest[i] = std::max(newest[i], lane_max(most));
+  }
+  const Floats factors = exponential2(load(s.largest + row) - load(newest));
+  store(factors, factor);
+  std::copy(newest, newest + rows, s.largest + row);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* scores = s.scores + i * s.score_stride;
+    const Floats shift = broadcast(newest[i]);
+    Floats sum = broadcast(0);
+    for (int64_t g = 0; g < groups; ++g) {
+      const Floats p = exponential2(load(scores + g * kLanes) - shift);
+      store(p, scores + g * kLanes);
+      sum = sum + p;
+    }
+    float* total = s.total + (row + i) * kLanes;
+    store(multiply_add(load(total), broadcast(factor[i]), sum), total);
+  }
+}
+
 constexpr float kLog2E = 0x1.715476p0f;
 constexpr float kLn2 = 0x1.62e43p-1f;
 

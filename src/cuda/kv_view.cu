@@ -1,12 +1,12 @@
-#include "ops/kv_view.h"
-
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/kv_view.cuh"
 #include "cuda/status.h"
+#include "ops/kv_view.h"
 
-// Writing to the key-value cache. Bound by bandwidth; at a decoding step's sizes, by launch latency.
+// Writing to the key-value cache. Bound by bandwidth; at a decoding step's sizes, by launch
+// latency.
 namespace mixtral::cuda {
 namespace {
 

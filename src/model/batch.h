@@ -14,7 +14,7 @@ struct HostBatch {
   std::vector<int32_t> tokens;           // [N]
   std::vector<int32_t> labels;           // [N]: the token that should come next, or −100; or empty
   std::vector<int32_t> positions;        // [N]: from 0 in each sequence, or from a cache's length
-  std::vector<int32_t> sequence_starts;  // [S+1]
+  std::vector<int32_t> sequence_starts;  // [S+1]; with a cache, not read and may be empty
 
   // For a forward pass over a cache (KvCache); empty and 0 without one. Rows of a padded batch that
   // hold no token have position ops::kPadding and any token id and row.

@@ -5,8 +5,8 @@
 
 namespace mixtral {
 
-/// Which pages of a fixed number are in use, and by how many owners. A page that no owner is left of
-/// is free. Pages are numbers; what they hold is their owners' concern.
+/// Which pages of a fixed number are in use, and by how many owners. A page that no owner is left
+/// of is free. Pages are numbers; what they hold is their owners' concern.
 class PagePool {
  public:
   explicit PagePool(int64_t pages);

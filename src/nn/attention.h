@@ -9,7 +9,7 @@ namespace mixtral::nn {
 /// Which tokens of which sequences a computation is about: N tokens of S sequences end to end.
 struct Sequences {
   Tensor positions;     // [N] i32: of each token in its sequence; with a cache, or ops::kPadding
-  Tensor starts;        // [S+1] i32: where each sequence begins among the tokens
+  Tensor starts;        // [S+1] i32: where each begins among the tokens; not read with a cache
   int64_t longest = 0;  // an upper bound of the sequences' lengths
   // With a cache only. The first `decode_rows` tokens are of one sequence each; after them come
   // runs of several tokens of a sequence.

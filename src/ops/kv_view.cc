@@ -48,17 +48,17 @@ Cost cost(const CopyPage& op) {
 }
 
 void check_pages(const KvView& view, int64_t sequence, int64_t first, int64_t last) {
-  CHECK(sequence >= 0 && sequence < view.sequences(),
-        "no sequence " + std::to_string(sequence) + " in a cache of " +
-            std::to_string(view.sequences()));
+  CHECK(sequence >= 0 && sequence < view.sequences(), "no sequence " + std::to_string(sequence) +
+                                                          " in a cache of " +
+                                                          std::to_string(view.sequences()));
   CHECK(first >= 0 && first <= last && last < view.context(),
         "position " + std::to_string(last) + " in a cache of " + std::to_string(view.context()) +
             " tokens a sequence");
   const int32_t* pages = view.table.as<int32_t>() + sequence * view.table.dim(1);
   for (int64_t i = first / view.page_tokens(); i <= last / view.page_tokens(); ++i)
-    CHECK(pages[i] >= 0 && pages[i] < view.pages(),
-          "sequence " + std::to_string(sequence) + " has no page for position " +
-              std::to_string(i * view.page_tokens()));
+    CHECK(pages[i] >= 0 && pages[i] < view.pages(), "sequence " + std::to_string(sequence) +
+                                                        " has no page for position " +
+                                                        std::to_string(i * view.page_tokens()));
 }
 
 }  // namespace mixtral::ops

@@ -171,8 +171,8 @@ TEST_P(KvCacheProperty, RandomUseKeepsEveryTokenAndLeaksNoPage) {
       tokens[opened] = tokens[sequence];
       tokens[opened].resize(full * static_cast<size_t>(cache.page_tokens()));
     } else {
-      const auto count = std::min<int64_t>(static_cast<int64_t>(1 + random.below(9)),
-                                           cache.context() - length);
+      const auto count =
+          std::min<int64_t>(static_cast<int64_t>(1 + random.below(9)), cache.context() - length);
       const int64_t needed = cache.pages_to_extend(sequence, length + count);
       const int64_t free = cache.free_pages();
       const int32_t last = length % cache.page_tokens() != 0 ? pages.back() : ops::kNoPage;

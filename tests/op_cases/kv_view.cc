@@ -23,15 +23,16 @@ std::vector<CacheCase> caches() {
        .heads = {4, 2, 16},
        .decode_rows = 3},
       {.name = "padding",
-       .runs = {{1, 40, 1}, {kPaddingRun}, {0, 3, 1}, {kPaddingRun, 0, 2}, {2, 30, 12},
+       .runs = {{1, 40, 1},
+                {kPaddingRun},
+                {0, 3, 1},
+                {kPaddingRun, 0, 2},
+                {2, 30, 12},
                 {kPaddingRun, 0, 5}},
        .heads = {4, 2, 16},
        .decode_rows = 5},
       {.name = "padding_first", .runs = {{kPaddingRun, 0, 3}, {0, 20, 30}}, .heads = {2, 1, 64}},
-      {.name = "padding_only",
-       .runs = {{kPaddingRun, 0, 9}},
-       .heads = {2, 1, 8},
-       .decode_rows = 4},
+      {.name = "padding_only", .runs = {{kPaddingRun, 0, 9}}, .heads = {2, 1, 8}, .decode_rows = 4},
       {.name = "window",
        .runs = {{0, 21, 2}, {1, 7, 3}},
        .heads = {2, 2, 16},
@@ -99,7 +100,8 @@ struct Tokens {
 
 Tokens tokens_of(const CacheCase& c) {
   Tokens tokens;
-  for (const CacheRun& run : c.runs) tokens.sequences = std::max<int64_t>(tokens.sequences, run.sequence + 1);
+  for (const CacheRun& run : c.runs)
+    tokens.sequences = std::max<int64_t>(tokens.sequences, run.sequence + 1);
   tokens.first_seen.assign(static_cast<size_t>(tokens.sequences), INT64_MAX);
   tokens.length.assign(static_cast<size_t>(tokens.sequences), 0);
   for (const CacheRun& run : c.runs) {
@@ -126,7 +128,8 @@ ops::KvView make_cache(Rig& rig, const CacheCase& c, const Tokens& tokens, bool 
   const auto pages = static_cast<uint64_t>(tokens.sequences * width);
   std::vector<int32_t> order;
   for (uint64_t i = 0; i < pages; ++i) order.push_back(static_cast<int32_t>(i));
-  for (uint64_t i = 0; i < pages; ++i) std::swap(order[i], order[i + rig.random().below(pages - i)]);
+  for (uint64_t i = 0; i < pages; ++i)
+    std::swap(order[i], order[i + rig.random().below(pages - i)]);
   std::vector<int32_t> table(order.size(), ops::kNoPage);
   for (int64_t s = 0; s < tokens.sequences; ++s) {
     const int64_t first = c.released ? tokens.first_seen[static_cast<size_t>(s)] / size : 0;
@@ -151,7 +154,8 @@ struct Copy {
 };
 
 void copy_page(Rig& rig, const Copy& c) {
-  rig.run(ops::CopyPage{.pages = rig.updated("pages", c.shape, c.dtype), .from = c.from, .to = c.to});
+  rig.run(
+      ops::CopyPage{.pages = rig.updated("pages", c.shape, c.dtype), .from = c.from, .to = c.to});
 }
 
 }  // namespace

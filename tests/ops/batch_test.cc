@@ -356,6 +356,53 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
   }
 }
 
+/// The last token of a long sequence, whose keys several threads divide among them.
+TEST_P(Batch, CachedAttentionOfOneTokenOverManyKeysEqualsAttention) {
+  const int64_t count = GetParam().name == "ref" ? 70 : 1500, size = 16;
+  const int64_t pages = (count + size - 1) / size;
+  for (const Layout& layout : {Layout{{4, 1, 24}, 0, size}, Layout{{1, 1, 2}, 0, size},
+                               Layout{{9, 1, 64}, 601, size}}) {
+    const ops::Heads& heads = layout.heads;
+    const int64_t width = int64_t{heads.query} * heads.width;
+    const Tensor qkv = random({count, heads.columns()}), whole = empty({count, width});
+    context_.run(ops::Attention{.qkv = qkv,
+                                .sequence_starts = indices({0, static_cast<int32_t>(count)}),
+                                .out = whole,
+                                .log_sum = {},
+                                .heads = heads,
+                                .window = layout.window,
+                                .scale = 0.3,
+                                .longest = count});
+    const Shape shape{pages, size, heads.kv, heads.width};
+    std::vector<int32_t> at, table;
+    for (int64_t p = 0; p < count; ++p) at.push_back(static_cast<int32_t>(p));
+    for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>(pages - 1 - i));
+    const ops::KvView cache{.keys = random(shape),
+                            .values = random(shape),
+                            .key_scales = {},
+                            .value_scales = {},
+                            .table = indices(table).reshape({1, pages})};
+    context_.run(
+        ops::CacheAppend{.qkv = qkv,
+                         .positions = indices(at),
+                         .rows = indices(std::vector<int32_t>(static_cast<size_t>(count), 0)),
+                         .cache = cache,
+                         .heads = heads});
+    const Tensor out = empty({1, width});
+    context_.run(ops::CachedAttention{.qkv = qkv.slice(count - 1, count),
+                                      .positions = indices({static_cast<int32_t>(count - 1)}),
+                                      .rows = indices({0}),
+                                      .cache = cache,
+                                      .out = out,
+                                      .heads = heads,
+                                      .decode_rows = 1,
+                                      .window = layout.window,
+                                      .scale = 0.3});
+    expect_same(out, whole.slice(count - 1, count),
+                fmt::format("head width {}, window {}", heads.width, layout.window));
+  }
+}
+
 TEST_P(Batch, AttentionOfASequenceAmongOthers) {
   const std::vector<int32_t> lengths{1, 40, 7, 1, 66, 3};
   const auto starts = offsets_of(lengths);
