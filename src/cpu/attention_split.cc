@@ -1,6 +1,6 @@
-// Attention of single positions over many keys, divided among threads in three steps: scores (a range
-// of keys each), weights (an online softmax, a row each), and sums over values (some columns each).
-// Bound by reading the cache.
+// Attention of single positions over many keys, divided among threads in three steps: scores (a
+// range of keys each), weights (an online softmax, a row each), and sums over values (some columns
+// each). Bound by reading the cache.
 
 #include "cpu/attention_split.h"
 
@@ -158,8 +158,7 @@ void attend_split(std::span<const AttentionTile> tiles, ThreadPool& pool, Scratc
   }
   const auto count = static_cast<int64_t>(tiles.size());
   const int64_t heads = tiles.front().heads, width = tiles.front().width;
-  const int64_t bytes =
-      HWY_DYNAMIC_DISPATCH(split_scratch)(heads, width) * int64_t{sizeof(float)};
+  const int64_t bytes = HWY_DYNAMIC_DISPATCH(split_scratch)(heads, width) * int64_t{sizeof(float)};
   const auto own = [&](int thread) { return static_cast<float*>(scratch.get(thread, bytes)); };
   const auto tile_at = [&](int64_t i) -> const SplitTile& { return all[static_cast<size_t>(i)]; };
 

@@ -27,9 +27,9 @@ struct SplitTile {
   }
 };
 
-/// Computes tiles of one position each, with all threads at every one of them. The bits are those of
-/// a tile that one thread computes: what is divided are the scores by key, and the sums over values
-/// by column; no sum is.
+/// Computes tiles of one position each, with all threads at every one of them. The bits are those
+/// of a tile that one thread computes: what is divided are the scores by key, and the sums over
+/// values by column; no sum is.
 void attend_split(std::span<const AttentionTile> tiles, ThreadPool& pool, Scratch& scratch,
                   Scratch& shared);
 

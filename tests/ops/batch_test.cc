@@ -360,8 +360,8 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
 TEST_P(Batch, CachedAttentionOfOneTokenOverManyKeysEqualsAttention) {
   const int64_t count = GetParam().name == "ref" ? 70 : 1500, size = 16;
   const int64_t pages = (count + size - 1) / size;
-  for (const Layout& layout : {Layout{{4, 1, 24}, 0, size}, Layout{{1, 1, 2}, 0, size},
-                               Layout{{9, 1, 64}, 601, size}}) {
+  for (const Layout& layout :
+       {Layout{{4, 1, 24}, 0, size}, Layout{{1, 1, 2}, 0, size}, Layout{{9, 1, 64}, 601, size}}) {
     const ops::Heads& heads = layout.heads;
     const int64_t width = int64_t{heads.query} * heads.width;
     const Tensor qkv = random({count, heads.columns()}), whole = empty({count, width});
