@@ -16,6 +16,7 @@
 
 #include "base/random.h"
 #include "cuda/backend.h"
+#include "nn/linear.h"
 #include "nn/moe.h"
 
 namespace mixtral {
@@ -451,7 +452,7 @@ void moe_block(const Bench& bench) {
       nn::Parameter parameter = nn::make_parameter("weight", shape, nn::Role::projection);
       parameter.value = operands.floats(shape, dtype, 0.02);
       parameter.grad = operands.zeros(shape, Dtype::f32);
-      return std::make_unique<nn::Dense>(std::move(parameter));
+      return std::make_unique<nn::Linear>(std::move(parameter));
     };
     nn::MixtureOfExperts block;
     auto router = projection({experts, width}, Dtype::bf16);
@@ -549,18 +550,14 @@ void others(const Bench& bench) {
       ops::Dropout{
           .x = model, .y = model, .seed = operands.zeros({1}, Dtype::i64), .probability = 0.1});
   bench.run("f32", ops::RandomNormal{.x = value, .deviation = 0.02});
-  for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
+  for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
     const int64_t columns = 4096, rows = n / columns;
-    const Tensor codes = operands.zeros({rows, ops::code_bytes(quantization, columns)}, Dtype::u8);
-    const Tensor scales =
-        operands.zeros({rows, ops::scale_count(quantization, columns)}, Dtype::f32);
+    const ops::Weight weight =
+        ops::make_weight({1, rows, columns}, format,
+                         [&](Shape shape, Dtype dtype) { return operands.zeros(shape, dtype); });
     const Tensor x = value.reshape({rows, columns}), y = model.reshape({rows, columns});
-    bench.run(
-        fmt::format("f32 to {}", to_string(quantization)),
-        ops::Quantize{.x = x, .codes = codes, .scales = scales, .quantization = quantization});
-    bench.run(
-        fmt::format("{} to bf16", to_string(quantization)),
-        ops::Dequantize{.codes = codes, .scales = scales, .y = y, .quantization = quantization});
+    bench.run(fmt::format("f32 to {}", format.name()), ops::Quantize{.x = x, .weight = weight});
+    bench.run(fmt::format("{} to bf16", format.name()), ops::Dequantize{.weight = weight, .y = y});
   }
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < kTokens; ++i) positions.push_back(static_cast<int32_t>(i % 2048));

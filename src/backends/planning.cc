@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cuda_plan/attention_part.h"
 #include "ref/backend.h"
 
 namespace mixtral {
@@ -16,18 +17,22 @@ size_t mapped_size(int64_t bytes) { return static_cast<size_t>(std::max<int64_t>
 
 }  // namespace
 
-PlanningBackend::PlanningBackend(const Backend* like)
-    : name_(like ? like->name() : "planning"),
-      memory_(like ? like->memory() : ref::RefBackend().memory()),
-      slice_elements_(like ? like->slice_elements() : ref::RefBackend().slice_elements()),
-      page_tokens_(like ? like->page_tokens() : ref::RefBackend().page_tokens()) {}
+PlanningBackend::PlanningBackend(const Backend* like) : like_(like) {
+  if (like)
+    device_ = {.name = like->name(),
+               .kind = like->kind(),
+               .memory = like->memory(),
+               .slice_elements = like->slice_elements(),
+               .page_tokens = like->page_tokens()};
+  else
+    device_.memory = ref::RefBackend().memory();
+}
 
-PlanningBackend::PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements,
-                                 int64_t page_tokens)
-    : name_(std::move(name)),
-      memory_(memory),
-      slice_elements_(slice_elements),
-      page_tokens_(page_tokens) {}
+PlanningBackend::PlanningBackend(Device device) : device_(std::move(device)) {}
+
+int64_t PlanningBackend::scratch_bytes(const ops::AttentionBackward& op) const {
+  return kind() == DeviceKind::gpu ? cuda_plan::scratch_bytes(op) : 0;
+}
 
 void* PlanningBackend::allocate(int64_t bytes) {
   void* data = ::mmap(nullptr, mapped_size(bytes), PROT_NONE,

@@ -12,20 +12,37 @@ namespace mixtral {
 /// ends the program. Running a step on it measures exactly what the step would allocate.
 class PlanningBackend final : public Backend {
  public:
+  /// What is planned for, where that device is not here.
+  struct Device {
+    std::string name = "planning";
+    DeviceKind kind = DeviceKind::cpu;
+    MemoryInfo memory = {};
+    int64_t slice_elements = int64_t{1} << 23;
+    int64_t page_tokens = 16;
+  };
+
+  /// Answers as `like`, which must outlive it; without, as a processor with this machine's memory.
   explicit PlanningBackend(const Backend* like = nullptr);
-  PlanningBackend(std::string name, MemoryInfo memory, int64_t slice_elements,
-                  int64_t page_tokens = 16);
+  explicit PlanningBackend(Device device);
 
   int64_t allocated() const { return allocated_; }  // bytes held now
   int64_t peak() const { return peak_; }            // the most that were held at once
 
   void* allocate(int64_t bytes) override;
   void free(void* data, int64_t bytes) noexcept override;
-  std::string name() const override { return name_; }
+  std::string name() const override { return device_.name; }
   std::string description() const override { return "planning: computes nothing"; }
-  MemoryInfo memory() const override { return memory_; }
-  int64_t slice_elements() const override { return slice_elements_; }
-  int64_t page_tokens() const override { return page_tokens_; }
+  DeviceKind kind() const override { return device_.kind; }
+  MemoryInfo memory() const override { return device_.memory; }
+  int64_t slice_elements() const override { return device_.slice_elements; }
+  int64_t page_tokens() const override { return device_.page_tokens; }
+  bool has_format(ops::WeightFormat format) const override {
+    return !like_ || like_->has_format(format);
+  }
+  bool computes_directly(const ops::GroupedMatmul& op) const override { return direct(op); }
+  bool computes_directly(const ops::GroupedMatmulInput& op) const override { return direct(op); }
+  bool computes_directly(const ops::GroupedMatmulSwiGlu& op) const override { return direct(op); }
+  int64_t scratch_bytes(const ops::AttentionBackward&) const override;
   void upload(const Tensor&, const Tensor&) override {}
   void download(const Tensor& device, const Tensor& host) override;  // zeros
   void synchronize() override {}
@@ -67,9 +84,16 @@ class PlanningBackend final : public Backend {
   void run(const ops::Dequantize&) override {}
 
  private:
-  std::string name_;
-  MemoryInfo memory_;
-  int64_t slice_elements_, page_tokens_;
+  /// What the device answers once the weight is in the layout that it prefers.
+  template <class Op>
+  bool direct(Op op) const {
+    if (!like_) return Backend::computes_directly(op);
+    op.weight.layout = like_->preferred_layout(op.weight.format, op.weight.shape);
+    return like_->computes_directly(op);
+  }
+
+  const Backend* like_ = nullptr;
+  Device device_;
   int64_t allocated_ = 0;
   int64_t peak_ = 0;
 };

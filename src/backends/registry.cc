@@ -7,6 +7,7 @@
 #include <charconv>
 
 #include "cpu/backend.h"
+#include "cuda_plan/figures.h"
 #include "ref/backend.h"
 #ifdef MIXTRAL_CUDA
 #include "cuda/backend.h"
@@ -70,13 +71,15 @@ std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like) {
 }
 
 std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes) {
-  // What a CUDA context was seen to hold, on an H100 and an H200, and the products' workspace.
-  constexpr int64_t kOpened = int64_t{560} << 20;
+  constexpr int64_t kOpened = cuda_plan::kOpenedBytes;
   return std::make_unique<PlanningBackend>(
-      "cuda",
-      Backend::MemoryInfo{
-          .total = bytes, .available = std::max<int64_t>(bytes - kOpened, 0), .opened = kOpened},
-      kGpuSliceElements, kGpuPageTokens);
+      PlanningBackend::Device{.name = "cuda",
+                              .kind = DeviceKind::gpu,
+                              .memory = {.total = bytes,
+                                         .available = std::max<int64_t>(bytes - kOpened, 0),
+                                         .opened = kOpened},
+                              .slice_elements = cuda_plan::kSliceElements,
+                              .page_tokens = cuda_plan::kPageTokens});
 }
 
 }  // namespace mixtral

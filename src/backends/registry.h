@@ -18,8 +18,8 @@ std::unique_ptr<Backend> make_backend(const std::string& device, int threads = 0
 std::vector<std::string> backend_names();
 
 /// A backend that computes nothing and whose memory is never touched: running a step on it measures
-/// exactly what the step would allocate. It takes its name and memory figures from `like`, or the
-/// machine's.
+/// exactly what the step would allocate. It answers as `like`, which must outlive it; without, as a
+/// processor with this machine's memory.
 std::unique_ptr<PlanningBackend> make_planning_backend(const Backend* like = nullptr);
 
 /// The same for a GPU with `bytes` of memory, which need not be here.

@@ -74,7 +74,7 @@ std::vector<double> time_runs(Backend& backend, int count, const std::function<v
 }
 
 Ceilings measure_ceilings(Backend& backend, const Precision& precision) {
-  const bool gpu = is_gpu(backend);
+  const bool gpu = backend.kind() == DeviceKind::gpu;
   const int64_t count = gpu ? int64_t{1} << 28 : int64_t{1} << 25, side = gpu ? 8192 : 1024;
   Ceilings ceilings;
   uint64_t stream = 0;
@@ -287,7 +287,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
               static_cast<double>(memory.planned) / (1 << 30));
   const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
   report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
-  if (const auto info = backend.memory(); is_gpu(backend)) {
+  if (const auto info = backend.memory(); backend.kind() == DeviceKind::gpu) {
     const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
     report.line("scratch_gib", fmt::format("{:.3f}", gib(info.scratch)), gib(info.scratch));
     report.line("opened_gib",

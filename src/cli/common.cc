@@ -94,10 +94,8 @@ CLI::Option* CommonOptions::add_random_weights(CLI::App& command) {
       "shape, and may be a built-in configuration. For measuring without a model's files");
 }
 
-std::optional<ops::Quantization> CommonOptions::quantization() const {
-  if (quantize_base == "fp8") return ops::Quantization::fp8;
-  if (quantize_base == "nf4") return ops::Quantization::nf4;
-  return std::nullopt;
+std::optional<ops::WeightFormat> CommonOptions::quantization() const {
+  return quantize_base == "off" ? std::nullopt : ops::find_weight_format(quantize_base);
 }
 
 std::unique_ptr<Backend> CommonOptions::open_device() const {
@@ -111,12 +109,12 @@ Dtype CommonOptions::rope_dtype() const {
 
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored) {
-  const std::string name = backend.name();
-  const bool gpu = name.starts_with("cuda");
+  const bool gpu = backend.kind() == DeviceKind::gpu;
   Precision p;
   if (dtype == "fp64") {
-    if (name != "ref")
-      throw UsageError(fmt::format("--dtype fp64 computes on --device ref only, not on {}", name));
+    if (backend.kind() != DeviceKind::reference)
+      throw UsageError(
+          fmt::format("--dtype fp64 computes on --device ref only, not on {}", backend.name()));
     p.weights = p.compute = Dtype::f64;
   } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
     if (gpu) {

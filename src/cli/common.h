@@ -31,7 +31,7 @@ struct CommonOptions {
   void add_model_flags(CLI::App& command);                // the following two
   CLI::Option* add_quantize_base(CLI::App& command);      // --quantize-base
   CLI::Option* add_random_weights(CLI::App& command);     // --random-weights
-  std::optional<ops::Quantization> quantization() const;  // of --quantize-base
+  std::optional<ops::WeightFormat> quantization() const;  // of --quantize-base
   std::unique_ptr<Backend> open_device() const;
   Dtype rope_dtype() const;  // of --rope-frequencies
 };

@@ -48,7 +48,7 @@ void run_info(const InfoOptions& given) {
       choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
   const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
   const Precision tuning = adapter_precision(o.common.dtype, *planner, c.dtype);
-  const auto options_of = [&](const Precision& p, std::optional<ops::Quantization> quantization) {
+  const auto options_of = [&](const Precision& p, std::optional<ops::WeightFormat> quantization) {
     return Mixtral::Options{.weights = p.weights,
                             .compute = p.compute,
                             .context = context,

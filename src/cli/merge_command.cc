@@ -145,12 +145,13 @@ void require_comparison_memory(const MergeOptions& o, const Backend& backend,
   plan.items.push_back({"adapters", updates});
   const int64_t limit = memory_limit(backend.memory());
   if (plan.total() <= limit) return;
-  const std::string name = backend.name();
   throw Error(fmt::format(
       "comparing the merged model with the one that has its adapters, in fp32 on {}, needs more "
       "memory than is free: {} of {}; merge without the comparison by --no-check{}\n{}",
-      name, format_bytes(plan.total()), format_bytes(limit),
-      name == "cpu" ? "" : ", or compare in the computer's own memory by --device cpu",
+      backend.name(), format_bytes(plan.total()), format_bytes(limit),
+      backend.kind() == DeviceKind::gpu
+          ? ", or compare in the computer's own memory by --device cpu"
+          : "",
       plan.table()));
 }
 

@@ -174,7 +174,7 @@ TrainingMemory require_training_memory(const Backend& backend, const TrainingSha
   MemoryPlan plan = plan_training(*planner, shape);
   const int64_t arena = plan.arena();
   Backend::MemoryInfo memory = backend.memory();
-  if (!is_gpu(backend)) {
+  if (backend.kind() != DeviceKind::gpu) {
     const int64_t resident = resident_bytes();
     plan.items.push_back({"program and data", resident});
     memory.opened += resident;  // what is available is so beside it

@@ -14,6 +14,7 @@ class CpuBackend final : public HostBackend {
   explicit CpuBackend(int threads = 0) : pool_(threads) {}
   std::string name() const override { return "cpu"; }
   std::string description() const override;  // "AMD EPYC, 2 threads, AVX3_ZEN4"
+  DeviceKind kind() const override { return DeviceKind::cpu; }
 
   void run(const ops::GroupedMatmul&) override;
   void run(const ops::GroupedMatmulInput&) override;

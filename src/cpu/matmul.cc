@@ -305,16 +305,17 @@ void Products::run(float scale, bool accumulate, bool bf16) {
 void CpuBackend::run(const ops::GroupedMatmul& op) {
   const float* x = floats(op.x, "x");
   float* y = const_cast<float*>(floats(op.y, "y"));
-  const Element element = element_of(op.weight, "weight");
-  const int64_t outputs = op.weight.dim(1), inputs = op.weight.dim(2), y_width = op.y.dim(1);
-  const int64_t weight_bytes = outputs * inputs * size_of(op.weight.dtype());
+  const Tensor weight = op.weight.tensor();
+  const Element element = element_of(weight, "weight");
+  const int64_t outputs = weight.dim(1), inputs = weight.dim(2), y_width = op.y.dim(1);
+  const int64_t weight_bytes = outputs * inputs * size_of(weight.dtype());
   products_.clear();
   for_each_group(op.offsets, op.x.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
     products_.add({.m = rows,
                    .n = outputs,
                    .k = inputs,
                    .a = {x + row * inputs, inputs, Element::f32, Layout::k_contiguous},
-                   .b = {static_cast<const char*>(op.weight.data()) + group * weight_bytes, inputs,
+                   .b = {static_cast<const char*>(weight.data()) + group * weight_bytes, inputs,
                          element, Layout::k_contiguous},
                    .c = y + row * y_width + op.y_begin,
                    .c_stride = y_width});
@@ -325,9 +326,10 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
 void CpuBackend::run(const ops::GroupedMatmulInput& op) {
   const float* dy = floats(op.dy, "dy");
   float* dx = const_cast<float*>(floats(op.dx, "dx"));
-  const Element element = element_of(op.weight, "weight");
-  const int64_t outputs = op.weight.dim(1), inputs = op.weight.dim(2), y_width = op.dy.dim(1);
-  const int64_t weight_bytes = outputs * inputs * size_of(op.weight.dtype());
+  const Tensor weight = op.weight.tensor();
+  const Element element = element_of(weight, "weight");
+  const int64_t outputs = weight.dim(1), inputs = weight.dim(2), y_width = op.dy.dim(1);
+  const int64_t weight_bytes = outputs * inputs * size_of(weight.dtype());
   products_.clear();
   for_each_group(op.offsets, op.dx.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
     products_.add(
@@ -335,7 +337,7 @@ void CpuBackend::run(const ops::GroupedMatmulInput& op) {
          .n = inputs,
          .k = outputs,
          .a = {dy + row * y_width + op.dy_begin, y_width, Element::f32, Layout::k_contiguous},
-         .b = {static_cast<const char*>(op.weight.data()) + group * weight_bytes, inputs, element,
+         .b = {static_cast<const char*>(weight.data()) + group * weight_bytes, inputs, element,
                Layout::k_strided},
          .c = dx + row * inputs,
          .c_stride = inputs});

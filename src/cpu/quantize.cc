@@ -1,14 +1,19 @@
-// Weights in few bits and back: a block at a time, one pass over memory, which bounds dequantizing.
+// Packing and unpacking weights. fp8 and nf4 have kernels here: a block at a time, in one pass over
+// memory, which bounds unpacking. Other formats and layouts take the format's own functions, a row
+// at a time.
 
 #include "ops/quantize.h"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "cpu/backend.h"
 #include "cpu/simd_targets.h"
 #include "cpu/types.h"
+#include "ops/format_fp8.h"
+#include "ops/format_nf4.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/quantize.cc"
@@ -25,14 +30,14 @@ using ByteTag = hn::Rebind<uint8_t, FloatTag>;
 /// Calls body(element, code, block, count): blocks [begin, end) of all rows' blocks, each with its
 /// first element, the byte of its first code, and its length.
 template <class Body>
-HWY_INLINE void for_blocks(ops::Quantization quantization, int64_t columns, int64_t begin,
-                           int64_t end, const Body& body) {
-  const int64_t size = ops::block_of(quantization);
-  const int64_t in_row = ops::scale_count(quantization, columns);
-  const int64_t row_bytes = ops::code_bytes(quantization, columns);
+HWY_INLINE void for_blocks(ops::WeightFormat format, int64_t columns, int64_t begin, int64_t end,
+                           const Body& body) {
+  const int64_t size = format.row().block;
+  const int64_t in_row = format.scales(columns);
+  const int64_t row_bytes = format.codes(columns);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t row = block / in_row, first = block % in_row * size;
-    body(row * columns + first, row * row_bytes + ops::code_bytes(quantization, first), block,
+    body(row * columns + first, row * row_bytes + format.codes(first), block,
          std::min(size, columns - first));
   }
 }
@@ -94,11 +99,11 @@ HWY_INLINE float largest_magnitude(const T* x, int64_t count) {
 
 template <class T>
 void quantize(const ops::Quantize& op, int64_t begin, int64_t end) {
-  const bool fp8 = op.quantization == ops::Quantization::fp8;
+  const bool fp8 = op.weight.format == ops::WeightFormat::fp8;
   const T* all = op.x.as<T>();
-  auto* all_codes = op.codes.as<uint8_t>();
-  auto* scales = op.scales.as<float>();
-  for_blocks(op.quantization, op.x.dim(1), begin, end,
+  auto* all_codes = op.weight.codes.as<uint8_t>();
+  auto* scales = op.weight.scales.as<float>();
+  for_blocks(op.weight.format, op.x.dim(1), begin, end,
              [&](int64_t element, int64_t byte, int64_t block, int64_t count) HWY_ATTR {
                const T* x = all + element;
                uint8_t* codes = all_codes + byte;
@@ -141,11 +146,11 @@ constexpr LevelPairs kPairs = [] {
 
 template <class T>
 void dequantize(const ops::Dequantize& op, int64_t begin, int64_t end) {
-  const bool fp8 = op.quantization == ops::Quantization::fp8;
-  const auto* all_codes = op.codes.as<uint8_t>();
-  const auto* scales = op.scales.as<float>();
+  const bool fp8 = op.weight.format == ops::WeightFormat::fp8;
+  const auto* all_codes = op.weight.codes.as<uint8_t>();
+  const auto* scales = op.weight.scales.as<float>();
   T* all = op.y.as<T>();
-  for_blocks(op.quantization, op.y.dim(1), begin, end,
+  for_blocks(op.weight.format, op.y.dim(1), begin, end,
              [&](int64_t element, int64_t byte, int64_t block, int64_t count) HWY_ATTR {
                const uint8_t* codes = all_codes + byte;
                T* y = all + element;
@@ -163,6 +168,36 @@ void dequantize(const ops::Dequantize& op, int64_t begin, int64_t end) {
              });
 }
 
+/// Rows [begin, end) by the format's own function.
+template <class T>
+void pack_rows(const ops::Quantize& op, int64_t begin, int64_t end) {
+  const int64_t columns = op.x.dim(1);
+  std::vector<float> values(static_cast<size_t>(columns));
+  for (int64_t row = begin; row < end; ++row) {
+    const T* x = op.x.as<T>() + row * columns;
+    for_lanes(columns, [&](int64_t i, int64_t n)
+                           HWY_ATTR { store_n(load_n(x + i, n), values.data() + i, n); });
+    ops::pack_row(op.weight, row, values);
+  }
+}
+template <class T>
+void unpack_rows(const ops::Dequantize& op, int64_t begin, int64_t end) {
+  const int64_t columns = op.y.dim(1);
+  std::vector<float> values(static_cast<size_t>(columns));
+  for (int64_t row = begin; row < end; ++row) {
+    ops::unpack_row(op.weight, row, values);
+    T* y = op.y.as<T>() + row * columns;
+    for_lanes(columns, [&](int64_t i, int64_t n)
+                           HWY_ATTR { store_n(load_n(values.data() + i, n), y + i, n); });
+  }
+}
+
+void pack_row_range(const ops::Quantize& op, int64_t begin, int64_t end) {
+  with_type(op.x.dtype(), [&]<class T>(T) { pack_rows<T>(op, begin, end); });
+}
+void unpack_row_range(const ops::Dequantize& op, int64_t begin, int64_t end) {
+  with_type(op.y.dtype(), [&]<class T>(T) { unpack_rows<T>(op, begin, end); });
+}
 void quantize_range(const ops::Quantize& op, int64_t begin, int64_t end) {
   with_type(op.x.dtype(), [&]<class T>(T) { quantize<T>(op, begin, end); });
 }
@@ -178,31 +213,59 @@ HWY_AFTER_NAMESPACE();
 namespace mixtral::cpu {
 namespace {
 
+HWY_EXPORT(pack_row_range);
+HWY_EXPORT(unpack_row_range);
 HWY_EXPORT(quantize_range);
 HWY_EXPORT(dequantize_range);
 
-constexpr int64_t kGrain = 256;  // blocks
+constexpr int64_t kGrain = 256;   // blocks
+constexpr int64_t kRowGrain = 4;  // rows
+
+bool has_kernel(const ops::Weight& weight) {
+  const bool known =
+      weight.format == ops::WeightFormat::fp8 || weight.format == ops::WeightFormat::nf4;
+  return known && weight.layout == ops::WeightLayout::rows;
+}
+
+/// Calls body(begin, end) in parallel for what the groups with rows have of `all` things.
+template <class Body>
+void for_used_groups(ThreadPool& pool, const ops::Dequantize& op, int64_t all, int64_t grain,
+                     const Body& body) {
+  const int32_t* offsets = op.offsets ? op.offsets.as<int32_t>() : nullptr;
+  const int64_t groups = offsets ? op.weight.groups() : 1, each = all / groups;
+  for (int64_t g = 0; g < groups; ++g) {
+    if (offsets && offsets[g] == offsets[g + 1]) continue;
+    pool.for_ranges(each, grain,
+                    [&](int64_t begin, int64_t end) { body(g * each + begin, g * each + end); });
+  }
+}
 
 }  // namespace
 
 void CpuBackend::run(const ops::Quantize& op) {
   if (op.x.dtype() == Dtype::f64) refuse_type(op.kName, "x", op.x);
-  pool_.for_ranges(op.scales.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(quantize_range)(op, begin, end);
+  if (has_kernel(op.weight)) {
+    pool_.for_ranges(op.weight.scales.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(quantize_range)(op, begin, end);
+    });
+    return;
+  }
+  pool_.for_ranges(op.x.dim(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(pack_row_range)(op, begin, end);
   });
 }
 
 void CpuBackend::run(const ops::Dequantize& op) {
   if (op.y.dtype() == Dtype::f64) refuse_type(op.kName, "y", op.y);
-  const int32_t* offsets = op.offsets ? op.offsets.as<int32_t>() : nullptr;
-  const int64_t groups = offsets ? op.offsets.dim(0) - 1 : 1;
-  const int64_t blocks = op.scales.numel() / groups;  // of a group
-  for (int64_t g = 0; g < groups; ++g) {
-    if (offsets && offsets[g] == offsets[g + 1]) continue;
-    pool_.for_ranges(blocks, kGrain, [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(dequantize_range)(op, g * blocks + begin, g * blocks + end);
+  if (has_kernel(op.weight)) {
+    for_used_groups(pool_, op, op.weight.scales.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(dequantize_range)(op, begin, end);
     });
+    return;
   }
+  for_used_groups(pool_, op, op.y.dim(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(unpack_row_range)(op, begin, end);
+  });
 }
 
 }  // namespace mixtral::cpu

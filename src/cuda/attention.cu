@@ -72,6 +72,7 @@ void arrange_statistics(const float* from, int64_t sequences, int64_t inner_sequ
 }
 
 void CudaBackend::run(const ops::Rope& op) {
+  use_device();
   const int64_t tokens = op.qkv.dim(0);
   if (tokens == 0) return;
   const int half = op.heads.width / 2;
@@ -88,6 +89,7 @@ void CudaBackend::run(const ops::Rope& op) {
 }
 
 void CudaBackend::run(const ops::Attention& op) {
+  use_device();
   if (op.qkv.dim(0) == 0) return;
   if (cudnn_->forward(op, scratch(), stream_)) return;
   if (mma_attention(op, stream_)) return;
@@ -95,6 +97,7 @@ void CudaBackend::run(const ops::Attention& op) {
 }
 
 void CudaBackend::run(const ops::AttentionBackward& op) {
+  use_device();
   if (op.qkv.dim(0) == 0) return;
   if (cudnn_->backward(op, scratch(), stream_)) return;
   if (mma_attention_backward(op, stream_)) return;

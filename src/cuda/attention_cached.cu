@@ -6,7 +6,7 @@
 #include "cuda/scratch.h"
 #include "cuda/sequences.cuh"
 #include "cuda/status.h"
-#include "ops/attention_parts.h"
+#include "cuda_plan/attention_part.h"
 
 // Attention over the cache. Decode rows are bound by reading the cache and take split-KV (Dao et
 // al. 2023, "Flash-Decoding"): a block takes one token, one kv head with up to 8 of its query heads
@@ -323,7 +323,8 @@ void prefill(const ops::CachedAttention& op, cudaStream_t stream) {
 }  // namespace
 
 void CudaBackend::run(const ops::CachedAttention& op) {
-  const int64_t tokens = op.qkv.dim(0), split = ops::split_kv_tokens(op);
+  use_device();
+  const int64_t tokens = op.qkv.dim(0), split = cuda_plan::split_kv_tokens(op);
   if (op.heads.width > 256)
     throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
                 std::to_string(op.heads.width));

@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
         const int column = Scores::column(j, 0);
         if (column < op.width)
           *reinterpret_cast<unsigned*>(out + place * op.width + column) =
-              pack(sums.at[i][j][2 * half] / divisor, sums.at[i][j][2 * half + 1] / divisor);
+              pack_bf16(sums.at[i][j][2 * half] / divisor, sums.at[i][j][2 * half + 1] / divisor);
       }
       if (log_sum && threadIdx.x % 4 == 0) log_sum[place] = (largest[i][half] + log2f(all)) * kLn2;
     }

@@ -50,7 +50,7 @@ __device__ void write_rows(const Accumulator<1, width / 8>& sums, int first_row,
       const int column = A::column(j, 0);
       if (column < op.source.width)
         *reinterpret_cast<unsigned*>(row + column) =
-            pack(sums.at[0][j][2 * half] * scale, sums.at[0][j][2 * half + 1] * scale);
+            pack_bf16(sums.at[0][j][2 * half] * scale, sums.at[0][j][2 * half + 1] * scale);
     }
   }
 }

@@ -35,19 +35,29 @@ std::vector<int> usable_devices(cudaError_t* status) {
   return usable;
 }
 
+/// Makes a GPU the current device of the calling thread: launches and allocations go there.
+void make_current(int device) {
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "the GPU");
+  if (current != device) check_cuda(cudaSetDevice(device), "the GPU");
+}
+
 /// A CUDA graph, ready to be launched again.
 class GraphProgram final : public Program {
  public:
-  GraphProgram(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+  GraphProgram(cudaGraph_t graph, int device, cudaStream_t stream)
+      : device_(device), stream_(stream) {
     check_cuda(cudaGraphInstantiate(&executable_, graph, 0), "a recorded computation");
   }
   ~GraphProgram() override { cudaGraphExecDestroy(executable_); }
   void replay() override {
+    make_current(device_);
     check_cuda(cudaGraphLaunch(executable_, stream_), "a recorded computation");
   }
 
  private:
   cudaGraphExec_t executable_ = nullptr;
+  int device_;
   cudaStream_t stream_;
 };
 
@@ -92,7 +102,7 @@ std::unique_ptr<Backend> make_backend(int index) {
 }
 
 CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index) {
-  check_cuda(cudaSetDevice(device_), "the GPU");
+  use_device();
   cudaDeviceProp properties;
   check_cuda(cudaGetDeviceProperties(&properties, device_), "the GPU");
   processors_ = properties.multiProcessorCount;
@@ -121,6 +131,7 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
 }
 
 CudaBackend::~CudaBackend() {
+  cudaSetDevice(device_);
   cudaStreamSynchronize(stream_);
   cudnn_.reset();
   blas_.reset();
@@ -130,12 +141,15 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
+void CudaBackend::use_device() const { make_current(device_); }
+
 std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }
 std::string CudaBackend::description() const {
   return fmt::format("{}, {}", description_, cudnn_->description());
 }
 
 Backend::MemoryInfo CudaBackend::memory() const {
+  use_device();
   size_t available = 0, total = 0;
   check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
   return {.total = static_cast<int64_t>(total),
@@ -145,6 +159,7 @@ Backend::MemoryInfo CudaBackend::memory() const {
 }
 
 void* CudaBackend::allocate(int64_t bytes) {
+  use_device();
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
   if (status == cudaErrorMemoryAllocation) {
@@ -160,28 +175,33 @@ void* CudaBackend::allocate(int64_t bytes) {
 }
 
 void CudaBackend::free(void* data, int64_t) noexcept {
-  // cudaFree waits for all work of the device, so nothing still uses the block.
+  // cudaFree waits for all work of the block's device, so nothing still uses it. It finds that
+  // device by the address.
   cudaFree(data);
 }
 
 void CudaBackend::upload(const Tensor& host, const Tensor& device) {
+  use_device();
   CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
   CHECK(!recording_, "a copy from the host cannot be recorded");
   staging_->upload(host.data(), device.data(), host.bytes(), stream_);
 }
 
 void CudaBackend::download(const Tensor& device, const Tensor& host) {
+  use_device();
   CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
   CHECK(!recording_, "a copy to the host cannot be recorded");
   staging_->download(device.data(), host.data(), host.bytes(), stream_);
 }
 
 void CudaBackend::synchronize() {
+  use_device();
   CHECK(!recording_, "waiting cannot be recorded");
   check_cuda(cudaStreamSynchronize(stream_), "the GPU's work");
 }
 
 void CudaBackend::upload_ahead(const Tensor& host, const Tensor& device) {
+  use_device();
   if (host.bytes() > SideCopies::kMostBytes) return upload(host, device);
   CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
   CHECK(!recording_, "a copy from the host cannot be recorded");
@@ -189,11 +209,13 @@ void CudaBackend::upload_ahead(const Tensor& host, const Tensor& device) {
 }
 
 void CudaBackend::mark() {
+  use_device();
   CHECK(!recording_, "a mark cannot be recorded");
   side_copies_->mark(stream_);
 }
 
 void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
+  use_device();
   if (!side_copies_->marked()) return download(device, host);
   CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
   CHECK(!recording_, "a copy to the host cannot be recorded");
@@ -201,6 +223,7 @@ void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
 }
 
 std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
+  use_device();
   CHECK(!recording_, "recordings do not nest");
   // Relaxed: scratch memory and plans may still have to be made while the work is recorded.
   check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "a recording");
@@ -222,7 +245,7 @@ std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
   check_cuda(cudaStreamEndCapture(stream_, &graph), "a recording");
   std::unique_ptr<GraphProgram> program;
   try {
-    program = std::make_unique<GraphProgram>(graph, stream_);
+    program = std::make_unique<GraphProgram>(graph, device_, stream_);
   } catch (...) {
     cudaGraphDestroy(graph);
     throw;

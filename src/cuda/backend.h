@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "cuda_plan/attention_part.h"
+#include "cuda_plan/figures.h"
 #include "ops/backend.h"
 
 struct CUstream_st;
@@ -33,9 +35,14 @@ class CudaBackend final : public Backend {
 
   std::string name() const override;
   std::string description() const override;
+  DeviceKind kind() const override { return DeviceKind::gpu; }
   MemoryInfo memory() const override;
-  int64_t slice_elements() const override { return kGpuSliceElements; }
-  int64_t page_tokens() const override { return kGpuPageTokens; }
+  int64_t slice_elements() const override { return cuda_plan::kSliceElements; }
+  int64_t page_tokens() const override { return cuda_plan::kPageTokens; }
+  bool has_format(ops::WeightFormat format) const override;
+  int64_t scratch_bytes(const ops::AttentionBackward& op) const override {
+    return cuda_plan::scratch_bytes(op);
+  }
   void* allocate(int64_t bytes) override;
   void free(void* data, int64_t bytes) noexcept override;
   void upload(const Tensor& host, const Tensor& device) override;
@@ -84,6 +91,8 @@ class CudaBackend final : public Backend {
   void run(const ops::Dequantize&) override;
 
  private:
+  /// Makes this GPU the calling thread's current device. Every call from outside begins so.
+  void use_device() const;
   /// The scratch memory, for an op that begins.
   Scratch& scratch();
 

@@ -9,7 +9,6 @@
 
 #include "cuda/library.h"
 #include "cuda/status.h"
-#include "ops/attention_parts.h"
 
 // The frontend's way of being told where cuDNN is.
 namespace cudnn_frontend {
@@ -32,7 +31,7 @@ int64_t uniform_sequences(const Tensor& sequence_starts, int64_t tokens, int64_t
 
 bool takes(const Tensor& qkv, const ops::Heads& heads, int64_t longest,
            std::initializer_list<Tensor> tensors) {
-  if (qkv.dtype() != Dtype::bf16 || !ops::suits_cudnn(heads, longest)) return false;
+  if (qkv.dtype() != Dtype::bf16 || !cuda_plan::suits_cudnn(heads, longest)) return false;
   for (const Tensor& tensor : tensors)
     if (reinterpret_cast<uintptr_t>(tensor.data()) % 16 != 0) return false;
   return true;
@@ -211,7 +210,8 @@ bool CudnnAttention::backward(const ops::AttentionBackward& op, Scratch& scratch
   const int64_t sequences = uniform_sequences(op.sequence_starts, op.qkv.dim(0), length);
   if (sequences == 0) return false;
   const auto& heads = op.heads;
-  const ops::AttentionPart part = ops::attention_part(heads, sequences, length, op.window);
+  const cuda_plan::AttentionPart part =
+      cuda_plan::attention_part(heads, sequences, length, op.window);
   if (part.bytes == 0 || !available()) return false;
   const int64_t group = heads.query / heads.kv;
   Plan* plan = plan_for({true, part.sequences, length, static_cast<int>(part.kv_heads * group),

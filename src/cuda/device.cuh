@@ -76,6 +76,12 @@ __device__ inline void store(T* to, const A (&from)[n]) {
   *reinterpret_cast<Pack<T, n>*>(to) = pack;
 }
 
+/// Two bf16 in a word, the first in its lower half.
+__device__ inline uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(both);
+}
+
 /// Elements of T in 16 bytes.
 template <class T>
 constexpr int kPackOf = 16 / static_cast<int>(sizeof(T));

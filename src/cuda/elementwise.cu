@@ -146,6 +146,7 @@ struct DropoutBody {
 }  // namespace
 
 void CudaBackend::run(const ops::Fill& op) {
+  use_device();
   if (op.x.numel() == 0) return;
   if (op.value == 0 && !std::signbit(op.value)) {
     check_cuda(cudaMemsetAsync(op.x.data(), 0, static_cast<size_t>(op.x.bytes()), stream_), "fill");
@@ -170,6 +171,7 @@ void CudaBackend::run(const ops::Fill& op) {
 }
 
 void CudaBackend::run(const ops::Convert& op) {
+  use_device();
   if (op.x.dtype() == op.y.dtype()) {
     check_cuda(cudaMemcpyAsync(op.y.data(), op.x.data(), static_cast<size_t>(op.x.bytes()),
                                cudaMemcpyDeviceToDevice, stream_),
@@ -188,6 +190,7 @@ void CudaBackend::run(const ops::Convert& op) {
 }
 
 void CudaBackend::run(const ops::AddScaled& op) {
+  use_device();
   with_float(op.x.dtype(), [&](auto x) {
     with_float(op.y.dtype(), [&](auto y) {
       using X = type_of<decltype(x)>;
@@ -200,6 +203,7 @@ void CudaBackend::run(const ops::AddScaled& op) {
 }
 
 void CudaBackend::run(const ops::RandomNormal& op) {
+  use_device();
   with_float(op.x.dtype(), [&](auto x) {
     using T = type_of<decltype(x)>;
     launch<2>("random_normal", op.x.numel(), {op.x}, processors_, stream_,
@@ -208,6 +212,7 @@ void CudaBackend::run(const ops::RandomNormal& op) {
 }
 
 void CudaBackend::run(const ops::Dropout& op) {
+  use_device();
   with_activation(op.x.dtype(), [&](auto x) {
     using T = type_of<decltype(x)>;
     launch<4>("dropout", op.x.numel(), {op.x, op.y}, processors_, stream_,

@@ -34,8 +34,9 @@ Encode encoder() {
   return encode;
 }
 
-/// Copies of boxes of a tensor; sizes and box from the innermost dimension, strides (of all others)
-/// in elements. What lies outside is read as zeros and not written.
+/// A tensor map, by which TMA copies boxes of a tensor. Sizes and box are given from the innermost
+/// dimension on; strides, of all other dimensions, in elements. Elements outside the tensor are
+/// read as zeros and not written.
 CUtensorMap map_of(const void* data, Dtype dtype, std::initializer_list<int64_t> sizes,
                    std::initializer_list<int64_t> strides, std::initializer_list<int> box) {
   CUtensorMap map;
@@ -64,7 +65,7 @@ CUtensorMap operand_map(const void* data, int64_t rows, int64_t columns, int64_t
   return map_of(data, Dtype::bf16, {columns, rows}, {stride}, {64, box_rows});
 }
 
-/// A result: the same, its columns in halves side by side.
+/// A result: the same, with its columns in halves side by side.
 CUtensorMap result_map(const void* data, int64_t rows, int64_t halves, int64_t columns,
                        int64_t stride) {
   return map_of(data, Dtype::bf16, {columns, halves, rows}, {columns, stride}, {64, 1, 64});
@@ -79,7 +80,7 @@ int processors() {
 
 template <class P>
 void launch(const GroupedArguments& args, cudaStream_t stream) {
-  // By device: the limit of shared memory is set for each.
+  // For each device: the limit of shared memory is set for one at a time.
   static std::array<std::atomic<unsigned>, 64> blocks_of{};
   int device = 0;
   check_cuda(cudaGetDevice(&device), kOp);
@@ -133,7 +134,7 @@ void launch_product(const Product& p, cudaStream_t stream) {
     launch<GroupedPlan<form, Finish::assign, Tile>>(args, stream);
 }
 
-/// The columns of the result are few enough for narrow tiles.
+/// Whether the result has few enough columns for narrow tiles.
 bool is_narrow(const Product& p) {
   return (p.form == Form::forward ? p.outputs : p.inputs) <= Narrow::columns;
 }
@@ -146,8 +147,8 @@ void launch_product(const Product& p, cudaStream_t stream) {
     launch_product<form, Wide>(p, stream);
 }
 
-/// The gradient of one small weight has few tiles of many rows each: the rows are divided into
-/// parts, which are added up afterwards, in order.
+/// The gradient of one small weight has few tiles, each a sum over many rows (split-K): the rows
+/// are divided into parts, whose results are added afterwards, in order.
 void launch_weight(const Product& p, Scratch& scratch, cudaStream_t stream) {
   const int64_t columns = is_narrow(p) ? Narrow::columns : Wide::columns;
   const int64_t tiles =
@@ -167,10 +168,8 @@ void launch_weight(const Product& p, Scratch& scratch, cudaStream_t stream) {
   check_launch(kOp);
 }
 
-/// The copy engine moves whole 16 bytes: every row of every matrix must begin at a multiple of
-/// them.
-bool fits_copy_engine(std::initializer_list<const void*> data,
-                      std::initializer_list<int64_t> sizes) {
+/// Whether TMA can copy these matrices: every row of each must begin at a multiple of 16 bytes.
+bool fits_tma(std::initializer_list<const void*> data, std::initializer_list<int64_t> sizes) {
   return std::all_of(data.begin(), data.end(),
                      [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }) &&
          std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size % 8 == 0; });
@@ -181,7 +180,7 @@ bool fits_copy_engine(std::initializer_list<const void*> data,
 bool grouped_product(const Product& p, Scratch& scratch, cudaStream_t stream) {
   const Dtype result = p.form == Form::weight ? Dtype::f32 : Dtype::bf16;
   if (p.left_type() != Dtype::bf16 || p.right_type() != Dtype::bf16 || p.result_type() != result ||
-      !fits_copy_engine({p.wide, p.narrow, p.weight}, {p.inputs, p.outputs, p.wide_stride}))
+      !fits_tma({p.wide, p.narrow, p.weight}, {p.inputs, p.outputs, p.wide_stride}))
     return false;
   switch (p.form) {
     case Form::forward:
@@ -198,7 +197,7 @@ bool grouped_product(const Product& p, Scratch& scratch, cudaStream_t stream) {
 }
 
 bool grouped_gate(const GatedProduct& p, cudaStream_t stream) {
-  if (!fits_copy_engine({p.x, p.weight, p.gate_up, p.h}, {p.inputs, p.width})) return false;
+  if (!fits_tma({p.x, p.weight, p.gate_up, p.h}, {p.inputs, p.width})) return false;
   GroupedArguments args{};
   args.left = operand_map(p.x, p.rows, p.inputs, p.inputs, 64);
   args.right = operand_map(p.weight, p.groups * 2 * p.width, p.inputs, p.inputs, Wide::columns / 2);

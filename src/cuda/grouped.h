@@ -6,8 +6,9 @@
 
 namespace mixtral::cuda {
 
-/// Products of bf16 operands, grouped or not, on tensor cores. False when the shapes or addresses
-/// are not multiples of 16 bytes, or the types are others: results are bf16, and f32 for weights.
+/// Products of bf16 operands, grouped or not, on tensor cores; results are bf16, and f32 for a
+/// weight's gradient. Returns false when types are others, or shapes or addresses are not multiples
+/// of 16 bytes.
 bool grouped_product(const Product&, Scratch&, cudaStream_t);
 
 /// ops::GroupedMatmulSwiGlu in bf16.

@@ -7,21 +7,22 @@
 #include <type_traits>
 #include <utility>
 
-#include "cuda/grouped_drain.cuh"
+#include "cuda/grouped_epilogue.cuh"
 #include "cuda/grouped_plan.cuh"
 
-// Grouped bf16 products on Hopper's tensor cores: one persistent kernel whose blocks find their
-// tiles from the offsets in device memory. In each block a thread keeps the copy engine busy, two
-// warpgroups multiply, and what they have finished is sent to memory by other warps while they
-// multiply the next tile.
+// Grouped bf16 products on Hopper's tensor cores: one persistent, warp-specialized kernel whose
+// blocks find their tiles from the offsets in device memory. In each block one producer thread
+// loads operands by TMA into a ring of pipeline stages; two consumer warpgroups multiply them by
+// wgmma; and two epilogue warps store the results while the consumers multiply the next tile.
 //
-// Rows of all groups lie in one tensor, and so do all groups' weights, so a few tensor maps made on
-// the host serve every group: a tile that begins in a group reads what follows it (the next group's
-// rows), and only what belongs to the group is stored. Where the rows are the inner dimension (the
-// weights' gradient), what follows is cleared in shared memory before it is multiplied.
+// The rows of all groups are one tensor, and so are the weights of all groups, so a few tensor maps
+// made on the host serve every group. A tile at the end of a group also reads rows of the next
+// group, but only the group's own results are stored. In the weights' gradient the rows are the
+// inner dimension, so there the next group's rows are cleared in shared memory before they are
+// multiplied.
 namespace mixtral::cuda {
 
-/// A box of an operand from memory, to this block alone or to all of its cluster.
+/// Loads a box of an operand by TMA, for this block alone or for all blocks of its cluster.
 template <class P, bool shared>
 __device__ __forceinline__ void load_box(const CUtensorMap& map, uint64_t* full, uint8_t* to,
                                          int column, int row) {
@@ -32,13 +33,13 @@ __device__ __forceinline__ void load_box(const CUtensorMap& map, uint64_t* full,
     cute::SM90_TMA_LOAD_2D::copy(&map, full, kCacheHint, to, column, row);
 }
 
-/// Loads a tile's operands, step by step. Of what a cluster shares, each block loads its part, for
-/// all.
+/// Loads a tile's operands, one pipeline stage after another. Each block of a cluster loads its
+/// part of the operand that the cluster shares, for all of them.
 template <class P, bool share_a, bool share_b>
 __device__ __forceinline__ void load_tile(const GroupedArguments& args, typename P::Storage& s,
                                           const GroupedTile& tile, int rank,
-                                          Turn<P::stages>& stage) {
-  // Boxes of A, and boxes or (forward, where they are higher) halves of B.
+                                          PipelineState<P::stages>& stage) {
+  // A is loaded in boxes of 64 rows. B too, except in forward products: there in two halves.
   constexpr int parts_b = P::form == Form::forward ? 2 : P::boxes_b;
   constexpr int count_a = kBoxesA / (share_a ? P::cluster : 1);
   constexpr int count_b = parts_b / (share_b ? P::cluster : 1);
@@ -76,14 +77,14 @@ __device__ __forceinline__ void load_tile(const GroupedArguments& args, typename
   }
 }
 
-/// One thread issues all copies, and must do so in less than the 1,000 cycles that a step's
-/// multiplication takes. So what is shared is decided once a tile, not once a copy: a copy that is
-/// predicated off costs as much as one that is made.
+/// The producer. One thread issues all loads of a stage, and must do so in less than the 1,000
+/// cycles that multiplying a stage takes. So which operand is shared is decided once a tile and not
+/// once a load: a load that is predicated off costs as much as one that is made.
 template <class P>
 __device__ void load_tiles(const GroupedArguments& args, typename P::Storage& s, int rank) {
   GroupedTiles<P> tiles(args, rank);
   GroupedTile tile;
-  Turn<P::stages> stage;
+  PipelineState<P::stages> stage;
   while (tiles.next(tile)) {
     if constexpr (P::cluster == 1)
       load_tile<P, false, false>(args, s, tile, rank, stage);
@@ -94,8 +95,9 @@ __device__ void load_tiles(const GroupedArguments& args, typename P::Storage& s,
   }
 }
 
-/// A wgmma operand: rows of 128 bytes with a swizzle of 128 bytes (1 in bits 62-63); the address,
-/// and the offsets between boxes and between groups of 8 rows, in units of 16 bytes.
+/// The descriptor of a wgmma operand in shared memory: rows of 128 bytes with a swizzle of 128
+/// bytes (1 in bits 62-63); the address, and the offsets from box to box and from 8 rows to the
+/// next 8, in units of 16 bytes.
 __device__ inline uint64_t operand(const void* shared) {
   const uint64_t address = cute::cast_smem_ptr_to_uint(shared);
   return (address & 0x3FFFF) >> 4 | uint64_t{kBoxBytes >> 4} << 16 |
@@ -108,41 +110,40 @@ __device__ __forceinline__ void multiply_add(uint64_t a, uint64_t b, float (&d)[
   Mma::fma(a, b, d[i]..., cute::SM90::GMMA::ScaleOut::One);
 }
 
-/// Keeps the compiler from moving accesses of the accumulators past this point.
+/// Keeps the compiler from moving accesses of the accumulators across this point.
 template <int n>
 __device__ __forceinline__ void keep_in_order(float (&d)[n]) {
 #pragma unroll
   for (int i = 0; i < n; ++i) cute::warpgroup_fence_operand(d[i]);
 }
 
-/// Clears the rows from `valid` on of a stage, which belong to the next group.
+/// Clears the rows of a stage from `valid` on: they belong to the next group.
 template <class P>
-__device__ void clear_tail(typename P::Storage& s, int stage, int valid, int multiplier,
-                           int thread) {
+__device__ void clear_tail(typename P::Storage& s, int stage, int valid, int consumer, int thread) {
   const auto clear = [&](uint8_t* box) {
     for (int at = valid * kRowBytes + thread * 16; at < kBoxBytes; at += 128 * 16)
       vector_at(box + at) = uint4{};
   };
-  clear(s.a[stage] + multiplier * kBoxBytes);
-  for (int box = multiplier; box < P::boxes_b; box += kMultipliers)
-    clear(s.b[stage] + box * kBoxBytes);
+  clear(s.a[stage] + consumer * kBoxBytes);
+  for (int box = consumer; box < P::boxes_b; box += kConsumers) clear(s.b[stage] + box * kBoxBytes);
   cutlass::arch::fence_view_async_shared();
-  cutlass::arch::NamedBarrier::sync(128 * kMultipliers, 0);
+  cutlass::arch::NamedBarrier::sync(128 * kConsumers, 0);
 }
 
-/// Puts a turn's part of the accumulators where it is sent to memory from, in boxes of 64 bf16 or
-/// 32 f32 a row. Accumulators 4j + 2h and the next are columns 8j + 2 (lane % 4) and the next of
-/// the warp's row lane / 4 + 8h.
-template <class P, int turn>
-__device__ __forceinline__ void hand_over(const float (&d)[P::tile_n / 2], float scale, uint8_t* to,
-                                          int thread) {
+/// Writes a subtile of the accumulators to the epilogue's buffer, in boxes of 64 bf16 or 32 f32 a
+/// row. Accumulators 4j + 2h and 4j + 2h + 1 are columns 8j + 2 (lane % 4) and the next one, in the
+/// warp's row lane / 4 + 8h.
+template <class P, int subtile>
+__device__ __forceinline__ void store_accumulators(const float (&d)[P::tile_n / 2], float scale,
+                                                   uint8_t* to, int thread) {
   const int lane = thread % 32, warp = thread / 32;
   if constexpr (P::form == Form::weight) {
-    // Neighbouring rows' pieces share banks: odd rows store the other half of the box meanwhile.
+    // The same pieces of neighbouring rows share banks, so odd rows store the two halves of the box
+    // in the other order.
     const bool odd = lane / 4 % 2 != 0;
 #pragma unroll
-    for (int i = 0; i < 2 * P::turn_boxes; ++i) {
-      const int first = turn * P::turn_boxes * 4 + i / 2 * 4 + i % 2;  // and first + 2
+    for (int i = 0; i < 2 * P::subtile_boxes; ++i) {
+      const int first = subtile * P::subtile_boxes * 4 + i / 2 * 4 + i % 2;  // and first + 2
       const int piece = i % 2 * 2 + lane % 4 / 2;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -159,33 +160,34 @@ __device__ __forceinline__ void hand_over(const float (&d)[P::tile_n / 2], float
   } else {
     const int row = warp * 16 + lane % 16;
 #pragma unroll
-    for (int i = 0; i < P::turn_boxes * 8; i += 2) {
+    for (int i = 0; i < P::subtile_boxes * 8; i += 2) {
       uint8_t* at = to + i / 8 * kBoxBytes + swizzled(row, i % 8 + lane / 16);
       uint32_t words[4] = {};
-      if constexpr (P::reads_sum) load_matrices(at, words);
+      if constexpr (P::reads_sum) reload_matrices(words, at);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const int first = 4 * (turn * P::turn_boxes * 8 + i) + 2 * w;
+        const int first = 4 * (subtile * P::subtile_boxes * 8 + i) + 2 * w;
         float2 sum{d[first] * scale, d[first + 1] * scale};
         if constexpr (P::reads_sum) {
-          const float2 before = unpack(words[w]);
+          const float2 before = unpack_bf16(words[w]);
           sum.x += before.x, sum.y += before.y;
         }
-        words[w] = pack(sum.x, sum.y);
+        words[w] = pack_bf16(sum.x, sum.y);
       }
       store_matrices(at, words);
     }
   }
 }
 
-template <class Work, int... turn>
-__device__ __forceinline__ void each_turn(const Work& work, std::integer_sequence<int, turn...>) {
-  (work(std::integral_constant<int, turn>{}), ...);
+template <class Work, int... subtile>
+__device__ __forceinline__ void each_subtile(const Work& work,
+                                             std::integer_sequence<int, subtile...>) {
+  (work(std::integral_constant<int, subtile>{}), ...);
 }
 
 template <class P>
 __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typename P::Storage& s,
-                                               int rank, int multiplier, int thread) {
+                                               int rank, int consumer, int thread) {
   using Major = cute::SM90::GMMA::Major;
   constexpr Major major_a = P::form == Form::weight ? Major::MN : Major::K;
   constexpr Major major_b = P::form == Form::forward ? Major::K : Major::MN;
@@ -193,15 +195,15 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
                                  cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_SS<major_a, major_b>,
                                  cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<major_a, major_b>>;
   constexpr int count = P::tile_n / 2;
-  // Sixteen steps inwards: 32 bytes where the inner dimension is contiguous, 16 rows else.
+  // Descriptor offsets of 16 inner indices: 32 bytes where these are contiguous, else 16 rows.
   constexpr int next_a = (major_a == Major::K ? 32 : 16 * kRowBytes) / 16;
   constexpr int next_b = (major_b == Major::K ? 32 : 16 * kRowBytes) / 16;
-  const uint64_t a0 = operand(s.a[0] + multiplier * kBoxBytes);
+  const uint64_t a0 = operand(s.a[0] + consumer * kBoxBytes);
   const uint64_t b0 = operand(s.b[0]);
   GroupedTiles<P> tiles(args, rank);
   GroupedTile tile;
-  Turn<P::stages> stage;
-  Turn<2> out;
+  PipelineState<P::stages> stage;
+  PipelineState<2> out;
   const auto release = [&](int which) {
     if (thread % 32 < P::cluster) Barrier::arrive(&s.empty[which], thread % 32, 1);
   };
@@ -215,7 +217,7 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
       Barrier::wait(&s.full[stage.index], stage.phase);
       if constexpr (P::form == Form::weight)
         if (step + 1 == steps && tile.rows % kTileK != 0)
-          clear_tail<P>(s, stage.index, tile.rows % kTileK, multiplier, thread);
+          clear_tail<P>(s, stage.index, tile.rows % kTileK, consumer, thread);
       keep_in_order(d);
       cute::warpgroup_arrive();
 #pragma unroll
@@ -232,17 +234,18 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
     cute::warpgroup_wait<0>();
     keep_in_order(d);
     if (steps > 0) release(before);
-    if (rows_left<P>(args, tile, multiplier) == 0) continue;
-    const auto work = [&](auto turn) {
-      // The first round needs no draining, but what is added to must have come.
-      Barrier::wait(&s.drained[multiplier][out.index], out.phase ^ (P::reads_sum ? 0 : 1));
-      hand_over<P, turn()>(d, args.scale, s.out[multiplier][out.index], thread);
+    if (rows_left<P>(args, tile, consumer) == 0) continue;
+    const auto work = [&](auto subtile) {
+      // In the first round both buffers are empty already, unless the result's boxes are loaded
+      // into them.
+      Barrier::wait(&s.out_empty[consumer][out.index], out.phase ^ (P::reads_sum ? 0 : 1));
+      store_accumulators<P, subtile()>(d, args.scale, s.out[consumer][out.index], thread);
       cutlass::arch::fence_view_async_shared();
       __syncwarp();
-      if (thread % 32 == 0) Barrier::arrive(&s.filled[multiplier][out.index]);
+      if (thread % 32 == 0) Barrier::arrive(&s.out_full[consumer][out.index]);
       out.advance();
     };
-    each_turn(work, std::make_integer_sequence<int, P::turns>{});
+    each_subtile(work, std::make_integer_sequence<int, P::subtiles>{});
   }
 }
 
@@ -258,34 +261,35 @@ __global__ void __cluster_dims__(P::cluster, 1, 1) __launch_bounds__(kGroupedThr
   if (threadIdx.x == 0) {
     for (int i = 0; i < P::stages; ++i) {
       Barrier::init(&s.full[i], 1);
-      Barrier::init(&s.empty[i], P::cluster * kMultipliers * 4);
+      Barrier::init(&s.empty[i], P::cluster * kConsumers * 4);
     }
-    for (int i = 0; i < kMultipliers; ++i)
-      for (int turn = 0; turn < 2; ++turn) {
-        Barrier::init(&s.filled[i][turn], 4);
-        Barrier::init(&s.drained[i][turn], 1);
+    for (int i = 0; i < kConsumers; ++i)
+      for (int buffer = 0; buffer < 2; ++buffer) {
+        Barrier::init(&s.out_full[i][buffer], 4);
+        Barrier::init(&s.out_empty[i][buffer], 1);
       }
     cutlass::arch::fence_barrier_init();
   }
   cute::cluster_arrive_relaxed();
   cute::cluster_wait();
   __syncthreads();
-  // 504 registers for three threads, as before: 168 each.
+  // The producer's warpgroup gives registers to the consumers: 88 + 2 · 208 = 504 for three
+  // threads, as it was with 168 each.
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<88>();
     const int warp = thread / 32;
-    if (warp < kMultipliers) {
-      Drain<P>(args, s, warp, thread % 32).run(rank);
-    } else if (warp == kMultipliers && cute::elect_one_sync()) {
-      // Elected, so the compiler knows that one thread goes on, and needs no loops over a warp's
-      // different values in front of the copies.
+    if (warp < kConsumers) {
+      Epilogue<P>(args, s, warp, thread % 32).run(rank);
+    } else if (warp == kConsumers && cute::elect_one_sync()) {
+      // By elect_one_sync the compiler knows that one thread goes on, so it needs no loops over the
+      // values of different lanes before each load.
       load_tiles<P>(args, s, rank);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<208>();
     multiply_tiles<P>(args, s, rank, warpgroup - 1, thread);
   }
-  // Until the other block needs this one's memory no longer.
+  // Wait until the cluster's other block no longer needs this one's shared memory.
   __syncwarp();
   cute::cluster_arrive();
   cute::cluster_wait();

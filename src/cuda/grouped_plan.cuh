@@ -8,28 +8,28 @@
 #include "cuda/device.cuh"
 #include "cuda/product.h"
 
-// What the roles of a grouped product's kernel (grouped_kernel.cuh) share: its shapes, its shared
-// memory, its arguments, and the order of its tiles.
+// What producer, consumers and epilogue of the grouped kernel (grouped_kernel.cuh) share: shapes,
+// shared memory, arguments, and the order of the tiles.
 namespace mixtral::cuda {
 
 using Form = Product::Form;
 using Barrier = cutlass::arch::ClusterBarrier;
 
-/// What becomes of a product: it is assigned, or added, or its halves gate and up become SwiGLU's
-/// result (and may be kept).
+/// What the epilogue does: assign the product, add it, or compute SwiGLU of its halves gate and up
+/// (which may be kept, too).
 enum class Finish { assign, add, gate };
 
 constexpr int kTileM = 128, kTileK = 64;  // a tile's rows, and the inner step
-constexpr int kMultipliers = 2;           // warpgroups that multiply, 64 rows of the tile each
-constexpr int kRows = kTileM / kMultipliers;
-constexpr int kGroupedThreads = 128 * (1 + kMultipliers);
+constexpr int kConsumers = 2;             // consumer warpgroups, 64 rows of the tile each
+constexpr int kRows = kTileM / kConsumers;
+constexpr int kGroupedThreads = 128 * (1 + kConsumers);
 
-// Shared memory holds everything in boxes of 64 rows of 128 bytes, swizzled by 16 bytes.
+// Everything in shared memory is in boxes of 64 rows of 128 bytes, swizzled in pieces of 16 bytes.
 constexpr int kRowBytes = 128, kBoxBytes = 64 * kRowBytes;
 constexpr int kPieces = kRowBytes / 16;
 constexpr int kBoxesA = kTileM / 64;
 
-/// Columns of a tile, and the blocks (a cluster) that share an operand of theirs.
+/// The columns of a tile, and how many blocks form a cluster, which shares an operand.
 struct Wide {
   static constexpr int columns = 256, cluster = 2;
 };
@@ -44,23 +44,23 @@ struct GroupedPlan {
   static constexpr int tile_n = Tile::columns, cluster = Tile::cluster;
   static constexpr int boxes_b = tile_n / 64;
   static constexpr int stage_bytes = (kBoxesA + boxes_b) * kBoxBytes;
-  /// gate's columns and up's are beside each other in a tile.
+  /// Columns of the result: a tile has as many of gate and of up, side by side.
   static constexpr int columns = finish == Finish::gate ? tile_n / 2 : tile_n;
-  /// Multipliers hand single boxes over, but for gate a whole tile at once, lest they wait for the
-  /// warps that compute on it. That leaves room for fewer stages.
-  static constexpr int turn_boxes = finish == Finish::gate ? 2 : 1;
+  /// The epilogue takes a box at a time. For gate it takes two, so that the consumers write a whole
+  /// tile without waiting for its computation; that leaves room for fewer stages.
+  static constexpr int subtile_boxes = finish == Finish::gate ? 2 : 1;
   static constexpr int stages = finish == Finish::gate ? 3 : tile_n == 256 ? 4 : 6;
-  static constexpr int turns = tile_n / (form == Form::weight ? 32 : 64) / turn_boxes;
-  /// Whether what is added to is brought to where the multipliers hand over. Gradients are added to
-  /// by the copy engine.
+  static constexpr int subtiles = tile_n / (form == Form::weight ? 32 : 64) / subtile_boxes;
+  /// Whether the result's old values are loaded into the epilogue's buffers, for the consumers to
+  /// add to. (Gradients need not be: TMA adds to them.)
   static constexpr bool reads_sum = finish == Finish::add && form != Form::weight;
 
   struct Storage {
     alignas(1024) uint8_t a[stages][kBoxesA * kBoxBytes];
     uint8_t b[stages][boxes_b * kBoxBytes];
-    uint8_t out[kMultipliers][2][turn_boxes * kBoxBytes];
+    uint8_t out[kConsumers][2][subtile_boxes * kBoxBytes];
     uint64_t full[stages], empty[stages];
-    uint64_t filled[kMultipliers][2], drained[kMultipliers][2];
+    uint64_t out_full[kConsumers][2], out_empty[kConsumers][2];
   };
   static constexpr int shared_bytes = sizeof(Storage) + 1024;
 };
@@ -73,7 +73,7 @@ struct GroupedArguments {
   int groups, all_rows;
   int m, n, k;  // of a group, where they are not its rows
   float scale;
-  Bf16* to;  // the result's memory, for a group's last rows; null when gate and up aren't kept
+  Bf16* to;  // the result's memory, for a group's last rows; null when gate and up are not kept
   int64_t to_stride;
   // gate only:
   Bf16* hidden_to;       // [rows, n]
@@ -87,9 +87,10 @@ struct GroupedTile {
   bool above;  // the cluster's tiles lie above each other and share B, or side by side and share A
 };
 
-/// The tiles of one block, in order. Two tiles above each other move the fewest bytes; a group's
-/// last one is done beside its neighbour. Along M first within a chunk, so that a group's weights
-/// are read once from memory and its rows from the second-level cache.
+/// The tiles of one block, in order. A cluster's two tiles are above each other, which moves the
+/// fewest bytes, except that a group's last row of tiles is taken side by side. Within a chunk the
+/// order is along M first, so that a group's weights are read from memory once and its rows come
+/// from the second-level cache.
 template <class P>
 class GroupedTiles {
  public:
@@ -153,16 +154,17 @@ __device__ int inner_steps(const GroupedArguments& args, const GroupedTile& tile
   return ((P::form == Form::weight ? tile.rows : args.k) + kTileK - 1) / kTileK;
 }
 
-/// Rows of a multiplier's half of the tile that have a result; 0 when it has nothing to hand over.
+/// Rows of a consumer's half of the tile that have a result; 0 when there is nothing to store.
 template <class P>
-__device__ int rows_left(const GroupedArguments& args, const GroupedTile& tile, int multiplier) {
+__device__ int rows_left(const GroupedArguments& args, const GroupedTile& tile, int consumer) {
   if (tile.n >= args.n) return 0;
   if (P::form == Form::weight && P::finish == Finish::add && tile.rows == 0) return 0;
   const int rows = P::form == Form::weight ? args.m : tile.rows;
-  return min(kRows, max(0, rows - tile.m - multiplier * kRows));
+  return min(kRows, max(0, rows - tile.m - consumer * kRows));
 }
 
-/// A place in a ring of `size`, and the parity of the round.
+/// An index in a ring of `size` stages, and the phase (parity) of the round, as barriers wait for
+/// it.
 template <int size>
 struct Turn {
   int index = 0;
@@ -174,31 +176,28 @@ struct Turn {
 
 constexpr auto kCacheHint = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
 
-/// Two bf16 in a word, the first in its lower half.
-__device__ inline uint32_t pack(float a, float b) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
-  return reinterpret_cast<const uint32_t&>(both);
-}
-__device__ inline float2 unpack(uint32_t word) {
+/// The reverse of pack_bf16.
+__device__ inline float2 unpack_bf16(uint32_t word) {
   return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
 }
 
-/// Four 8 x 8 matrices of bf16, of which lane l gives the address of row l % 8 of matrix l / 8, and
-/// holds columns 2 (l % 4) and the next of row l / 4 of each.
+/// Stores four 8 x 8 matrices of bf16. Lane l gives the address of row l % 8 of matrix l / 8, and
+/// holds columns 2 (l % 4) and the next one of row l / 4 of each matrix.
 __device__ inline void store_matrices(uint8_t* to, const uint32_t (&words)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                    cute::cast_smem_ptr_to_uint(to)),
                "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
 }
-__device__ inline void load_matrices(const uint8_t* from, uint32_t (&words)[4]) {
+/// Loads them again, after whatever was stored before.
+__device__ inline void reload_matrices(uint32_t (&words)[4], const uint8_t* from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(cute::cast_smem_ptr_to_uint(from))
                : "memory");
 }
 
-/// Where 16 bytes of a row are in a box.
+/// The offset of a piece of 16 bytes of a row in a box.
 __device__ inline int swizzled(int row, int piece) {
   return row * kRowBytes + (piece ^ (row % 8)) * 16;
 }

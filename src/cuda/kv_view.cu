@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void CudaBackend::run(const ops::CacheAppend& op) {
+  use_device();
   const int64_t tokens = op.qkv.dim(0);
   if (tokens == 0) return;
   with_activation(op.qkv.dtype(), [&](auto t) {
@@ -73,6 +74,7 @@ void CudaBackend::run(const ops::CacheAppend& op) {
 }
 
 void CudaBackend::run(const ops::CopyPage& op) {
+  use_device();
   const int64_t page_bytes = op.pages.dim(2) * size_of(op.pages.dtype());
   if (op.from == op.to || op.pages.dim(0) == 0 || page_bytes == 0) return;
   const int64_t elements = 16 / size_of(op.pages.dtype());

@@ -11,7 +11,7 @@
 #include "cuda/status.h"
 #include "ops/matmul.h"
 
-// Which implementation computes a product.
+// Chooses the kernel that computes a product.
 namespace mixtral::cuda {
 namespace {
 
@@ -64,7 +64,7 @@ Product with_rounded_operands(Product p, Scratch& scratch, cudaStream_t stream) 
   return p;
 }
 
-/// For the products that can add to a weight's gradient only: makes assigning an adding to zeros.
+/// For kernels that can only add to a weight's gradient: clears it and adds, where it is assigned.
 Product adding(Product p, cudaStream_t stream) {
   if (p.form != Product::Form::weight || p.accumulate) return p;
   const int64_t bytes = p.groups * p.outputs * p.inputs * size_of(p.weight_type);
@@ -73,9 +73,9 @@ Product adding(Product p, cudaStream_t stream) {
   return p;
 }
 
-/// The products with a low-rank update's narrow side in which tiles of our own were measured (on an
-/// H100) to be faster than cuBLASLt and than skinny_product: x Aᵀ and the gradients of A and x by
-/// ranks up to 16, and what is added to y or dx.
+/// Products of LoRA with the low rank on one side, where grouped_product was measured (on an H100)
+/// to be faster than cuBLASLt and skinny_product: x Aᵀ and the gradients of A and x for ranks up to
+/// 16, and the products that are added to y or dx.
 bool is_adapter(const Product& p) {
   if (p.left_type() != Dtype::bf16 || p.right_type() != Dtype::bf16) return false;
   return p.outputs <= kSkinnyOutputs ||
@@ -130,26 +130,31 @@ Product product_of(Product::Form form, const Tensor& wide, int64_t begin, const 
 }  // namespace
 
 void CudaBackend::run(const ops::GroupedMatmul& op) {
-  multiply(product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight, op), processors_,
-           *blas_, scratch(), stream_);
+  use_device();
+  multiply(product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op),
+           processors_, *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulInput& op) {
-  multiply(product_of(Product::Form::input, op.dy, op.dy_begin, op.dx, op.weight, op), processors_,
-           *blas_, scratch(), stream_);
+  use_device();
+  multiply(product_of(Product::Form::input, op.dy, op.dy_begin, op.dx, op.weight.tensor(), op),
+           processors_, *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
+  use_device();
   multiply(product_of(Product::Form::weight, op.dy, op.dy_begin, op.x, op.dweight, op), processors_,
            *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
-  const bool bf16 = op.x.dtype() == Dtype::bf16 && op.weight.dtype() == Dtype::bf16 &&
+  use_device();
+  const Tensor weight = op.weight.tensor();
+  const bool bf16 = op.x.dtype() == Dtype::bf16 && weight.dtype() == Dtype::bf16 &&
                     op.gate_up.dtype() == Dtype::bf16;
   if (bf16 && op.offsets && op.x.dim(0) > kFewGroupedRows &&
       grouped_gate({.x = op.x.data(),
-                    .weight = op.weight.data(),
+                    .weight = weight.data(),
                     .gate_up = op.keep_gate_up ? op.gate_up.data() : nullptr,
                     .h = op.h.data(),
                     .weights = data<float>(op.weights),
@@ -158,7 +163,7 @@ void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
                     .rows = op.x.dim(0),
                     .inputs = op.x.dim(1),
                     .width = op.h.dim(1),
-                    .groups = op.weight.dim(0)},
+                    .groups = weight.dim(0)},
                    stream_))
     return;
   run(op.product());

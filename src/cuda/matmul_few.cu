@@ -3,16 +3,16 @@
 #include "cuda/product.h"
 #include "cuda/status.h"
 
-// Forward products with few rows, as decoding has: bound by reading the weights, each of which is
-// read once for up to eight rows of its group. A block has two outputs, so that there are many
-// blocks and the last wave is short; its threads share out the inner index. Activations come from
-// the cache.
+// Forward products of few rows, as in decoding. Bound by reading the weights, each of which is read
+// once for up to eight rows of its group. A block computes two outputs, so that there are many
+// blocks and the last wave is short; its threads divide the inner index among them. Activations
+// come from the cache.
 namespace mixtral::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kOutputs = 2;
-constexpr int kUnroll = 4;  // packs of weights in flight an output and thread
+constexpr int kUnroll = 4;  // packs of weights in flight for each output and thread
 constexpr int kRows = 8;    // at a time
 
 template <class X, class W, class Y>
@@ -58,7 +58,7 @@ __device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, in
       }
     }
   }
-  __syncthreads();  // the parts of the rows before have been read
+  __syncthreads();  // everybody has read the partial sums of the rows before
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o)
 #pragma unroll
@@ -76,8 +76,8 @@ __device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, in
   *place = narrow<Y>(fmaf(op.scale, sum, before));
 }
 
-/// The order of a row's sum depends on nothing but the inner index, so its bits don't depend on the
-/// rows beside it.
+/// The order of a row's sum depends on the inner index alone, so its bits do not depend on the rows
+/// beside it.
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads) few_rows(Task<X, W, Y> op) {
   __shared__ float parts[kWarps][kOutputs * kRows];

@@ -3,9 +3,10 @@
 #include "cuda/product.h"
 #include "cuda/status.h"
 
-// Products on ordinary cores in f32: 128 × 128 tiles of the result a block, 8 × 8 a thread, the
-// next tiles of A and B on their way in registers while these are multiplied. Sums run over the
-// inner index in order. What the tensor-core paths decline goes here: grouped f32, mixed types.
+// Products in f32 without tensor cores, for what the other kernels decline: grouped f32, mixed
+// types. A block computes a 128 × 128 tile of the result, a thread 8 × 8 of it. The next tiles of A
+// and B are loaded into registers while the present ones are multiplied. Sums run over the inner
+// index in order.
 namespace mixtral::cuda {
 namespace {
 
@@ -15,8 +16,8 @@ constexpr int kDepth = 16;  // of the inner index at a time
 constexpr int kStride = kTile + 4;
 constexpr int kEach = kTile * kDepth / kThreads;  // elements of a tile that a thread loads: 8
 
-/// A matrix of operands, [outer, inner] in the product's terms. inner_major: consecutive inner
-/// indices are neighbours in memory, else consecutive outer indices are.
+/// An operand, [outer, inner] in the product's terms. With inner_major, consecutive inner indices
+/// are neighbours in memory; else consecutive outer indices are.
 template <class T>
 struct Operand {
   const T* data;
@@ -24,7 +25,7 @@ struct Operand {
   bool packed;  // 8 neighbours are aligned
 };
 
-/// The thread's eight elements of a tile at (outer, inner): neighbours along the major index.
+/// The eight elements of a tile that a thread loads: neighbours along the major index.
 template <bool inner_major, class T>
 struct Fetch {
   float values[kEach];
@@ -85,11 +86,6 @@ struct Task {
   bool accumulate, round;
 };
 
-/// Which rows (or, for the weight's gradient, which inner indices) a block's group has.
-struct Rows {
-  int64_t group, begin, end, first;
-};
-
 template <Product::Form form, class A, class B, class C>
 __global__ void __launch_bounds__(kThreads) simt(Task<A, B, C> op) {
   using Form = Product::Form;
@@ -97,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) simt(Task<A, B, C> op) {
   __shared__ __align__(16) float tile_b[kDepth * kStride];
   constexpr bool kInnerA = form != Form::weight, kInnerB = form == Form::forward;
 
-  // The group, and the block's first row of C.
+  // The group, its rows (in the weight's gradient: inner indices), and the block's first row of C.
   int64_t begin = 0, end = form == Form::weight ? op.depth : op.rows, group = 0;
   int64_t row = int64_t{blockIdx.y} * kTile;
   if (op.offsets && form == Form::weight) {

@@ -4,8 +4,8 @@
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 
-// Products with few outputs in exact f32: routers. Eight outputs at a time; all three forms are
-// bound by reading (and for dx, writing) the activations once.
+// Products with few outputs in exact f32, as a router's: eight outputs at a time. All three forms
+// are bound by reading the activations once (and for dx, writing them).
 namespace mixtral::cuda {
 namespace {
 
@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(kThreads) forward(Task<const X, const W, Y> op
 
 constexpr int kRowsOfBlock = 32;
 
-/// A thread has a pack of columns, whose weights for eight outputs stay in registers while it walks
-/// over rows; more outputs take several turns over the block's rows.
+/// A thread has a pack of columns. With up to eight outputs, the columns' weights stay in registers
+/// while it goes over the block's rows; with more, they are read again for each row.
 template <int n, class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads) input(Task<X, const W, const Y> op) {
   const int i = (static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x)) * n;
@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kThreads) input(Task<X, const W, const Y> op) 
   }
 }
 
-/// partial[chunk, o, i] over the chunk's rows; a thread has a pack of columns and eight outputs.
+/// partial[chunk, o, i], the sum over the chunk's rows. A thread has a pack of columns and eight
+/// outputs.
 template <int n, class X, class Y>
 __global__ void __launch_bounds__(kThreads)
     weight_partial(Task<const X, float, const Y> op, int64_t rows_of_chunk) {

@@ -123,11 +123,6 @@ __device__ inline void multiply_rows(const MmaTile<rows_a, width>& a, int first,
   }
 }
 
-__device__ inline unsigned pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&pair);
-}
-
 /// c[rows, w] += Σ_t p[rows, t] · b[t][w], with p (a result of multiply_rows) rounded to bf16.
 template <int m, int rows_b, int width>
 __device__ inline void multiply_columns(const Accumulator<m, rows_b / 8>& p,
@@ -141,10 +136,10 @@ __device__ inline void multiply_columns(const Accumulator<m, rows_b / 8>& p,
     for (int i = 0; i < m; ++i) {
       const auto& low = p.at[i][2 * k];
       const auto& high = p.at[i][2 * k + 1];
-      left[i][0] = pack(low[0], low[1]);
-      left[i][1] = pack(low[2], low[3]);
-      left[i][2] = pack(high[0], high[1]);
-      left[i][3] = pack(high[2], high[3]);
+      left[i][0] = pack_bf16(low[0], low[1]);
+      left[i][1] = pack_bf16(low[2], low[3]);
+      left[i][2] = pack_bf16(high[0], high[1]);
+      left[i][3] = pack_bf16(high[2], high[3]);
     }
 #pragma unroll
     for (int j = 0; j < width / 16; ++j) {

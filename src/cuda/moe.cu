@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(256) swiglu_backward(SwiGluGradient<T> op) {
 }  // namespace
 
 void CudaBackend::run(const ops::GatherRows& op) {
+  use_device();
   const int64_t width = op.x.dim(1);
   with_activation(op.x.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
@@ -125,6 +126,7 @@ void CudaBackend::run(const ops::GatherRows& op) {
 }
 
 void CudaBackend::run(const ops::CombineRows& op) {
+  use_device();
   const int64_t width = op.y.dim(1);
   with_activation(op.y.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
@@ -136,6 +138,7 @@ void CudaBackend::run(const ops::CombineRows& op) {
 }
 
 void CudaBackend::run(const ops::SwiGlu& op) {
+  use_device();
   const int64_t width = op.h.dim(1);
   with_activation(op.h.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
@@ -147,6 +150,7 @@ void CudaBackend::run(const ops::SwiGlu& op) {
 }
 
 void CudaBackend::run(const ops::SwiGluBackward& op) {
+  use_device();
   const int64_t rows = op.dh.dim(0), width = op.dh.dim(1);
   if (rows == 0) return;
   with_activation(op.dh.dtype(), [&](auto t) {

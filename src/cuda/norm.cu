@@ -151,6 +151,7 @@ __global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
 }  // namespace
 
 void CudaBackend::run(const ops::RmsNorm& op) {
+  use_device();
   const int64_t rows = op.x.dim(0), width = op.x.dim(1);
   if (rows == 0) return;
   with_activation(op.x.dtype(), [&](auto t) {
@@ -173,6 +174,7 @@ void CudaBackend::run(const ops::RmsNorm& op) {
 }
 
 void CudaBackend::run(const ops::RmsNormBackward& op) {
+  use_device();
   const int64_t rows = op.x.dim(0), width = op.x.dim(1);
   if (rows == 0) return;
   int64_t count = 0;

@@ -129,6 +129,7 @@ __global__ void __launch_bounds__(kThreads) adamw(Update<S> op) {
 }  // namespace
 
 void CudaBackend::run(const ops::SquaredNorm& op) {
+  use_device();
   auto* partial = scratch().take<double>(kNormBlocks);
   const auto sum = [&](auto t) {
     using T = type_of<decltype(t)>;
@@ -144,6 +145,7 @@ void CudaBackend::run(const ops::SquaredNorm& op) {
 }
 
 void CudaBackend::run(const ops::AdamW& op) {
+  use_device();
   if (op.value.dtype() != Dtype::f32) refuse(op.value.dtype());
   const int64_t count = op.value.numel();
   if (count == 0) return;

@@ -4,16 +4,35 @@
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/status.h"
+#include "ops/format_fp8.h"
+#include "ops/format_nf4.h"
 #include "ops/quantize.h"
 
-// Dequantizing: threads take packs of 16 bytes of y, neighbouring threads neighbouring packs, each
-// four of them, so that enough loads are under way; the codes are read in 1 to 8 bytes a pack and
-// the scales come from the cache. Bound by bandwidth, most of it y's. The grid's second dimension
-// is the groups: blocks of one without rows return at once. Quantizing: a warp a block.
+// Packing and unpacking of fp8 and nf4. Unpacking: a thread writes packs of 16 bytes of y,
+// neighbouring threads neighbouring packs, four of them each, so that enough loads are in flight;
+// it reads 1 to 8 bytes of codes a pack, and the scales come from the cache. Bound by bandwidth,
+// most of it y's. The grid's second dimension is the groups: blocks of a group without rows return
+// at once. Packing: a warp a block of the format.
 namespace mixtral::cuda {
 namespace {
 
-using ops::Quantization;
+enum class Codec { fp8, nf4 };
+
+constexpr ops::WeightFormat format_of(Codec codec) {
+  return codec == Codec::fp8 ? ops::WeightFormat::fp8 : ops::WeightFormat::nf4;
+}
+/// Elements that share a scale.
+template <Codec codec>
+constexpr int kBlockOf = format_of(codec).row().block;
+/// Bytes of the codes of `columns` elements.
+template <Codec codec>
+__host__ __device__ constexpr int64_t code_bytes(int64_t columns) {
+  return codec == Codec::fp8 ? columns : (columns + 1) / 2;
+}
+template <Codec codec>
+__host__ __device__ constexpr int64_t scale_count(int64_t columns) {
+  return (columns + kBlockOf<codec> - 1) / kBlockOf<codec>;
+}
 
 constexpr int kThreads = 256;
 constexpr int kPacks = 4;  // of a thread
@@ -50,14 +69,14 @@ __device__ inline int nearest_level(float t) {
 }
 
 /// The bytes of n codes, read in one access.
-template <Quantization q, int n>
+template <Codec codec, int n>
 struct Codes {
-  static constexpr int kBytes = q == Quantization::fp8 ? n : n / 2;
+  static constexpr int kBytes = codec == Codec::fp8 ? n : n / 2;
   Pack<uint8_t, kBytes> bytes;
 
   /// `levels` are nf4's, in shared memory: one a bank, so that lanes never wait for each other.
   __device__ float value(int i, const float* levels) const {
-    if constexpr (q == Quantization::fp8)
+    if constexpr (codec == Codec::fp8)
       return from_e4m3(bytes.at[i]);
     else
       return levels[bytes.at[i / 2] >> (i % 2 * 4) & 15];
@@ -71,15 +90,15 @@ __device__ inline bool unused(const int32_t* offsets) {
 
 /// Rows are whole packs, and blocks too: n elements share a scale. `whole`: rows are whole blocks,
 /// so that places in y follow from each other without a division. `packs` are those of a group.
-template <Quantization q, class T, int n, bool whole>
+template <Codec codec, class T, int n, bool whole>
 __global__ void __launch_bounds__(kThreads)
     dequantize(const uint8_t* codes, const float* scales, const int32_t* offsets, T* y,
                int64_t packs, int64_t columns) {
   if (unused(offsets)) return;
-  constexpr int64_t kBlock = ops::block_of(q);
-  using Read = Codes<q, n>;
+  constexpr int64_t kBlock = kBlockOf<codec>;
+  using Read = Codes<codec, n>;
   __shared__ float levels[16];
-  if (q == Quantization::nf4) {
+  if (codec == Codec::nf4) {
     if (threadIdx.x < 16) levels[threadIdx.x] = kLevels[threadIdx.x];
     __syncthreads();
   }
@@ -98,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
       scale[k] = __ldg(scales + element / kBlock);
     } else {
       const int64_t row = element / columns, column = element - row * columns;
-      scale[k] = __ldg(scales + row * ops::scale_count(q, columns) + column / kBlock);
+      scale[k] = __ldg(scales + row * scale_count<codec>(columns) + column / kBlock);
     }
   }
 #pragma unroll
@@ -113,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Any shape and alignment: one element at a time of the `count` of a group.
-template <Quantization q, class T>
+template <Codec codec, class T>
 __global__ void __launch_bounds__(kThreads)
     dequantize_each(const uint8_t* codes, const float* scales, const int32_t* offsets, T* y,
                     int64_t count, int64_t columns) {
@@ -122,23 +141,23 @@ __global__ void __launch_bounds__(kThreads)
   int64_t i = blockIdx.y * count + int64_t{blockIdx.x} * kThreads + threadIdx.x;
   for (; i < end; i += stride) {
     const int64_t row = i / columns, column = i - row * columns;
-    const float scale = scales[row * ops::scale_count(q, columns) + column / ops::block_of(q)];
-    const uint8_t* line = codes + row * ops::code_bytes(q, columns);
-    const float value = q == Quantization::fp8 ? from_e4m3(line[column])
-                                               : kLevels[line[column / 2] >> (column % 2 * 4) & 15];
+    const float scale = scales[row * scale_count<codec>(columns) + column / kBlockOf<codec>];
+    const uint8_t* line = codes + row * code_bytes<codec>(columns);
+    const float value = codec == Codec::fp8 ? from_e4m3(line[column])
+                                            : kLevels[line[column / 2] >> (column % 2 * 4) & 15];
     y[i] = narrow<T>(value * scale);
   }
 }
 
 /// A warp takes a block: lane l the columns of the block from l · per on, which in nf4 are the two
 /// of one byte. `n` is `per` where these can be read at once, else 1.
-template <Quantization q, class T, int n>
+template <Codec codec, class T, int n>
 __global__ void __launch_bounds__(kThreads)
     quantize(const T* x, uint8_t* codes, float* scales, int64_t blocks, int64_t columns) {
-  constexpr int kBlock = static_cast<int>(ops::block_of(q));
+  constexpr int kBlock = kBlockOf<codec>;
   constexpr int per = kBlock / kWarp;
   const int lane = threadIdx.x % kWarp;
-  const int64_t in_row = ops::scale_count(q, columns);
+  const int64_t in_row = scale_count<codec>(columns);
   const int64_t warps = int64_t{gridDim.x} * (kThreads / kWarp);
   int64_t block = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   for (; block < blocks; block += warps) {
@@ -162,11 +181,11 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < per; ++i) largest = fmaxf(largest, fabsf(values[i]));
     largest = warp_reduce(largest, Max{});
     float scale = largest;
-    if (q == Quantization::fp8 && largest > 0)
+    if (codec == Codec::fp8 && largest > 0)
       scale = __uint_as_float(ops::fp8_scale_bits(__float_as_uint(largest)));
     if (lane == 0) scales[block] = scale;
-    uint8_t* to = codes + row * ops::code_bytes(q, columns);
-    if constexpr (q == Quantization::fp8) {
+    uint8_t* to = codes + row * code_bytes<codec>(columns);
+    if constexpr (codec == Codec::fp8) {
 #pragma unroll
       for (int i = 0; i < per; ++i)
         if (column + i < columns)
@@ -183,30 +202,42 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+bool has_kernels(const ops::Weight& weight) {
+  return (weight.format == ops::WeightFormat::fp8 || weight.format == ops::WeightFormat::nf4) &&
+         weight.layout == ops::WeightLayout::rows;
+}
+
 /// Calls f with the format as a compile-time constant.
 template <class F>
-void with_format(Quantization quantization, F&& f) {
-  if (quantization == Quantization::fp8)
-    f(std::integral_constant<Quantization, Quantization::fp8>{});
+void with_codec(const ops::Weight& weight, F&& f) {
+  CHECK(has_kernels(weight), "no kernel unpacks this format on a GPU");
+  if (weight.format == ops::WeightFormat::fp8)
+    f(std::integral_constant<Codec, Codec::fp8>{});
   else
-    f(std::integral_constant<Quantization, Quantization::nf4>{});
+    f(std::integral_constant<Codec, Codec::nf4>{});
 }
 
 }  // namespace
 
+bool CudaBackend::has_format(ops::WeightFormat format) const {
+  return format.dense() || format == ops::WeightFormat::fp8 || format == ops::WeightFormat::nf4;
+}
+
 void CudaBackend::run(const ops::Quantize& op) {
-  const int64_t blocks_here = op.scales.numel(), columns = op.x.dim(1);
+  use_device();
+  const int64_t blocks_here = op.weight.scales.numel(), columns = op.x.dim(1);
   if (blocks_here == 0) return;
   const int64_t most = int64_t{processors_} * 64;
   const unsigned grid = blocks(std::min(divide_up(blocks_here, kThreads / kWarp), most));
   with_float(op.x.dtype(), [&](auto x) {
     using T = type_of<decltype(x)>;
-    with_format(op.quantization, [&](auto format) {
-      constexpr Quantization q = format();
-      constexpr int per = static_cast<int>(ops::block_of(q)) / kWarp;
+    with_codec(op.weight, [&](auto constant) {
+      constexpr Codec codec = constant();
+      constexpr int per = kBlockOf<codec> / kWarp;
       with_packs<per>(columns, {op.x}, [&](auto pack) {
-        quantize<q, T, pack()><<<grid, kThreads, 0, stream_>>>(
-            data<T>(op.x), data<uint8_t>(op.codes), data<float>(op.scales), blocks_here, columns);
+        quantize<codec, T, pack()>
+            <<<grid, kThreads, 0, stream_>>>(data<T>(op.x), data<uint8_t>(op.weight.codes),
+                                             data<float>(op.weight.scales), blocks_here, columns);
       });
     });
   });
@@ -214,10 +245,11 @@ void CudaBackend::run(const ops::Quantize& op) {
 }
 
 void CudaBackend::run(const ops::Dequantize& op) {
+  use_device();
   const int64_t columns = op.y.dim(1);
   if (op.y.numel() == 0) return;
-  // The product for dx reads weights in steps of 64 rows, and beyond a group's end multiplies the
-  // next one's by zero: those must be numbers then.
+  // The product for dx reads weights in steps of 64 rows. Beyond a group's end it multiplies the
+  // next group's weights by zero, so those must be numbers.
   const int64_t every = op.offsets ? op.offsets.dim(0) - 1 : 1;
   const int64_t groups = op.y.dim(0) / every % 64 == 0 ? every : 1;
   const int32_t* offsets = groups > 1 ? data<int32_t>(op.offsets) : nullptr;
@@ -225,28 +257,28 @@ void CudaBackend::run(const ops::Dequantize& op) {
   const auto grid = [&](int64_t wide) { return dim3(blocks(wide), static_cast<unsigned>(groups)); };
   with_float(op.y.dtype(), [&](auto y) {
     using T = type_of<decltype(y)>;
-    with_format(op.quantization, [&](auto format) {
-      constexpr Quantization q = format();
+    with_codec(op.weight, [&](auto constant) {
+      constexpr Codec codec = constant();
       constexpr int n = kPackOf<T>;
-      constexpr int bytes = Codes<q, n>::kBytes;
-      const auto* codes = data<uint8_t>(op.codes);
-      const auto* scales = data<float>(op.scales);
+      constexpr int bytes = Codes<codec, n>::kBytes;
+      const auto* codes = data<uint8_t>(op.weight.codes);
+      const auto* scales = data<float>(op.weight.scales);
       // A pack's codes start at a multiple of their bytes, since a row's do.
       const bool aligned = packs(n, columns, {op.y}) &&
                            reinterpret_cast<uintptr_t>(codes) % static_cast<uintptr_t>(bytes) == 0;
       if (!aligned) {
         const int64_t most = int64_t{processors_} * 32;
-        dequantize_each<q, T>
+        dequantize_each<codec, T>
             <<<grid(std::min(divide_up(count, kThreads), most)), kThreads, 0, stream_>>>(
                 codes, scales, offsets, data<T>(op.y), count, columns);
         return;
       }
       const auto run = [&](auto whole) {
-        dequantize<q, T, n, whole()>
+        dequantize<codec, T, n, whole()>
             <<<grid(divide_up(count / n, kThreads * kPacks)), kThreads, 0, stream_>>>(
                 codes, scales, offsets, data<T>(op.y), count / n, columns);
       };
-      if (columns % ops::block_of(q) == 0)
+      if (columns % kBlockOf<codec> == 0)
         run(std::true_type{});
       else
         run(std::false_type{});

@@ -336,6 +336,7 @@ __global__ void __launch_bounds__(256) balance_loss(Balance op) {
 }  // namespace
 
 void CudaBackend::run(const ops::Route& op) {
+  use_device();
   if (op.logits.dtype() != Dtype::f32) refuse(op.logits.dtype());
   const int64_t tokens = op.logits.dim(0);
   const auto experts = static_cast<int>(op.logits.dim(1));
@@ -377,6 +378,7 @@ void CudaBackend::run(const ops::Route& op) {
 }
 
 void CudaBackend::run(const ops::RouteBackward& op) {
+  use_device();
   const int64_t tokens = op.logits.dim(0);
   if (tokens == 0) return;
   route_backward<<<blocks(divide_up(tokens, 128)), 128, 0, stream_>>>(
@@ -388,6 +390,7 @@ void CudaBackend::run(const ops::RouteBackward& op) {
 }
 
 void CudaBackend::run(const ops::RouterStatistics& op) {
+  use_device();
   const int64_t tokens = op.logits.dim(0);
   CHECK(tokens > 0, "statistics of no tokens");
   const auto experts = static_cast<int>(op.logits.dim(1));
@@ -402,6 +405,7 @@ void CudaBackend::run(const ops::RouterStatistics& op) {
 }
 
 void CudaBackend::run(const ops::BalanceLoss& op) {
+  use_device();
   balance_loss<<<1, 256, 0, stream_>>>(Balance{
       data<float>(op.load), data<float>(op.importance), data<float>(op.z), data<float>(op.losses),
       data<float>(op.dprobability), static_cast<int>(op.load.dim(0)),

@@ -324,6 +324,7 @@ __global__ void advance(Turn op) {
 }  // namespace
 
 void CudaBackend::run(const ops::Sample& op) {
+  use_device();
   if (op.logits.dtype() != Dtype::f32) refuse(op.logits.dtype());
   const int64_t sequences = op.logits.dim(0), vocabulary = op.logits.dim(1);
   if (sequences == 0) return;
@@ -341,6 +342,7 @@ void CudaBackend::run(const ops::Sample& op) {
 }
 
 void CudaBackend::run(const ops::Advance& op) {
+  use_device();
   const int64_t sequences = op.drawn.dim(0);
   if (sequences == 0) return;
   advance<<<blocks(divide_up(sequences, 128)), 128, 0, stream_>>>(Turn{

@@ -200,6 +200,7 @@ __global__ void __launch_bounds__(256)
 }  // namespace
 
 void CudaBackend::run(const ops::Embedding& op) {
+  use_device();
   const int64_t width = op.x.dim(1);
   with_weight(op.table.dtype(), [&](auto t) {
     with_activation(op.x.dtype(), [&](auto x) {
@@ -213,6 +214,7 @@ void CudaBackend::run(const ops::Embedding& op) {
 }
 
 void CudaBackend::run(const ops::EmbeddingBackward& op) {
+  use_device();
   const int64_t count = op.dx.dim(0), width = op.dx.dim(1);
   if (count == 0) return;
   Scratch& room = scratch();
@@ -244,6 +246,7 @@ void CudaBackend::run(const ops::EmbeddingBackward& op) {
 }
 
 void CudaBackend::run(const ops::CrossEntropy& op) {
+  use_device();
   const int64_t rows = op.logits.dim(0), width = op.logits.dim(1);
   if (rows == 0) return;
   // Few rows at a time where they are wide, so that the second reading finds them in L2.
@@ -264,6 +267,7 @@ void CudaBackend::run(const ops::CrossEntropy& op) {
 }
 
 void CudaBackend::run(const ops::SegmentSum& op) {
+  use_device();
   if (op.x.dtype() != Dtype::f32) refuse(op.x.dtype());
   if (op.y.dim(0) == 0) return;
   segment_sum<<<blocks(op.y.dim(0)), 256, 0, stream_>>>(

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "nn/layout.h"
+
 namespace mixtral {
 namespace {
 
@@ -168,6 +170,7 @@ void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors)
     for (const Part& part : p.parts) loads.push_back({part.name, &p, &part});
   });
   tensors.refuse_non_finite();
+  nn::use_plain_rows(backend, model.parameters());
   Staging staging;
   nn::PartWriter writer(backend);
   for (const auto& [name, p, only] : loads) {
@@ -181,6 +184,7 @@ void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors)
     }
     backend.synchronize();  // the staging area is used again
   }
+  nn::use_preferred_layouts(backend, model.parameters());
 }
 
 std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::path& directory,

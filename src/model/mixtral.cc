@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "nn/quantized.h"
+#include "nn/linear.h"
 
 namespace mixtral {
 namespace {
@@ -28,13 +28,13 @@ Parameter pack_rows(std::vector<std::pair<std::string, int64_t>> parts, int64_t 
 }
 
 std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
-                                                std::optional<ops::Quantization> quantization) {
-  if (quantization) return std::make_unique<nn::Quantized>(std::move(parameter), *quantization);
-  return std::make_unique<nn::Dense>(std::move(parameter));
+                                                std::optional<ops::WeightFormat> format) {
+  parameter.format = format;
+  return std::make_unique<nn::Linear>(std::move(parameter));
 }
 
 Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
-                 std::optional<ops::Quantization> quantization) {
+                 std::optional<ops::WeightFormat> format) {
   const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const std::string moe = prefix + "block_sparse_moe.";
@@ -54,10 +54,10 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
                                                    {prefix + "self_attn.k_proj.weight", kv},
                                                    {prefix + "self_attn.v_proj.weight", kv}},
                                                   d, Role::projection),
-                                        quantization);
+                                        format);
   block.attention.output = make_projection(
       nn::make_parameter(prefix + "self_attn.o_proj.weight", {d, q}, Role::residual_projection),
-      quantization);
+      format);
 
   Parameter gate_up, down;
   gate_up.shape = {e, 2 * f, d};
@@ -73,12 +73,12 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   }
   Parameter router = nn::make_parameter(moe + "gate.weight", {e, d}, Role::router);
   router.packed_name = prefix + "mlp.gate.weight";
-  auto router_projection = std::make_unique<nn::Dense>(std::move(router));
+  auto router_projection = std::make_unique<nn::Linear>(std::move(router));
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up = make_projection(std::move(gate_up), quantization);
-  block.experts.down = make_projection(std::move(down), quantization);
+  block.experts.gate_up = make_projection(std::move(gate_up), format);
+  block.experts.down = make_projection(std::move(down), format);
   return block;
 }
 
@@ -105,8 +105,8 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   for (int64_t i = 0; i < config.num_layers; ++i)
     blocks_.push_back(make_block(config, i, table, options.quantization));
   head_ = config.tie_embeddings
-              ? std::make_unique<nn::Dense>(embedding_, /*owner=*/false)
-              : std::make_unique<nn::Dense>(nn::make_parameter(
+              ? std::make_unique<nn::Linear>(embedding_, /*owner=*/false)
+              : std::make_unique<nn::Linear>(nn::make_parameter(
                     "lm_head.weight", {config.vocab_size, config.hidden_size}, Role::head));
   const bool whole = options.trained_layers == 0;
   for_each_parameter([&](Parameter& p) {

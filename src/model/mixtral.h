@@ -36,8 +36,9 @@ class Mixtral {
     int64_t trained_layers = 0;  // of a trainable model: only the last so many blocks; 0: all of it
     bool train_router = true;    // of a trainable model: the routers, too
     Dtype rope_frequencies = Dtype::f32;  // see ops::fill_rope_table
-    /// How attention's and the experts' projections are rounded. Such a model is not trainable.
-    std::optional<ops::Quantization> quantization = {};
+    /// The format of attention's and the experts' projections, where it is not `weights`. Such a
+    /// model is not trainable.
+    std::optional<ops::WeightFormat> quantization = {};
     bool planned = false;  // only what it allocates counts: nothing is computed for it
   };
 

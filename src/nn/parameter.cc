@@ -1,9 +1,12 @@
 #include "nn/parameter.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <utility>
 #include <vector>
 
+#include "nn/layout.h"
 #include "tensor/cutter.h"
 
 namespace mixtral::nn {
@@ -14,14 +17,17 @@ constexpr int64_t kAlignment =
 
 int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
 
-Shape rows_of(const Parameter& p, int64_t columns) {
-  return {p.shape.numel() / p.columns(), columns};
-}
-Shape code_shape(const Parameter& p) {
-  return rows_of(p, ops::code_bytes(*p.quantization, p.columns()));
-}
-Shape scale_shape(const Parameter& p) {
-  return rows_of(p, ops::scale_count(*p.quantization, p.columns()));
+/// Throws Error unless the parameter can be kept in its format on the backend.
+void check_format(const Backend& backend, const Parameter& p) {
+  CHECK(!p.trainable, "a parameter in a format of its own cannot be trained");
+  CHECK(p.shape.rank() >= 2, "only matrices have a format of their own");
+  const ops::WeightFormat format = *p.format;
+  if (!backend.has_format(format))
+    throw Error(fmt::format("{}: the device {} cannot unpack weights in the format {}; use the CPU",
+                            p.parts.front().name, backend.name(), format.name()));
+  if (p.columns() % format.unit() != 0)
+    throw Error(fmt::format("{}: a row has {} numbers, but the format {} needs whole blocks of {}",
+                            p.parts.front().name, p.columns(), format.name(), format.unit()));
 }
 
 }  // namespace
@@ -42,7 +48,7 @@ Parameter make_parameter(std::string name, Shape shape, Role role) {
 
 ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, Dtype values,
                                Dtype gradients) {
-  place_quantized(backend, source, values);
+  place_formats(backend, source, values);
   for (const bool trainable : {true, false}) {
     for (const bool decay : {true, false}) {
       auto in_group = [&](const Parameter& p) {
@@ -81,29 +87,35 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
   }
 }
 
-void ParameterStore::place_quantized(Backend& backend, const ParameterSource& source,
-                                     Dtype values) {
+void ParameterStore::place_formats(Backend& backend, const ParameterSource& source, Dtype values) {
   std::vector<Parameter*> waiting;
   source([&](Parameter& p) {
-    if (p.quantization && !p.placed()) waiting.push_back(&p);
+    if (!p.format || p.placed()) return;
+    check_format(backend, p);
+    waiting.push_back(&p);
   });
   if (waiting.empty()) return;
-  auto cut = [&](Cutter cutter) {
+  const auto cut = [&](Cutter cutter) {
+    const auto take = [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); };
     for (Parameter* p : waiting) {
-      CHECK(!p->trainable, "a quantized parameter cannot be trained");
-      p->type = values;
-      p->codes = cutter.take(code_shape(*p), Dtype::u8);
-      p->scales = cutter.take(scale_shape(*p), Dtype::f32);
+      const Shape& s = p->shape;
+      const Shape shape = s.rank() == 3 ? s : Shape{1, s[0], s[1]};
+      const ops::Weight weight = ops::make_weight(shape, *p->format, take);
+      p->type = weight.dense() ? weight.codes.dtype() : values;
+      if (weight.dense())
+        p->value = weight.codes.reshape(s);
+      else
+        p->packed = weight;
     }
     return cutter.size();
   };
-  quantized_bytes_ = cut(Cutter());
-  buffers_.emplace_back(backend, quantized_bytes_);
+  format_bytes_ = cut(Cutter());
+  buffers_.emplace_back(backend, format_bytes_);
   cut(Cutter(buffers_.back().data()));
 }
 
 int64_t ParameterStore::value_bytes() const {
-  int64_t bytes = quantized_bytes_;
+  int64_t bytes = format_bytes_;
   for (const Group& group : groups_) bytes += group.value.bytes();
   return bytes;
 }
@@ -121,7 +133,7 @@ void ParameterStore::zero_gradients(Backend& backend) const {
 
 void PartWriter::write(const Parameter& p, const Parameter::Part& part,
                        const std::function<void(const Tensor&)>& fill) {
-  if (!p.quantization) {
+  if (!p.packed) {
     fill(p.value_of(part));
     return;
   }
@@ -135,12 +147,21 @@ void PartWriter::write(const Parameter& p, const Parameter::Part& part,
   fill(staging_.tensor(part.shape, p.type));
   const int64_t first = part.offset / columns, rows = elements / columns;
   backend_.run(ops::Quantize{.x = staging_.tensor({rows, columns}, p.type),
-                             .codes = p.codes.slice(first, first + rows),
-                             .scales = p.scales.slice(first, first + rows),
-                             .quantization = *p.quantization});
+                             .weight = p.packed.slice_rows(first, first + rows)});
+}
+
+void PartWriter::copy(const Parameter& p, const Parameter::Part& part, const ops::Weight& host) {
+  CHECK(p.packed && host.format == p.packed.format && host.layout == ops::WeightLayout::rows,
+        part.name);
+  const int64_t columns = p.columns(), first = part.offset / columns;
+  CHECK(part.offset % columns == 0 && host.shape.numel() == part.shape.numel(), part.name);
+  const ops::Weight device = p.packed.slice_rows(first, first + host.rows());
+  for (const auto piece : ops::kWeightPieces)
+    if (device.*piece) backend_.upload(host.*piece, device.*piece);
 }
 
 void initialise(Backend& backend, const ParameterSource& source, const Initialisation& how) {
+  use_plain_rows(backend, source);
   PartWriter writer(backend);
   source([&](const Parameter& p) {
     for (const auto& part : p.parts) {
@@ -173,6 +194,7 @@ void initialise(Backend& backend, const ParameterSource& source, const Initialis
       });
     }
   });
+  use_preferred_layouts(backend, source);
 }
 
 }  // namespace mixtral::nn

@@ -32,25 +32,24 @@ struct Parameter {
   std::vector<Part> parts;
   std::string packed_name;  // transformers 5's name of the whole, where it has one; else empty
   bool trainable = true;
-  /// Kept in few bits, rows along the last dimension: `codes` and `scales` in place of `value`,
-  /// which is then empty. Never trained.
-  std::optional<ops::Quantization> quantization;
+  /// The format of a matrix that is kept in another way than the model's other weights. Such a
+  /// parameter is never trained. Dense formats give `value`, others `packed`.
+  std::optional<ops::WeightFormat> format;
 
   // Set by ParameterStore.
-  Dtype type = Dtype::f32;  // of the values, quantized or not
-  Tensor value;
-  Tensor grad;   // empty when frozen
-  Tensor codes;  // as ops::Quantize has them
-  Tensor scales;
+  Dtype type = Dtype::f32;  // of `value`, or of what `packed` is unpacked to
+  Tensor value;             // empty when packed
+  Tensor grad;              // empty when frozen
+  ops::Weight packed;       // in a format that is not dense
 
   int64_t columns() const { return shape[shape.rank() - 1]; }
   bool decays() const { return role != Role::norm; }
-  bool placed() const { return value || codes; }
+  bool placed() const { return value || packed; }
   /// Whether a backward pass writes the whole gradient by one product. (The head's is a sum over
   /// slices of tokens, and may be the embedding's, too.)
   bool one_product() const { return role == Role::projection || role == Role::residual_projection; }
   Tensor value_of(const Part& part) const {
-    CHECK(value, part.name + " is quantized");
+    CHECK(value, part.name + " is not dense");
     return value.view(part.offset, part.shape);
   }
   Tensor grad_of(const Part& part) const {
@@ -81,35 +80,37 @@ class ParameterStore {
   };
 
   /// Lays out every parameter that `source` enumerates and that has no memory yet, and points
-  /// `value` and `grad` into it, or `codes` and `scales`. Values are undefined; gradients of the
-  /// type `gradients` start at 0.
+  /// `value` and `grad` into it, or `packed`. Values are undefined; gradients of the type
+  /// `gradients` start at 0. Throws Error when the backend or a parameter's shape does not go with
+  /// its format.
   ParameterStore(Backend& backend, const ParameterSource& source, Dtype values, Dtype gradients);
 
   const std::vector<Group>& groups() const { return groups_; }
-  /// Codes and scales included.
-  int64_t value_bytes() const;
+  int64_t value_bytes() const;  // of all weights, in whatever format
   int64_t gradient_bytes() const;
   void zero_gradients(Backend& backend) const;
 
  private:
-  void place_quantized(Backend& backend, const ParameterSource& source, Dtype values);
+  void place_formats(Backend& backend, const ParameterSource& source, Dtype values);
 
   std::vector<Buffer> buffers_;
   std::vector<Group> groups_;
-  int64_t quantized_bytes_ = 0;
+  int64_t format_bytes_ = 0;  // of parameters with a format of their own
 };
 
-/// Puts numbers into parameters, a part at a time: into the value, or, of a quantized parameter,
-/// into a tensor of the part's size, which is then rounded into its place. So the device never
-/// holds more than one part in full precision.
+/// Puts numbers into parameters, a part at a time: into the value, or, for a packed parameter, into
+/// a tensor of the part's size, which is then packed into its place. So the device never holds more
+/// than one part in full precision.
 class PartWriter {
  public:
   explicit PartWriter(Backend& backend) : backend_(backend) {}
 
   /// Calls `fill` with a tensor of the part's shape and the parameter's type, and expects it to
-  /// issue what writes there.
+  /// issue what writes there. A packed parameter must be in plain rows (nn/layout.h).
   void write(const Parameter& parameter, const Parameter::Part& part,
              const std::function<void(const Tensor&)>& fill);
+  /// Copies a part that is in the parameter's format already, from ordinary memory.
+  void copy(const Parameter& parameter, const Parameter::Part& part, const ops::Weight& host);
 
  private:
   Backend& backend_;
@@ -118,7 +119,8 @@ class PartWriter {
 
 /// Draws starting values: normal with deviation `deviation` for matrices, the residual outputs
 /// (o_proj and w2) with `residual_deviation`, ones for norms, zeros for LoRA's B. A part's numbers
-/// depend on (seed, its name) alone, not on how it is packed.
+/// depend on (seed, its name) alone, not on how it is packed. Packed weights end in the layout that
+/// the backend prefers.
 struct Initialisation {
   uint64_t seed = 0;
   double deviation = 0.02;

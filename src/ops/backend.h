@@ -24,12 +24,16 @@ class Program {
   virtual void replay() = 0;
 };
 
-/// Backend::slice_elements and Backend::page_tokens of a GPU.
-inline constexpr int64_t kGpuSliceElements = int64_t{1} << 26;
-inline constexpr int64_t kGpuPageTokens = 64;
+enum class DeviceKind : uint8_t { reference, cpu, gpu };
 
 /// A device: its memory, and every op. Work is issued in order and may complete later; copies to
-/// the host and `synchronize` wait for it. One thread at a time may use a backend.
+/// the host and `synchronize` wait for it.
+///
+/// Threads: any thread may call a backend, its Programs and its Buffers, but only one at a time.
+/// The order of the calls is the order of the work. Different threads may use different backends at
+/// the same time, and one thread several in turn, even where they are of one device: none depends
+/// on which backend a thread called last. (A GPU's backend makes its device the thread's current
+/// one whenever it is called.)
 class Backend : public Allocator {
  public:
   struct MemoryInfo {
@@ -41,6 +45,7 @@ class Backend : public Allocator {
 
   virtual std::string name() const = 0;         // "cpu", "ref", "cuda:0"
   virtual std::string description() const = 0;  // the processor, its threads and instruction sets
+  virtual DeviceKind kind() const = 0;
   virtual MemoryInfo memory() const = 0;
 
   /// Elements of an intermediate that is made a slice at a time (the logits of a loss): enough to
@@ -50,6 +55,24 @@ class Backend : public Allocator {
   /// Tokens of a page of the key-value cache that suit the device, a power of two: few, so that
   /// little of a sequence's last page is unused; enough for long reads.
   virtual int64_t page_tokens() const { return 16; }
+  /// Whether weights of a format can be packed and unpacked here (Quantize, Dequantize).
+  virtual bool has_format(ops::WeightFormat) const { return true; }
+  /// Whether run(op) takes the op's weight as it is: its format and layout, with so many rows.
+  /// Dense weights in plain rows are always taken.
+  virtual bool computes_directly(const ops::GroupedMatmul& op) const { return op.weight.dense(); }
+  virtual bool computes_directly(const ops::GroupedMatmulInput& op) const {
+    return op.weight.dense();
+  }
+  virtual bool computes_directly(const ops::GroupedMatmulSwiGlu& op) const {
+    return computes_directly(op.product());
+  }
+  /// The layout in which its kernels want a weight of this format and shape [G, O, I].
+  virtual ops::WeightLayout preferred_layout(ops::WeightFormat, const Shape&) const {
+    return ops::WeightLayout::rows;
+  }
+  /// Bytes of intermediate results that the op needs here beside its operands, where they are many
+  /// enough to be planned. Reads the op's shapes alone.
+  virtual int64_t scratch_bytes(const ops::AttentionBackward&) const { return 0; }
 
   /// Copies between a tensor here and one in ordinary memory, of the same type and element count.
   virtual void upload(const Tensor& host, const Tensor& device) = 0;

@@ -8,14 +8,13 @@ using detail::expect_float;
 using detail::expect_shape;
 
 /// `narrow` is [N, I]; `wide` has N rows and at least begin + O columns; weight is [G, O, I].
-void check_product(const Tensor& narrow, const Tensor& wide, const Tensor& weight,
+void check_product(const Tensor& narrow, const Tensor& wide, const Weight& weight,
                    const Tensor& offsets, int64_t begin) {
-  expect_shape("weight", weight, {-1, -1, -1});
+  expect_weight("weight", weight);
   expect_shape("x", narrow, {-1, weight.dim(2)});
   expect_shape("y", wide, {narrow.dim(0), -1});
   expect_float("x", narrow);
   expect_float("y", wide);
-  expect_float("weight", weight);
   CHECK(begin >= 0 && begin + weight.dim(1) <= wide.dim(1), "columns out of range");
   if (offsets.empty()) {
     CHECK(weight.dim(0) == 1, "several groups need offsets");
@@ -25,7 +24,7 @@ void check_product(const Tensor& narrow, const Tensor& wide, const Tensor& weigh
   }
 }
 
-Cost cost_product(const Tensor& narrow, const Tensor& wide, const Tensor& weight) {
+Cost cost_product(const Tensor& narrow, const Tensor& wide, const Weight& weight) {
   const auto rows = static_cast<double>(narrow.dim(0));
   const auto outputs = static_cast<double>(weight.dim(1));
   const auto inputs = static_cast<double>(weight.dim(2));
@@ -43,6 +42,7 @@ void check(const GroupedMatmulInput& op) {
   check_product(op.dx, op.dy, op.weight, op.offsets, op.dy_begin);
 }
 void check(const GroupedMatmulWeight& op) {
+  expect_shape("dweight", op.dweight, {-1, -1, -1});
   check_product(op.x, op.dy, op.dweight, op.offsets, op.dy_begin);
   expect_dtype("dweight", op.dweight, statistics_dtype(op.x.dtype()));
 }

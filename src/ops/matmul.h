@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/common.h"
+#include "ops/weight.h"
 
 namespace mixtral::ops {
 
@@ -9,15 +10,17 @@ namespace mixtral::ops {
 // its. A column offset lets a product read or write some columns of a wider matrix: the queries of
 // a packed QKV, or the gate half of a packed gate-and-up.
 //
-// Types: x, y, dy, dx are the activations' (f64, f32, bf16); weight may be narrower (f32, bf16, f16
-// beside f32 activations); y may be f32 beside bf16 x (router and vocabulary logits). Each element
-// is one sum over the inner dimension in a fixed order, on ref and cpu whatever the number of rows.
+// Types: x, y, dy, dx are the activations' (f64, f32, bf16); a dense weight may be narrower (f32,
+// bf16, f16 beside f32 activations); y may be f32 beside bf16 x (router and vocabulary logits). A
+// weight in another format is multiplied only where Backend::computes_directly says so; nn::Linear
+// makes it dense elsewhere. Each element is one sum over the inner dimension in a fixed order, on
+// ref and cpu whatever the number of rows.
 
 /// y[r, begin + o] = scale · Σ_i x[r, i] · weight[g(r), o, i]      (+= if accumulate)
 struct GroupedMatmul {
   static constexpr std::string_view kName = "grouped_matmul";
   Tensor x;             // [N, I]
-  Tensor weight;        // [G, O, I]
+  Weight weight;        // [G, O, I]
   Tensor offsets;       // [G+1] i32, or empty when G == 1
   Tensor y;             // [N, Y], Y >= y_begin + O
   int64_t y_begin = 0;  // first column of y that is written
@@ -30,7 +33,7 @@ struct GroupedMatmul {
 struct GroupedMatmulInput {
   static constexpr std::string_view kName = "grouped_matmul_input";
   Tensor dy;             // [N, Y], Y >= dy_begin + O
-  Tensor weight;         // [G, O, I]
+  Weight weight;         // [G, O, I]
   Tensor offsets;        // [G+1] i32, or empty when G == 1
   Tensor dx;             // [N, I]
   int64_t dy_begin = 0;  // first column of dy that is read

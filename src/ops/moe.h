@@ -122,7 +122,7 @@ struct SwiGluBackward {
 struct GroupedMatmulSwiGlu {
   static constexpr std::string_view kName = "grouped_matmul_swiglu";
   Tensor x;                  // [R, I]
-  Tensor weight;             // [G, 2F, I]
+  Weight weight;             // [G, 2F, I]
   Tensor offsets;            // [G+1] i32
   Tensor weights;            // [N, k] statistics
   Tensor source;             // [R] i32

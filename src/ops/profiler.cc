@@ -6,8 +6,11 @@ namespace mixtral {
 namespace ops {
 namespace {
 
-std::string product_name(std::string_view name, const Tensor& weight) {
-  return fmt::format("{} {}x{}x{}", name, weight.dim(0), weight.dim(1), weight.dim(2));
+std::string product_name(std::string_view name, const Weight& weight) {
+  std::string text =
+      fmt::format("{} {}x{}x{}", name, weight.groups(), weight.outputs(), weight.inputs());
+  if (!weight.dense()) text += fmt::format(" {}", weight.format.name());
+  return text;
 }
 
 }  // namespace

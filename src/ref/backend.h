@@ -7,10 +7,11 @@ namespace mixtral::ref {
 /// The oracle: every op as scalar loops that read like its formula, computed in f64 whatever the
 /// tensors' types (results are rounded once, when they are stored). One thread, no tricks. The
 /// other backends are checked against it, and it is checked by finite differences.
-class RefBackend final : public HostBackend {
+class RefBackend : public HostBackend {
  public:
   std::string name() const override { return "ref"; }
   std::string description() const override { return "reference: scalar loops, one thread"; }
+  DeviceKind kind() const override { return DeviceKind::reference; }
 
   void run(const ops::GroupedMatmul&) override;
   void run(const ops::GroupedMatmulInput&) override;

@@ -34,12 +34,13 @@ Range rows_of(const Tensor& offsets, int64_t group, int64_t rows) {
 }  // namespace
 
 void RefBackend::run(const ops::GroupedMatmul& op) {
-  const int64_t groups = op.weight.dim(0), outputs = op.weight.dim(1), inputs = op.weight.dim(2);
+  const Tensor values = op.weight.tensor();
+  const int64_t groups = values.dim(0), outputs = values.dim(1), inputs = values.dim(2);
   const Floats y(op.y);
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
     if (begin == end) continue;
-    const std::vector<double> weight = operand(op.weight[g], op.operands);
+    const std::vector<double> weight = operand(values[g], op.operands);
     const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t o = 0; o < outputs; ++o) {
@@ -55,13 +56,14 @@ void RefBackend::run(const ops::GroupedMatmul& op) {
 }
 
 void RefBackend::run(const ops::GroupedMatmulInput& op) {
-  const int64_t groups = op.weight.dim(0), outputs = op.weight.dim(1), inputs = op.weight.dim(2);
+  const Tensor values = op.weight.tensor();
+  const int64_t groups = values.dim(0), outputs = values.dim(1), inputs = values.dim(2);
   const int64_t columns = op.dy.dim(1);
   const Floats dx(op.dx);
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.dx.dim(0));
     if (begin == end) continue;
-    const std::vector<double> weight = operand(op.weight[g], op.operands);
+    const std::vector<double> weight = operand(values[g], op.operands);
     const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
     for (int64_t r = begin; r < end; ++r) {
       std::vector<double> sum(static_cast<size_t>(inputs), 0.0);

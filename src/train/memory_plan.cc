@@ -8,7 +8,6 @@
 
 #include "model/adapter.h"
 #include "model/kv_cache.h"
-#include "ops/attention_parts.h"
 #include "train/language_model.h"
 
 namespace mixtral {
@@ -93,21 +92,29 @@ int64_t rope_bytes(const Mixtral& model) {
          size_of(ops::statistics_dtype(model.options().compute));
 }
 
-/// The operations' scratch memory on a GPU, where attention's gradient has by far the most.
+/// The operations' scratch memory, where attention's gradient has by far the most.
 int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
   const bool learns = shape.pass == Pass::step || shape.pass == Pass::gradients;
-  if (!is_gpu(planner) || !learns || shape.options.compute != Dtype::bf16) return 0;
-  // Sequences of different lengths, as preference pairs are, take other kernels.
+  if (!learns) return 0;
+  // Preference pairs are sequences of different lengths, though the plan's batch has equal ones.
   if (!shape.full_rows || shape.preference) return 0;
   const ModelConfig& c = shape.config;
   const ops::Heads heads{static_cast<int>(c.num_heads), static_cast<int>(c.num_kv_heads),
                          static_cast<int>(c.head_dim)};
-  return ops::attention_part(heads, shape.rows, shape.context, c.sliding_window).bytes;
+  const int64_t tokens = shape.rows * shape.context;
+  ops::AttentionBackward op;  // of which only shapes are read
+  op.qkv = Tensor(nullptr, {tokens, heads.columns()}, shape.options.compute);
+  op.sequence_starts = Tensor(nullptr, {shape.rows + 1}, Dtype::i32);
+  op.heads = heads;
+  op.window = c.sliding_window;
+  op.longest = shape.context;
+  return planner.scratch_bytes(op);
 }
 
 /// What a GPU's memory holds before anything of this program's.
 void add_opened(MemoryPlan& plan, const Backend& planner) {
-  if (is_gpu(planner)) plan.items.push_back({"driver and other programs", planner.memory().opened});
+  if (planner.kind() == DeviceKind::gpu)
+    plan.items.push_back({"driver and other programs", planner.memory().opened});
 }
 
 }  // namespace
@@ -171,7 +178,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   if (logits > 0) plan.items.push_back({"logits, a slice", logits});
   if (const int64_t scratch = scratch_bytes(planner, shape); scratch > 0)
     plan.items.push_back({"attention's scratch", scratch});
-  if (whole_step && !is_gpu(planner))
+  if (whole_step && planner.kind() != DeviceKind::gpu)
     plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
   add_opened(plan, planner);
   return plan;
@@ -229,10 +236,10 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
   auto try_quantized_base = [&] {
     if ((learns && !shape.adapter) || shape.options.quantization) return false;
     const std::string before = flags;
-    for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
-      smaller.options.quantization = quantization;
+    for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
+      smaller.options.quantization = format;
       flags = before;
-      if (try_change(fmt::format("--quantize-base {}", ops::to_string(quantization)))) return true;
+      if (try_change(fmt::format("--quantize-base {}", format.name()))) return true;
     }
     return false;
   };
@@ -306,9 +313,9 @@ void require_memory(Backend& planner, const InferenceShape& shape,
   if (!shape.options.trainable && !shape.options.quantization && advice.empty() &&
       plan_inference(planner, smaller).bytes_of("weights") > limit) {
     std::string flag;
-    for (const auto quantization : {ops::Quantization::fp8, ops::Quantization::nf4}) {
-      smaller.options.quantization = quantization;
-      flag = fmt::format("--quantize-base {}", ops::to_string(quantization));
+    for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
+      smaller.options.quantization = format;
+      flag = fmt::format("--quantize-base {}", format.name());
       if (try_change(flag)) break;
     }
     flags += " " + flag;

@@ -69,9 +69,6 @@ struct InferenceShape {
 /// Where `options.trainable`, gradients are counted too.
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 
-/// Whether a backend, or what one plans for, is a GPU, beside which a host has memory of its own.
-inline bool is_gpu(const Backend& backend) { return backend.name().starts_with("cuda"); }
-
 /// What a plan may come to: what is available, and what was in use when the device was opened,
 /// which plans count.
 inline int64_t memory_limit(const Backend::MemoryInfo& memory) {

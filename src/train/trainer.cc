@@ -355,7 +355,7 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
 }
 
 int64_t peak_memory(const Backend& backend) {
-  if (is_gpu(backend)) {
+  if (backend.kind() == DeviceKind::gpu) {
     const auto memory = backend.memory();
     return memory.total - memory.available;
   }

@@ -14,7 +14,8 @@ TEST(TrainingMemoryOnACpu, IsRefusedForWhatIsNewAloneNotForWhatTheProgramHoldsAl
   const TrainingShape shape{
       .config = config, .options = {}, .objective = {}, .optimizer = {}, .context = 16};
   const auto backend_with = [](int64_t available) {
-    return PlanningBackend("cpu", {.available = available}, int64_t{1} << 20);
+    return PlanningBackend(PlanningBackend::Device{
+        .name = "cpu", .memory = {.available = available}, .slice_elements = int64_t{1} << 20});
   };
   const PlanningBackend plenty = backend_with(int64_t{1} << 40);
   const int64_t steps = plan_training(*make_planning_backend(&plenty), shape).total();

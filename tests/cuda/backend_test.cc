@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 namespace mixtral {
@@ -140,6 +141,53 @@ TEST_F(CudaBackend, AFailedRecordingLeavesTheDeviceUsable) {
   float value = 0;
   backend_->download(x.slice(0, 1), Tensor(&value, {1}, Dtype::f32));
   EXPECT_EQ(value, 5);
+}
+
+/// Two backends in one process: of two GPUs where there are two, else of one.
+TEST_F(CudaBackend, TwoOfThemWorkInTurnAndFromThreadsOfTheirOwn) {
+  const auto other = cuda::make_backend(cuda::device_count() > 1 ? 1 : 0);
+  const int64_t rows = 64, width = 256, steps = 200;
+  struct Work {
+    Backend& backend;
+    Buffer buffer;
+    Tensor x, weight, y;
+    std::vector<float> result;
+    Work(Backend& b) : backend(b), buffer(b, (2 * rows + width) * width * 4) {
+      const Tensor all = buffer.tensor({2 * rows + width, width}, Dtype::f32);
+      x = all.slice(0, rows), y = all.slice(rows, 2 * rows);
+      weight = all.slice(2 * rows, 2 * rows + width);
+      backend.run(ops::RandomNormal{.x = x, .seed = 1});
+      backend.run(ops::RandomNormal{.x = weight, .seed = 2, .deviation = 0.1});
+    }
+    void step() {
+      backend.run(ops::GroupedMatmul{.x = x, .weight = weight, .offsets = {}, .y = y});
+      backend.run(ops::AddScaled{.x = y, .y = x, .scale = 0.01});
+    }
+    void read() {
+      result.resize(static_cast<size_t>(x.numel()));
+      backend.download(x, Tensor(result.data(), x.shape(), Dtype::f32));
+    }
+  };
+  Work alone(*backend_);
+  for (int i = 0; i < steps; ++i) alone.step();
+  alone.read();
+
+  Work first(*backend_), second(*other);  // one thread, in turn
+  for (int i = 0; i < steps; ++i) first.step(), second.step();
+  first.read(), second.read();
+  EXPECT_EQ(first.result, alone.result);
+  EXPECT_EQ(second.result, alone.result);
+
+  Work third(*backend_), fourth(*other);  // a thread each, which did not open the backend
+  const auto run = [&](Work& work) {
+    const auto program = work.backend.record([&] { work.step(); });
+    for (int i = 1; i < steps; ++i) program->replay();
+    work.read();
+  };
+  std::thread a([&] { run(third); }), b([&] { run(fourth); });
+  a.join(), b.join();
+  EXPECT_EQ(third.result, alone.result);
+  EXPECT_EQ(fourth.result, alone.result);
 }
 
 }  // namespace

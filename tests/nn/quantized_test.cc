@@ -1,29 +1,35 @@
-// Weights in few bits: how far rounding goes, and that a projection of them is the dense projection
-// of the rounded weight.
-#include "nn/quantized.h"
-
+// Weights in every format that is not dense: how far rounding goes, and that a projection of them
+// is the dense projection of the rounded weight.
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <tuple>
 
 #include "backends/registry.h"
 #include "base/random.h"
+#include "nn/layout.h"
+#include "nn/linear.h"
 #include "nn/lora.h"
+#include "ops/format_nf4.h"
+#include "ref/backend.h"
+#include "tests/support/toy_formats.h"
 
 namespace mixtral::nn {
 namespace {
 
-using ops::Quantization;
+using ops::WeightFormat;
+using ::testing::HasSubstr;
 
 constexpr uint64_t kSeed = 31;
 
 struct Case {
   std::string device;
-  Quantization quantization;
+  WeightFormat format;
   friend void PrintTo(const Case& c, std::ostream* out) {
-    *out << c.device << " " << ops::to_string(c.quantization);
+    *out << c.device << " " << c.format.name();
   }
 };
 
@@ -50,6 +56,11 @@ class QuantizedWeights : public ::testing::TestWithParam<Case> {
     backend_->download(device, Tensor(values.data(), device.shape(), device.dtype()));
     return values;
   }
+  /// At least `columns`, in whole blocks where the format needs them.
+  static int64_t fitting(int64_t columns) {
+    const int64_t unit = GetParam().format.unit();
+    return (columns + unit - 1) / unit * unit;
+  }
   static std::vector<float> normal(int64_t count, double deviation, uint64_t stream) {
     RandomStream random(kSeed, stream);
     std::vector<float> values;
@@ -58,20 +69,17 @@ class QuantizedWeights : public ::testing::TestWithParam<Case> {
     return values;
   }
 
-  struct Rounded {
-    Tensor codes, scales;
-  };
-  Rounded quantize(const Tensor& x) {
-    const Quantization q = GetParam().quantization;
-    const Rounded r{arena_->allocate({x.dim(0), ops::code_bytes(q, x.dim(1))}, Dtype::u8),
-                    arena_->allocate({x.dim(0), ops::scale_count(q, x.dim(1))}, Dtype::f32)};
-    ctx_->run(ops::Quantize{.x = x, .codes = r.codes, .scales = r.scales, .quantization = q});
-    return r;
+  /// x [R, I] as one group's weight, or as G groups'.
+  ops::Weight quantize(const Tensor& x, int64_t groups = 1) {
+    const ops::Weight weight =
+        ops::make_weight({groups, x.dim(0) / groups, x.dim(1)}, GetParam().format,
+                         [&](Shape shape, Dtype dtype) { return arena_->allocate(shape, dtype); });
+    ctx_->run(ops::Quantize{.x = x, .weight = weight});
+    return weight;
   }
-  Tensor dequantize(const Rounded& r, Shape shape, Dtype type) {
-    const Tensor y = arena_->allocate(shape, type);
-    ctx_->run(ops::Dequantize{
-        .codes = r.codes, .scales = r.scales, .y = y, .quantization = GetParam().quantization});
+  Tensor dequantize(const ops::Weight& weight, Dtype type) {
+    const Tensor y = arena_->allocate({weight.rows(), weight.inputs()}, type);
+    ctx_->run(ops::Dequantize{.weight = weight, .y = y});
     return y;
   }
 
@@ -80,21 +88,24 @@ class QuantizedWeights : public ::testing::TestWithParam<Case> {
   std::unique_ptr<Context> ctx_;
 };
 
-TEST_P(QuantizedWeights, AreTheNearestThereAre) {
+/// The formats whose rounding is known number by number.
+class NearestWeights : public QuantizedWeights {};
+
+TEST_P(NearestWeights, AreTheNearestThereAre) {
   const Shape shape{6, 300};
   const auto x = normal(shape.numel(), 0.02, 1);
-  const Rounded rounded = quantize(upload(x, shape));
-  const auto y = download(dequantize(rounded, shape, Dtype::f32));
+  const ops::Weight rounded = quantize(upload(x, shape));
+  const auto y = download(dequantize(rounded, Dtype::f32));
   const auto scales = download(rounded.scales);
-  const Quantization q = GetParam().quantization;
+  const WeightFormat format = GetParam().format;
   for (int64_t i = 0; i < shape.numel(); ++i) {
     const auto at = static_cast<size_t>(i);
-    const int64_t row = i / shape[1], block = i % shape[1] / ops::block_of(q);
-    const auto scale = static_cast<double>(
-        scales[static_cast<size_t>(row * ops::scale_count(q, shape[1]) + block)]);
+    const int64_t row = i / shape[1], block = i % shape[1] / format.row().block;
+    const auto scale =
+        static_cast<double>(scales[static_cast<size_t>(row * format.scales(shape[1]) + block)]);
     const auto value = static_cast<double>(x[at]);
     const double error = std::abs(static_cast<double>(y[at]) - value);
-    if (q == Quantization::fp8) {
+    if (format == WeightFormat::fp8) {
       // Half a step of 3 fraction bits, or of the subnormals.
       EXPECT_LE(error, std::max(std::abs(value) / 16, scale / 1024)) << i;
     } else {
@@ -104,14 +115,14 @@ TEST_P(QuantizedWeights, AreTheNearestThereAre) {
   }
 }
 
-TEST_P(QuantizedWeights, KeepWhatIsAlreadyRounded) {
+TEST_P(NearestWeights, KeepWhatIsAlreadyRounded) {
   for (const Dtype type : {Dtype::f32, Dtype::bf16}) {
     const Shape shape{5, 200};
-    const Rounded once = quantize(upload(normal(shape.numel(), 0.3, 2), shape));
-    const Rounded twice = quantize(dequantize(once, shape, type));
+    const ops::Weight once = quantize(upload(normal(shape.numel(), 0.3, 2), shape));
+    const ops::Weight twice = quantize(dequantize(once, type));
     EXPECT_EQ(download<uint8_t>(once.codes), download<uint8_t>(twice.codes)) << to_string(type);
     // nf4's scale is any number, which bf16 rounds; fp8's is a power of two.
-    const bool exact = type == Dtype::f32 || GetParam().quantization == Quantization::fp8;
+    const bool exact = type == Dtype::f32 || GetParam().format == WeightFormat::fp8;
     if (exact) {
       EXPECT_EQ(download(once.scales), download(twice.scales)) << to_string(type);
     }
@@ -121,19 +132,15 @@ TEST_P(QuantizedWeights, KeepWhatIsAlreadyRounded) {
 TEST_P(QuantizedWeights, ComeBackForEveryGroupThatHasRows) {
   // A GPU leaves a group without rows out where its weights are whole steps of 64 rows.
   for (const int64_t outputs : {5, 64}) {
-    const int64_t groups = 3, columns = 200;
+    const int64_t groups = 3, columns = fitting(200);
     const Shape shape{groups * outputs, columns};
-    const Rounded rounded = quantize(upload(normal(shape.numel(), 0.3, 2), shape));
-    const auto whole = download(dequantize(rounded, shape, Dtype::f32));
+    const ops::Weight rounded = quantize(upload(normal(shape.numel(), 0.3, 2), shape), groups);
+    const auto whole = download(dequantize(rounded, Dtype::f32));
     std::vector<int32_t> starts{0, 2, 2, 7};
     const Tensor offsets = arena_->allocate({groups + 1}, Dtype::i32);
     backend_->upload(Tensor(std::span(starts)), offsets);
     const Tensor y = upload(std::vector<float>(static_cast<size_t>(shape.numel()), -9), shape);
-    ctx_->run(ops::Dequantize{.codes = rounded.codes,
-                              .scales = rounded.scales,
-                              .y = y,
-                              .quantization = GetParam().quantization,
-                              .offsets = offsets});
+    ctx_->run(ops::Dequantize{.weight = rounded, .y = y, .offsets = offsets});
     const auto some = download(y);
     for (const int64_t group : {0, 2})
       for (int64_t i = group * outputs * columns; i < (group + 1) * outputs * columns; ++i)
@@ -147,7 +154,7 @@ TEST_P(QuantizedWeights, MayBeAbsentForAGroupWithoutRowsBesideOthers) {
   for (const int64_t outputs : {40, 64, 128}) {
     const int64_t groups = 3, columns = 64, rows = 48;
     const Shape shape{groups * outputs, columns};
-    const Rounded rounded = quantize(upload(normal(shape.numel(), 0.3, 2), shape));
+    const ops::Weight rounded = quantize(upload(normal(shape.numel(), 0.3, 2), shape), groups);
     std::vector<int32_t> starts{0, 24, 24, 48};
     const Tensor offsets = arena_->allocate({groups + 1}, Dtype::i32);
     backend_->upload(Tensor(std::span(starts)), offsets);
@@ -161,11 +168,8 @@ TEST_P(QuantizedWeights, MayBeAbsentForAGroupWithoutRowsBesideOthers) {
     for (const bool sparing : {false, true}) {
       const std::vector<float> stale(static_cast<size_t>(shape.numel()), std::nanf(""));
       const Tensor weight = converted(upload(stale, shape), type);
-      ctx_->run(ops::Dequantize{.codes = rounded.codes,
-                                .scales = rounded.scales,
-                                .y = weight,
-                                .quantization = GetParam().quantization,
-                                .offsets = sparing ? offsets : Tensor()});
+      ctx_->run(
+          ops::Dequantize{.weight = rounded, .y = weight, .offsets = sparing ? offsets : Tensor()});
       const Tensor dx = arena_->allocate({rows, columns}, type);
       ctx_->run(ops::GroupedMatmulInput{.dy = dy,
                                         .weight = weight.reshape({groups, outputs, columns}),
@@ -181,41 +185,72 @@ TEST_P(QuantizedWeights, DoNotDependOnHowAParameterIsPacked) {
   auto parameter = [](const std::vector<std::string>& names, int64_t rows, int64_t columns) {
     Parameter p;
     p.shape = {static_cast<int64_t>(names.size()) * rows, columns};
+    p.format = GetParam().format;
     for (size_t i = 0; i < names.size(); ++i)
       p.parts.push_back({names[i], static_cast<int64_t>(i) * rows * columns, {rows, columns}});
     return p;
   };
-  const Quantization q = GetParam().quantization;
-  Quantized packed(parameter({"a", "b"}, 3, 100), q);
-  Quantized first(parameter({"a"}, 3, 100), q), second(parameter({"b"}, 3, 100), q);
+  const int64_t columns = fitting(100);
+  Linear packed(parameter({"a", "b"}, 3, columns));
+  Linear first(parameter({"a"}, 3, columns)), second(parameter({"b"}, 3, columns));
   const ParameterSource source = [&](const ParameterVisitor& visit) {
-    for (Quantized* each : {&packed, &first, &second}) each->for_each_parameter(visit);
+    for (Linear* each : {&packed, &first, &second}) each->for_each_parameter(visit);
   };
   const ParameterStore store(*backend_, source, Dtype::f32, Dtype::f32);
   initialise(*backend_, source, {.seed = 3});
-  std::vector<std::vector<uint8_t>> codes;
-  std::vector<std::vector<float>> scales;
-  source([&](const Parameter& p) {
-    codes.push_back(download<uint8_t>(p.codes));
-    scales.push_back(download(p.scales));
-  });
-  codes[1].insert(codes[1].end(), codes[2].begin(), codes[2].end());
-  scales[1].insert(scales[1].end(), scales[2].begin(), scales[2].end());
-  EXPECT_EQ(codes[0], codes[1]);
-  EXPECT_EQ(scales[0], scales[1]);
+  for (const auto piece : ops::kWeightPieces) {
+    std::vector<std::vector<uint8_t>> bytes;
+    source([&](const Parameter& p) {
+      const Tensor& device = p.packed.*piece;
+      auto& own = bytes.emplace_back(static_cast<size_t>(device.bytes()));
+      if (device) backend_->download(device, Tensor(own.data(), device.shape(), device.dtype()));
+    });
+    bytes[1].insert(bytes[1].end(), bytes[2].begin(), bytes[2].end());
+    EXPECT_EQ(bytes[0], bytes[1]);
+  }
+}
+
+TEST_P(QuantizedWeights, AreCopiedAsTheyAreFromTheirBytes) {
+  const int64_t columns = fitting(100);
+  Parameter p = make_parameter("a", {2, 3, columns}, Role::projection);
+  p.parts = {{"first", 0, {3, columns}}, {"second", 3 * columns, {3, columns}}};
+  p.format = GetParam().format;
+  Linear drawn(p), copied(p);
+  const ParameterSource source = [&](const ParameterVisitor& visit) {
+    drawn.for_each_parameter(visit);
+    copied.for_each_parameter(visit);
+  };
+  const ParameterStore store(*backend_, source, Dtype::f32, Dtype::f32);
+  initialise(*backend_, [&](const auto& visit) { drawn.for_each_parameter(visit); }, {.seed = 3});
+  PartWriter writer(*backend_);
+  for (const auto& part : p.parts) {
+    std::vector<std::vector<uint8_t>> room;
+    ops::Weight host = ops::make_weight({1, 3, columns}, *p.format, [&](Shape shape, Dtype dtype) {
+      room.emplace_back(static_cast<size_t>(shape.numel() * size_of(dtype)));
+      return Tensor(room.back().data(), shape, dtype);
+    });
+    const int64_t first = part.offset / columns;
+    const ops::Weight device = drawn.parameter().packed.slice_rows(first, first + 3);
+    for (const auto piece : ops::kWeightPieces)
+      if (device.*piece) backend_->download(device.*piece, host.*piece);
+    writer.copy(copied.parameter(), part, host);
+    backend_->synchronize();
+  }
+  EXPECT_EQ(download(dequantize(copied.parameter().packed, Dtype::f32)),
+            download(dequantize(drawn.parameter().packed, Dtype::f32)));
 }
 
 /// A dense projection with the weight that a quantized one stands for, on its own and under LoRA.
 TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
-  const int64_t groups = 3, outputs = 40, inputs = 136, rows = 17, rank = 4;
+  const int64_t groups = 3, outputs = 40, inputs = fitting(136), rows = 17, rank = 4;
   const Shape shape{groups, outputs, inputs};
-  Quantized* quantized = nullptr;
-  auto make = [&](bool dense) -> std::unique_ptr<Projection> {
+  Linear* quantized = nullptr;
+  auto make = [&](bool dense) {
     Parameter weight = make_parameter("weight", shape, Role::projection);
     weight.trainable = false;
-    if (dense) return std::make_unique<Dense>(std::move(weight));
-    auto made = std::make_unique<Quantized>(std::move(weight), GetParam().quantization);
-    quantized = made.get();
+    if (!dense) weight.format = GetParam().format;
+    auto made = std::make_unique<Linear>(std::move(weight));
+    if (!dense) quantized = made.get();
     return made;
   };
   auto wrap = [&](std::unique_ptr<Projection> base) {
@@ -234,10 +269,7 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
   EXPECT_TRUE(rounded.base().plain_weight().empty());
   const Tensor weight = dense.base().plain_weight();
   quantized->for_each_parameter([&](const Parameter& p) {
-    ctx_->run(ops::Dequantize{.codes = p.codes,
-                              .scales = p.scales,
-                              .y = weight.reshape({groups * outputs, inputs}),
-                              .quantization = *p.quantization});
+    ctx_->run(ops::Dequantize{.weight = p.packed, .y = weight.reshape({groups * outputs, inputs})});
   });
 
   std::vector<int32_t> starts{0, 5, 5, 17};
@@ -301,14 +333,144 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
   EXPECT_EQ(results[0], results[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, QuantizedWeights,
-    ::testing::Values(Case{"ref", Quantization::fp8}, Case{"ref", Quantization::nf4},
-                      Case{"cpu", Quantization::fp8}, Case{"cpu", Quantization::nf4},
-                      Case{"cuda", Quantization::fp8}, Case{"cuda", Quantization::nf4}),
-    [](const auto& tested) {
-      return fmt::format("{}_{}", tested.param.device, ops::to_string(tested.param.quantization));
-    });
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const char* device : {"ref", "cpu"})
+    for (const WeightFormat format : mixtral::testing::packed_formats())
+      all.push_back({device, format});
+  for (const WeightFormat format : {WeightFormat::fp8, WeightFormat::nf4})
+    all.push_back({"cuda", format});
+  return all;
+}
+std::vector<Case> nearest_cases() {
+  std::vector<Case> all;
+  for (const char* device : {"ref", "cpu", "cuda"})
+    for (const WeightFormat format : {WeightFormat::fp8, WeightFormat::nf4})
+      all.push_back({device, format});
+  return all;
+}
+std::string name_of(const ::testing::TestParamInfo<Case>& tested) {
+  return fmt::format("{}_{}", tested.param.device, tested.param.format.name());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, QuantizedWeights, ::testing::ValuesIn(cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(All, NearestWeights, ::testing::ValuesIn(nearest_cases()), name_of);
+
+TEST(WeightsInAFormat, AreRefusedByNameWhereTheyCannotBe) {
+  class Refuses final : public ref::RefBackend {
+   public:
+    std::string name() const override { return "other"; }
+    bool has_format(WeightFormat format) const override { return format != WeightFormat::nf4; }
+  } backend;
+  const auto message = [&](WeightFormat format, int64_t columns) -> std::string {
+    Parameter p = make_parameter("layer.weight", {4, columns}, Role::projection);
+    p.format = format;
+    Linear linear(std::move(p));
+    try {
+      ParameterStore(
+          backend, [&](const auto& visit) { linear.for_each_parameter(visit); }, Dtype::f32,
+          Dtype::f32);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message(WeightFormat::fp8, 100), "");
+  EXPECT_THAT(message(WeightFormat::nf4, 100),
+              ::testing::AllOf(HasSubstr("layer.weight"), HasSubstr("nf4"), HasSubstr("other")));
+  EXPECT_THAT(message(WeightFormat(mixtral::testing::kToy6), 100),
+              ::testing::AllOf(HasSubstr("layer.weight"), HasSubstr("100"), HasSubstr("32")));
+}
+
+TEST(WeightsInAFormat, OfADenseTypeHaveThatTypeBesideOthers) {
+  ref::RefBackend backend;
+  Parameter p = make_parameter("a", {4, 6}, Role::projection);
+  p.format = WeightFormat::f16;
+  Linear half(std::move(p)), whole(make_parameter("b", {4, 6}, Role::projection));
+  const ParameterStore store(
+      backend,
+      [&](const auto& visit) {
+        half.for_each_parameter(visit);
+        whole.for_each_parameter(visit);
+      },
+      Dtype::f32, Dtype::f32);
+  EXPECT_EQ(half.parameter().value.dtype(), Dtype::f16);
+  EXPECT_EQ(half.parameter().type, Dtype::f16);
+  EXPECT_FALSE(half.parameter().grad);
+  EXPECT_EQ(whole.parameter().value.dtype(), Dtype::f32);
+  EXPECT_EQ(half.plain_weight().shape(), (Shape{1, 4, 6}));
+}
+
+/// A backend that wants eight rows side by side, and multiplies by them as they are in products of
+/// few rows.
+class Interleaving final : public ref::RefBackend {
+ public:
+  ops::WeightLayout preferred_layout(WeightFormat format, const Shape& shape) const override {
+    return ops::has_layout(format, shape, ops::WeightLayout::interleaved8)
+               ? ops::WeightLayout::interleaved8
+               : ops::WeightLayout::rows;
+  }
+  bool computes_directly(const ops::GroupedMatmul& op) const override {
+    return op.weight.dense() ||
+           (op.weight.layout == ops::WeightLayout::interleaved8 && op.x.dim(0) <= 2);
+  }
+  using ref::RefBackend::run;
+  void run(const ops::GroupedMatmul& op) override {
+    if (op.weight.dense()) return ref::RefBackend::run(op);
+    ++direct;
+    std::vector<float> values(static_cast<size_t>(op.weight.rows() * op.weight.inputs()));
+    for (int64_t row = 0; row < op.weight.rows(); ++row)
+      ops::unpack_row(op.weight, row,
+                      std::span(values).subspan(static_cast<size_t>(row * op.weight.inputs()),
+                                                static_cast<size_t>(op.weight.inputs())));
+    ops::GroupedMatmul dense = op;
+    dense.weight = Tensor(values.data(), op.weight.shape, Dtype::f32);
+    ref::RefBackend::run(dense);
+  }
+  int direct = 0;
+};
+
+TEST(WeightLayouts, ThatABackendPrefersAreMadeOnceAndUndoneExactly) {
+  for (const WeightFormat format : mixtral::testing::packed_formats()) {
+    Interleaving backend;
+    ref::RefBackend plain;
+    Arena arena(backend), plain_arena(plain);
+    Context ctx(backend, arena, Dtype::f32), plain_ctx(plain, plain_arena, Dtype::f32);
+    Parameter p = make_parameter("a", {16, 160}, Role::projection);
+    p.format = format;
+    Linear mixed(p), rows(p);
+    const ParameterSource mixed_source = [&](const auto& v) { mixed.for_each_parameter(v); };
+    const ParameterSource rows_source = [&](const auto& v) { rows.for_each_parameter(v); };
+    const ParameterStore mixed_store(backend, mixed_source, Dtype::f32, Dtype::f32);
+    const ParameterStore rows_store(plain, rows_source, Dtype::f32, Dtype::f32);
+    for (int time = 0; time < 2; ++time) {  // drawn again, over weights in the other layout
+      initialise(backend, mixed_source, {.seed = 7});
+      initialise(plain, rows_source, {.seed = 7});
+      const bool interleaved =
+          ops::has_layout(format, {1, 16, 160}, ops::WeightLayout::interleaved8);
+      EXPECT_EQ(mixed.parameter().packed.layout == ops::WeightLayout::interleaved8, interleaved);
+      for (const int64_t count : {2, 5}) {
+        std::vector<float> x(static_cast<size_t>(count * 160)), y(static_cast<size_t>(count * 16));
+        for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 13) - 6;
+        std::vector<float> expected = y;
+        const Tensor input(x.data(), {count, 160}, Dtype::f32);
+        backend.direct = 0;
+        mixed.forward(ctx, input, {}, Tensor(y.data(), {count, 16}, Dtype::f32));
+        EXPECT_EQ(backend.direct, interleaved && count == 2 ? 1 : 0) << format.name();
+        rows.forward(plain_ctx, input, {}, Tensor(expected.data(), {count, 16}, Dtype::f32));
+        EXPECT_EQ(y, expected) << format.name();
+      }
+    }
+    use_plain_rows(backend, mixed_source);
+    for (const auto piece : ops::kWeightPieces) {
+      const Tensor &a = mixed.parameter().packed.*piece, &b = rows.parameter().packed.*piece;
+      ASSERT_EQ(a.bytes(), b.bytes());
+      if (a) {
+        EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())), 0);
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace mixtral::nn

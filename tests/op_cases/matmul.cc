@@ -249,11 +249,11 @@ void input_gradient(Rig& rig, const Product& p) {
 void weight_gradient(Rig& rig, const Product& p, bool accumulate) {
   const auto y = make_forward(rig, p);
   const Tensor dy = rig.input("dy", y.y.shape(), wide_dtype(rig, p));
-  const Tensor dweight = accumulate ? rig.updated("dweight", y.weight.shape(), rig.statistics())
-                                    : rig.output("dweight", y.weight.shape(), rig.statistics());
+  const Tensor dweight = accumulate ? rig.updated("dweight", y.weight.shape, rig.statistics())
+                                    : rig.output("dweight", y.weight.shape, rig.statistics());
   if (!p.benchmark) rig.prepare(y);
   rig.loss(y.y, dy);
-  rig.gradient(y.weight, dweight, accumulate);
+  rig.gradient(y.weight.tensor(), dweight, accumulate);
   rig.set_inner(p.total());
   rig.run(ops::GroupedMatmulWeight{.dy = dy,
                                    .x = y.x,

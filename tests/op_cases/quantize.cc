@@ -2,42 +2,49 @@
 
 #include <fmt/format.h>
 
+#include "ops/format_nf4.h"
 #include "tests/op_cases.h"
 
 namespace mixtral::test {
 namespace {
 
-using ops::Quantization;
+using ops::FormatKind;
+using ops::FormatRow;
+using ops::Weight;
+using ops::WeightFormat;
 
 const std::vector<Dtype> kFloats{Dtype::f64, Dtype::f32, Dtype::bf16};
 
-Shape code_shape(Quantization q, int64_t rows, int64_t columns) {
-  return {rows, ops::code_bytes(q, columns)};
-}
-Shape scale_shape(Quantization q, int64_t rows, int64_t columns) {
-  return {rows, ops::scale_count(q, columns)};
+enum class Written { by_the_op, before };
+
+/// A weight of `rows` rows whose pieces are outputs, or prepared.
+Weight weight(Rig& rig, WeightFormat format, int64_t rows, int64_t columns, Written written) {
+  int piece = 0;
+  return ops::make_weight({1, rows, columns}, format, [&](Shape shape, Dtype dtype) {
+    const std::string name = fmt::format("piece {}", piece++);
+    return written == Written::by_the_op ? rig.output(name, shape, dtype)
+                                         : rig.prepared(name, shape, dtype);
+  });
 }
 
-OpCase quantize(const std::string& name, Quantization q, int64_t rows, int64_t columns,
+OpCase quantize(const std::string& name, WeightFormat format, int64_t rows, int64_t columns,
                 Spread spread = {0.02}, std::vector<Dtype> dtypes = kFloats,
                 bool benchmark = false) {
-  return {fmt::format("Quantize_{}_{}", to_string(q), name),
-          [=](Rig& rig) {
-            rig.run(ops::Quantize{
-                .x = rig.input("x", {rows, columns}, spread),
-                .codes = rig.output("codes", code_shape(q, rows, columns), Dtype::u8),
-                .scales = rig.output("scales", scale_shape(q, rows, columns), Dtype::f32),
-                .quantization = q});
-          },
-          std::move(dtypes), benchmark};
+  return {
+      fmt::format("Quantize_{}_{}", format.name(), name),
+      [=](Rig& rig) {
+        rig.run(ops::Quantize{.x = rig.input("x", {rows, columns}, spread),
+                              .weight = weight(rig, format, rows, columns, Written::by_the_op)});
+      },
+      std::move(dtypes), benchmark};
 }
 
 /// Values where rounding is decided: zeros of both signs, halves between codes, a block of nothing,
 /// one of numbers too small for a normal scale.
-OpCase quantize_edges(Quantization q) {
-  return {fmt::format("Quantize_{}_edges", to_string(q)),
+OpCase quantize_edges(WeightFormat format) {
+  return {fmt::format("Quantize_{}_edges", format.name()),
           [=](Rig& rig) {
-            const int64_t block = ops::block_of(q), columns = 4 * block + 5;
+            const int64_t block = format.row().block, columns = 4 * block + 5;
             std::vector<double> values(static_cast<size_t>(columns), 0.0);
             auto at = [&](int64_t i) -> double& { return values[static_cast<size_t>(i)]; };
             for (int64_t i = 0; i < block; ++i) at(i) = (static_cast<double>(i) - 20) / 16;
@@ -51,50 +58,47 @@ OpCase quantize_edges(Quantization q) {
             for (int64_t i = 3 * block; i < 4 * block; ++i)
               at(i) = i % 2 == 0 ? 0x1p-140 : -0x1p-141;
             for (int64_t i = 4 * block; i < columns; ++i) at(i) = i % 2 == 0 ? 449.0 : -0x1p120;
-            rig.run(ops::Quantize{
-                .x = rig.values("x", {1, columns}, rig.dtype(), values),
-                .codes = rig.output("codes", code_shape(q, 1, columns), Dtype::u8),
-                .scales = rig.output("scales", scale_shape(q, 1, columns), Dtype::f32),
-                .quantization = q});
+            rig.run(ops::Quantize{.x = rig.values("x", {1, columns}, rig.dtype(), values),
+                                  .weight = weight(rig, format, 1, columns, Written::by_the_op)});
           },
           kFloats};
 }
 
-OpCase dequantize(const std::string& name, Quantization q, int64_t rows, int64_t columns, Dtype to,
-                  bool benchmark = false) {
-  return {fmt::format("Dequantize_{}_{}_to_{}", to_string(q), name, to_string(to)),
-          [=](Rig& rig) {
-            ops::Quantize prepare{
-                .x = rig.input("x", {rows, columns}, Dtype::f32, {0.02}),
-                .codes = rig.prepared("codes", code_shape(q, rows, columns), Dtype::u8),
-                .scales = rig.prepared("scales", scale_shape(q, rows, columns), Dtype::f32),
-                .quantization = q};
-            rig.prepare(prepare);
-            rig.run(ops::Dequantize{.codes = prepare.codes,
-                                    .scales = prepare.scales,
-                                    .y = rig.output("y", {rows, columns}, to),
-                                    .quantization = q});
-          },
-          {to == Dtype::f64 ? Dtype::f64 : Dtype::f32},
-          benchmark};
+OpCase dequantize(const std::string& name, WeightFormat format, int64_t rows, int64_t columns,
+                  Dtype to, bool benchmark = false) {
+  return {
+      fmt::format("Dequantize_{}_{}_to_{}", format.name(), name, to_string(to)),
+      [=](Rig& rig) {
+        const ops::Quantize prepare{.x = rig.input("x", {rows, columns}, Dtype::f32, {0.02}),
+                                    .weight = weight(rig, format, rows, columns, Written::before)};
+        rig.prepare(prepare);
+        rig.run(
+            ops::Dequantize{.weight = prepare.weight, .y = rig.output("y", {rows, columns}, to)});
+      },
+      {to == Dtype::f64 ? Dtype::f64 : Dtype::f32},
+      benchmark};
 }
 
-/// Every code there is, of every scale's size.
-OpCase dequantize_all_codes(Quantization q) {
-  return {fmt::format("Dequantize_{}_all_codes", to_string(q)),
+/// Every code that fp8 or nf4 has, with scales of every size.
+OpCase dequantize_all_codes(WeightFormat format) {
+  return {fmt::format("Dequantize_{}_all_codes", format.name()),
           [=](Rig& rig) {
+            const bool fp8 = format == WeightFormat::fp8;
             std::vector<double> codes;
             for (int code = 0; code < 256; ++code)
-              codes.push_back(q == Quantization::fp8 && code % 128 == 127 ? 0 : code);
-            const int64_t columns = q == Quantization::fp8 ? 256 : 512;
+              codes.push_back(fp8 && code % 128 == 127 ? 0 : code);
+            const int64_t columns = fp8 ? 256 : 512;
             std::vector<double> scales;
-            for (int64_t i = 0; i < ops::scale_count(q, columns); ++i)
+            for (int64_t i = 0; i < format.scales(columns); ++i)
               scales.push_back(std::vector{1.0, 0.0, 0x1p-20, 0x1p90}[static_cast<size_t>(i % 4)]);
-            rig.run(ops::Dequantize{
-                .codes = rig.values("codes", code_shape(q, 1, columns), Dtype::u8, codes),
-                .scales = rig.values("scales", scale_shape(q, 1, columns), Dtype::f32, scales),
-                .y = rig.output("y", {1, columns}),
-                .quantization = q});
+            bool first = true;
+            const Weight weight =
+                ops::make_weight({1, 1, columns}, format, [&](Shape shape, Dtype dtype) {
+                  const bool of_codes = std::exchange(first, false);
+                  return rig.values(of_codes ? "codes" : "scales", shape, dtype,
+                                    of_codes ? codes : scales);
+                });
+            rig.run(ops::Dequantize{.weight = weight, .y = rig.output("y", {1, columns})});
           },
           kFloats};
 }
@@ -103,25 +107,33 @@ OpCase dequantize_all_codes(Quantization q) {
 
 std::vector<OpCase> quantize_cases() {
   std::vector<OpCase> cases;
-  for (const Quantization q : {Quantization::fp8, Quantization::nf4}) {
-    cases.push_back(quantize("whole_blocks", q, 5, 256));
-    cases.push_back(quantize("partial_blocks", q, 7, 300));
-    cases.push_back(quantize("narrow", q, 3, 16));
-    cases.push_back(quantize("odd", q, 4, 77));
-    cases.push_back(quantize("one", q, 3, 1));
-    cases.push_back(quantize("large_values", q, 2, 130, {1e6, 1e5}));
-    cases.push_back(quantize_edges(q));
-    cases.push_back(quantize("benchmark", q, 14336, 4096, {0.02}, {Dtype::bf16}, true));
-    for (const Dtype to : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16}) {
-      cases.push_back(dequantize("whole_blocks", q, 9, 256, to));
-      cases.push_back(dequantize("partial_blocks", q, 5, 304, to));
-      cases.push_back(dequantize("narrow", q, 3, 16, to));
-      cases.push_back(dequantize("odd", q, 4, 77, to));
-    }
-    cases.push_back(dequantize("one", q, 3, 1, Dtype::f32));
-    cases.push_back(dequantize_all_codes(q));
+  for (const FormatRow& row : ops::kWeightFormats) {
+    const WeightFormat format(row);
+    if (format.dense()) continue;
+    const int64_t block = format.unit() > 1 ? format.unit() : row.block;
+    cases.push_back(quantize("whole_blocks", format, 5, 2 * block));
+    cases.push_back(quantize("large_values", format, 2, block, {1e6, 1e5}));
+    cases.push_back(quantize("benchmark", format, 14336, 4096, {0.02}, {Dtype::bf16}, true));
+    for (const Dtype to : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16})
+      cases.push_back(dequantize("whole_blocks", format, 9, 4 * block, to));
     for (const Dtype to : {Dtype::f32, Dtype::bf16})
-      cases.push_back(dequantize("benchmark", q, 14336, 4096, to, true));
+      cases.push_back(dequantize("benchmark", format, 14336, 4096, to, true));
+    if (format.unit() > 1) continue;
+    // Rows that end within a block, or within a byte of codes.
+    cases.push_back(quantize("partial_blocks", format, 7, 300));
+    cases.push_back(quantize("narrow", format, 3, 16));
+    cases.push_back(quantize("odd", format, 4, 77));
+    cases.push_back(quantize("one", format, 3, 1));
+    for (const Dtype to : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16}) {
+      cases.push_back(dequantize("partial_blocks", format, 5, 304, to));
+      cases.push_back(dequantize("narrow", format, 3, 16, to));
+      cases.push_back(dequantize("odd", format, 4, 77, to));
+    }
+    cases.push_back(dequantize("one", format, 3, 1, Dtype::f32));
+  }
+  for (const WeightFormat format : {WeightFormat::fp8, WeightFormat::nf4}) {
+    cases.push_back(quantize_edges(format));
+    cases.push_back(dequantize_all_codes(format));
   }
   return cases;
 }

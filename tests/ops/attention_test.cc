@@ -8,7 +8,7 @@
 
 #include "backends/registry.h"
 #include "base/random.h"
-#include "ops/attention_parts.h"
+#include "cuda_plan/attention_part.h"
 #include "ops/context.h"
 
 namespace mixtral {
@@ -84,7 +84,7 @@ TEST(CachedAttentionOnAGpu, ALongRunIsTakenInTilesHoweverManySequencesTheCacheHa
         .heads = heads,
         .decode_rows = decode_rows};
     check(op);
-    return ops::split_kv_tokens(op);
+    return cuda_plan::split_kv_tokens(op);
   };
   EXPECT_EQ(split_kv_tokens(0, 256), 0);
   EXPECT_EQ(split_kv_tokens(255, 256), 255);

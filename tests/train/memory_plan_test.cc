@@ -195,7 +195,7 @@ TEST(MemoryPlan, OfACardThatIsNotHereIsNearWhatWasMeasuredOnOne) {
   TrainingShape tuning = seed;
   tuning.config = builtin_config("8x7b");
   tuning.rows = 4;
-  tuning.options.quantization = ops::Quantization::nf4;
+  tuning.options.quantization = ops::WeightFormat::nf4;
   tuning.adapter =
       new_adapter({.targets = {"q_proj", "k_proj", "v_proj", "o_proj"}, .rank = 16}, tuning.config);
   struct Case {

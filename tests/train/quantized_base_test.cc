@@ -9,7 +9,7 @@
 namespace mixtral {
 namespace {
 
-using ops::Quantization;
+using ops::WeightFormat;
 
 constexpr double kLr = 1e-2;
 
@@ -35,7 +35,7 @@ void save_trained_model(const std::filesystem::path& directory) {
 
 /// The loss of an adapter's first steps on other data, and of later ones.
 std::pair<double, double> tune(const std::filesystem::path& base, const char* device,
-                               std::optional<Quantization> quantization) {
+                               std::optional<WeightFormat> quantization) {
   const auto backend = make_backend(device, 1);
   const auto model = load_model(*backend, base, {.quantization = quantization});
   Adapter adapter(
@@ -73,8 +73,8 @@ TEST(QuantizedBaseTraining, LearnsNearlyWhatItDoesOnTheWholeBase) {
   EXPECT_LT(last, first - 1) << "there must be something to learn";
   for (const char* device : {"cpu", "cuda"}) {
     if (std::string(device) == "cuda" && make_backend("auto")->name() == "cpu") continue;
-    const double fp8 = tune(scratch.path(), device, Quantization::fp8).second;
-    const double nf4 = tune(scratch.path(), device, Quantization::nf4).second;
+    const double fp8 = tune(scratch.path(), device, WeightFormat::fp8).second;
+    const double nf4 = tune(scratch.path(), device, WeightFormat::nf4).second;
     EXPECT_NEAR(fp8, last, 0.1 * (first - last)) << device;
     EXPECT_NEAR(nf4, last, 0.2 * (first - last)) << device;
   }
@@ -91,7 +91,7 @@ TrainingShape shape_of(const ModelConfig& config, const AdapterSpec& spec, int64
 
 TEST(QuantizedBaseTraining, TakesWhatWasPlanned) {
   const auto planner = make_planning_backend();
-  for (const auto quantization : {Quantization::fp8, Quantization::nf4}) {
+  for (const auto quantization : {WeightFormat::fp8, WeightFormat::nf4}) {
     TrainingShape shape =
         shape_of(testing::small_model(), {.targets = {"q_proj", "w2"}, .rank = 2}, 12);
     shape.options.quantization = quantization;
@@ -121,9 +121,9 @@ TEST(QuantizedBaseTraining, TheBaseOf8x7bTakesAByteOrAHalfAParameter) {
   shape.recompute = true;
   shape.options.weights = shape.options.compute = Dtype::bf16;
   const MemoryPlan whole = plan_training(*planner, shape);
-  shape.options.quantization = Quantization::fp8;
+  shape.options.quantization = WeightFormat::fp8;
   const MemoryPlan fp8 = plan_training(*planner, shape);
-  shape.options.quantization = Quantization::nf4;
+  shape.options.quantization = WeightFormat::nf4;
   const MemoryPlan nf4 = plan_training(*planner, shape);
   EXPECT_NEAR(static_cast<double>(whole.bytes_of("weights")), 93.4e9, 0.1e9);
   // 46.44e9 of 46.70e9 parameters: 8 + 32 / 128 and 4 + 32 / 64 bits each; the rest in 16.

@@ -15,12 +15,18 @@
 #include "tests/support/models.h"
 
 namespace mixtral {
+namespace ops {
+
+void PrintTo(const WeightFormat& format, std::ostream* out) { *out << format.name(); }
+
+}  // namespace ops
+
 namespace {
 
-using ops::Quantization;
+using ops::WeightFormat;
 using testing::read_values;
 
-class QuantizedBase : public ::testing::TestWithParam<Quantization> {};
+class QuantizedBase : public ::testing::TestWithParam<WeightFormat> {};
 
 TEST_P(QuantizedBase, AdaptersGradientsAgreeWithCentralDifferences) {
   const uint64_t seed = 20;
@@ -81,7 +87,7 @@ TEST_P(QuantizedBase, AdaptersGradientsAgreeWithCentralDifferences) {
 std::vector<std::vector<uint8_t>> rounded_bytes(Backend& backend, Mixtral& model) {
   std::vector<std::vector<uint8_t>> all;
   model.for_each_parameter([&](const nn::Parameter& p) {
-    for (const Tensor& tensor : {p.codes, p.scales}) {
+    for (const Tensor& tensor : {p.packed.codes, p.packed.scales}) {
       if (!tensor) continue;
       auto& bytes = all.emplace_back(static_cast<size_t>(tensor.bytes()));
       backend.download(tensor, Tensor(bytes.data(), tensor.shape(), tensor.dtype()));
@@ -112,7 +118,7 @@ TEST_P(QuantizedBase, LoadedItIsTheFilesWeightsRoundedAndTheRestAsItWas) {
   });
   int exact = 0;
   loaded->for_each_parameter([&](const nn::Parameter& p) {
-    if (p.quantization) return;
+    if (p.packed) return;
     const auto span = p.value.span<float>();
     EXPECT_EQ(std::vector<float>(span.begin(), span.end()), values.at(p.parts.front().name));
     ++exact;
@@ -122,10 +128,10 @@ TEST_P(QuantizedBase, LoadedItIsTheFilesWeightsRoundedAndTheRestAsItWas) {
 
 struct FixtureCase {
   std::string device, model;
-  Quantization quantization;
+  WeightFormat quantization;
   double most;  // the logits' error, by their largest
   friend void PrintTo(const FixtureCase& c, std::ostream* out) {
-    *out << c.device << " " << c.model << " " << ops::to_string(c.quantization);
+    *out << c.device << " " << c.model << " " << c.quantization.name();
   }
 };
 class QuantizedFixture : public ::testing::TestWithParam<FixtureCase> {};
@@ -155,8 +161,8 @@ TEST_P(QuantizedFixture, LogitsStayNear) {
     size += expected[i] * expected[i];
   }
   const double error = std::sqrt(squares / size);
-  fmt::print("{} {} on {}: the logits' relative error is {:.4f}\n", c.model,
-             ops::to_string(c.quantization), c.device, error);
+  fmt::print("{} {} on {}: the logits' relative error is {:.4f}\n", c.model, c.quantization.name(),
+             c.device, error);
   EXPECT_GT(error, 1e-4);
   EXPECT_LT(error, c.most);
 }
@@ -165,18 +171,18 @@ std::vector<FixtureCase> fixture_cases() {
   std::vector<FixtureCase> cases;
   for (const char* device : {"ref", "cpu", "cuda"})
     for (const char* model : {"gqa", "mha8x2"})
-      for (const auto& [q, most] : {std::pair{Quantization::fp8, 0.2}, {Quantization::nf4, 0.4}})
+      for (const auto& [q, most] : {std::pair{WeightFormat::fp8, 0.2}, {WeightFormat::nf4, 0.4}})
         cases.push_back({device, model, q, most});
   return cases;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, QuantizedBase,
-                         ::testing::Values(Quantization::fp8, Quantization::nf4),
-                         [](const auto& tested) { return std::string(to_string(tested.param)); });
+                         ::testing::Values(WeightFormat::fp8, WeightFormat::nf4),
+                         [](const auto& tested) { return std::string(tested.param.name()); });
 INSTANTIATE_TEST_SUITE_P(All, QuantizedFixture, ::testing::ValuesIn(fixture_cases()),
                          [](const auto& tested) {
                            return fmt::format("{}_{}_{}", tested.param.device, tested.param.model,
-                                              ops::to_string(tested.param.quantization));
+                                              tested.param.quantization.name());
                          });
 
 }  // namespace

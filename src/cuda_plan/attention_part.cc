@@ -1,8 +1,8 @@
-#include "ops/attention_parts.h"
+#include "cuda_plan/attention_part.h"
 
 #include <algorithm>
 
-namespace mixtral::ops {
+namespace mixtral::cuda_plan {
 namespace {
 
 constexpr int64_t kMostScores = int64_t{2} << 30;  // bytes
@@ -21,12 +21,12 @@ int64_t divisor(int64_t n, int64_t most) {
 
 }  // namespace
 
-bool suits_cudnn(const Heads& heads, int64_t length) {
+bool suits_cudnn(const ops::Heads& heads, int64_t length) {
   return heads.width % 8 == 0 && heads.width <= 128 && length >= kLeastLength &&
          length % kLengthStep == 0;
 }
 
-AttentionPart attention_part(const Heads& heads, int64_t sequences, int64_t length,
+AttentionPart attention_part(const ops::Heads& heads, int64_t sequences, int64_t length,
                              int64_t window) {
   const bool narrow = window > 0 && window < length / 2;
   if (!suits_cudnn(heads, length) || narrow) return {};
@@ -41,10 +41,16 @@ AttentionPart attention_part(const Heads& heads, int64_t sequences, int64_t leng
   return part;
 }
 
-int64_t split_kv_tokens(const CachedAttention& op) {
+int64_t split_kv_tokens(const ops::CachedAttention& op) {
   constexpr int64_t kLeastRun = 8;  // tokens that are worth a tile
   const int64_t tokens = op.qkv.dim(0);
   return tokens - op.decode_rows < kLeastRun ? tokens : op.decode_rows;
 }
 
-}  // namespace mixtral::ops
+int64_t scratch_bytes(const ops::AttentionBackward& op) {
+  const int64_t sequences = op.sequence_starts.dim(0) - 1;
+  if (op.qkv.dtype() != Dtype::bf16 || op.qkv.dim(0) != sequences * op.longest) return 0;
+  return attention_part(op.heads, sequences, op.longest, op.window).bytes;
+}
+
+}  // namespace mixtral::cuda_plan

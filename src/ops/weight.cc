@@ -1,0 +1,161 @@
+#include "ops/weight.h"
+
+#include <array>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ops/common.h"
+
+namespace mixtral::ops {
+namespace {
+
+constexpr int64_t kInterleaved = 8;       // rows side by side
+constexpr int64_t kInterleavedBytes = 4;  // of codes at a time
+
+char* row_of(const Tensor& piece, int64_t row) {
+  if (piece.empty()) return nullptr;
+  return static_cast<char*>(piece.data()) + row * piece.dim(1) * size_of(piece.dtype());
+}
+
+/// Calls copy(from, to, bytes) for what one row of a piece in interleaved8 consists of: `from` and
+/// `to` are bytes from the start of the piece and of the row.
+template <class Copy>
+void for_interleaved(const Tensor& piece, bool codes, int64_t row, const Copy& copy) {
+  const int64_t bytes = piece.dim(1) * size_of(piece.dtype());
+  const int64_t step = codes ? kInterleavedBytes : size_of(piece.dtype());
+  const int64_t bundle = row / kInterleaved, within = row % kInterleaved;
+  for (int64_t at = 0; at < bytes; at += step)
+    copy(bundle * kInterleaved * bytes + at * kInterleaved + within * step, at, step);
+}
+
+/// One row's pieces in plain order: where they stand, or copied together into `room`.
+RowPieces pieces_of(const Weight& weight, int64_t row, std::vector<char>& room) {
+  std::array<void*, 4> at{};
+  if (weight.layout == WeightLayout::rows) {
+    for (size_t i = 0; i < at.size(); ++i) at[i] = row_of(weight.*kWeightPieces[i], row);
+  } else {
+    room.resize(static_cast<size_t>(weight.format.row_bytes(weight.inputs()) + 4 * 8));
+    int64_t offset = 0;
+    for (size_t i = 0; i < at.size(); ++i) {
+      const Tensor& piece = weight.*kWeightPieces[i];
+      if (piece.empty()) continue;
+      char* to = room.data() + offset;
+      const char* all = static_cast<const char*>(piece.data());
+      for_interleaved(piece, i == 0, row, [&](int64_t from, int64_t place, int64_t bytes) {
+        std::memcpy(to + place, all + from, static_cast<size_t>(bytes));
+      });
+      at[i] = to;
+      offset += (piece.dim(1) * size_of(piece.dtype()) + 7) / 8 * 8;
+    }
+  }
+  return {.codes = at[0], .scales = at[1], .minima = at[2], .super_scales = at[3]};
+}
+
+Weight with_pieces(const Weight& weight, Shape shape, int64_t begin, int64_t end) {
+  Weight part = weight;
+  part.shape = shape;
+  for (const auto piece : kWeightPieces)
+    if (weight.*piece) part.*piece = (weight.*piece).slice(begin, end);
+  return part;
+}
+
+}  // namespace
+
+Weight::Weight(const Tensor& dense) {
+  if (dense.empty()) return;
+  CHECK(dense.rank() == 2 || dense.rank() == 3,
+        "a weight is [G, O, I] or [O, I], not " + dense.shape().to_string());
+  shape = dense.rank() == 3 ? dense.shape() : Shape{1, dense.dim(0), dense.dim(1)};
+  format = dense_format(dense.dtype());
+  codes = dense.reshape({rows(), inputs()});
+}
+
+int64_t Weight::bytes() const {
+  return codes.bytes() + scales.bytes() + minima.bytes() + super_scales.bytes();
+}
+
+Tensor Weight::tensor() const {
+  CHECK(dense() && layout == WeightLayout::rows,
+        "a weight in the format " + std::string(format.name()) + " has no plain values");
+  return codes.empty() ? Tensor() : codes.reshape(shape);
+}
+
+Weight Weight::slice(int64_t begin, int64_t end) const {
+  CHECK(0 <= begin && begin <= end && end <= groups());
+  return with_pieces(*this, {end - begin, outputs(), inputs()}, begin * outputs(), end * outputs());
+}
+
+Weight Weight::slice_rows(int64_t begin, int64_t end) const {
+  CHECK(layout == WeightLayout::rows, "rows of an interleaved weight");
+  CHECK(0 <= begin && begin <= end && end <= rows());
+  return with_pieces(*this, {1, end - begin, inputs()}, begin, end);
+}
+
+void expect_weight(std::string_view name, const Weight& weight) {
+  CHECK(weight.shape.rank() == 3,
+        std::string(name) + " is " + weight.shape.to_string() + ", expected [G, O, I]");
+  const FormatRow& row = weight.format.row();
+  CHECK(weight.inputs() % weight.format.unit() == 0,
+        std::string(name) + ": a row of " + std::to_string(weight.inputs()) +
+            " numbers is not whole blocks of " + std::string(row.name));
+  const auto expect = [&](std::string_view piece, const Tensor& tensor, int64_t columns,
+                          Dtype dtype) {
+    if (columns == 0) return;
+    detail::expect_shape(piece, tensor, {weight.rows(), columns});
+    detail::expect_dtype(piece, tensor, dtype);
+  };
+  expect("codes", weight.codes, weight.format.codes(weight.inputs()), row.type);
+  expect("scales", weight.scales, weight.format.scales(weight.inputs()), row.scale_type);
+  expect("minima", weight.minima, weight.format.minima(weight.inputs()), row.minimum_type);
+  expect("super_scales", weight.super_scales, weight.format.super_scales(weight.inputs()),
+         row.super_type);
+}
+
+bool has_layout(WeightFormat format, const Shape& shape, WeightLayout layout) {
+  if (layout == WeightLayout::rows) return true;
+  const int64_t bytes = format.codes(shape[2]) * size_of(format.row().type);
+  return format.kind() == FormatKind::separate && shape[1] % kInterleaved == 0 &&
+         bytes % kInterleavedBytes == 0;
+}
+
+void pack_row(const Weight& weight, int64_t row, std::span<const float> values) {
+  CHECK(!weight.dense() && weight.layout == WeightLayout::rows, "packing writes plain rows");
+  std::vector<char> unused;
+  weight.format.row().pack(values, pieces_of(weight, row, unused));
+}
+
+void unpack_row(const Weight& weight, int64_t row, std::span<float> values) {
+  CHECK(!weight.dense(), "a dense weight is not packed");
+  std::vector<char> room;
+  weight.format.row().unpack(pieces_of(weight, row, room), values);
+}
+
+void change_layout(const Weight& from, const Weight& to) {
+  CHECK(from.shape == to.shape && from.format == to.format, "two different weights");
+  CHECK(has_layout(from.format, from.shape, from.layout) &&
+            has_layout(to.format, to.shape, to.layout),
+        "a weight that has no such layout");
+  for (const auto which : kWeightPieces) {
+    const Tensor &source = from.*which, &target = to.*which;
+    if (source.empty()) continue;
+    if (from.layout == to.layout) {
+      std::memcpy(target.data(), source.data(), static_cast<size_t>(source.bytes()));
+      continue;
+    }
+    const bool codes = which == &Weight::codes, interleave = from.layout == WeightLayout::rows;
+    const Tensor &plain = interleave ? source : target, &mixed = interleave ? target : source;
+    for (int64_t row = 0; row < from.rows(); ++row) {
+      char* const line = row_of(plain, row);
+      for_interleaved(mixed, codes, row, [&](int64_t at, int64_t place, int64_t bytes) {
+        char* const in_mixed = static_cast<char*>(mixed.data()) + at;
+        if (interleave)
+          std::memcpy(in_mixed, line + place, static_cast<size_t>(bytes));
+        else
+          std::memcpy(line + place, in_mixed, static_cast<size_t>(bytes));
+      });
+    }
+  }
+}
+
+}  // namespace mixtral::ops
