@@ -153,6 +153,61 @@ TEST_P(Bits, ReadingInChunksAndTokenByTokenEqualsReadingAtOnce) {
   }
 }
 
+/// Appends tokens [begin, end) of a sequence to a batch over a cache, and makes room for them.
+void add_run(HostBatch& batch, KvCache& cache, int32_t sequence, const std::vector<int32_t>& ids,
+             int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    batch.tokens.push_back(ids[static_cast<size_t>(i)]);
+    batch.positions.push_back(static_cast<int32_t>(i));
+    batch.rows.push_back(sequence);
+  }
+  ASSERT_TRUE(cache.extend(sequence, end));
+  cache.upload();
+}
+
+void add_padding(HostBatch& batch, int count) {
+  for (int i = 0; i < count; ++i) {
+    batch.tokens.push_back(0);
+    batch.positions.push_back(ops::kPadding);
+    batch.rows.push_back(0);
+  }
+}
+
+TEST_P(Bits, ATokenOverACacheDoesNotDependOnTheSequencesAndThePaddingBesideIt) {
+  Rig rig(GetParam().device, 2, GetParam().window);
+  const auto rows = sequences();
+  const auto vocabulary = static_cast<size_t>(rig.model.config().vocab_size);
+  KvCache cache(*rig.backend, rig.model.config(), {.sequences = 4, .context = 128});
+  const int32_t a = cache.open(), b = cache.open(), c = cache.open();
+  HostBatch prompts;
+  add_run(prompts, cache, a, rows[0], 0, 36);
+  add_run(prompts, cache, b, rows[2], 0, 50);
+  rig.logits(prompts, &cache);
+  const int32_t fork = cache.fork(a);  // then both write to the page that they share
+  HostBatch step;
+  step.decode_rows = 5;
+  add_run(step, cache, a, rows[0], 36, 37);
+  add_padding(step, 3);
+  add_run(step, cache, fork, rows[0], 36, 37);
+  add_run(step, cache, b, rows[2], 50, 90);
+  add_padding(step, 2);
+  add_run(step, cache, c, rows[3], 0, 16);
+  add_padding(step, 1);
+  const auto logits = rig.logits(step, &cache);
+  const auto expect_rows = [&](size_t at, const std::vector<int32_t>& ids, size_t begin) {
+    const auto alone = rig.logits(batch_of({ids}));
+    for (size_t i = begin; i < ids.size(); ++i)
+      EXPECT_EQ(std::memcmp(&logits[(at + i - begin) * vocabulary], &alone[i * vocabulary],
+                            vocabulary * sizeof(float)),
+                0)
+          << "token " << i << " of " << ids.size() << ", seed " << kSeed;
+  };
+  expect_rows(0, rows[0], 36);
+  expect_rows(4, rows[0], 36);
+  expect_rows(5, rows[2], 50);
+  expect_rows(47, rows[3], 0);
+}
+
 TEST_P(Bits, GradientsDoNotDependOnThreads) {
   const HostBatch batch = batch_of(sequences());
   Rig one(GetParam().device, 1, GetParam().window);
