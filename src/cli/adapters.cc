@@ -71,8 +71,8 @@ Precision adapter_precision(std::string_view dtype, const Backend& backend, Dtyp
 }
 
 OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
-                             const std::string& model, const std::string& adapter,
-                             int64_t context) {
+                             const std::string& model, const std::string& adapter, int64_t context,
+                             int64_t sequences) {
   const ModelConfig config = model_config(model);
   const Precision precision =
       choose_precision(common.dtype, backend, Purpose::inference, config.dtype);
@@ -82,7 +82,8 @@ OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
                            .compute = precision.compute,
                            .context = context,
                            .rope_frequencies = common.rope_dtype(),
-                           .quantization = common.quantization()});
+                           .quantization = common.quantization()},
+                          sequences);
   if (!adapter.empty())
     open.adapter = std::make_unique<Adapter>(
         backend, *open.model, AdapterFile::load(adapter, config), Adapter::Options{});

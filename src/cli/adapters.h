@@ -29,9 +29,11 @@ struct OpenModel {
   std::unique_ptr<Mixtral> model;
   std::unique_ptr<Adapter> adapter;  // goes before the model
 };
-/// Opens what --model and --adapter (may be empty) name, with room for `context` tokens.
+/// Opens what --model and --adapter (may be empty) name, with room for `sequences` sequences of
+/// `context` tokens.
 OpenModel open_for_inference(Backend& backend, const CommonOptions& common,
-                             const std::string& model, const std::string& adapter, int64_t context);
+                             const std::string& model, const std::string& adapter, int64_t context,
+                             int64_t sequences = 1);
 
 /// The chat template that the adapter, or else the model, was trained with, where it says so.
 std::optional<ChatTemplate> find_chat_template(const std::string& model,

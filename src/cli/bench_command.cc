@@ -15,7 +15,7 @@
 #include "cli/common.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
-#include "infer/generator.h"
+#include "infer/engine.h"
 #include "train/defaults.h"
 #include "train/language_model.h"
 #include "train/optimizer.h"
@@ -42,7 +42,7 @@ struct BenchOptions {
                     graph = "auto";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
-          rank = 16, keep_layers = 0;
+          batch = 1, rank = 16, keep_layers = 0;
   bool recompute = false;
 
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
@@ -302,42 +302,65 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const Precision precision =
       choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
   const bool decode = o.work == "decode";
-  const int64_t context = o.context + (decode ? o.tokens : 1) + 1;
+  const int64_t context = o.context + (decode ? o.tokens : 1) + 1, sequences = decode ? o.batch : 1;
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = context,
                                  .rope_frequencies = o.common.rope_dtype(),
                                  .quantization = o.common.quantization()};
   const auto planner = make_planning_backend(&backend);
-  const InferenceShape shape{.config = config, .options = options, .context = context};
+  const InferenceShape shape{
+      .config = config, .options = options, .sequences = sequences, .context = context};
   require_memory(*planner, shape, backend.memory());
   const int64_t planned = plan_inference(*planner, shape).total();
   const Ceilings ceilings = measure_ceilings(backend, precision);
   Mixtral model(backend, config, options);
   draw_weights(backend, model, o.common.seed);
-  Generator generator(backend, model, context);
+  Engine engine(backend, model, {.context = context, .sequences = sequences, .share_pages = false});
   std::vector<double> seconds;
+  double tokens = 0;  // that are drawn in that time
   for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
-    const auto prompt = random_tokens(config, o.context, static_cast<uint64_t>(run) + 1);
-    const GenerationOptions how{.sampling = {.temperature = 0},
-                                .max_tokens = decode ? o.tokens : 1};
+    int64_t begun = 0, drawn = 0;
+    bool ended = false;
     auto start = Clock::now();
-    Clock::time_point end;
-    int64_t drawn = 0;
-    generator.generate(prompt, how, [&](const GeneratedToken&) {
-      end = Clock::now();
-      if (decode && drawn++ == 0) start = end;  // the prompt is not what is measured
-      return true;
-    });
+    for (int64_t i = 0; i < sequences; ++i) {
+      Request request{.prompt = random_tokens(config, o.context,
+                                              static_cast<uint64_t>(run * sequences + i) + 1)};
+      request.options = {.sampling = {.temperature = 0}, .max_tokens = decode ? o.tokens : 1};
+      request.on_token = [&, first = true](const GeneratedToken&) mutable {
+        if (std::exchange(first, false))
+          ++begun;
+        else
+          ++drawn;
+        return Next::go_on;
+      };
+      request.on_finish = [&](FinishReason) { ended = true; };
+      engine.submit(std::move(request));
+    }
+    if (decode) {
+      while (begun < sequences && !ended) engine.step();
+      if (ended)
+        throw UsageError(
+            fmt::format("--tokens {}: the first of {} sequences ends before the last one's prompt "
+                        "is read; give "
+                        "more",
+                        o.tokens, sequences));
+      start = Clock::now();  // the prompts are not what is measured
+      drawn = 0;
+    }
+    while (!ended) engine.step();
+    const auto end = Clock::now();
+    tokens = static_cast<double>(drawn);
+    engine.run();
     if (run >= o.warmup) seconds.push_back(std::chrono::duration<double>(end - start).count());
   }
   const double time = median(seconds);
   report_ceilings(report, ceilings);
   const ParameterCount count = count_parameters(config);
   if (decode) {
-    const auto tokens = static_cast<double>(o.tokens - 1);
     report.line("tok_per_s", fmt::format("{:.2f}", tokens / time), tokens / time);
-    if (!options.quantization) {
+    // With several sequences, a step reads the weights of more experts than one token has.
+    if (!options.quantization && sequences == 1) {
       const double bytes = static_cast<double>(count.active) * size_of(precision.weights);
       report.line("weights_gb_per_s",
                   fmt::format("{:.1f} ({:.0f}% of the copy)", bytes * tokens / time * 1e-9,
@@ -361,7 +384,7 @@ void refuse_flags_of_others(const CLI::App& command, const BenchOptions& o) {
   const auto refuse = [&](const std::vector<std::string>& flags) {
     refuse_unused(command, "bench " + o.work, flags);
   };
-  if (o.work != "decode") refuse({"--tokens"});
+  if (o.work != "decode") refuse({"--tokens", "--batch"});
   if (o.work != "finetune") refuse({"--rank", "--targets"});
   // One step, kernel by kernel.
   if (o.work == "ops") refuse({"--steps", "--graph"});
@@ -389,6 +412,7 @@ void run_bench(const BenchOptions& o) {
   report.json()["dtype"] = o.common.dtype;
   report.json()["context"] = o.context;
   if (o.trains()) report.json()["batch_size"] = o.batch_size;
+  if (o.work == "decode") report.json()["batch"] = o.batch;
   if (o.work != "pretrain") report.json()["quantize_base"] = o.common.quantize_base;
   if (!o.common.json)
     fmt::print(
@@ -396,8 +420,9 @@ void run_bench(const BenchOptions& o) {
         o.common.quantization() ? fmt::format(" in {}", o.common.quantize_base) : "",
         o.trains()
             ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
-        : o.work == "prefill" ? fmt::format("a prompt of {} tokens", o.context)
-                              : fmt::format("{} tokens after {}", o.tokens, o.context),
+        : o.work == "prefill"
+            ? fmt::format("a prompt of {} tokens", o.context)
+            : fmt::format("{} tokens after {}, {} sequences at once", o.tokens, o.context, o.batch),
         o.common.dtype, backend->description());
   if (o.trains())
     bench_training(o, config, *backend, report);
@@ -435,6 +460,7 @@ void add_bench_command(CLI::App& app) {
   count("--steps", o->steps, 1, "Runs that are timed; the median counts (all but ops)");
   count("--warmup", o->warmup, 0, "Runs before these");
   count("--tokens", o->tokens, 2, "Tokens to generate after the prompt (decode)");
+  count("--batch", o->batch, 1, "Sequences that are decoded at once (decode)");
   count("--rank", o->rank, 1, "Of the adapter (finetune)");
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16 (training)")

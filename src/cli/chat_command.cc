@@ -169,9 +169,9 @@ void run_chat(ChatOptions o) {
   const auto backend = o.common.open_device();
   const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, kContext);
   const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter, context);
-  Generator generator(*backend, *open.model);
+  Engine engine(*backend, *open.model);
   TextOptions options = o.sampling.text_options(o.common.seed, config.eos_ids);
-  Conversation conversation(generator, *tokenizer, chat, std::move(options));
+  Conversation conversation(engine, *tokenizer, chat, std::move(options));
   conversation.set_system(o.system);
   Chat(o, conversation, context).run();
 }

@@ -40,10 +40,11 @@ bool is_gguf(const fs::path& file) {
 /// Throws Error, before anything is allocated, when the device has not the memory that the model
 /// and, of one that is trained, its gradients take.
 void require_model_memory(const Backend& backend, const ModelConfig& config,
-                          const Mixtral::Options& options) {
+                          const Mixtral::Options& options, int64_t sequences) {
   const auto planner = make_planning_backend(&backend);
   const int64_t context = options.context > 0 ? options.context : config.max_positions;
-  require_memory(*planner, {.config = config, .options = options, .context = context},
+  require_memory(*planner,
+                 {.config = config, .options = options, .sequences = sequences, .context = context},
                  backend.memory());
 }
 
@@ -179,10 +180,11 @@ void draw_weights(Backend& backend, Mixtral& model, uint64_t seed) {
 }
 
 std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
-                                    const std::string& model, const Mixtral::Options& options) {
+                                    const std::string& model, const Mixtral::Options& options,
+                                    int64_t sequences) {
   const ModelConfig config = model_config(model);
   require_positions(options.context, config);
-  require_model_memory(backend, config, options);
+  require_model_memory(backend, config, options, sequences);
   return open_planned_model(backend, common, model, options);
 }
 

@@ -61,9 +61,11 @@ void draw_weights(Backend& backend, Mixtral& model, uint64_t seed);
 
 /// A model from a directory or a run; or, with --random-weights or for a built-in configuration's
 /// name (of which a note then tells), one whose weights are drawn. Throws Error, before anything is
-/// allocated, when the model does not fit the device or --context the model.
+/// allocated, when the model and a key-value cache of `sequences` do not fit the device, or
+/// --context the model.
 std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
-                                    const std::string& model, const Mixtral::Options& options);
+                                    const std::string& model, const Mixtral::Options& options,
+                                    int64_t sequences = 1);
 
 /// The same where the caller has planned the memory, and more than the model's, already.
 std::unique_ptr<Mixtral> open_planned_model(Backend& backend, const CommonOptions& common,

@@ -27,6 +27,8 @@ struct EvaluateOptions : ScoringOptions {
   int64_t limit = 0, max_tokens = 32, show = 0;
 };
 
+constexpr int64_t kParallel = 32;  // questions of --exact-match that are answered at once
+
 /// The chance levels that `mixtral data stories` leaves beside its questions, where there are any.
 std::vector<std::pair<std::string, double>> known_chance(const std::filesystem::path& file) {
   const std::filesystem::path note = file.parent_path() / "chance.json";
@@ -69,13 +71,14 @@ void run_exact_match(const EvaluateOptions& given) {
     longest = std::max(longest, static_cast<int64_t>(question.prompt.size()));
   const int64_t limit = o.context > 0 ? o.context : config.max_positions;
   const auto backend = o.common.open_device();
+  const int64_t parallel = std::min(kParallel, static_cast<int64_t>(questions.size()));
   const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter,
-                                            std::min(longest + o.max_tokens, limit));
-  Generator generator(*backend, *open.model);
+                                            std::min(longest + o.max_tokens, limit), parallel);
+  Engine engine(*backend, *open.model, {.sequences = parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   const ExactMatch result =
-      exact_match(generator, *tokenizer, questions,
+      exact_match(engine, *tokenizer, questions,
                   {.max_tokens = o.max_tokens, .stop_ids = config.eos_ids}, [&](int64_t done) {
                     if (terminal)
                       fmt::print(stderr, "\r{} of {} questions", done, questions.size());

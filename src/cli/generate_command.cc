@@ -10,6 +10,7 @@
 
 #include "cli/adapters.h"
 #include "cli/common.h"
+#include "cli/generate_data.h"
 #include "cli/run_config.h"
 #include "cli/sampling_options.h"
 #include "infer/methods.h"
@@ -27,6 +28,7 @@ struct GenerateOptions {
   int64_t context = 0, top = 5;
   bool log_probabilities = false, chat = false;
   std::string chat_template, system;
+  GenerateDataOptions data;  // only what is not above
 };
 
 /// Everything a method needs, opened.
@@ -34,7 +36,7 @@ struct Session {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   OpenModel open;
-  std::unique_ptr<Generator> generator;
+  std::unique_ptr<Engine> engine;
   std::vector<int32_t> prompt;
 };
 
@@ -84,7 +86,7 @@ Session open_session(const GenerateOptions& given) {
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
   const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
   s.open = open_for_inference(*s.backend, o.common, o.model, o.adapter, context);
-  s.generator = std::make_unique<Generator>(*s.backend, *s.open.model);
+  s.engine = std::make_unique<Engine>(*s.backend, *s.open.model);
   return s;
 }
 
@@ -96,8 +98,12 @@ std::string readable(const Tokenizer* tokenizer, int32_t id) {
   return tokenizer && id < tokenizer->vocab_size() ? tokenizer->label(id) : std::to_string(id);
 }
 
-/// Refuses flags of which a method could make nothing.
+/// Refuses flags that --data or, without it, a method has no use for.
 void refuse_flags_of_others(const CLI::App& command, const std::string& method) {
+  if (command.count("--data") > 0)
+    return refuse_unused(
+        command, "generate --data",
+        {"--method", "--prompt", "--ids", "--chat", "--system", "--top", "--json"});
   const auto refuse = [&](const std::vector<std::string>& flags) {
     refuse_unused(command, "--method " + method, flags);
   };
@@ -105,6 +111,7 @@ void refuse_flags_of_others(const CLI::App& command, const std::string& method) 
              best = method == "just_generate_one_god_damn_token",
              sample = method == "generate_after_training";
   if (!raw) refuse({"--out"});
+  refuse({"--parallel", "--resume"});
   if (!raw && !best) refuse({"--top"});
   if (raw || best || one) refuse({"--max-tokens"});
   if (raw || best || one || sample) refuse({"--stop", "--ignore-eos"});
@@ -139,7 +146,7 @@ void run_generate(const GenerateOptions& o) {
   const bool stream = !o.common.json && s.tokenizer;
   if (stream && !is_chat(o) && !o.prompt.empty()) fmt::print("{}", o.prompt);
   const GeneratedText result =
-      generate(*s.generator, s.tokenizer.get(), s.prompt, options, [&](std::string_view text) {
+      generate(*s.engine, s.tokenizer.get(), s.prompt, options, [&](std::string_view text) {
         if (!stream) return;
         std::fwrite(text.data(), 1, text.size(), stdout);
         std::fflush(stdout);
@@ -170,7 +177,7 @@ void run_generate(const GenerateOptions& o) {
 void run_raw(const GenerateOptions& o) {
   Session s = open_session(o);
   const int64_t vocabulary = s.open.model->config().vocab_size;
-  std::vector<float> logits = generate_raw(*s.generator, s.prompt, vocabulary);
+  std::vector<float> logits = generate_raw(*s.engine, s.prompt, vocabulary);
   const auto rows = static_cast<int64_t>(s.prompt.size());
   if (!o.out.empty()) {
     write_safetensors(o.out, {{"logits", Tensor(logits.data(), {rows, vocabulary}, Dtype::f32)}});
@@ -211,8 +218,7 @@ void run_raw(const GenerateOptions& o) {
 
 void run_one_token(const GenerateOptions& o) {
   Session s = open_session(o);
-  const GeneratedToken token =
-      generate_one_token(*s.generator, s.prompt, text_options(o, s).tokens);
+  const GeneratedToken token = generate_one_token(*s.engine, s.prompt, text_options(o, s).tokens);
   if (o.common.json) {
     ordered_json json{{"id", token.id}, {"logprob", token.log_probability}};
     if (s.tokenizer) json["token"] = readable(s.tokenizer.get(), token.id);
@@ -225,7 +231,7 @@ void run_one_token(const GenerateOptions& o) {
 
 void run_one_god_damn_token(const GenerateOptions& o) {
   Session s = open_session(o);
-  const auto ranked = just_generate_one_god_damn_token(*s.generator, s.prompt,
+  const auto ranked = just_generate_one_god_damn_token(*s.engine, s.prompt,
                                                        s.open.model->config().vocab_size, o.top);
   if (o.common.json) {
     ordered_json json;
@@ -258,9 +264,23 @@ void run_after_training(const GenerateOptions& o) {
     std::fflush(stdout);
   };
   const GeneratedText result =
-      generate_after_training(*s.generator, *s.tokenizer, o.prompt, o.sampling.max_tokens,
+      generate_after_training(*s.engine, *s.tokenizer, o.prompt, o.sampling.max_tokens,
                               o.common.seed, o.common.json ? TextSink() : print);
   if (o.common.json) print_generated(o, s, result);
+}
+
+void run_data(const GenerateOptions& o) {
+  GenerateDataOptions data = o.data;
+  data.common = o.common;
+  data.sampling = o.sampling;
+  data.model = o.model;
+  data.adapter = o.adapter;
+  data.tokenizer = o.tokenizer;
+  data.chat_template = o.chat_template;
+  data.out = o.out;
+  data.context = o.context;
+  data.log_probabilities = o.log_probabilities;
+  generate_data(std::move(data));
 }
 
 }  // namespace
@@ -275,7 +295,17 @@ void add_generate_command(CLI::App& app) {
       "  generate_one_token                one sampled token and its log-probability\n"
       "  just_generate_one_god_damn_token  one token, the most probable, and the next best\n"
       "  generate_after_training           the sample that a training run ends with\n\n"
-      "Example: mixtral generate --model runs/first -p \"Once upon a time\" -n 200 --temp 0.8\n");
+      "A row of --data is a JSON object with \"prompt\" (text), \"ids\" (token ids) or "
+      "\"messages\"\n"
+      "(a conversation to reply to). It may have \"max_tokens\", \"temp\", \"top_k\", \"top_p\",\n"
+      "\"min_p\", \"repeat_penalty\", \"repeat_last_n\", \"seed\" and \"stop\" (a text or a list); "
+      "the\n"
+      "flags are the defaults. A row's result is the same whatever --parallel is (in fp32 on a "
+      "CPU,\n"
+      "to the bit).\n\n"
+      "Examples:\n"
+      "  mixtral generate --model runs/first -p \"Once upon a time\" -n 200 --temp 0.8\n"
+      "  mixtral generate --model runs/first --data rows.jsonl --out results.jsonl --temp 0\n");
   command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
       ->required();
   command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
@@ -301,11 +331,29 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--top", o->top, "How many tokens tables show")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_option("--out", o->out, "generate_raw: write the logits to this .safetensors file");
+  command->add_option("--out", o->out,
+                      "With --data: write the results to this .jsonl file (default: standard "
+                      "output). generate_raw: write the logits to this .safetensors file");
+  command
+      ->add_option("--data", o->data.data,
+                   "Continue each row of this .jsonl file (see below); a JSON object a row: index, "
+                   "ids (prompt and new), text (new) and finish_reason")
+      ->group("Many prompts");
+  command
+      ->add_option("--parallel", o->data.parallel,
+                   "Rows that are generated at once; more of them need more memory")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096))
+      ->group("Many prompts");
+  command
+      ->add_flag("--resume", o->data.resume,
+                 "Keep the results that --out holds already, and go on after them")
+      ->group("Many prompts");
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->callback([o, command] {
     refuse_flags_of_others(*command, o->method);
+    if (!o->data.data.empty()) return run_data(*o);
     if (o->method == "generate_raw") return run_raw(*o);
     if (o->method == "generate_one_token") return run_one_token(*o);
     if (o->method == "just_generate_one_god_damn_token") return run_one_god_damn_token(*o);

@@ -93,12 +93,12 @@ int64_t resident_bytes() {
 
 void print_sample(const TrainOptions& o, const TrainingSetup& setup, ordered_json& json) {
   if (!setup.tokenizer || o.sample_tokens == 0) return;
-  Generator generator(setup.backend, setup.model);
+  Engine engine(setup.backend, setup.model);
   const auto prompt = prompt_tokens(*setup.tokenizer, o.sample_prompt);
-  const int64_t room = generator.context() - static_cast<int64_t>(prompt.size());
+  const int64_t room = engine.context() - static_cast<int64_t>(prompt.size());
   if (prompt.empty() || room < 1) return;
   if (!o.common.json) fmt::print("sample:\n{}", o.sample_prompt);
-  const auto text = generate_after_training(generator, *setup.tokenizer, o.sample_prompt,
+  const auto text = generate_after_training(engine, *setup.tokenizer, o.sample_prompt,
                                             std::min(o.sample_tokens, room), o.common.seed,
                                             [&](std::string_view piece) {
                                               if (!o.common.json)

@@ -221,6 +221,7 @@ int32_t draw(const ops::SamplingSettings& settings, int32_t position, int64_t vo
 
 void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
   const int64_t vocabulary = op.logits.dim(1), count = padded(vocabulary);
+  const int32_t position = op.positions.as<int32_t>()[s];
   const float* logits = op.logits.as<float>() + s * vocabulary;
   ops::SamplingSettings settings;
   std::memcpy(&settings, op.settings[s].data(), sizeof settings);
@@ -230,19 +231,26 @@ void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
   std::fill(z + vocabulary, z + count, kMinusInfinity);
   const auto penalty = static_cast<double>(settings.repeat_penalty);
   if (op.history && settings.repeat_penalty != 1) {
-    const int32_t* row = op.history.as<int32_t>() + s * op.history.dim(1);
-    for (int64_t i = 0; i < op.history.dim(1); ++i) {
+    const int64_t width = op.history.dim(1);
+    const int32_t* row = op.history.as<int32_t>() + s * width;
+    for (int64_t i = 0; i < width; ++i) {
       const int32_t token = row[i];
       // A token is penalised once: where it occurs again, its logit is computed again.
       if (token < 0 || token >= vocabulary) continue;
+      if (!ops::in_history(i, width, position, settings.repeat_last_n)) continue;
       const auto plain = static_cast<double>(logits[token]);
       if (!std::isnan(plain)) z[token] = plain > 0 ? plain / penalty : plain * penalty;
     }
   }
+  if (op.allowed) {
+    const auto* words = reinterpret_cast<const uint32_t*>(op.allowed[s].as<int32_t>());
+    for (int64_t v = 0; v < vocabulary; ++v)
+      if ((words[v / 32] >> (v % 32) & 1) == 0) z[v] = kMinusInfinity;
+  }
   // An infinite logit times a penalty of 0 is NaN, too.
   for (int64_t v = 0; penalty == 0 && v < vocabulary; ++v)
     if (std::isnan(z[v])) z[v] = kMinusInfinity;
-  const int32_t token = draw(settings, op.positions.as<int32_t>()[s], vocabulary, room);
+  const int32_t token = draw(settings, position, vocabulary, room);
   op.tokens.as<int32_t>()[s] = token;
   if (!op.log_probability) return;
   std::copy(logits, logits + vocabulary, z);

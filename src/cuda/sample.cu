@@ -43,6 +43,7 @@ struct Request {
   const float* logits;
   const unsigned char* settings;
   const int* history;
+  const unsigned* allowed;  // [S, ⌈V/32⌉], or null
   const int* positions;
   int* tokens;
   float* log_probability;
@@ -281,14 +282,22 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   __syncthreads();
   // From the original logit, so that a token that occurs twice is penalised once.
   const auto penalty = static_cast<double>(settings.repeat_penalty);
+  const int position = op.positions[s];
   for (int i = static_cast<int>(threadIdx.x); i < op.window; i += kThreads) {
     const int token = op.history[s * op.window + i];
     if (token < 0 || token >= op.vocabulary) continue;
+    if (!ops::in_history(i, op.window, position, settings.repeat_last_n)) continue;
     const auto logit = static_cast<double>(logits[token]);
     z[token] = logit > 0 ? logit / penalty : logit * penalty;
   }
   __syncthreads();
-  const int token = draw(op, settings, op.positions[s], z, op.weights + s * op.vocabulary, bins);
+  if (op.allowed) {
+    const unsigned* words = op.allowed + s * ops::allowed_words(op.vocabulary);
+    for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
+      if ((words[v / 32] >> (v % 32) & 1) == 0) z[v] = -INFINITY;
+    __syncthreads();
+  }
+  const int token = draw(op, settings, position, z, op.weights + s * op.vocabulary, bins);
   if (threadIdx.x == 0) op.tokens[s] = token;
   if (!op.log_probability) return;
   float largest = -INFINITY;
@@ -334,10 +343,11 @@ void CudaBackend::run(const ops::Sample& op) {
   Scratch& room = scratch();
   auto* penalised = room.take<double>(sequences * vocabulary);
   auto* weights = room.take<Count>(sequences * vocabulary);
-  sample<<<blocks(sequences), kThreads, 0, stream_>>>(Request{
-      data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
-      data<int>(op.positions), data<int>(op.tokens), data<float>(op.log_probability), penalised,
-      weights, static_cast<int>(vocabulary), op.history ? static_cast<int>(op.history.dim(1)) : 0});
+  sample<<<blocks(sequences), kThreads, 0, stream_>>>(
+      Request{data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
+              data<unsigned>(op.allowed), data<int>(op.positions), data<int>(op.tokens),
+              data<float>(op.log_probability), penalised, weights, static_cast<int>(vocabulary),
+              op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("sample");
 }
 

@@ -85,7 +85,7 @@ std::vector<ExactQuestion> read_questions(const std::filesystem::path& path,
   return questions;
 }
 
-ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
+ExactMatch exact_match(Engine& engine, const Tokenizer& tokenizer,
                        const std::vector<ExactQuestion>& questions,
                        const ExactMatchOptions& options,
                        const std::function<void(int64_t)>& progress) {
@@ -95,19 +95,27 @@ ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
   how.tokens.stop_ids = options.stop_ids;
   how.stop = {"\n", "###"};
   for (const ExactQuestion& question : questions)
-    if (static_cast<int64_t>(question.prompt.size()) >= generator.context())
+    if (static_cast<int64_t>(question.prompt.size()) >= engine.context())
       throw Error(fmt::format(
           "{}: the question's {} tokens leave no room for an answer in a context of {}; shorten "
           "it, or raise --context where the model has more positions",
-          question.source, question.prompt.size(), generator.context()));
+          question.source, question.prompt.size(), engine.context()));
+  std::vector<GeneratedText> texts(questions.size());
+  std::vector<RequestId> ids;
+  int64_t done = 0;
+  const auto count = [&] {
+    ++done;
+    if (progress) progress(done);
+  };
+  for (size_t i = 0; i < questions.size(); ++i)
+    ids.push_back(submit_text(engine, &tokenizer, questions[i].prompt, how, texts[i], {}, count));
+  run_requests(engine, ids);
   ExactMatch result;
-  for (const ExactQuestion& question : questions) {
-    const GeneratedText text = generate(generator, &tokenizer, question.prompt, how);
-    ExactMatch::Answer answer{.given = trimmed(text.text)};
-    answer.right = answer.given == question.answer;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    ExactMatch::Answer answer{.given = trimmed(texts[i].text)};
+    answer.right = answer.given == questions[i].answer;
     result.right += answer.right;
     result.answers.push_back(std::move(answer));
-    if (progress) progress(static_cast<int64_t>(result.answers.size()));
   }
   return result;
 }

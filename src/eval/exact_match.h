@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/record.h"
-#include "infer/generator.h"
+#include "infer/engine.h"
 
 namespace mixtral {
 
@@ -50,10 +50,10 @@ struct ExactMatch {
   }
 };
 
-/// Answers every question with the most probable tokens and compares, space at the ends aside.
-/// `progress` is told how many are done. Throws Error, before the first one is answered, naming a
-/// question that leaves no room for an answer in the context.
-ExactMatch exact_match(Generator& generator, const Tokenizer& tokenizer,
+/// Answers every question with the most probable tokens, as many at once as the engine takes, and
+/// compares, space at the ends aside. `progress` is told how many are done. Throws Error, before
+/// the first one is answered, naming a question that leaves no room for an answer in the context.
+ExactMatch exact_match(Engine& engine, const Tokenizer& tokenizer,
                        const std::vector<ExactQuestion>& questions,
                        const ExactMatchOptions& options,
                        const std::function<void(int64_t)>& progress = {});

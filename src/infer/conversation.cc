@@ -31,9 +31,9 @@ std::string trimmed(const std::string& text) {
 
 }  // namespace
 
-Conversation::Conversation(Generator& generator, const Tokenizer& tokenizer,
-                           ChatTemplate chat_template, TextOptions options)
-    : generator_(generator),
+Conversation::Conversation(Engine& engine, const Tokenizer& tokenizer, ChatTemplate chat_template,
+                           TextOptions options)
+    : engine_(engine),
       tokenizer_(tokenizer),
       template_(chat_template),
       options_(std::move(options)) {
@@ -57,18 +57,18 @@ std::vector<Message> Conversation::messages() const {
 
 std::vector<int32_t> Conversation::fitting_prompt() {
   // Room for the reply, but never more than half of the context.
-  const int64_t room = std::min(options_.tokens.max_tokens, generator_.context() / 2);
+  const int64_t room = std::min(options_.tokens.max_tokens, engine_.context() / 2);
   std::vector<Message> all = messages();
   const auto first = static_cast<std::ptrdiff_t>(system_.empty() ? 0 : 1);
   for (forgotten_ = 0;; forgotten_ += 2) {
     std::vector<int32_t> ids = encode_chat(tokenizer_, template_, all, "the conversation").ids;
-    if (static_cast<int64_t>(ids.size()) + room <= generator_.context()) return ids;
+    if (static_cast<int64_t>(ids.size()) + room <= engine_.context()) return ids;
     if (static_cast<std::ptrdiff_t>(all.size()) - first < 3) {
-      if (static_cast<int64_t>(ids.size()) < generator_.context()) return ids;
+      if (static_cast<int64_t>(ids.size()) < engine_.context()) return ids;
       throw Error(
           fmt::format("this turn has {} tokens, more than the context of {}; shorten it, or raise "
                       "--context where the model has more positions",
-                      ids.size(), generator_.context()));
+                      ids.size(), engine_.context()));
     }
     all.erase(all.begin() + first, all.begin() + first + 2);
   }
@@ -83,7 +83,7 @@ GeneratedText Conversation::say(std::string text, const TextSink& sink,
     LeadingSpace filter(sink);
     TextOptions options = options_;
     options.cancelled = cancelled;
-    GeneratedText reply = generate(generator_, &tokenizer_, prompt, options,
+    GeneratedText reply = generate(engine_, &tokenizer_, prompt, options,
                                    [&](std::string_view piece) { filter.push(piece); });
     reply.text = trimmed(reply.text);
     tokens_ = static_cast<int64_t>(prompt.size() + reply.tokens.size());

@@ -12,9 +12,9 @@ namespace mixtral {
 /// A conversation with a model: keeps the turns, and forgets the oldest when they no longer fit.
 class Conversation {
  public:
-  /// `generator` and `tokenizer` must outlive this. Replies end where `options` says, at the end of
+  /// `engine` and `tokenizer` must outlive this. Replies end where `options` says, at the end of
   /// the text, and where the model would go on with the user's next turn.
-  Conversation(Generator& generator, const Tokenizer& tokenizer, ChatTemplate chat_template,
+  Conversation(Engine& engine, const Tokenizer& tokenizer, ChatTemplate chat_template,
                TextOptions options);
 
   /// The text that stands before the first turn; empty: none. Throws Error where the template has
@@ -40,7 +40,7 @@ class Conversation {
  private:
   std::vector<int32_t> fitting_prompt();
 
-  Generator& generator_;
+  Engine& engine_;
   const Tokenizer& tokenizer_;
   ChatTemplate template_;
   TextOptions options_;

@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <numeric>
-#include <optional>
-
-#include "text/stream_decoder.h"
+#include <utility>
 
 namespace mixtral {
 namespace {
@@ -16,48 +15,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-/// Passes text on, except a tail that a stop text might begin in; notices when one is complete.
-class StopFilter {
- public:
-  StopFilter(const std::vector<std::string>& stops, const TextSink& sink)
-      : stops_(stops), sink_(sink) {}
-
-  /// Returns whether a stop text is complete; nothing from its beginning on is passed.
-  bool push(std::string_view text) {
-    held_ += text;
-    size_t found = std::string::npos;
-    for (const auto& stop : stops_)
-      if (!stop.empty()) found = std::min(found, held_.find(stop));
-    if (found != std::string::npos) {
-      release(found);
-      held_.clear();
-      return true;
-    }
-    size_t keep = 0;  // the longest tail that begins some stop text
-    for (const auto& stop : stops_)
-      for (size_t n = std::min(stop.size(), held_.size()); n > keep; --n)
-        if (std::string_view(held_).ends_with(std::string_view(stop).substr(0, n))) keep = n;
-    release(held_.size() - keep);
-    return false;
-  }
-
-  void flush() { release(held_.size()); }
-  const std::string& text() const { return text_; }
-
- private:
-  void release(size_t count) {
-    if (count == 0) return;
-    const std::string ready = held_.substr(0, count);
-    held_.erase(0, count);
-    text_ += ready;
-    if (sink_) sink_(ready);
-  }
-
-  const std::vector<std::string>& stops_;
-  const TextSink& sink_;
-  std::string held_, text_;
-};
 
 }  // namespace
 
@@ -69,43 +26,60 @@ std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, std::string_view 
   return ids;
 }
 
-GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
+void run_requests(Engine& engine, std::span<const RequestId> ids) {
+  try {
+    for (const RequestId id : ids)
+      while (engine.has(id)) engine.step();
+  } catch (...) {
+    for (const RequestId id : ids) engine.cancel(id);
+    throw;
+  }
+}
+
+RequestId submit_text(Engine& engine, const Tokenizer* tokenizer, std::vector<int32_t> prompt,
+                      const TextOptions& options, GeneratedText& result, TextSink sink,
+                      std::function<void()> on_finish) {
+  struct State {
+    TextStream text;
+    Clock::time_point start = Clock::now(), first = start;
+  };
+  const auto state = std::make_shared<State>(State{{tokenizer, options.stop, std::move(sink)}});
+  Request request{.prompt = std::move(prompt), .options = options.tokens};
+  request.on_token = [state, &options, &result](const GeneratedToken& token) {
+    if (result.tokens.empty()) {
+      state->first = Clock::now();
+      result.prompt_seconds = seconds_since(state->start);
+    }
+    result.tokens.push_back(token);
+    const bool stopped = state->text.push(token.id);
+    const bool cancelled = options.cancelled && options.cancelled();
+    return stopped ? Next::stop : cancelled ? Next::cancel : Next::go_on;
+  };
+  request.on_finish = [state, &result, done = std::move(on_finish)](FinishReason reason) {
+    state->text.finish();
+    result.reason = reason;
+    result.text = state->text.text();
+    result.decode_seconds = result.tokens.empty() ? 0 : seconds_since(state->first);
+    if (done) done();
+  };
+  return engine.submit(std::move(request));
+}
+
+GeneratedText generate(Engine& engine, const Tokenizer* tokenizer,
                        const std::vector<int32_t>& prompt, const TextOptions& options,
                        const TextSink& sink) {
   GeneratedText result;
-  StopFilter filter(options.stop, sink);
-  std::optional<StreamDecoder> decoder;
-  if (tokenizer) decoder.emplace(*tokenizer, StreamDecoder::Position::middle);
-  const auto start = Clock::now();
-  auto first = start;
-  bool stopped = false, cancelled = false;
-  result.reason = generator.generate(prompt, options.tokens, [&](const GeneratedToken& token) {
-    if (result.tokens.empty()) {
-      first = Clock::now();
-      result.prompt_seconds = seconds_since(start);
-    }
-    result.tokens.push_back(token);
-    // A model's vocabulary may be larger than its tokenizer's: what is drawn from there has no
-    // text.
-    if (decoder && token.id < tokenizer->vocab_size())
-      stopped = filter.push(decoder->push(token.id));
-    cancelled = options.cancelled && options.cancelled();
-    return !stopped && !cancelled;
-  });
-  if (stopped) {
-    result.reason = FinishReason::stop;
-  } else if (decoder && !filter.push(decoder->flush())) {
-    filter.flush();
-  }
-  result.text = filter.text();
-  result.decode_seconds = result.tokens.empty() ? 0 : seconds_since(first);
+  const RequestId id = submit_text(engine, tokenizer, prompt, options, result, sink);
+  run_requests(engine, {&id, 1});
   return result;
 }
 
-std::vector<float> generate_raw(Generator& generator, const std::vector<int32_t>& prompt,
+std::vector<float> generate_raw(Engine& engine, const std::vector<int32_t>& prompt,
                                 int64_t vocabulary) {
   std::vector<float> logits(prompt.size() * static_cast<size_t>(vocabulary));
-  generator.prompt_logits(prompt, [&](int64_t row, const Tensor& values) {
+  Request request{.prompt = prompt};
+  request.options.max_tokens = 0;
+  request.on_prompt_logits = [&](int64_t row, const Tensor& values) {
     float* out = logits.data() + row * vocabulary;
     if (values.dtype() == Dtype::f64) {
       const auto span = values.span<double>();
@@ -114,27 +88,24 @@ std::vector<float> generate_raw(Generator& generator, const std::vector<int32_t>
       const auto span = values.span<float>();
       std::copy(span.begin(), span.end(), out);
     }
-  });
+  };
+  const RequestId id = engine.submit(std::move(request));
+  run_requests(engine, {&id, 1});
   return logits;
 }
 
-GeneratedToken generate_one_token(Generator& generator, const std::vector<int32_t>& prompt,
+GeneratedToken generate_one_token(Engine& engine, const std::vector<int32_t>& prompt,
                                   const GenerationOptions& options) {
-  GenerationOptions one = options;
-  one.max_tokens = 1;
-  one.stop_ids.clear();  // whatever it is, it is the answer
-  GeneratedToken result;
-  generator.generate(prompt, one, [&](const GeneratedToken& token) {
-    result = token;
-    return true;
-  });
-  return result;
+  TextOptions one{.tokens = options};
+  one.tokens.max_tokens = 1;
+  one.tokens.stop_ids.clear();  // whatever it is, it is the answer
+  return generate(engine, nullptr, prompt, one).tokens.front();
 }
 
-std::vector<RankedToken> just_generate_one_god_damn_token(Generator& generator,
+std::vector<RankedToken> just_generate_one_god_damn_token(Engine& engine,
                                                           const std::vector<int32_t>& prompt,
                                                           int64_t vocabulary, int64_t best) {
-  const std::vector<float> all = generate_raw(generator, prompt, vocabulary);
+  const std::vector<float> all = generate_raw(engine, prompt, vocabulary);
   const float* last = all.data() + (prompt.size() - 1) * static_cast<size_t>(vocabulary);
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));
   std::iota(order.begin(), order.end(), 0);
@@ -153,7 +124,7 @@ std::vector<RankedToken> just_generate_one_god_damn_token(Generator& generator,
   return ranked;
 }
 
-GeneratedText generate_after_training(Generator& generator, const Tokenizer& tokenizer,
+GeneratedText generate_after_training(Engine& engine, const Tokenizer& tokenizer,
                                       std::string_view prompt, int64_t max_tokens, uint64_t seed,
                                       const TextSink& sink) {
   TextOptions options;
@@ -164,7 +135,7 @@ GeneratedText generate_after_training(Generator& generator, const Tokenizer& tok
   if (tokenizer.eos_id() >= 0) options.tokens.stop_ids = {tokenizer.eos_id()};
   std::vector<int32_t> ids = prompt_tokens(tokenizer, prompt);
   if (ids.empty()) ids = tokenizer.encode("\n");  // a tokenizer without BOS, and no prompt
-  GeneratedText result = generate(generator, &tokenizer, ids, options, sink);
+  GeneratedText result = generate(engine, &tokenizer, ids, options, sink);
   if (sink) sink("\n");
   return result;
 }

@@ -1,14 +1,17 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "infer/generator.h"
+#include "infer/engine.h"
+#include "infer/text_stream.h"
 #include "text/tokenizer.h"
 
 // The ways to generate, under the names they had in the Python project that this program grew from.
+// Each submits requests to an engine and steps it until they are done.
 namespace mixtral {
 
 /// What to generate, and what may end it besides tokens.
@@ -25,24 +28,32 @@ struct GeneratedText {
   double prompt_seconds = 0, decode_seconds = 0;  // until the first token, and from there on
 };
 
-/// Receives text as it becomes final: whole characters that no stop text can begin in.
-using TextSink = std::function<void(std::string_view)>;
-
 /// The tokens of a prompt: BOS where the tokenizer has one, then the text's.
 std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, std::string_view text);
 
-/// Continues a prompt with sampled text. `tokenizer` may be null: then there is no text, only ids.
-/// Nor is there of ids that the tokenizer does not have.
-GeneratedText generate(Generator& generator, const Tokenizer* tokenizer,
+/// Steps until none of these requests is left. When a step throws, cancels them: what their
+/// functions refer to may be gone afterwards.
+void run_requests(Engine& engine, std::span<const RequestId> ids);
+
+/// Submits a prompt to be continued with sampled text. `result` is filled in while the engine
+/// steps; it, `options` and the tokenizer must outlive the request. `tokenizer` may be null: then
+/// there is no text, only ids. Nor is there of ids that the tokenizer does not have. `on_finish`
+/// (may be empty) is called when the result is complete.
+RequestId submit_text(Engine& engine, const Tokenizer* tokenizer, std::vector<int32_t> prompt,
+                      const TextOptions& options, GeneratedText& result, TextSink sink = {},
+                      std::function<void()> on_finish = {});
+
+/// The same for one prompt alone: returns when it is done.
+GeneratedText generate(Engine& engine, const Tokenizer* tokenizer,
                        const std::vector<int32_t>& prompt, const TextOptions& options,
                        const TextSink& sink = {});
 
 /// The logits of every token of a prompt, [T, V] row by row.
-std::vector<float> generate_raw(Generator& generator, const std::vector<int32_t>& prompt,
+std::vector<float> generate_raw(Engine& engine, const std::vector<int32_t>& prompt,
                                 int64_t vocabulary);
 
 /// One sampled token.
-GeneratedToken generate_one_token(Generator& generator, const std::vector<int32_t>& prompt,
+GeneratedToken generate_one_token(Engine& engine, const std::vector<int32_t>& prompt,
                                   const GenerationOptions& options);
 
 /// One token, the most probable one, together with the next best.
@@ -50,13 +61,13 @@ struct RankedToken {
   int32_t id = 0;
   double probability = 0;
 };
-std::vector<RankedToken> just_generate_one_god_damn_token(Generator& generator,
+std::vector<RankedToken> just_generate_one_god_damn_token(Engine& engine,
                                                           const std::vector<int32_t>& prompt,
                                                           int64_t vocabulary, int64_t best);
 
 /// A sample after a training run: streams a continuation of `prompt` to `sink`, ending with a new
 /// line, at the settings that show a young model best (temperature 0.8, top-p 0.95).
-GeneratedText generate_after_training(Generator& generator, const Tokenizer& tokenizer,
+GeneratedText generate_after_training(Engine& engine, const Tokenizer& tokenizer,
                                       std::string_view prompt, int64_t max_tokens, uint64_t seed,
                                       const TextSink& sink);
 

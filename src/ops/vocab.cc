@@ -54,6 +54,10 @@ void check(const Sample& op) {
   expect_shape("settings", op.settings, {s, static_cast<int64_t>(sizeof(SamplingSettings))});
   expect_dtype("settings", op.settings, Dtype::u8);
   if (op.history) expect_shape("history", op.history, {s, -1});
+  if (op.allowed) {
+    expect_shape("allowed", op.allowed, {s, allowed_words(op.logits.dim(1))});
+    expect_dtype("allowed", op.allowed, Dtype::i32);
+  }
   expect_shape("positions", op.positions, {s});
   expect_shape("tokens", op.tokens, {s});
   if (op.log_probability) {

@@ -44,9 +44,9 @@ struct SegmentSum {
   bool accumulate = false;
 };
 
-/// How one sequence's next token is drawn. Filters apply in this order: repetition penalty,
-/// temperature, top-k, top-p, min-p; each sees the distribution that the ones before it left,
-/// renormalised. All arithmetic is in f64.
+/// How one sequence's next token is drawn. Filters apply in this order: allowed tokens, repetition
+/// penalty, temperature, top-k, top-p, min-p; each sees the distribution that the ones before it
+/// left, renormalised. All arithmetic is in f64.
 struct SamplingSettings {
   float temperature = 1;  // logits are divided by it; 0: the largest (after the penalty) is taken
   int32_t top_k = 0;      // keep this many most probable tokens; 0: no limit
@@ -54,7 +54,7 @@ struct SamplingSettings {
   float min_p = 0;        // keep tokens at least this share as probable as the most probable one
   float repeat_penalty = 1;  // logits of tokens in `history`: divided if positive, else multiplied,
                              // once however often a token occurs
-  float unused = 0;          // keeps the seed aligned
+  int32_t repeat_last_n = 0;  // so many of the last tokens in `history` count; 0: all of them
   uint64_t seed = 0;
 };
 
@@ -69,7 +69,10 @@ struct Sample {
   static constexpr std::string_view kName = "sample";
   Tensor logits;     // [S, V] statistics
   Tensor settings;   // [S, sizeof(SamplingSettings)] u8
-  Tensor history;    // [S, W] i32, −1 where there is none; or empty
+  Tensor history;    // [S, W] i32, −1 where there is none; or empty. The token at position p is
+                     // entry p mod W (see Advance)
+  Tensor allowed;    // [S, ⌈V/32⌉] i32: bit v mod 32 of word v / 32 says whether token v may be
+                     // drawn, at least one of them; or empty: all may
   Tensor positions;  // [S] i32: of the tokens whose logits these are, or kPadding
   Tensor tokens;     // [S] i32, assigned
   Tensor
@@ -86,6 +89,15 @@ struct Advance {
   Tensor positions;  // [S] i32
   Tensor history;    // [S, W] i32, or empty
 };
+
+/// Words of a row of Sample::allowed for a vocabulary of V tokens.
+constexpr int64_t allowed_words(int64_t vocabulary) { return (vocabulary + 31) / 32; }
+
+/// Whether entry i of a row of W tokens of history is one of the last `last_n` tokens, where the
+/// latest is at `position`; 0: all are.
+constexpr bool in_history(int64_t i, int64_t width, int64_t position, int64_t last_n) {
+  return last_n <= 0 || ((position - i) % width + width) % width < last_n;
+}
 
 void check(const Embedding&);
 void check(const EmbeddingBackward&);

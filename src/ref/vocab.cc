@@ -129,7 +129,8 @@ void RefBackend::run(const ops::SegmentSum& op) {
 void RefBackend::run(const ops::Sample& op) {
   const int64_t vocabulary = op.logits.dim(1);
   const Floats logits(op.logits), log_probability(op.log_probability);
-  const Integers history(op.history), positions(op.positions), tokens(op.tokens);
+  const Integers history(op.history), allowed(op.allowed), positions(op.positions),
+      tokens(op.tokens);
   for (int64_t s = 0; s < op.logits.dim(0); ++s) {
     if (positions[s] == ops::kPadding) continue;
     ops::SamplingSettings settings;
@@ -137,14 +138,21 @@ void RefBackend::run(const ops::Sample& op) {
     std::vector<double> z;
     for (int64_t v = 0; v < vocabulary; ++v) z.push_back(logits(s, v));
     if (op.history) {
-      const int32_t* row = op.history.as<int32_t>() + s * op.history.dim(1);
+      const int64_t width = op.history.dim(1);
       const auto penalty = static_cast<double>(settings.repeat_penalty);
-      for (int32_t token : std::set<int32_t>(row, row + op.history.dim(1))) {
+      std::set<int32_t> recent;
+      for (int64_t i = 0; i < width; ++i)
+        if (ops::in_history(i, width, positions[s], settings.repeat_last_n))
+          recent.insert(history(s, i));
+      for (int32_t token : recent) {
         if (token < 0 || token >= vocabulary) continue;
         double& logit = z[static_cast<size_t>(token)];
         logit = logit > 0 ? logit / penalty : logit * penalty;
       }
     }
+    for (int64_t v = 0; op.allowed && v < vocabulary; ++v)
+      if ((allowed(s, v / 32) >> (v % 32) & 1) == 0)
+        z[static_cast<size_t>(v)] = -std::numeric_limits<double>::infinity();
     tokens[s] = draw(std::move(z), settings, positions[s]);
     if (op.log_probability)
       log_probability(s) = logits(s, tokens[s]) - log_sum_exp(logits, s, vocabulary);

@@ -195,15 +195,21 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
                        .context = shape.context,
                        .chunk = chunk,
                        .dtype = options.compute});
+  // A step of an engine: some tokens of prompts, and one of each sequence.
   HostBatch batch = blank_batch(1, chunk);
-  batch.rows.assign(static_cast<size_t>(chunk), 0);
   batch.labels.clear();
+  for (int64_t s = 0; s < shape.sequences; ++s) {
+    batch.tokens.push_back(0);
+    batch.positions.push_back(0);
+    batch.sequence_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+  }
+  batch.rows.assign(batch.tokens.size(), 0);
   const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
     const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
     const Tensor logits =
         ctx.allocate({shape.sequences, shape.config.vocab_size}, ctx.statistics());
-    if (shape.sequences <= chunk) model.logits(ctx, hidden.slice(0, shape.sequences), logits);
+    model.logits(ctx, hidden.slice(0, shape.sequences), logits);
   });
   MemoryPlan plan;
   plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)},

@@ -1,6 +1,5 @@
 #include "train/step_runner.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -20,11 +19,11 @@ void put(const Tensor& to, const std::vector<T>& values) {
 }  // namespace
 
 StepRunner::StepRunner(Context& ctx, Criterion& criterion, Optimizer& optimizer, bool record)
-    : ctx_(ctx), criterion_(criterion), optimizer_(optimizer), record_(record) {}
-
-int64_t StepRunner::programs() const {
-  return std::ranges::count_if(known_, [](const Known& known) { return known.program != nullptr; });
-}
+    : ctx_(ctx),
+      criterion_(criterion),
+      optimizer_(optimizer),
+      record_(record),
+      recordings_(ctx.backend(), ctx.arena(), kMostPrograms) {}
 
 StepRunner::Inputs StepRunner::inputs_at(void* base) const {
   Cutter cutter(base);
@@ -53,11 +52,10 @@ void StepRunner::make_room(int64_t bytes) {
   if (bytes <= device_.bytes()) return;
   // Some more, so that steps that grow a little each time do not move the block each time.
   const int64_t room = bytes + bytes / 2;
-  known_.clear();
+  recordings_.clear();
   host_ = Buffer(host_memory(), room);
   device_ = Buffer();
   device_ = Buffer(ctx_.backend(), room);
-  ++device_version_;
 }
 
 void StepRunner::fill(const Inputs& host) const {
@@ -99,13 +97,13 @@ StepSize StepRunner::stage(Step step) {
   return size_;
 }
 
-StepRunner::Shapes StepRunner::shapes() const {
-  Shapes shapes{static_cast<int64_t>(step_.dropout_seeds.size())};
+Recordings::Shape StepRunner::shape() const {
+  Recordings::Shape shape{static_cast<int64_t>(step_.dropout_seeds.size())};
   for (const HostBatch& batch : step_.batches)
     for (const int64_t number : {batch.size(), static_cast<int64_t>(batch.labels.size()),
                                  batch.sequences(), batch.longest()})
-      shapes.push_back(number);
-  return shapes;
+      shape.push_back(number);
+  return shape;
 }
 
 void StepRunner::issue(const Inputs& inputs, const std::vector<HostBatch>* batches) const {
@@ -128,43 +126,16 @@ void StepRunner::issue(const Inputs& inputs, const std::vector<HostBatch>* batch
   optimizer_.update(ctx_, inputs.schedule, criterion_.squared_norm(0), Clear::added);
 }
 
-void StepRunner::forget_moved() {
-  if (arena_version_ == ctx_.arena().version() && block_version_ == device_version_) return;
-  known_.clear();
-  arena_version_ = ctx_.arena().version();
-  block_version_ = device_version_;
-}
-
-StepRunner::Known& StepRunner::remember(const Shapes& shapes, bool* known) {
-  const auto found = std::ranges::find(known_, shapes, &Known::shapes);
-  *known = found != known_.end();
-  if (*known) return *found;
-  if (known_.size() == kMostPrograms)
-    known_.erase(std::ranges::min_element(known_, {}, &Known::last_used));
-  return known_.emplace_back(Known{.shapes = shapes, .program = nullptr});
-}
-
 void StepRunner::run() {
   CHECK(staged_, "a step is staged before it runs");
   ctx_.arena().reset();
   const Inputs inputs = inputs_at(device_.data());
-  if (!record_ || !criterion_.recordable()) {
+  if (record_ && criterion_.recordable())
+    recordings_.run(
+        shape(), [&] { issue(inputs, &step_.batches); },
+        [this, inputs] { issue(inputs, nullptr); });
+  else
     issue(inputs, &step_.batches);
-  } else {
-    forget_moved();
-    bool known = false;
-    Known& entry = remember(shapes(), &known);
-    entry.last_used = ++clock_;
-    if (entry.program) {
-      entry.program->replay();
-      ++replayed_;
-    } else if (known) {
-      entry.program = ctx_.backend().record([this, inputs] { issue(inputs, nullptr); });
-    } else {
-      // All memory and plans that the work needs are there after this.
-      issue(inputs, &step_.batches);
-    }
-  }
   optimizer_.count_step();
   staged_ = false;
 }

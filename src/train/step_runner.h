@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "ops/recordings.h"
 #include "train/criterion.h"
 #include "train/optimizer.h"
 
@@ -39,8 +39,8 @@ class StepRunner {
   /// Issues the staged step. Its results are in the criterion's row 0, until the next one.
   void run();
 
-  int64_t programs() const;                       // recordings that are held
-  int64_t replayed() const { return replayed_; }  // steps that were replays
+  int64_t programs() const { return recordings_.recorded(); }  // recordings that are held
+  int64_t replayed() const { return recordings_.replayed(); }  // steps that were replays
 
  private:
   /// The inputs of a step, as tensors in host memory or on the device.
@@ -51,33 +51,22 @@ class StepRunner {
     std::vector<Batch> batches;
     int64_t bytes = 0;  // of them all
   };
-  using Shapes = std::vector<int64_t>;  // what the work of a step follows from
-  struct Known {
-    Shapes shapes;
-    std::unique_ptr<Program> program;  // none until they come again
-    int64_t last_used = 0;
-  };
 
   Inputs inputs_at(void* base) const;
   void make_room(int64_t bytes);
   void fill(const Inputs& host) const;
-  Shapes shapes() const;
+  Recordings::Shape shape() const;  // of the staged step
   void issue(const Inputs& inputs, const std::vector<HostBatch>* batches) const;
-  Known& remember(const Shapes& shapes, bool* known);
-  void forget_moved();
 
   Context& ctx_;
   Criterion& criterion_;
   Optimizer& optimizer_;
   bool record_;
   Buffer host_, device_;
-  uint64_t device_version_ = 0;
   Step step_;
   StepSize size_;
   bool staged_ = false;
-  std::vector<Known> known_;
-  uint64_t arena_version_ = 0, block_version_ = 0;  // that the recordings were made on
-  int64_t clock_ = 0, replayed_ = 0;
+  Recordings recordings_;
 };
 
 }  // namespace mixtral

@@ -111,6 +111,7 @@ struct Draw {
   int64_t vocabulary = 1;
   std::vector<ops::SamplingSettings> settings;
   std::vector<int32_t> history = {};  // [S, W]
+  int64_t allow_each = 0;             // only one token in so many may be drawn; 0: all may
   bool log_probability = true;
   bool ties = false;
   std::vector<size_t> padding = {};  // rows that are padding
@@ -132,6 +133,14 @@ void sample(Rig& rig, const Draw& c) {
     op.history =
         rig.indices("history", {count, static_cast<int64_t>(c.history.size()) / count}, c.history);
   for (size_t s : c.padding) positions[s] = ops::kPadding;
+  if (c.allow_each > 0) {
+    const int64_t words = ops::allowed_words(c.vocabulary);
+    std::vector<int32_t> allowed(static_cast<size_t>(count * words), 0);
+    for (int64_t s = 0; s < count; ++s)
+      for (int64_t v = s; v < c.vocabulary; v += c.allow_each)
+        allowed[static_cast<size_t>(s * words + v / 32)] |= static_cast<int32_t>(1U << (v % 32));
+    op.allowed = rig.indices("allowed", {count, words}, allowed);
+  }
   op.positions = rig.indices("positions", {count}, positions);
   // Rows of padding keep what stood there.
   const std::vector<int32_t> before(static_cast<size_t>(count), 12345);
@@ -265,6 +274,22 @@ std::vector<OpCase> vocab_cases() {
             .settings = {S{.temperature = 0, .repeat_penalty = 50},
                          S{.temperature = 0, .repeat_penalty = 50}},
             .history = {0, 1, 2, -1, -1, -1, -1, -1}},
+           // The latest token of row s is at position 17 s: entry 17 s mod 4 of the history.
+           {.name = "last_of_history",
+            .vocabulary = 4,
+            .settings = {S{.temperature = 0, .repeat_penalty = 50, .repeat_last_n = 1},
+                         S{.temperature = 0, .repeat_penalty = 50, .repeat_last_n = 3}},
+            .history = {0, 1, 2, 3, 3, 2, 1, 0}},
+           {.name = "allowed",
+            .vocabulary = 70,
+            .settings = {S{.temperature = 0}, S{.top_p = 0.9F, .seed = 2},
+                         S{.top_k = 5, .repeat_penalty = 2, .seed = 3}},
+            .history = {0, 7, 14},
+            .allow_each = 7},
+           {.name = "one_allowed",
+            .vocabulary = 64,
+            .settings = {S{.temperature = 0}, S{.seed = 2}},
+            .allow_each = 64},
            {.name = "top_k",
             .vocabulary = 99,
             .settings = {S{.top_k = 1, .seed = 1}, S{.top_k = 5, .seed = 2},

@@ -1,0 +1,90 @@
+#include "cli/generate_data.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "cli/adapters.h"
+#include "infer/prompt_file.h"
+#include "infer/result_file.h"
+#include "train/stop_signal.h"
+
+namespace mixtral {
+namespace {
+
+/// Tokens of context for the longest row. Throws Error naming a row that leaves no room for a new
+/// token in what --context or the model allows.
+int64_t context_for(const std::vector<PromptRow>& rows, int64_t given, const ModelConfig& config) {
+  const int64_t most = given > 0 ? given : config.max_positions;
+  int64_t needed = 1;
+  for (const PromptRow& row : rows) {
+    const auto length = static_cast<int64_t>(row.prompt.size());
+    if (length >= most)
+      throw Error(
+          fmt::format("{}: a prompt of {} tokens leaves no room for a new one in a context of {}; "
+                      "shorten it, or raise --context where the model has more positions",
+                      row.source, length, most));
+    needed = std::max(needed, length + row.how.tokens.max_tokens);
+  }
+  return std::min(needed, most);
+}
+
+}  // namespace
+
+void generate_data(GenerateDataOptions o) {
+  settle_adapter(o.model, o.adapter);
+  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
+  const ModelConfig config = model_config(o.model);
+  require_positions(o.context, config);
+  PromptRules rules{.tokenizer = tokenizer.get(),
+                    .vocab_size = config.vocab_size,
+                    .defaults = o.sampling.text_options(o.common.seed, config.eos_ids)};
+  if (!o.chat_template.empty())
+    rules.chat_template = parse_chat_template(o.chat_template);
+  else if (const auto noted = find_chat_template(o.model, o.adapter))
+    rules.chat_template = *noted;
+  const std::vector<PromptRow> rows = read_prompts(o.data, rules);
+  const int64_t context = context_for(rows, o.context, config);
+  ResultFile results(o.out, rows,
+                     o.resume ? ResultFile::Existing::resume : ResultFile::Existing::replace);
+  const int64_t first = results.done(), count = static_cast<int64_t>(rows.size());
+  if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
+  if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
+
+  const auto backend = o.common.open_device();
+  const OpenModel open =
+      open_for_inference(*backend, o.common, o.model, o.adapter, context, o.parallel);
+  Engine engine(*backend, *open.model, {.context = context, .sequences = o.parallel});
+  const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
+  const auto start = std::chrono::steady_clock::now();
+  int64_t done = first, tokens = 0, full = 0;
+  const StopSignal stop;
+  generate_rows(
+      engine, tokenizer.get(), rows, first,
+      [&](int64_t row, const GeneratedText& text) {
+        results.add(row, result_line(row, rows[static_cast<size_t>(row)], text, tokenizer.get(),
+                                     o.log_probabilities ? LogProbabilities::include
+                                                         : LogProbabilities::leave_out));
+        tokens += static_cast<int64_t>(text.tokens.size());
+        full += text.reason == FinishReason::context;
+        ++done;
+        if (terminal) fmt::print(stderr, "\r{} of {} rows", done, count);
+      },
+      [&] { return stop.arrived() != 0; });
+  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  say(o.common, fmt::format("{} rows, {} new tokens in {:.2f} s: {:.1f} tok/s", done - first,
+                            tokens, seconds, static_cast<double>(tokens) / seconds));
+  if (full > 0)
+    say(o.common, fmt::format("note: the context of {} tokens ended {} of them", context, full));
+  if (stop.arrived() != 0) {
+    say(o.common,
+        fmt::format("stopped after {} of {} results; --resume goes on", results.done(), count));
+    throw ExitStatus{128 + stop.arrived()};
+  }
+}
+
+}  // namespace mixtral

@@ -1,0 +1,181 @@
+#include "infer/decode_rows.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "tensor/cutter.h"
+
+namespace mixtral {
+namespace {
+
+/// Calls body(begin, end) for each run of rows that are marked, and unmarks them.
+template <class Body>
+void for_marked_runs(std::vector<uint8_t>& marks, const Body& body) {
+  const auto count = static_cast<int64_t>(marks.size());
+  for (int64_t begin = 0; begin < count; ++begin) {
+    int64_t end = begin;
+    while (end < count && marks[static_cast<size_t>(end)] != 0)
+      marks[static_cast<size_t>(end++)] = 0;
+    if (end > begin) body(begin, end);
+    begin = end;
+  }
+}
+
+}  // namespace
+
+DecodeRows::DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t context)
+    : ctx_(ctx), rows_(rows), context_(context) {
+  const auto settings_bytes = static_cast<int64_t>(sizeof(ops::SamplingSettings));
+  const auto cut = [&](void* base) {
+    Cutter cutter(base);
+    tokens_ = cutter.take({rows}, Dtype::i32);
+    positions_ = cutter.take({rows}, Dtype::i32);
+    cache_rows_ = cutter.take({rows}, Dtype::i32);
+    starts_ = cutter.take({rows + 1}, Dtype::i32);
+    settings_ = cutter.take({rows, settings_bytes}, Dtype::u8);
+    logits_ = cutter.take({rows, vocabulary}, ctx.statistics());
+    return cutter.size();
+  };
+  state_buffer_ = Buffer(ctx.backend(), cut(nullptr));
+  cut(state_buffer_.data());
+  const int64_t bytes = cut_results({}, rows, ctx.statistics()).all.numel();
+  results_buffer_ = Buffer(ctx.backend(), bytes);
+  host_results_buffer_ = Buffer(host_memory(), bytes);
+  results_ = cut_results(results_buffer_, rows, ctx.statistics());
+  host_results_ = cut_results(host_results_buffer_, rows, ctx.statistics());
+
+  const auto count = static_cast<size_t>(rows);
+  std::vector<int32_t> starts(count + 1);
+  std::iota(starts.begin(), starts.end(), 0);
+  send(starts, starts_, 0, rows + 1);
+  host_tokens_.assign(count, 0);
+  host_positions_.assign(count, ops::kPadding);
+  host_cache_rows_.assign(count, 0);
+  host_settings_.assign(count, {});
+  changed_.assign(count, 1);
+  mask_changed_.assign(count, 0);
+}
+
+DecodeRows::Results DecodeRows::cut_results(const Buffer& buffer, int64_t rows, Dtype statistics) {
+  Cutter cutter(buffer.data());
+  Results results;
+  results.drawn = cutter.take({rows}, Dtype::i32);
+  results.log_probability = cutter.take({rows}, statistics);
+  results.all = Tensor(buffer.data(), {cutter.size()}, Dtype::u8);
+  return results;
+}
+
+bool DecodeRows::remembers(const GenerationOptions& options) const {
+  return options.sampling.repeat_penalty != 1 && options.repeat_last_n > 0;
+}
+
+bool DecodeRows::prepare(const GenerationOptions& options, bool masked) {
+  bool moved = false;
+  if (remembers(options)) {
+    const int64_t needed = std::min(options.repeat_last_n, context_ + 1);
+    const auto width = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(needed)));
+    if (history_.empty() || history_.dim(1) < width) {
+      history_buffer_ = Buffer();
+      history_buffer_ = Buffer(ctx_.backend(), rows_ * width * size_of(Dtype::i32));
+      history_ = history_buffer_.tensor({rows_, width}, Dtype::i32);
+      host_history_.assign(static_cast<size_t>(rows_ * width), -1);
+      moved = true;
+    }
+  }
+  if (masked && mask_.empty()) {
+    const int64_t words = ops::allowed_words(logits_.dim(1));
+    mask_buffer_ = Buffer(ctx_.backend(), rows_ * words * size_of(Dtype::i32));
+    mask_ = mask_buffer_.tensor({rows_, words}, Dtype::i32);
+    host_mask_.assign(static_cast<size_t>(rows_ * words), ~uint32_t{0});
+    std::ranges::fill(mask_changed_, uint8_t{1});
+    moved = true;
+  }
+  return moved;
+}
+
+void DecodeRows::set(int64_t row, const Row& content) {
+  const auto r = static_cast<size_t>(row);
+  const auto count = static_cast<int64_t>(content.tokens.size());
+  host_tokens_[r] = content.tokens.back();
+  host_positions_[r] = static_cast<int32_t>(count - 1);
+  host_cache_rows_[r] = content.cache_row;
+  ops::SamplingSettings& settings = host_settings_[r] = content.options->sampling;
+  if (remembers(*content.options))
+    settings.repeat_last_n =
+        static_cast<int32_t>(std::min(content.options->repeat_last_n, context_ + 1));
+  else
+    settings.repeat_penalty = 1;
+  if (history_) {
+    const int64_t width = history_.dim(1);
+    int32_t* history = host_history_.data() + row * width;
+    std::fill_n(history, width, -1);
+    for (int64_t p = std::max<int64_t>(0, count - width); p < count; ++p)
+      history[p % width] = content.tokens[static_cast<size_t>(p)];
+  }
+  changed_[r] = 1;
+  if (mask_) set_mask(row, TokenMask(static_cast<size_t>(mask_.dim(1)), ~uint32_t{0}));
+}
+
+void DecodeRows::clear(int64_t row) {
+  const auto r = static_cast<size_t>(row);
+  host_positions_[r] = ops::kPadding;
+  host_settings_[r] = {};
+  changed_[r] = 1;
+}
+
+void DecodeRows::set_mask(int64_t row, const TokenMask& mask) {
+  CHECK(mask_ && static_cast<int64_t>(mask.size()) == mask_.dim(1));
+  std::ranges::copy(mask, host_mask_.begin() + row * mask_.dim(1));
+  mask_changed_[static_cast<size_t>(row)] = 1;
+}
+
+template <class T>
+void DecodeRows::send(const std::vector<T>& host, const Tensor& device, int64_t begin,
+                      int64_t end) const {
+  const Tensor to = device.slice(begin, end);
+  const int64_t row_bytes = to.bytes() / (end - begin);
+  // The view is only read from.
+  auto* from = const_cast<T*>(host.data()) + begin * row_bytes / static_cast<int64_t>(sizeof(T));
+  ctx_.backend().upload(Tensor(from, to.shape(), to.dtype()), to);
+}
+
+void DecodeRows::upload() {
+  for_marked_runs(changed_, [&](int64_t begin, int64_t end) {
+    send(host_tokens_, tokens_, begin, end);
+    send(host_positions_, positions_, begin, end);
+    send(host_cache_rows_, cache_rows_, begin, end);
+    send(host_settings_, settings_, begin, end);
+    if (history_) send(host_history_, history_, begin, end);
+  });
+  if (mask_)
+    for_marked_runs(mask_changed_,
+                    [&](int64_t begin, int64_t end) { send(host_mask_, mask_, begin, end); });
+}
+
+void DecodeRows::draw(int64_t count) {
+  const Tensor history = history_ ? history_.slice(0, count) : Tensor();
+  ctx_.run(ops::Sample{.logits = logits(count),
+                       .settings = settings_.slice(0, count),
+                       .history = history,
+                       .allowed = mask_ ? mask_.slice(0, count) : Tensor(),
+                       .positions = positions(count),
+                       .tokens = results_.drawn.slice(0, count),
+                       .log_probability = results_.log_probability.slice(0, count)});
+  ctx_.run(ops::Advance{.drawn = results_.drawn.slice(0, count),
+                        .inputs = tokens(count),
+                        .positions = positions(count),
+                        .history = history});
+}
+
+void DecodeRows::read() { ctx_.backend().download(results_.all, host_results_.all); }
+
+int32_t DecodeRows::drawn(int64_t row) const { return host_results_.drawn.as<int32_t>()[row]; }
+
+double DecodeRows::log_probability(int64_t row) const {
+  const Tensor& values = host_results_.log_probability;
+  return values.dtype() == Dtype::f64 ? values.as<double>()[row]
+                                      : static_cast<double>(values.as<float>()[row]);
+}
+
+}  // namespace mixtral

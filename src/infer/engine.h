@@ -1,0 +1,127 @@
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "infer/decode_rows.h"
+#include "infer/request.h"
+#include "infer/scheduler.h"
+#include "model/mixtral.h"
+#include "ops/recordings.h"
+
+namespace mixtral {
+
+/// Generates from one model, many sequences at once, which join and leave at every step. A step is
+/// one forward pass over a token of each sequence that is past its prompt and some tokens of the
+/// prompts that are not read yet (Yu et al. 2022, "Orca"; Agrawal et al. 2023, "Sarathi"). Keys and
+/// values stand in pages; requests that begin with the same tokens share them.
+///
+/// What is drawn depends on the request alone. In f32 on `cpu` and `ref` this holds to the bit,
+/// whatever else the engine does.
+///
+/// One thread at a time may use an engine, since it uses its backend.
+class Engine {
+ public:
+  /// To how many rows a step without prompts is padded, so that few shapes need a recording.
+  enum class Padding { automatic, none, powers_of_two };
+
+  struct Options {
+    int64_t context = 0;    // tokens of a sequence, at most; 0: as many as the model has room for
+    int64_t sequences = 1;  // that are under way at once; others wait
+    int64_t cache_tokens = 0;  // room of the cache for all sequences; 0: for all whole contexts
+    int64_t chunk = 256;       // prompt tokens of a step, at most
+    bool share_pages = true;   // between requests that begin with the same tokens
+    Padding padding = Padding::automatic;  // powers_of_two where recordings save time
+  };
+
+  /// Sequences and pages now.
+  struct Usage {
+    int64_t running = 0, waiting = 0;  // sequences
+    int64_t pages = 0;                 // of the cache
+    int64_t used_pages = 0;            // of these: by running sequences
+    int64_t kept_pages = 0;            // by none, but kept for requests to come while there is room
+    // So far:
+    int64_t preemptions = 0;    // times that a sequence lost its pages
+    int64_t reused_tokens = 0;  // of prompts: taken from pages that were there already
+  };
+
+  /// Throws Error when the model was prepared for fewer positions than `context`, or the cache has
+  /// no room for one sequence.
+  Engine(Backend& backend, const Mixtral& model, const Options& options);
+  Engine(Backend& backend, const Mixtral& model) : Engine(backend, model, Options()) {}
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  int64_t context() const { return cache_.context(); }
+  int64_t sequences() const { return cache_.sequences(); }
+  int64_t vocabulary() const { return model_.config().vocab_size; }
+
+  /// Queues a request. Throws Error when its prompt is empty, has tokens that the model does not
+  /// have, or leaves no room in the context.
+  RequestId submit(Request request);
+  /// Ends a request. Its pages are free when this returns, and none of its functions is called any
+  /// more. Does nothing when it has ended already.
+  void cancel(RequestId id);
+
+  /// Computes one step and calls the requests' functions. Returns whether any request is left. When
+  /// a function throws, its request has to be cancelled; the others are not affected.
+  bool step();
+  /// Steps until no request is left.
+  void run() {
+    while (step()) {
+    }
+  }
+
+  /// Whether a request is queued or under way.
+  bool has(RequestId id) const { return sequences_.contains(id); }
+  Usage usage() const;
+  /// Gives back the pages that are kept for requests to come.
+  void forget_prefixes() { scheduler_.forget_prefixes(); }
+  int64_t replayed() const { return recordings_.replayed(); }  // steps that were replays
+
+ private:
+  /// What a request's functions are to be told.
+  struct Event {
+    RequestId id = 0;
+    std::optional<GeneratedToken> token;
+    std::optional<FinishReason> finish;
+    int64_t first = 0;  // of the prompt's logits
+    Buffer logits_buffer;
+    Tensor logits;
+  };
+
+  void check(const Request& request) const;
+  void compute();
+  void take_seats(const Scheduler::Step& step);
+  void sit(Sequence& sequence, size_t seat);
+  void fill_masks();
+  void decode(int64_t rows);
+  void prefill(const Scheduler::Step& step);
+  void report_prompt_logits(const Scheduler::Slice& slice, const Tensor& hidden);
+  void collect(const Scheduler::Step& step);
+  std::vector<TokenProbability> best_tokens(int64_t row, int64_t count);
+  void deliver();
+  void finish(Sequence& sequence, FinishReason reason);
+  void erase(RequestId id);
+
+  Backend& backend_;
+  const Mixtral& model_;
+  Padding padding_;
+  Arena arena_;
+  Context ctx_;
+  KvCache cache_;
+  DecodeRows rows_;
+  Recordings recordings_;
+  Scheduler scheduler_;
+  std::map<RequestId, std::shared_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> seats_;  // which sequence has which of the rows; null: none
+  int64_t device_seats_ = 0;      // rows on the device from here on are padding
+  bool rows_moved_ = false;       // the device has lost what stood in the rows
+  std::deque<Event> events_;      // that are still to be told
+  RequestId last_id_ = 0;
+};
+
+}  // namespace mixtral

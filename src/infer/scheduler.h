@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "infer/prefix_index.h"
+#include "infer/request.h"
+#include "model/kv_cache.h"
+
+namespace mixtral {
+
+using RequestId = int64_t;
+
+/// A request that is not finished yet.
+struct Sequence {
+  RequestId id = 0;
+  Request request;
+  std::vector<int32_t> tokens;  // the prompt, then what was drawn
+  int64_t cached = 0;           // of the tokens: those whose keys and values are in the cache
+  int32_t cache_row = -1;       // of the cache's table; -1: it waits for a place
+  int64_t seat = -1;            // its row of DecodeRows, or -1
+  bool preempted = false;       // has lost its place in the cache since it got its seat
+  size_t indexed = 0;           // of its pages: those that were offered to the prefix index
+  int64_t reported = 0;         // of the prompt: positions whose logits were handed out
+
+  int64_t length() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t pending() const { return length() - cached; }
+  int64_t drawn() const { return length() - static_cast<int64_t>(request.prompt.size()); }
+  /// Whether the last token is all that is to go through the model before the next draw.
+  bool decodes() const {
+    return pending() == 1 && request.options.max_tokens > 0 && !wants_logits();
+  }
+  /// Whether logits of its prompt are still to be handed out.
+  bool wants_logits() const {
+    return request.on_prompt_logits && reported < static_cast<int64_t>(request.prompt.size());
+  }
+};
+
+/// Decides what each step of an engine computes, and gives sequences their pages of the cache.
+/// First come, first served: a request waits until a row of the cache's table and pages for all of
+/// its tokens are free, and those after it wait for it. When a running sequence needs a page and
+/// none is free, the pages of the youngest are taken; it waits again, and its tokens are computed
+/// again later. So the oldest always goes on.
+class Scheduler {
+ public:
+  struct Slice {
+    Sequence* sequence = nullptr;
+    int64_t count = 0;  // of its pending tokens, the first ones
+    bool last() const { return count == sequence->pending(); }
+  };
+  struct Step {
+    std::vector<Sequence*> decode;  // one token each
+    std::vector<Slice> prefill;     // prompts, or what is to be computed again
+    bool empty() const { return decode.empty() && prefill.empty(); }
+  };
+
+  struct Options {
+    int64_t chunk = 256;      // tokens of all prefill slices of a step, at most
+    int64_t most_pages = 0;   // of a sequence, KvCache::pages_of_sequence; the cache has so many
+    bool share_pages = true;  // between sequences that begin with the same tokens
+  };
+  Scheduler(KvCache& cache, const Options& options)
+      : cache_(cache), prefixes_(cache), options_(options) {}
+
+  /// The sequence waits from now on. It must stay where it is until remove().
+  void add(Sequence& sequence) { waiting_.push_back(&sequence); }
+  /// Takes it out and gives back its pages.
+  void remove(Sequence& sequence);
+
+  /// What to compute next, with room in the cache for it; empty when nobody is left.
+  Step next();
+  /// Counts a step's tokens as cached.
+  static void complete(const Step& step);
+  /// Drops what is kept of earlier prompts.
+  void forget_prefixes() { prefixes_.clear(); }
+
+  int64_t running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t kept_pages() const { return prefixes_.evictable(); }  // that no sequence uses
+  int64_t preemptions() const { return preemptions_; }          // so far
+  int64_t reused_tokens() const { return reused_tokens_; }      // from kept pages, so far
+
+ private:
+  Step plan();
+  bool admit(Sequence& sequence);
+  bool extend(Sequence& sequence, int64_t tokens);
+  int64_t extend_up_to(Sequence& sequence, int64_t most);
+  void offer_pages(Sequence& sequence, int64_t tokens);
+  void preempt(Sequence& sequence);
+
+  KvCache& cache_;
+  PrefixIndex prefixes_;
+  Options options_;
+  std::vector<Sequence*> running_;  // have a row of the cache's table; the oldest first
+  std::deque<Sequence*> waiting_;   // the oldest first; all younger than the running ones
+  int64_t preemptions_ = 0, reused_tokens_ = 0;
+};
+
+}  // namespace mixtral
