@@ -6,6 +6,7 @@
 #include <new>
 #include <system_error>
 
+#include "cli/advice.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/usage.h"
@@ -56,10 +57,10 @@ int run_command_line(int argc, char** argv) {
     fmt::print(stderr, "mixtral: {}\n", usage_error(app, error));
     return 2;
   } catch (const UsageError& error) {
-    fmt::print(stderr, "mixtral: {}\n", error.what());
+    fmt::print(stderr, "mixtral: {}\n", in_flags(error));
     return 2;
   } catch (const Error& error) {
-    fmt::print(stderr, "mixtral: {}\n", error.what());
+    fmt::print(stderr, "mixtral: {}\n", in_flags(error));
     return 1;
   } catch (const std::filesystem::filesystem_error& error) {
     fmt::print(stderr, "mixtral: {}: {}\n", error.path1().string(), error.code().message());

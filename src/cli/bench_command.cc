@@ -11,7 +11,6 @@
 
 #include "backends/registry.h"
 #include "base/random.h"
-#include "cli/adapters.h"
 #include "cli/common.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
@@ -197,7 +196,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                     Report& report) {
   const bool tuning = o.work == "finetune";
   const Precision precision =
-      tuning ? adapter_precision(o.common.dtype, backend, config.dtype)
+      tuning ? choose_precision(o.common.dtype, backend, Purpose::tuning, config.dtype)
              : choose_precision(o.common.dtype, backend, Purpose::training, config.dtype);
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
@@ -399,7 +398,7 @@ void run_bench(const BenchOptions& o) {
         fmt::format("--quantize-base {}: bench {} trains the weights themselves, which must stay "
                     "as they are; it is for bench finetune, prefill and decode",
                     o.common.quantize_base, o.work));
-  ModelConfig config = model_config(o.model);
+  ModelConfig config = open_source(o.common, {.model = o.model}).config();
   if (o.layers) config.num_layers = *o.layers;
   config.max_positions = std::max(config.max_positions, o.context + o.tokens + 1);
   config.validate("--model");

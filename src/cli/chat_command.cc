@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "cli/adapters.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/line_editor.h"
@@ -147,30 +146,22 @@ class Chat {
 };
 
 void run_chat(ChatOptions o) {
-  settle_adapter(o.model, o.adapter);
-  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
-  if (!tokenizer)
-    throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer", o.model));
-  const ModelConfig config = model_config(o.model);
-  if (tokenizer->vocab_size() > config.vocab_size)
-    throw Error(
-        fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
-                    "not belong together",
-                    tokenizer->vocab_size(), config.vocab_size));
+  const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
+  const auto tokenizer = source.require_tokenizer();
   ChatTemplate chat = ChatTemplate::mistral_v1;
   if (!o.chat_template.empty())
     chat = parse_chat_template(o.chat_template);
-  else if (const auto noted = find_chat_template(o.model, o.adapter))
+  else if (const auto noted = source.chat_template())
     chat = *noted;
   else
     say(o.common, fmt::format("the model does not say how it was taught to converse; trying "
                               "--chat-template {}",
                               name(chat)));
-  const auto backend = o.common.open_device();
-  const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, kContext);
-  const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter, context);
-  Engine engine(*backend, *open.model);
-  TextOptions options = o.sampling.text_options(o.common.seed, config.eos_ids);
+  const int64_t context =
+      o.context > 0 ? o.context : std::min(source.config().max_positions, kContext);
+  const OpenedModel open = open_model(o.common, source, o.common.open_options(context));
+  Engine engine(*open.backend, *open.model);
+  TextOptions options = o.sampling.text_options(o.common.seed, source.stop_ids());
   Conversation conversation(engine, *tokenizer, chat, std::move(options));
   conversation.set_system(o.system);
   Chat(o, conversation, context).run();

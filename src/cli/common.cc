@@ -8,48 +8,8 @@
 #include <cstdio>
 
 #include "backends/registry.h"
-#include "base/nearest.h"
-#include "model/checkpoint.h"
-#include "train/checkpoint_store.h"
-#include "train/defaults.h"
-#include "train/memory_plan.h"
 
 namespace mixtral {
-namespace {
-
-namespace fs = std::filesystem;
-
-/// Throws Error where a directory holds an adapter, of which alone no model is made.
-void refuse_adapter(const fs::path& directory) {
-  std::error_code error;
-  if (fs::exists(directory / "config.json", error)) return;
-  if (!fs::exists(directory / "adapter_config.json", error)) return;
-  throw Error(
-      fmt::format("{0} holds an adapter, and here a whole model is needed; make one with `mixtral "
-                  "merge --model BASE --adapter {0} --out DIR`",
-                  directory.string()));
-}
-
-bool is_gguf(const fs::path& file) {
-  std::string ending = file.extension().string();
-  std::ranges::transform(ending, ending.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return ending == ".gguf";
-}
-
-/// Throws Error, before anything is allocated, when the device has not the memory that the model
-/// and, of one that is trained, its gradients take.
-void require_model_memory(const Backend& backend, const ModelConfig& config,
-                          const Mixtral::Options& options, int64_t sequences) {
-  const auto planner = make_planning_backend(&backend);
-  const int64_t context = options.context > 0 ? options.context : config.max_positions;
-  require_memory(*planner,
-                 {.config = config, .options = options, .sequences = sequences, .context = context},
-                 backend.memory());
-}
-
-}  // namespace
-
 void CommonOptions::add_to(CLI::App& command) {
   command
       .add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
@@ -108,110 +68,25 @@ Dtype CommonOptions::rope_dtype() const {
   return rope_frequencies == "fp16" ? Dtype::f16 : Dtype::f32;
 }
 
-Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
-                           Dtype stored) {
-  const bool gpu = backend.kind() == DeviceKind::gpu;
-  Precision p;
-  if (dtype == "fp64") {
-    if (backend.kind() != DeviceKind::reference)
-      throw UsageError(
-          fmt::format("--dtype fp64 computes on --device ref only, not on {}", backend.name()));
-    p.weights = p.compute = Dtype::f64;
-  } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
-    if (gpu) {
-      p.weights = p.compute = Dtype::bf16;
-      p.operands = ops::Operands::bf16;
-    } else if (purpose == Purpose::inference) {
-      p.weights = Dtype::bf16;
-    } else {
-      p.operands = ops::Operands::bf16;
-    }
-  } else if (dtype == "auto" && purpose == Purpose::inference &&
-             (stored == Dtype::bf16 || stored == Dtype::f16)) {
-    p.weights = stored;
-  } else if (dtype != "auto" && dtype != "fp32") {
-    throw UsageError(fmt::format("--dtype is '{}', expected auto, fp32, bf16 or fp64", dtype));
-  }
-  return p;
+OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) const {
+  return {.device = device,
+          .threads = threads,
+          .dtype = dtype,
+          .rope_frequencies = rope_dtype(),
+          .quantization = quantization(),
+          .random_weights = random_weights,
+          .seed = seed,
+          .context = context,
+          .sequences = sequences};
 }
 
-fs::path resolve_model(const std::string& model) {
-  const fs::path path(model);
-  std::error_code error;
-  if (fs::exists(path / "config.json", error)) return path;
-  if (const auto checkpoint = find_checkpoint(path)) {
-    refuse_adapter(*checkpoint);
-    return *checkpoint;
-  }
-  refuse_adapter(path);
-  if (!fs::exists(path, error)) {
-    if (is_builtin_config(model))
-      throw Error(
-          fmt::format("--model {0}: a built-in configuration has no weights; train it with "
-                      "`mixtral pretrain --model {0}`, or name a model's directory",
-                      model));
-    const std::string close = nearest(model, builtin_config_names());
-    throw Error(fmt::format(
-        "--model {}: there is no such directory, and the built-in configurations are {}{}", model,
-        fmt::join(builtin_config_names(), ", "),
-        close.empty() ? "" : fmt::format("; did you mean {}?", close)));
-  }
-  if (!fs::is_directory(path, error))
-    throw Error(
-        fmt::format("--model {}: {}; what is read is a directory with config.json, the weights in "
-                    ".safetensors files and tokenizer.model, or a run",
-                    model, is_gguf(path) ? "GGUF files are not read yet" : "is a file"));
-  throw Error(fmt::format(
-      "--model {}: found neither config.json (a model) nor checkpoints (a run) in it", model));
+ModelSource open_source(const CommonOptions& common, const ModelSource::Names& names) {
+  return ModelSource::resolve(names, [&](const std::string& note) { say(common, note); });
 }
 
-bool names_configuration(const std::string& model) {
-  std::error_code error;
-  return is_builtin_config(model) && !fs::exists(model, error);
-}
-
-ModelConfig model_config(const std::string& model) {
-  if (names_configuration(model)) return builtin_config(model);
-  return ModelConfig::load(resolve_model(model));
-}
-
-void draw_weights(Backend& backend, Mixtral& model, uint64_t seed) {
-  nn::initialise(backend, model.parameters(), defaults::initialisation(model.config(), seed));
-}
-
-std::unique_ptr<Mixtral> open_model(Backend& backend, const CommonOptions& common,
-                                    const std::string& model, const Mixtral::Options& options,
-                                    int64_t sequences) {
-  const ModelConfig config = model_config(model);
-  require_positions(options.context, config);
-  require_model_memory(backend, config, options, sequences);
-  return open_planned_model(backend, common, model, options);
-}
-
-void require_positions(int64_t context, const ModelConfig& config) {
-  if (context > config.max_positions)
-    throw UsageError(fmt::format("--context {} is more than the model's {} positions", context,
-                                 config.max_positions));
-}
-
-std::unique_ptr<Mixtral> open_planned_model(Backend& backend, const CommonOptions& common,
-                                            const std::string& model,
-                                            const Mixtral::Options& options) {
-  if (!common.random_weights && !names_configuration(model))
-    return load_model(backend, resolve_model(model), options);
-  if (!common.random_weights)
-    say(common, fmt::format("note: --model {} is a built-in configuration without weights: they "
-                            "are drawn from --seed {}, as with --random-weights",
-                            model, common.seed));
-  auto result = std::make_unique<Mixtral>(backend, model_config(model), options);
-  draw_weights(backend, *result, common.seed);
-  return result;
-}
-
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& tokenizer, const std::string& model) {
-  if (!tokenizer.empty()) return load_tokenizer(tokenizer);
-  if (names_configuration(model)) return nullptr;
-  return find_tokenizer(resolve_model(model));
+OpenedModel open_model(const CommonOptions& common, const ModelSource& source,
+                       const OpenOptions& options) {
+  return open_model(source, options, [&](const std::string& note) { say(common, note); });
 }
 
 std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text) {

@@ -9,7 +9,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cli/adapters.h"
 #include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/evaluate.h"
@@ -49,20 +48,17 @@ std::string chance_text(const std::string& name) {
   return name;
 }
 
-void run_exact_match(const EvaluateOptions& given) {
-  EvaluateOptions o = given;
-  settle_adapter(o.model, o.adapter);
-  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
-  if (!tokenizer)
-    throw UsageError(fmt::format("{} has no tokenizer; name one with --tokenizer", o.model));
-  const ModelConfig config = model_config(o.model);
+void run_exact_match(const EvaluateOptions& o) {
+  const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
+  const auto tokenizer = source.require_tokenizer();
+  const ModelConfig& config = source.config();
   require_positions(o.context, config);
   QuestionRules rules;
   rules.response_marker = o.response_marker;
   rules.records.vocab_size = config.vocab_size;
   if (!o.chat_template.empty())
     rules.records.chat_template = parse_chat_template(o.chat_template);
-  else if (const auto noted = find_chat_template(o.model, o.adapter))
+  else if (const auto noted = source.chat_template())
     rules.records.chat_template = *noted;
   const std::filesystem::path file = scored_file(o);
   const auto questions = read_questions(file, *tokenizer, rules, o.limit);
@@ -70,11 +66,11 @@ void run_exact_match(const EvaluateOptions& given) {
   for (const ExactQuestion& question : questions)
     longest = std::max(longest, static_cast<int64_t>(question.prompt.size()));
   const int64_t limit = o.context > 0 ? o.context : config.max_positions;
-  const auto backend = o.common.open_device();
   const int64_t parallel = std::min(kParallel, static_cast<int64_t>(questions.size()));
-  const OpenModel open = open_for_inference(*backend, o.common, o.model, o.adapter,
-                                            std::min(longest + o.max_tokens, limit), parallel);
-  Engine engine(*backend, *open.model, {.sequences = parallel});
+  const OpenedModel open =
+      open_model(o.common, source,
+                 o.common.open_options(std::min(longest + o.max_tokens, limit), parallel));
+  Engine engine(*open.backend, *open.model, {.sequences = parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   const ExactMatch result =
@@ -116,7 +112,8 @@ void run_exact_match(const EvaluateOptions& given) {
 void run_evaluate(const ScoringOptions& o) {
   Scoring s = open_scoring(o, {.pass = Pass::losses});
   Batches batches(s.corpus, s.batches);
-  const Evaluation e = evaluate(*s.ctx, *s.model, batches, o.objective(s.model->config()));
+  const Evaluation e =
+      evaluate(*s.open.ctx, *s.open.model, batches, o.objective(s.open.model->config()));
   std::vector<double> load_entropy;
   std::vector<std::vector<int64_t>> dead;
   for (const auto& load : e.load) {
@@ -143,7 +140,7 @@ void run_evaluate(const ScoringOptions& o) {
              e.perplexity);
   fmt::print("balance loss   {:.4f} (with coefficient: objective {:.4f})\n", e.aux, e.loss);
   fmt::print("scored         {} tokens of {} records\n", e.tokens, s.corpus.documents());
-  const auto experts = static_cast<double>(s.model->config().num_experts);
+  const auto experts = static_cast<double>(s.open.model->config().num_experts);
   fmt::print(
       "experts' load  (share of the assignments; even is {:.1f}%. Entropies, of the load and of a "
       "token's choice,\n               are shares of an even router's {:.3f} nats)\n",
@@ -152,7 +149,7 @@ void run_evaluate(const ScoringOptions& o) {
     fmt::print("  layer {:<3}", layer);
     for (const double share : e.load[layer])
       fmt::print(" {:5.1f}%",
-                 100 * share / static_cast<double>(s.model->config().experts_per_token));
+                 100 * share / static_cast<double>(s.open.model->config().experts_per_token));
     const double most = experts > 1 ? std::log(experts) : 1;
     fmt::print(
         "   load entropy {:.1f}%, choice {:.1f}%; {}\n", 100 * load_entropy[layer] / most,

@@ -7,7 +7,6 @@
 #include <numeric>
 #include <optional>
 
-#include "cli/adapters.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
 #include "model/checkpoint.h"
@@ -59,29 +58,26 @@ class Finetuning {
     if (o_.out.empty() && !o_.dump_config)
       throw UsageError("--out is missing: the directory for checkpoints and metrics");
     for (const std::string& note : notes_) say(o_.common, note);
-    if (!o_.resuming && !o_.model.empty() && trains_adapter(o_.kind()))
-      settle_adapter(o_.model, o_.adapter);
+    if (!o_.resuming && !o_.model.empty() && trains_adapter(o_.kind())) settle_adapter();
     o_.settle(file_);
     if (!o_.resuming && o_.kind() == FinetuneMethod::dpo && !o_.adapter.empty() &&
         o_.reference.empty())
       say(o_.common,
           "note: the reference is the base without the adapter that training starts from; to "
           "compare with both together, merge them first (mixtral merge) and tune the result");
-    if (o_.common.random_weights && names_configuration(o_.model))
+    if (o_.common.random_weights && open_source(o_.common, {.model = o_.model}).is_builtin())
       base_ = o_.model;
     else
       base_ = started_from("model", o_.model);
     if (!o_.reference.empty()) reference_ = started_from("reference", o_.reference);
+    const ModelSource source =
+        open_source(o_.common, {base_.string(), o_.resuming ? "" : o_.adapter, o_.tokenizer});
     if (!o_.chat_template)
-      if (const auto noted = find_chat_template(base_.string(), o_.adapter))
-        o_.chat_template = name(*noted);
-    config_ = model_config(base_.string());
-    tokenizer_ = open_tokenizer(o_.tokenizer, base_.string());
-    if (tokenizer_ && tokenizer_->vocab_size() > config_.vocab_size)
-      throw Error(fmt::format(
-          "the tokenizer has {} pieces but the model a vocabulary of {}; they do not belong "
-          "together",
-          tokenizer_->vocab_size(), config_.vocab_size));
+      if (const auto noted = source.chat_template()) o_.chat_template = name(*noted);
+    config_ = source.config();
+    refuse_training_noise(config_, base_.string());
+    source.check_tokenizer();
+    tokenizer_ = source.tokenizer();
     if (!o_.resuming && trains_adapter(o_.kind()) && o_.adapter.empty())
       starting_adapter();  // refuses flags, before data are read
     choose_context(o_, config_);
@@ -107,6 +103,14 @@ class Finetuning {
   }
 
  private:
+  /// Where --model names an adapter or a run that trained one: makes that the adapter to start
+  /// from, and its base the model.
+  void settle_adapter() {
+    const ModelSource source = open_source(o_.common, {.model = o_.model, .adapter = o_.adapter});
+    o_.model = source.name();
+    o_.adapter = source.adapter().string();
+  }
+
   /// The directory that --model or --reference stands for. A run goes on with what it stood for at
   /// its start, which config.yaml notes: a run of that name may have newer checkpoints by now.
   fs::path started_from(const std::string& flag, const std::string& given) const {
@@ -116,7 +120,11 @@ class Finetuning {
     };
     fs::path noted;
     if (o_.resuming) noted = read_run_info(fs::path(o_.out) / "config.yaml", "models")[flag];
-    if (noted.empty()) return fs::canonical(resolve_model(given));
+    if (noted.empty()) {
+      const ModelSource source = open_source(o_.common, {.model = given, .setting = flag});
+      source.refuse_adapter();
+      return fs::canonical(source.directory());
+    }
     if (holds_model(noted)) return noted;
     // Folders may have been moved.
     for (const fs::path& directory :
@@ -189,7 +197,7 @@ class Finetuning {
     const auto backend = o_.common.open_device();
     const Precision precision =
         trains_adapter(kind)
-            ? adapter_precision(o_.common.dtype, *backend, config_.dtype)
+            ? choose_precision(o_.common.dtype, *backend, Purpose::tuning, config_.dtype)
             : choose_precision(o_.common.dtype, *backend, Purpose::training, config_.dtype);
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
@@ -313,7 +321,7 @@ class Finetuning {
   std::vector<std::string> notes_;
   fs::path base_, reference_;  // reference_: empty where none is named
   ModelConfig config_;
-  std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   Objective objective_;
 };
 

@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "cli/adapters.h"
 #include "cli/common.h"
 #include "cli/generate_data.h"
 #include "cli/run_config.h"
@@ -33,9 +32,8 @@ struct GenerateOptions {
 
 /// Everything a method needs, opened.
 struct Session {
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Tokenizer> tokenizer;  // may be null
-  OpenModel open;
+  std::shared_ptr<const Tokenizer> tokenizer;  // may be null
+  OpenedModel open;
   std::unique_ptr<Engine> engine;
   std::vector<int32_t> prompt;
 };
@@ -45,8 +43,9 @@ bool is_chat(const GenerateOptions& o) {
 }
 
 /// --prompt as the user's turn of a conversation, ready for the reply.
-std::vector<int32_t> chat_prompt(const GenerateOptions& o, const Tokenizer& tokenizer) {
-  const auto noted = find_chat_template(o.model, o.adapter);
+std::vector<int32_t> chat_prompt(const GenerateOptions& o, const ModelSource& source,
+                                 const Tokenizer& tokenizer) {
+  const auto noted = source.chat_template();
   const ChatTemplate chat = o.chat_template.empty() ? noted.value_or(ChatTemplate::mistral_v1)
                                                     : parse_chat_template(o.chat_template);
   std::vector<Message> messages;
@@ -55,11 +54,10 @@ std::vector<int32_t> chat_prompt(const GenerateOptions& o, const Tokenizer& toke
   return encode_chat(tokenizer, chat, messages, "--prompt").ids;
 }
 
-Session open_session(const GenerateOptions& given) {
-  GenerateOptions o = given;
-  settle_adapter(o.model, o.adapter);
+Session open_session(const GenerateOptions& o) {
+  const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
   Session s;
-  s.tokenizer = open_tokenizer(o.tokenizer, o.model);
+  s.tokenizer = source.tokenizer();
   if (!o.ids.empty()) {
     if (!o.prompt.empty()) throw UsageError("give --prompt or --ids, not both");
     if (is_chat(o))
@@ -67,26 +65,18 @@ Session open_session(const GenerateOptions& given) {
           "--ids is the whole prompt; --chat, --chat-template and --system are about --prompt");
     s.prompt = parse_ids("--ids", o.ids);
   } else {
-    if (!s.tokenizer)
-      throw UsageError(
-          fmt::format("{} has no tokenizer; name one with --tokenizer, or give token "
-                      "ids with --ids",
-                      o.model));
-    s.prompt = is_chat(o) ? chat_prompt(o, *s.tokenizer) : prompt_tokens(*s.tokenizer, o.prompt);
+    s.tokenizer = source.require_tokenizer({{{"ids", {}}}});
+    s.prompt =
+        is_chat(o) ? chat_prompt(o, source, *s.tokenizer) : prompt_tokens(*s.tokenizer, o.prompt);
     if (s.prompt.empty())
       throw UsageError("the prompt is empty and this tokenizer has no begin token; give --prompt");
   }
-  s.backend = o.common.open_device();
-  const ModelConfig config = model_config(o.model);
-  if (s.tokenizer && s.tokenizer->vocab_size() > config.vocab_size)
-    throw Error(
-        fmt::format("the tokenizer has {} pieces but the model a vocabulary of {}; they do "
-                    "not belong together",
-                    s.tokenizer->vocab_size(), config.vocab_size));
+  source.check_tokenizer();
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
-  const int64_t context = o.context > 0 ? o.context : std::min(config.max_positions, needed);
-  s.open = open_for_inference(*s.backend, o.common, o.model, o.adapter, context);
-  s.engine = std::make_unique<Engine>(*s.backend, *s.open.model);
+  const int64_t context =
+      o.context > 0 ? o.context : std::min(source.config().max_positions, needed);
+  s.open = open_model(o.common, source, o.common.open_options(context));
+  s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model);
   return s;
 }
 

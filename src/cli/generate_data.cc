@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "cli/adapters.h"
 #include "infer/prompt_file.h"
 #include "infer/result_file.h"
 #include "train/stop_signal.h"
@@ -34,16 +33,17 @@ int64_t context_for(const std::vector<PromptRow>& rows, int64_t given, const Mod
 }  // namespace
 
 void generate_data(GenerateDataOptions o) {
-  settle_adapter(o.model, o.adapter);
-  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
-  const ModelConfig config = model_config(o.model);
+  const ModelSource source =
+      open_source(o.common, {.model = o.model, .adapter = o.adapter, .tokenizer = o.tokenizer});
+  const auto tokenizer = source.tokenizer();
+  const ModelConfig& config = source.config();
   require_positions(o.context, config);
   PromptRules rules{.tokenizer = tokenizer.get(),
                     .vocab_size = config.vocab_size,
-                    .defaults = o.sampling.text_options(o.common.seed, config.eos_ids)};
+                    .defaults = o.sampling.text_options(o.common.seed, source.stop_ids())};
   if (!o.chat_template.empty())
     rules.chat_template = parse_chat_template(o.chat_template);
-  else if (const auto noted = find_chat_template(o.model, o.adapter))
+  else if (const auto noted = source.chat_template())
     rules.chat_template = *noted;
   const std::vector<PromptRow> rows = read_prompts(o.data, rules);
   const int64_t context = context_for(rows, o.context, config);
@@ -53,10 +53,9 @@ void generate_data(GenerateDataOptions o) {
   if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
   if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
 
-  const auto backend = o.common.open_device();
-  const OpenModel open =
-      open_for_inference(*backend, o.common, o.model, o.adapter, context, o.parallel);
-  Engine engine(*backend, *open.model, {.context = context, .sequences = o.parallel});
+  const OpenedModel open =
+      open_model(o.common, source, o.common.open_options(context, o.parallel));
+  Engine engine(*open.backend, *open.model, {.context = context, .sequences = o.parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   int64_t done = first, tokens = 0, full = 0;

@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "backends/registry.h"
-#include "cli/adapters.h"
 #include "cli/common.h"
 #include "cli/evaluate_command.h"
 #include "cli/finetune_options.h"
@@ -31,14 +30,12 @@ nlohmann::ordered_json to_json(const MemoryPlan& plan) {
   return json;
 }
 
-void run_info(const InfoOptions& given) {
-  InfoOptions o = given;
-  std::string adapter;
-  settle_adapter(o.model, adapter);
-  if (!adapter.empty())
+void run_info(const InfoOptions& o) {
+  const ModelSource source = open_source(o.common, {.model = o.model});
+  if (!source.adapter().empty())
     say(o.common, fmt::format("note: --model {} trained an adapter; this is of its base, {}",
-                              given.model, o.model));
-  const ModelConfig c = model_config(o.model);
+                              o.model, source.name()));
+  const ModelConfig& c = source.config();
   const ParameterCount n = count_parameters(c);
   const auto backend = o.gpu > 0 ? nullptr : o.common.open_device();
   const auto planner = backend ? make_planning_backend(backend.get())
@@ -47,7 +44,7 @@ void run_info(const InfoOptions& given) {
   const Precision inference =
       choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
   const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
-  const Precision tuning = adapter_precision(o.common.dtype, *planner, c.dtype);
+  const Precision tuning = choose_precision(o.common.dtype, *planner, Purpose::tuning, c.dtype);
   const auto options_of = [&](const Precision& p, std::optional<ops::WeightFormat> quantization) {
     return Mixtral::Options{.weights = p.weights,
                             .compute = p.compute,

@@ -3,7 +3,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cli/adapters.h"
 #include "cli/evaluate_command.h"
 #include "cli/inspect_experts.h"
 #include "cli/scoring.h"
@@ -23,51 +22,55 @@ struct GradientsOptions {
 };
 
 nn::ParameterSource tuned_parameters(const Scoring& s) {
-  return s.adapter ? s.adapter->parameters() : s.model->parameters();
+  return s.open.adapter ? s.open.adapter->parameters() : s.open.model->parameters();
 }
 
 /// The preference loss of the first batch of pairs, its gradients, and what it is made of.
-void run_preference_gradients(const GradientsOptions& given) {
-  GradientsOptions o = given;
-  settle_adapter(o.scoring.model, o.scoring.adapter);
-  const Objective objective = o.scoring.objective(model_config(o.scoring.model));
+void run_preference_gradients(const GradientsOptions& o) {
+  const ModelSource source =
+      open_source(o.scoring.common, {o.scoring.model, o.scoring.adapter, o.scoring.tokenizer});
+  const Objective objective = o.scoring.objective(source.config());
   const PreferenceSettings settings{.loss = parse_preference_loss(o.dpo_loss),
                                     .beta = o.beta,
                                     .label_smoothing = o.label_smoothing,
                                     .objective = objective,
                                     .recompute = o.recompute};
   settings.validate();
-  Scoring s = open_scoring(o.scoring,
+  Scoring s = open_scoring(o.scoring, source,
                            {.pass = Pass::gradients,
                             .recompute = o.recompute,
                             .preference = settings,
-                            .reference_model = !o.reference.empty() || o.scoring.adapter.empty()});
+                            .reference_model = !o.reference.empty() || source.adapter().empty()});
   if (!s.corpus.is_paired())
     throw Error(
         fmt::format("{}: holds no preference pairs, which --method dpo needs", o.scoring.data));
-  if (o.reference.empty() && !s.adapter)
+  if (o.reference.empty() && !s.open.adapter)
     throw UsageError("--method dpo needs --reference DIR, or an --adapter whose base is it");
   std::unique_ptr<Mixtral> reference;
   if (!o.reference.empty()) {
-    Mixtral::Options options = s.model->options();
+    Mixtral::Options options = s.open.model->options();
     options.trainable = false;
-    reference = load_model(*s.backend, resolve_model(o.reference), options);
-    if (reference->config().vocab_size != s.model->config().vocab_size)
+    const ModelSource other =
+        open_source(o.scoring.common, {.model = o.reference, .setting = "reference"});
+    other.refuse_adapter();
+    reference = open_weights(*s.open.backend, other, options, {}, {});
+    if (reference->config().vocab_size != s.open.model->config().vocab_size)
       throw Error(fmt::format("--reference {} has a vocabulary of {}, but --model {} one of {}",
                               o.reference, reference->config().vocab_size, o.scoring.model,
-                              s.model->config().vocab_size));
+                              s.open.model->config().vocab_size));
   }
   Batches batches(s.corpus, s.batches);
   const auto host = batches.next();
   if (!host) throw Error(fmt::format("{}: holds no record", o.scoring.data));
   PreferenceCriterion criterion(
-      *s.ctx, {.policy = *s.model, .adapter = s.adapter.get(), .reference = reference.get()},
+      *s.open.ctx,
+      {.policy = *s.open.model, .adapter = s.open.adapter.get(), .reference = reference.get()},
       settings);
   const StepSize step{.weight = criterion.weight(*host), .batches = 1};
-  criterion.begin(*s.ctx, 0);
-  criterion.add_gradients(*s.ctx, *host, step, 0);
-  const Figures figures = criterion.read(*s.ctx, 0, step);
-  if (!o.out.empty()) save_gradients(*s.backend, tuned_parameters(s), o.out);
+  criterion.begin(*s.open.ctx, 0);
+  criterion.add_gradients(*s.open.ctx, *host, step, 0);
+  const Figures figures = criterion.read(*s.open.ctx, 0, step);
+  if (!o.out.empty()) save_gradients(*s.open.backend, tuned_parameters(s), o.out);
   ordered_json json{{"loss", figures.loss}, {"preference_loss", figures.cross_entropy}};
   for (const auto& [name, value] : figures.more) json[name] = value;
   json["aux_loss"] = figures.aux;
@@ -106,16 +109,17 @@ void run_gradients(const GradientsOptions& o) {
   if (!host) throw Error(fmt::format("{}: holds no record", o.scoring.data));
   const int64_t labels = host->label_count();
   if (labels == 0) throw Error(fmt::format("{}: no label to learn in the batch", o.scoring.data));
-  const Objective objective = o.scoring.objective(s.model->config());
-  Context& ctx = *s.ctx;
+  const Objective objective = o.scoring.objective(s.open.model->config());
+  Context& ctx = *s.open.ctx;
   const LossTotals totals = LossTotals::allocate(ctx);
   const Tensor scale = ctx.allocate({1}, ctx.statistics());
   ctx.run(ops::Fill{.x = scale, .value = 1 / static_cast<double>(labels)});
-  const Batch batch = upload(ctx, *host, s.model->config().vocab_size, s.model->context());
-  accumulate_gradients(ctx, *s.model, batch, objective,
+  const Batch batch =
+      upload(ctx, *host, s.open.model->config().vocab_size, s.open.model->context());
+  accumulate_gradients(ctx, *s.open.model, batch, objective,
                        {.label_scale = scale, .recompute = o.recompute}, totals, nullptr);
   const LossValues losses = read(ctx, totals, objective, labels);
-  if (!o.out.empty()) save_gradients(*s.backend, tuned_parameters(s), o.out);
+  if (!o.out.empty()) save_gradients(*s.open.backend, tuned_parameters(s), o.out);
   const ordered_json json{{"loss", losses.total},   {"cross_entropy", losses.cross_entropy},
                           {"aux_loss", losses.aux}, {"z_loss", losses.z},
                           {"tokens", labels},       {"rows", host->sequences()}};

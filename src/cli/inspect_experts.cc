@@ -10,7 +10,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "cli/adapters.h"
 #include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/expert_page.h"
@@ -182,7 +181,7 @@ void run_experts(const ExpertsOptions& o) {
   Batches batches(s.corpus, s.batches);
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const ExpertReport report =
-      report_experts(*s.ctx, *s.model, batches, s.tokenizer.get(),
+      report_experts(*s.open.ctx, *s.open.model, batches, s.tokenizer.get(),
                      {.tokens = o.tokens, .sample_tokens = o.html.empty() ? 0 : o.sample_tokens},
                      [&](int64_t tokens) {
                        if (terminal) fmt::print(stderr, "\r{} tokens", tokens);
@@ -206,10 +205,9 @@ struct RouteOptions {
   std::string model, adapter, tokenizer, prompt, ids;
 };
 
-void run_route(const RouteOptions& given) {
-  RouteOptions o = given;
-  settle_adapter(o.model, o.adapter);
-  const auto tokenizer = open_tokenizer(o.tokenizer, o.model);
+void run_route(const RouteOptions& o) {
+  const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
+  const auto tokenizer = source.tokenizer();
   HostBatch host;
   if (!o.ids.empty()) {
     host.append(parse_ids("--ids", o.ids));
@@ -218,38 +216,17 @@ void run_route(const RouteOptions& given) {
     host.append(prompt_tokens(*tokenizer, o.prompt));
   }
   if (host.size() == 0) throw UsageError("there is no token to route; give --prompt or --ids");
-  const auto backend = o.common.open_device();
-  const ModelConfig config = model_config(o.model);
-  const Precision precision =
-      choose_precision(o.common.dtype, *backend, Purpose::inference, config.dtype);
+  const ModelConfig& config = source.config();
   if (host.size() > config.max_positions)
     throw UsageError(fmt::format("the text has {} tokens, but the model no more than {} positions",
                                  host.size(), config.max_positions));
-  const Mixtral::Options options{.weights = precision.weights,
-                                 .compute = precision.compute,
-                                 .context = host.size(),
-                                 .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization()};
-  std::optional<AdapterFile> file;
-  if (!o.adapter.empty()) file = AdapterFile::load(o.adapter, config);
-  const MemoryPlan plan = require_pass_memory(*backend, {.config = config,
-                                                         .options = options,
-                                                         .objective = {},
-                                                         .optimizer = {},
-                                                         .context = host.size(),
-                                                         .adapter = file,
-                                                         .pass = Pass::routes});
-  const auto model = open_planned_model(*backend, o.common, o.model, options);
-  std::optional<Adapter> adapter;
-  if (file) adapter.emplace(*backend, *model, std::move(*file), Adapter::Options{});
-  Arena arena(*backend);
-  arena.reserve(plan.arena());
-  Context ctx(*backend, arena, precision.compute);
-  ctx.set_operands(precision.operands);
+  OpenOptions options = o.common.open_options(host.size());
+  options.pass = {.context = host.size(), .pass = Pass::routes};
+  const OpenedModel open = open_model(o.common, source, options);
   ExpertReport report(config.num_layers, config.num_experts, config.experts_per_token, host.size());
   std::vector<TokenKind> kinds;
   if (tokenizer) kinds = classify_tokens(*tokenizer, host.tokens);
-  add_routes(ctx, *model, host, kinds, report);
+  add_routes(*open.ctx, *open.model, host, kinds, report);
 
   const ExpertReport::Sample& routes = report.sample();
   const auto k = static_cast<size_t>(config.experts_per_token);

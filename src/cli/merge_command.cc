@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -10,10 +11,10 @@
 
 #include "backends/registry.h"
 #include "base/file.h"
-#include "cli/adapters.h"
 #include "cli/common.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
+#include "open/companions.h"
 #include "text/chat_template.h"
 #include "train/memory_plan.h"
 
@@ -156,13 +157,13 @@ void require_comparison_memory(const MergeOptions& o, const Backend& backend,
 }
 
 /// Compares the base with its adapters on and the merged model, both computed in f32.
-Agreement compare(const MergeOptions& o, Backend& backend, const fs::path& base,
+Agreement compare(const MergeOptions& o, Backend& backend, const ModelSource& base,
                   const fs::path& merged, const std::vector<WeightedAdapter>& adapters) {
-  const ModelConfig config = ModelConfig::load(base);
+  const ModelConfig& config = base.config();
   const Mixtral::Options options = compared_as(o, config);
   std::vector<double> wrapped;
   {
-    const auto model = load_model(backend, base, options);
+    const auto model = open_weights(backend, base, options, {}, {});
     std::vector<std::unique_ptr<Adapter>> on;
     for (const WeightedAdapter& adapter : adapters) {
       AdapterFile file = adapter.file;
@@ -186,8 +187,10 @@ Agreement compare(const MergeOptions& o, Backend& backend, const fs::path& base,
 }
 
 void run_merge(const MergeOptions& o) {
-  const fs::path base = resolve_model(o.model);
-  const ModelConfig config = ModelConfig::load(base);
+  const ModelSource source = open_source(o.common, {.model = o.model});
+  source.refuse_adapter();
+  const fs::path& base = source.directory();
+  const ModelConfig& config = source.config();
   refuse_existing(o, base);
   std::vector<WeightedAdapter> adapters;
   // What was learnt last says how to converse: of several adapters, the last that has a note.
@@ -211,12 +214,12 @@ void run_merge(const MergeOptions& o) {
         changes.push_back({{"tensor", tensor.name}, {"change", tensor.change}});
         greatest = std::max(greatest, tensor.change);
       });
-  const auto tokenizer = find_tokenizer(base);
-  if (tokenizer) tokenizer->save(pending.path());
+  const std::vector<std::string> companions = copy_companions(base, pending.path());
+  const bool tokenizer = std::ranges::any_of(companions, is_tokenizer_file);
   if (chat) save_chat_template_name(pending.path(), *chat);
   std::optional<Agreement> agreement;
   if (backend) {
-    agreement = compare(o, *backend, base, pending.path(), adapters);
+    agreement = compare(o, *backend, source, pending.path(), adapters);
     const std::string found = fmt::format(
         "the logits of the merged model differ from those of the model with its adapters by {:.1e} "
         "of the largest",
@@ -238,7 +241,7 @@ void run_merge(const MergeOptions& o) {
                       {"tensors", on_disk_tensors(config).size()},
                       {"changed", changed},
                       {"changes", changes},
-                      {"tokenizer", tokenizer != nullptr}};
+                      {"tokenizer", tokenizer}};
     if (agreement) json["logits_difference"] = agreement->difference;
     fmt::print("{}\n", json.dump());
     return;

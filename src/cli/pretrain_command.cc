@@ -79,7 +79,7 @@ struct PretrainOptions : TrainOptions {
   ModelConfig new_config(const Tokenizer* tokenizer_in_use) const {
     std::error_code error;
     const bool builtin = is_builtin_config(model) && !fs::exists(model, error);
-    ModelConfig config = model_config(model);
+    ModelConfig config = open_source(common, {.model = model}).config();
     auto take = [](const std::optional<int64_t>& value, int64_t& field) {
       if (value) field = *value;
     };
@@ -143,8 +143,8 @@ struct PretrainOptions : TrainOptions {
 /// The model to train and its tokenizer, before anything is allocated.
 struct Subject {
   ModelConfig config;
-  std::unique_ptr<Tokenizer> tokenizer;  // may be null
-  fs::path weights;                      // a directory; empty: random
+  std::shared_ptr<const Tokenizer> tokenizer;  // may be null
+  fs::path weights;                            // a directory; empty: random
 };
 
 /// A resumed run's: what its newest readable checkpoint says.
@@ -179,16 +179,16 @@ Subject choose_subject(const PretrainOptions& o) {
     if (o.changes_shape())
       throw UsageError(
           "--init takes the model as it is; flags of its shape go with --model, from scratch");
-    subject.weights = resolve_model(o.init);
-    subject.config = ModelConfig::load(subject.weights);
-    subject.tokenizer = open_tokenizer(o.tokenizer, subject.weights.string());
-    if (subject.tokenizer && subject.tokenizer->vocab_size() > subject.config.vocab_size)
-      throw Error(fmt::format(
-          "the tokenizer has {} pieces but the model a vocabulary of {}; they do not belong "
-          "together",
-          subject.tokenizer->vocab_size(), subject.config.vocab_size));
+    const ModelSource source =
+        open_source(o.common, {.model = o.init, .tokenizer = o.tokenizer, .setting = "init"});
+    source.refuse_adapter();
+    source.check_tokenizer();
+    subject.weights = source.directory();
+    subject.config = source.config();
+    subject.tokenizer = source.tokenizer();
   } else {
-    subject.tokenizer = open_tokenizer(o.tokenizer, o.model);
+    subject.tokenizer =
+        open_source(o.common, {.model = o.model, .tokenizer = o.tokenizer}).tokenizer();
     if (!subject.tokenizer) subject.tokenizer = default_tokenizer(o);
     subject.config = o.new_config(subject.tokenizer.get());
   }
@@ -207,6 +207,7 @@ class Pretraining {
       throw UsageError("--out is missing: the directory for checkpoints and metrics");
     for (const std::string& note : notes_) say(o_.common, note);
     Subject subject = choose_subject(o_);
+    refuse_training_noise(subject.config, o_.init.empty() ? o_.model : o_.init);
     choose_context(o_, subject.config);
     if (*o_.context > subject.config.max_positions) {
       if (!o_.init.empty())

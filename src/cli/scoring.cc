@@ -4,11 +4,8 @@
 
 #include <algorithm>
 
-#include "backends/registry.h"
-#include "cli/adapters.h"
 #include "cli/data_splits.h"
 #include "cli/run_config.h"
-#include "model/checkpoint.h"
 
 namespace mixtral {
 namespace {
@@ -97,33 +94,27 @@ std::filesystem::path scored_file(const ScoringOptions& o) {
   return data_of(o, {}, nullptr).file(split_of(o));
 }
 
-MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape) {
-  const auto planner = make_planning_backend(&backend);
-  MemoryPlan plan = plan_training(*planner, shape);
-  require_memory(*planner, shape, plan, backend.memory());
-  return plan;
+Scoring open_scoring(const ScoringOptions& o, const ScoringPass& pass) {
+  return open_scoring(o, open_source(o.common, {o.model, o.adapter, o.tokenizer}), pass);
 }
 
-Scoring open_scoring(const ScoringOptions& given, const ScoringPass& pass) {
-  const bool trainable = pass.pass == Pass::gradients;
-  ScoringOptions o = given;
-  settle_adapter(o.model, o.adapter);
-  if (trainable && o.adapter.empty() && o.common.quantization())
-    throw UsageError(fmt::format(
-        "--quantize-base {}: the gradients of the model's own weights need them as they are; leave "
-        "it out, or name an --adapter, whose gradients are then meant",
-        o.common.quantize_base));
+Scoring open_scoring(const ScoringOptions& o, const ModelSource& source, const ScoringPass& pass) {
+  if (pass.pass == Pass::gradients) {
+    refuse_training_noise(source.config(), source.name());
+    if (source.adapter().empty() && o.common.quantization())
+      throw UsageError(fmt::format(
+          "--quantize-base {}: the gradients of the model's own weights need them as they are; "
+          "leave it out, or name an --adapter, whose gradients are then meant",
+          o.common.quantize_base));
+  }
   Scoring s;
-  s.backend = o.common.open_device();
-  const ModelConfig config = model_config(o.model);
-  const Precision precision = choose_precision(
-      o.common.dtype, *s.backend, trainable ? Purpose::training : Purpose::inference, config.dtype);
-  s.tokenizer = open_tokenizer(o.tokenizer, o.model);
+  const ModelConfig& config = source.config();
+  s.tokenizer = source.tokenizer();
   EncodeOptions encode;
   encode.rules.vocab_size = config.vocab_size;
   if (!o.chat_template.empty())
     encode.rules.chat_template = parse_chat_template(o.chat_template);
-  else if (const auto noted = find_chat_template(o.model, o.adapter))
+  else if (const auto noted = source.chat_template())
     encode.rules.chat_template = *noted;
   s.corpus = data_of(o, encode, s.tokenizer.get()).load_whole_or(split_of(o));
 
@@ -140,36 +131,17 @@ Scoring open_scoring(const ScoringOptions& given, const ScoringPass& pass) {
       longest = std::max(longest, s.corpus.length(d));
     s.batches.context = std::min({s.batches.context, longest, int64_t{4096}});
   }
-  const Mixtral::Options options{.weights = precision.weights,
-                                 .compute = precision.compute,
-                                 .context = s.batches.context,
-                                 .trainable = trainable && o.adapter.empty(),
-                                 .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization()};
-  std::optional<AdapterFile> file;
-  if (!o.adapter.empty()) file = AdapterFile::load(o.adapter, config);
   const BatchSize size = largest_batch(s.corpus, s.batches, pass.pass);
-  const TrainingShape shape{
-      .config = config,
-      .options = options,
+  OpenOptions options = o.common.open_options(s.batches.context);
+  options.pass = {
       .objective = o.objective(config),
-      .optimizer = {},
       .rows = pass.preference ? std::max<int64_t>(1, size.sequences / 2) : size.sequences,
       .context = size.tokens,
       .recompute = pass.recompute,
-      .adapter = file,
       .preference = pass.preference,
       .reference_model = pass.reference_model,
       .pass = pass.pass};
-  const MemoryPlan plan = require_pass_memory(*s.backend, shape);
-  s.model = open_planned_model(*s.backend, o.common, o.model, options);
-  if (file)
-    s.adapter = std::make_unique<Adapter>(*s.backend, *s.model, std::move(*file),
-                                          Adapter::Options{.trainable = trainable});
-  s.arena = std::make_unique<Arena>(*s.backend);
-  s.arena->reserve(plan.arena());
-  s.ctx = std::make_unique<Context>(*s.backend, *s.arena, precision.compute);
-  s.ctx->set_operands(precision.operands);
+  s.open = open_model(o.common, source, options);
   return s;
 }
 

@@ -30,13 +30,9 @@ struct ScoringOptions {
 std::filesystem::path scored_file(const ScoringOptions& options);
 
 struct Scoring {
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Tokenizer> tokenizer;  // may be null
-  std::unique_ptr<Mixtral> model;
-  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
+  std::shared_ptr<const Tokenizer> tokenizer;  // may be null
   Corpus corpus;
-  std::unique_ptr<Arena> arena;
-  std::unique_ptr<Context> ctx;
+  OpenedModel open;
   BatchOptions batches;
 };
 
@@ -51,11 +47,11 @@ struct ScoringPass {
   bool reference_model = false;
 };
 
-/// What a pass will take. Throws Error with an itemised table when the device has not that much.
-MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape);
-
 /// Opens device, model, adapter and data. Throws Error, before anything is allocated, where a batch
 /// would not fit, and UsageError.
 Scoring open_scoring(const ScoringOptions& options, const ScoringPass& pass);
+/// The same where the names have been resolved already.
+Scoring open_scoring(const ScoringOptions& options, const ModelSource& source,
+                     const ScoringPass& pass);
 
 }  // namespace mixtral

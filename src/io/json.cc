@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/git_lfs.h"
 
 namespace mixtral {
 namespace {
@@ -275,6 +276,7 @@ Json Json::parse(std::string_view text, std::string_view source, const JsonLimit
 
 Json Json::load(const std::filesystem::path& path, const JsonLimits& limits) {
   const MappedFile file(path);
+  refuse_git_lfs_pointer(file.text(), path.string());
   return parse(file.text(), path.string(), limits);
 }
 

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -29,7 +32,9 @@ FileChecksum read_checksum(const Json& json) {
   sum.bytes = static_cast<uint64_t>(bytes);
   const std::string& hex = json.at("xxh3").as_string();
   const auto [end, error] = std::from_chars(hex.data(), hex.data() + hex.size(), sum.xxh3, 16);
-  if (hex.size() != 16 || error != std::errc() || end != hex.data() + hex.size())
+  // As they are written: a letter of the other case would be a flipped bit.
+  const bool lower = std::ranges::none_of(hex, [](char c) { return c >= 'A' && c <= 'F'; });
+  if (!lower || hex.size() != 16 || error != std::errc() || end != hex.data() + hex.size())
     throw Error(fmt::format("{}: expected 16 hexadecimal digits, found \"{}\"",
                             json.at("xxh3").where(), printable(hex)));
   return sum;
@@ -51,6 +56,19 @@ void require_contents(const fs::path& path, const FileChecksum& expected) {
   if (found != expected)
     throw Error(fmt::format("{} is damaged: its checksum is {}, but {} says {}", path.string(),
                             found.hex(), Manifest::kFileName, expected.hex()));
+}
+
+/// What a manifest beside a file says of it, where there is one that can be read and it does.
+std::optional<FileChecksum> listed_checksum(const fs::path& file) {
+  std::error_code error;
+  if (!fs::exists(file.parent_path() / Manifest::kFileName, error)) return std::nullopt;
+  try {
+    const Manifest manifest = Manifest::load(file.parent_path());
+    const auto listed = manifest.files().find(file.filename().string());
+    if (listed != manifest.files().end()) return listed->second;
+  } catch (const Error&) {
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -90,18 +108,19 @@ void Manifest::verify(const fs::path& directory) const {
 void verify_manifest(const fs::path& directory) { Manifest::load(directory).verify(directory); }
 
 void verify_listed(const fs::path& file) {
-  std::error_code error;
-  if (!fs::exists(file.parent_path() / Manifest::kFileName, error)) return;
-  Manifest manifest;
-  try {
-    manifest = Manifest::load(file.parent_path());
-  } catch (const Error&) {
-    return;
-  }
-  const auto listed = manifest.files().find(file.filename().string());
-  if (listed == manifest.files().end()) return;
-  require_size(file, listed->second);
-  require_contents(file, listed->second);
+  const auto listed = listed_checksum(file);
+  if (!listed) return;
+  require_size(file, *listed);
+  require_contents(file, *listed);
+}
+
+std::string read_listed(const fs::path& file, uint64_t limit) {
+  std::string text = read_file(file, limit);
+  const FileChecksum found = checksum(std::as_bytes(std::span(text)));
+  if (const auto listed = listed_checksum(file); listed && found != *listed)
+    throw Error(fmt::format("{} is damaged: its checksum is {}, but {} says {}", file.string(),
+                            found.hex(), Manifest::kFileName, listed->hex()));
+  return text;
 }
 
 }  // namespace mixtral

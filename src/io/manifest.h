@@ -42,4 +42,8 @@ void verify_manifest(const std::filesystem::path& directory);
 /// or with another program's file of that name, nothing is known and nothing checked.
 void verify_listed(const std::filesystem::path& file);
 
+/// The text of a file, checked in the same way and opened once. Throws Error also when it cannot be
+/// read or is larger than `limit` bytes.
+std::string read_listed(const std::filesystem::path& file, uint64_t limit);
+
 }  // namespace mixtral

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "io/convert.h"
 #include "io/json.h"
 #include "io/manifest.h"
 
@@ -25,33 +24,29 @@ bool is_base_name(std::string_view name) {
          name.ends_with(".safetensors");
 }
 
-bool lies_within(const fs::path& file, const fs::path& folder) {
-  const auto [end, rest] = std::ranges::mismatch(folder, file);
-  return end == folder.end();
-}
-
-// A shard named by an index must be in the index's own folder, links followed. The one exception is
-// Hugging Face's download cache, where REPO/snapshots/REVISION/ links to files in REPO/blobs/.
-void check_location(const fs::path& shard, const fs::path& folder, const std::string& source) {
+/// What a directory without safetensors files holds instead, and what to do about it.
+std::string instead_of_weights(const fs::path& directory) {
   std::error_code error;
-  const fs::path file = fs::canonical(shard, error);
-  if (error)
-    throw Error(fmt::format("{} names the shard {}, which cannot be opened: {}", source,
-                            shard.string(), error.message()));
-  const fs::path home = fs::canonical(folder);
-  if (lies_within(file, home)) return;
-  const fs::path snapshots = home.parent_path();
-  if (snapshots.filename() == "snapshots" && lies_within(file, snapshots.parent_path() / "blobs"))
-    return;
-  throw Error(fmt::format("{} names the shard {}, which is a link out of its folder", source,
-                          shard.string()));
-}
-
-double element(const std::byte* data, Dtype dtype, int64_t index) {
-  double value = 0;
-  convert_elements(data + index * size_of(dtype), dtype, reinterpret_cast<std::byte*>(&value),
-                   Dtype::f64, 1);
-  return value;
+  std::string shard;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    const std::string ending = entry.path().extension().string();
+    for (const std::string_view other : {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"})
+      if (ending == other && !name.starts_with("training_args"))
+        return fmt::format(
+            "its weights are in {}, a {} file, which is not read here; download the model's "
+            ".safetensors files, or rewrite it with transformers: "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)",
+            printable(name), ending);
+    if (name.starts_with("model-") && ending == ".safetensors") shard = name;
+  }
+  if (!shard.empty())
+    return fmt::format("it has shards such as {}; download their {}, too", printable(shard),
+                       kIndex);
+  if (fs::exists(directory / "adapter_config.json", error))
+    return "it holds an adapter, not a model; name the model that the adapter is for, and this as "
+           "the adapter";
+  return "the download may not be complete";
 }
 
 }  // namespace
@@ -61,27 +56,25 @@ ModelTensors::ModelTensors(const fs::path& path) : path_(path) {
     if (path.filename().string().ends_with(".index.json"))
       open_index(path);
     else
-      add(SafetensorsFile(path));
+      add(path);
   } else if (fs::exists(path / kSingle)) {
-    add(SafetensorsFile(path / kSingle));
+    add(path / kSingle);
   } else if (fs::exists(path / kIndex)) {
     open_index(path / kIndex);
   } else {
-    throw Error(fmt::format("{} has neither {} nor {}; it is not a model directory", path.string(),
-                            kSingle, kIndex));
+    throw Error(fmt::format("{} has neither {} nor {}: {}", path.string(), kSingle, kIndex,
+                            instead_of_weights(path)));
   }
+  for (size_t i = 0; i < files_.size(); ++i)
+    for (const auto& entry : files_[i].entries())
+      if (place_.at(entry.name) == i) names_.push_back(entry.name);
 }
 
-void ModelTensors::add(SafetensorsFile file) {
-  verify_listed(file.path());
-  for (const auto& entry : file.entries()) {
-    const auto [place, added] = file_of_.emplace(entry.name, files_.size());
-    if (!added)
-      throw Error(fmt::format("{}: tensor \"{}\" is also in {}", file.path().string(),
-                              printable(entry.name), files_[place->second].path().string()));
-    names_.push_back(entry.name);
-  }
-  files_.push_back(std::move(file));
+void ModelTensors::add(const fs::path& path) {
+  verify_listed(path);
+  files_.emplace_back(path);
+  for (const auto& entry : files_.back().entries())
+    place_.try_emplace(entry.name, files_.size() - 1);
 }
 
 void ModelTensors::open_index(const fs::path& index) {
@@ -90,7 +83,6 @@ void ModelTensors::open_index(const fs::path& index) {
   const auto& map = json.at("weight_map").members();
   const fs::path folder = index.has_parent_path() ? index.parent_path() : fs::path(".");
 
-  std::unordered_map<std::string, std::string> shard_of;  // tensor -> file name
   std::vector<std::string> shards;
   for (const auto& [tensor, file] : map) {
     const std::string& name = file.as_string();
@@ -99,7 +91,6 @@ void ModelTensors::open_index(const fs::path& index) {
           fmt::format("{}: expected the plain name of a .safetensors file beside the index, "
                       "found \"{}\"",
                       file.where(), printable(name)));
-    shard_of.emplace(tensor, name);
     shards.push_back(name);
   }
   std::ranges::sort(shards);
@@ -109,80 +100,44 @@ void ModelTensors::open_index(const fs::path& index) {
   if (shards.size() > kMostShards)
     throw Error(
         fmt::format("{}: {} shards; at most {} are accepted", source, shards.size(), kMostShards));
-
+  std::unordered_map<std::string, size_t> number;
   for (const auto& name : shards) {
-    check_location(folder / name, folder, source);
-    SafetensorsFile file(folder / name);
-    for (const auto& entry : file.entries()) {
-      const auto named = shard_of.find(entry.name);
-      if (named == shard_of.end())
-        throw Error(fmt::format("{}: tensor \"{}\" is not in the weight_map of {}",
-                                file.path().string(), printable(entry.name), source));
-      if (named->second != name)
-        throw Error(fmt::format("{}: tensor \"{}\" should be in {} by the weight_map of {}",
-                                file.path().string(), printable(entry.name), named->second,
-                                source));
-    }
-    add(std::move(file));
+    std::error_code error;
+    if (!fs::exists(folder / name, error))
+      throw Error(
+          fmt::format("{} names the shard {}, which is not there; the download may not be complete",
+                      source, (folder / name).string()));
+    number.emplace(name, files_.size());
+    add(folder / name);
   }
-  for (const auto& [tensor, name] : map)
-    if (!file_of_.contains(tensor))
-      throw Error(fmt::format("{}: tensor \"{}\" should be in {}, but is not", source,
-                              printable(tensor), printable(name.as_string())));
-
-  const Json* metadata = json.find("metadata");
-  const Json* total = metadata && metadata->is_object() ? metadata->find("total_size") : nullptr;
-  if (total && (total->as_int() < 0 || static_cast<uint64_t>(total->as_int()) != bytes()))
-    throw Error(fmt::format("{}: total_size is {}, but the shards' tensors have {} bytes", source,
-                            total->as_int(), bytes()));
+  for (const auto& [tensor, file] : map) {
+    const auto place = place_.find(tensor);
+    if (place == place_.end())
+      throw Error(fmt::format("{}: tensor \"{}\" should be in {}, but is in no shard", source,
+                              printable(tensor), printable(file.as_string())));
+    const size_t named = number.at(file.as_string());
+    if (files_[named].find(tensor)) place->second = named;
+  }
+  if (map.size() == place_.size()) return;
+  for (size_t i = 0; i < files_.size(); ++i)
+    for (const auto& entry : files_[i].entries())
+      if (place_.at(entry.name) != i && !json.at("weight_map").find(entry.name))
+        throw Error(
+            fmt::format("{}: tensor \"{}\" is also in {}, and {} does not say which of them counts",
+                        files_[i].path().string(), printable(entry.name),
+                        files_[place_.at(entry.name)].path().string(), source));
 }
 
 const SafetensorsEntry* ModelTensors::find(std::string_view name) const {
-  const auto found = file_of_.find(std::string(name));
-  return found == file_of_.end() ? nullptr : files_[found->second].find(name);
+  const auto found = place_.find(std::string(name));
+  return found == place_.end() ? nullptr : files_[found->second].find(name);
 }
 
-const SafetensorsEntry& ModelTensors::at(std::string_view name) const {
-  return file_of(name).at(name);
-}
-
-const SafetensorsFile& ModelTensors::file_of(std::string_view name) const {
-  const auto found = file_of_.find(std::string(name));
-  if (found == file_of_.end())
+const SafetensorsFile& ModelTensors::holder(std::string_view name) const {
+  const auto found = place_.find(std::string(name));
+  if (found == place_.end())
     throw Error(fmt::format("{}: there is no tensor \"{}\"", path_.string(), printable(name)));
   return files_[found->second];
-}
-
-uint64_t ModelTensors::bytes() const {
-  uint64_t bytes = 0;
-  for (const auto& file : files_)
-    for (const auto& entry : file.entries()) bytes += entry.bytes();
-  return bytes;
-}
-
-std::vector<ModelTensors::NonFinite> ModelTensors::non_finite() const {
-  std::vector<NonFinite> found;
-  for (const auto& file : files_) {
-    for (const auto& entry : file.entries()) {
-      if (!entry.dtype) continue;
-      const std::byte* data = file.bytes(entry).data();
-      const int64_t index = find_non_finite(data, *entry.dtype, entry.numel());
-      if (index >= 0)
-        found.push_back({entry.name, index, element(data, *entry.dtype, index), file.path()});
-    }
-  }
-  return found;
-}
-
-void ModelTensors::refuse_non_finite() const {
-  const auto found = non_finite();
-  if (found.empty()) return;
-  const auto& first = found.front();
-  throw Error(fmt::format("{}: tensor \"{}\" has {} at element {}{}; the weights are damaged",
-                          first.file.string(), printable(first.name), first.value, first.index,
-                          found.size() > 1
-                              ? fmt::format(", and {} more tensors have others", found.size() - 1)
-                              : std::string()));
 }
 
 }  // namespace mixtral

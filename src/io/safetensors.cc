@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "io/convert.h"
+#include "io/git_lfs.h"
 #include "io/json.h"
 
 namespace mixtral {
@@ -196,20 +197,13 @@ void check_layout(const std::vector<SafetensorsEntry>& entries, uint64_t data_by
 
 }  // namespace
 
-int64_t SafetensorsEntry::numel() const {
-  int64_t count = 1;
-  for (const int64_t dim : dims) count *= dim;
-  return count;
-}
-
-std::string SafetensorsEntry::shape_text() const { return dims_text(dims); }
-
 SafetensorsHeader SafetensorsHeader::parse(std::span<const std::byte> file,
                                            std::string_view source) {
   if (file.size() < kLengthBytes)
     throw Error(
         fmt::format("{}: not a safetensors file: {} bytes are too few for the header's length",
                     source, file.size()));
+  refuse_git_lfs_pointer({reinterpret_cast<const char*>(file.data()), file.size()}, source);
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
   if (length > kLongestHeader)
@@ -302,18 +296,25 @@ Tensor SafetensorsFile::view(std::string_view name) const {
 
 void SafetensorsFile::read_into(std::string_view name, const Tensor& to) const {
   const SafetensorsEntry& entry = at(name);
-  const Dtype dtype = usable_dtype(entry, path());
   bool same = entry.dims.size() == static_cast<size_t>(to.rank());
   for (int i = 0; same && i < to.rank(); ++i)
     same = entry.dims[static_cast<size_t>(i)] == to.dim(i);
   if (!same)
     throw Error(fmt::format("{}: tensor \"{}\" has shape {}, but {} is needed", path().string(),
                             printable(name), entry.shape_text(), to.shape().to_string()));
+  read(name, 0, to);
+}
+
+void SafetensorsFile::read(std::string_view name, int64_t first, const Tensor& to) const {
+  const SafetensorsEntry& entry = at(name);
+  const Dtype dtype = usable_dtype(entry, path());
+  const int64_t count = to.numel();
+  CHECK(first >= 0 && count <= entry.numel() - first, "elements outside a tensor");
   if (!convertible(dtype, to.dtype()))
     throw Error(fmt::format("{}: tensor \"{}\" has dtype {}, but {} is needed", path().string(),
                             printable(name), entry.type, to_string(to.dtype())));
-  convert_elements(bytes(entry).data(), dtype, static_cast<std::byte*>(to.data()), to.dtype(),
-                   entry.numel());
+  convert_elements(bytes(entry).data() + first * size_of(dtype), dtype,
+                   static_cast<std::byte*>(to.data()), to.dtype(), count);
 }
 
 }  // namespace mixtral

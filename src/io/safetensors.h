@@ -11,21 +11,15 @@
 #include <vector>
 
 #include "base/file.h"
-#include "tensor/tensor.h"
+#include "io/tensor_source.h"
 
 namespace mixtral {
 
 /// One tensor of a safetensors file, as its header describes it.
-struct SafetensorsEntry {
-  std::string name;
-  std::string type;            // as written: "BF16", "F8_E4M3", ...
-  std::optional<Dtype> dtype;  // absent for types this program can list but not compute with
-  std::vector<int64_t> dims;
+struct SafetensorsEntry : TensorEntry {
   uint64_t begin = 0, end = 0;  // bytes, from the start of the data section
 
   uint64_t bytes() const { return end - begin; }
-  int64_t numel() const;
-  std::string shape_text() const;  // "[2, 3]"
 };
 
 /// The header of a safetensors file (https://github.com/huggingface/safetensors, "Format"): eight
@@ -67,6 +61,9 @@ class SafetensorsFile {
   /// Copies a tensor into host memory of the same shape, converting between floating-point types.
   /// Throws Error when the shape differs or the types do not convert. Alignment does not matter.
   void read_into(std::string_view name, const Tensor& to) const;
+
+  /// The same for `to.numel()` elements, row-major from element `first` on, into any shape.
+  void read(std::string_view name, int64_t first, const Tensor& to) const;
 
  private:
   MappedFile file_;

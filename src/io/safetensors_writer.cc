@@ -169,7 +169,7 @@ FileChecksum SafetensorsWriter::finish() {
 }
 
 FileChecksum write_safetensors(const fs::path& path, std::vector<PlannedTensor> plan,
-                               const TensorSource& source,
+                               const TensorValues& source,
                                const std::map<std::string, std::string>& metadata) {
   SafetensorsWriter writer(path, std::move(plan), metadata);
   for (const auto& tensor : writer.order()) writer.write(source(tensor));
@@ -188,7 +188,7 @@ FileChecksum write_safetensors(const fs::path& path, const std::map<std::string,
 
 std::map<std::string, FileChecksum> write_model_tensors(const fs::path& directory,
                                                         const std::vector<PlannedTensor>& plan,
-                                                        const TensorSource& source,
+                                                        const TensorValues& source,
                                                         uint64_t shard_bytes) {
   refuse_repeated_names(plan, directory);
   check_space(directory / kSingle, total_bytes(plan));

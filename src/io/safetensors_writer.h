@@ -60,11 +60,11 @@ class SafetensorsWriter {
 
 /// Gives the values of a planned tensor: host memory of its shape, in any dtype that converts.
 /// Valid until the next call.
-using TensorSource = std::function<Tensor(const PlannedTensor&)>;
+using TensorValues = std::function<Tensor(const PlannedTensor&)>;
 
 /// Writes one safetensors file, asking `source` for each tensor in turn. Returns its checksum.
 FileChecksum write_safetensors(
-    const std::filesystem::path& path, std::vector<PlannedTensor> plan, const TensorSource& source,
+    const std::filesystem::path& path, std::vector<PlannedTensor> plan, const TensorValues& source,
     const std::map<std::string, std::string>& metadata = default_metadata());
 
 /// Host tensors by name, each written in its own dtype.
@@ -80,7 +80,7 @@ inline constexpr uint64_t kDefaultShardBytes = 5'000'000'000;  // transformers' 
 /// other names are removed afterwards. Returns the checksum of each file written.
 std::map<std::string, FileChecksum> write_model_tensors(const std::filesystem::path& directory,
                                                         const std::vector<PlannedTensor>& plan,
-                                                        const TensorSource& source,
+                                                        const TensorValues& source,
                                                         uint64_t shard_bytes = kDefaultShardBytes);
 
 }  // namespace mixtral

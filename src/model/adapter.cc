@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "model/checkpoint.h"
+#include "model/tensor_names.h"
 
 namespace mixtral {
 namespace {
@@ -220,6 +221,20 @@ void Adapter::merge() {
 
 namespace {
 
+/// The tensor that a target which is not fused changes.
+TensorKind kind_of(std::string_view target) {
+  if (target == "q_proj") return TensorKind::query;
+  if (target == "k_proj") return TensorKind::key;
+  if (target == "v_proj") return TensorKind::value;
+  if (target == "o_proj") return TensorKind::attention_output;
+  if (target == "gate") return TensorKind::router;
+  if (target == "w1") return TensorKind::w1;
+  if (target == "w2") return TensorKind::w2;
+  if (target == "w3") return TensorKind::w3;
+  CHECK(target == "lm_head");
+  return TensorKind::head;
+}
+
 /// One adapter's update of one on-disk weight [rows, inputs], added to `values` in f64.
 class Updates {
  public:
@@ -246,27 +261,24 @@ class Updates {
     const AdapterModule& module = file_.modules[i];
     const TargetShape shape = target_shape(config_, module.target);
     const AdapterTarget& target = adapter_target(module.target);
-    if (module.layer < 0) {
-      by_name_.emplace("lm_head.weight", Slice{i, 0, 0, shape.rows});
-      return;
-    }
-    const std::string prefix = fmt::format("model.layers.{}.", module.layer);
-    const std::string expert = prefix + "block_sparse_moe.experts.{}.{}.weight";
+    const auto place = [&](TensorKind kind, int64_t expert, const Slice& slice) {
+      by_name_.emplace(tensor_name({.kind = kind, .layer = module.layer, .expert = expert}), slice);
+    };
+    const int64_t f = config_.intermediate_size;
     if (target.per_expert) {
       for (const int64_t e : module.experts)
-        by_name_.emplace(fmt::format(fmt::runtime(expert), e, module.target),
-                         Slice{i, e, 0, shape.rows});
-    } else if (module.target == "gate_up_proj") {
-      const int64_t f = config_.intermediate_size;
+        place(kind_of(module.target), e, Slice{i, e, 0, shape.rows});
+    } else if (target.fused) {
       for (int64_t e = 0; e < shape.groups; ++e) {
-        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w1"), Slice{i, e, 0, f});
-        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w3"), Slice{i, e, f, f});
+        if (module.target == "down_proj") {
+          place(TensorKind::w2, e, Slice{i, e, 0, shape.rows});
+          continue;
+        }
+        place(TensorKind::w1, e, Slice{i, e, 0, f});
+        place(TensorKind::w3, e, Slice{i, e, f, f});
       }
-    } else if (module.target == "down_proj") {
-      for (int64_t e = 0; e < shape.groups; ++e)
-        by_name_.emplace(fmt::format(fmt::runtime(expert), e, "w2"), Slice{i, e, 0, shape.rows});
     } else {
-      by_name_.emplace(prefix + target.module + ".weight", Slice{i, 0, 0, shape.rows});
+      place(kind_of(module.target), -1, Slice{i, 0, 0, shape.rows});
     }
   }
 
@@ -297,8 +309,9 @@ class Updates {
 
 int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>& adapters,
                        const fs::path& out, const std::function<void(const MergedTensor&)>& note) {
-  const ModelConfig config = ModelConfig::load(base);
   const ModelTensors tensors(base);
+  const ModelConfig config = settle_config(ModelConfig::load(base), tensors);
+  check_weights(config, tensors);
   for (const WeightedAdapter& adapter : adapters)
     for (const AdapterModule& module : adapter.file.modules)
       if (module.layer < 0 && config.tie_embeddings)
@@ -310,20 +323,16 @@ int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>&
   for (const WeightedAdapter& adapter : adapters)
     updates.emplace_back(adapter.file, adapter.weight, config);
   std::vector<PlannedTensor> plan;
-  for (const auto& [name, shape] : on_disk_tensors(config)) {
-    if (!tensors.find(name))
-      throw Error(
-          fmt::format("{}: tensor {} is missing; merging needs a model with one tensor an "
-                      "expert",
-                      base.string(), name));
-    const SafetensorsEntry& entry = tensors.at(name);
-    if (!entry.dtype || !is_float(*entry.dtype))
+  for_each_tensor(config, [&](const TensorId& id) {
+    const TensorEntry& entry = tensors.at(find_place(tensors, config, id)->name);
+    if (entry.coded)
       throw Error(
           fmt::format("{}: tensor {} is {}: updates cannot be added to quantized weights; "
                       "merge into the full-precision model, then quantize that",
-                      base.string(), name, entry.type));
-    plan.push_back({.name = name, .shape = shape, .dtype = *entry.dtype});
-  }
+                      base.string(), entry.name, entry.type));
+    plan.push_back(
+        {.name = tensor_name(id), .shape = tensor_shape(config, id.kind), .dtype = *entry.dtype});
+  });
   std::error_code error;
   fs::create_directories(out, error);
   config.save(out);
@@ -332,7 +341,8 @@ int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>&
   write_model_tensors(out, plan, [&](const PlannedTensor& planned) {
     values.resize(static_cast<size_t>(planned.shape.numel()));
     const Tensor host(values.data(), planned.shape, Dtype::f64);
-    tensors.read_into(planned.name, host);
+    const TensorId id = *parse_tensor_name(planned.name);
+    read_tensor(tensors, *find_place(tensors, config, id), config, id, host);
     if (note) before = values;
     bool any = false;
     for (const Updates& update : updates) any |= update.add_to(planned.name, values);

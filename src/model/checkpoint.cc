@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 #include <set>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "model/tensor_names.h"
 #include "nn/layout.h"
 
 namespace mixtral {
@@ -16,39 +15,24 @@ namespace {
 
 using Part = nn::Parameter::Part;
 
-/// A file's tensor and where it goes: a parameter's part, or all of its parts as they are packed.
-struct Load {
-  std::string name;
-  const nn::Parameter* parameter = nullptr;
-  const Part* part = nullptr;
-};
-
-void check_shape(const ModelTensors& tensors, const std::string& name, const Shape& shape) {
-  const SafetensorsEntry& entry = tensors.at(name);
+void check_shape(const TensorSource& tensors, const TensorPlace& place) {
+  const TensorEntry& entry = tensors.at(place.name);
+  const Shape& shape = place.shape;
   bool same = entry.dims.size() == static_cast<size_t>(shape.rank());
   for (int i = 0; same && i < shape.rank(); ++i)
     same = entry.dims[static_cast<size_t>(i)] == shape[i];
   if (!same)
     throw Error(fmt::format("{}: tensor {} has shape {}, but config.json asks for {}",
-                            tensors.file_of(name).path().string(), name, entry.shape_text(),
+                            tensors.file_of(place.name).string(), place.name, entry.shape_text(),
                             shape.to_string()));
 }
 
-/// The name and shape under which transformers 5 packs a tensor of on_disk_tensors() with others.
-std::optional<std::pair<std::string, Shape>> packed_place(const ModelConfig& config,
-                                                          const std::string& name) {
-  const size_t at = name.find("block_sparse_moe.");
-  if (at == std::string::npos) return std::nullopt;
-  const std::string prefix = name.substr(0, at) + "mlp.";
-  const int64_t e = config.num_experts, f = config.intermediate_size, d = config.hidden_size;
-  if (name.ends_with(".gate.weight")) return {{prefix + "gate.weight", {e, d}}};
-  if (name.ends_with(".w2.weight")) return {{prefix + "experts.down_proj", {e, d, f}}};
-  return {{prefix + "experts.gate_up_proj", {e, 2 * f, d}}};
-}
-
 /// Whether a left-over tensor is one that old files carry and no model needs.
-bool is_known_extra(const std::string& name, bool tied) {
-  return name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+bool is_known_extra(std::string_view name, bool tied) {
+  for (const std::string_view ending :
+       {".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"})
+    if (name.ends_with(ending)) return true;
+  return tied && name == tensor_name({.kind = TensorKind::head});
 }
 
 /// A staging area in ordinary memory for one tensor at a time.
@@ -131,66 +115,72 @@ FileChecksum save_file(Backend& backend, const nn::ParameterSource& parameters, 
 
 }  // namespace
 
-void check_weights(const ModelConfig& config, const ModelTensors& tensors) {
+ModelConfig settle_config(ModelConfig config, const TensorSource& tensors,
+                          const std::function<void(const std::string&)>& note) {
+  const auto embedding = find_place(tensors, config, {.kind = TensorKind::embedding});
+  if (!embedding) return config;
+  const TensorEntry& entry = tensors.at(embedding->name);
+  if (config.dtype_is_open && entry.dtype && is_float(*entry.dtype)) config.dtype = *entry.dtype;
+  config.dtype_is_open = false;
+  const auto head = find_place(tensors, config, {.kind = TensorKind::head});
+  if (!config.tie_embeddings || !head) return config;
+  const TensorEntry& own = tensors.at(head->name);
+  if (own.type == entry.type && own.dims == entry.dims &&
+      std::ranges::equal(tensors.raw(head->name), tensors.raw(embedding->name)))
+    return config;
+  config.tie_embeddings = false;
+  if (note)
+    note(
+        fmt::format("warning: {}: config.json sets tie_word_embeddings, but {} differs from the "
+                    "embedding; it is used as it is",
+                    tensors.path().string(), head->name));
+  return config;
+}
+
+void check_weights(const ModelConfig& config, const TensorSource& tensors) {
   std::set<std::string, std::less<>> used;
-  auto require = [&](const std::string& name, const Shape& shape) {
-    if (!used.insert(name).second) return;
-    if (!tensors.find(name))
+  for_each_tensor(config, [&](const TensorId& id) {
+    const auto place = find_place(tensors, config, id);
+    if (!place)
       throw Error(fmt::format("{}: tensor {} is missing; config.json describes a model that has it",
-                              tensors.path().string(), name));
-    check_shape(tensors, name, shape);
-  };
-  for (const auto& [name, shape] : on_disk_tensors(config)) {
-    const auto packed = packed_place(config, name);
-    if (packed && tensors.find(packed->first))
-      require(packed->first, packed->second);
-    else
-      require(name, shape);
-  }
+                              tensors.path().string(), tensor_name(id)));
+    if (used.insert(place->name).second) check_shape(tensors, *place);
+  });
   for (const std::string& name : tensors.names()) {
     if (!used.contains(name) && !is_known_extra(name, config.tie_embeddings))
       throw Error(fmt::format("{}: tensor {} has no place in the model that config.json describes",
-                              tensors.file_of(name).path().string(), name));
-    const SafetensorsEntry& entry = tensors.at(name);
-    if (used.contains(name) && !(entry.dtype && is_float(*entry.dtype)))
+                              tensors.file_of(name).string(), name));
+    const TensorEntry& entry = tensors.at(name);
+    if (used.contains(name) && !entry.is_float())
       throw Error(
           fmt::format("{}: tensor {} has the dtype {}, but weights must be F32, BF16, F16 or F64",
-                      tensors.file_of(name).path().string(), name, entry.type));
+                      tensors.file_of(name).string(), name, entry.type));
   }
 }
 
-void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors) {
+void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors) {
   check_weights(model.config(), tensors);
-  std::vector<Load> loads;
-  model.for_each_parameter([&](nn::Parameter& p) {
-    if (!p.packed_name.empty() && tensors.find(p.packed_name)) {
-      loads.push_back({p.packed_name, &p});
-      return;
-    }
-    for (const Part& part : p.parts) loads.push_back({part.name, &p, &part});
-  });
   tensors.refuse_non_finite();
   nn::use_plain_rows(backend, model.parameters());
   Staging staging;
   nn::PartWriter writer(backend);
-  for (const auto& [name, p, only] : loads) {
-    const Tensor host = staging.tensor(only ? only->shape : p->shape, p->type);
-    tensors.read_into(name, host);
-    for (const Part& part : p->parts) {
-      if (only && only != &part) continue;
-      writer.write(*p, part, [&](const Tensor& device) {
-        backend.upload(only ? host : host.view(part.offset, part.shape), device);
-      });
+  model.for_each_parameter([&](nn::Parameter& p) {
+    for (const Part& part : p.parts) {
+      const auto id = parse_tensor_name(part.name);
+      CHECK(id.has_value(), part.name + " is no name of a model's tensor");
+      const Tensor host = staging.tensor(part.shape, p.type);
+      read_tensor(tensors, *find_place(tensors, model.config(), *id), model.config(), *id, host);
+      writer.write(p, part, [&](const Tensor& device) { backend.upload(host, device); });
+      backend.synchronize();  // the staging area is used again
     }
-    backend.synchronize();  // the staging area is used again
-  }
+  });
   nn::use_preferred_layouts(backend, model.parameters());
 }
 
 std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::path& directory,
                                     const Mixtral::Options& options) {
-  const ModelConfig config = ModelConfig::load(directory);
   const ModelTensors tensors(directory);
+  const ModelConfig config = settle_config(ModelConfig::load(directory), tensors);
   check_weights(config, tensors);
   auto model = std::make_unique<Mixtral>(backend, config, options);
   load_weights(backend, *model, tensors);
@@ -212,28 +202,9 @@ std::map<std::string, FileChecksum> save_model(Backend& backend, Mixtral& model,
 
 std::vector<std::pair<std::string, Shape>> on_disk_tensors(const ModelConfig& config) {
   std::vector<std::pair<std::string, Shape>> tensors;
-  const int64_t d = config.hidden_size, f = config.intermediate_size;
-  const int64_t q = config.num_heads * config.head_dim;
-  const int64_t kv = config.num_kv_heads * config.head_dim;
-  tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, d}});
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    tensors.push_back({prefix + "input_layernorm.weight", {d}});
-    tensors.push_back({prefix + "self_attn.q_proj.weight", {q, d}});
-    tensors.push_back({prefix + "self_attn.k_proj.weight", {kv, d}});
-    tensors.push_back({prefix + "self_attn.v_proj.weight", {kv, d}});
-    tensors.push_back({prefix + "self_attn.o_proj.weight", {d, q}});
-    tensors.push_back({prefix + "post_attention_layernorm.weight", {d}});
-    tensors.push_back({prefix + "block_sparse_moe.gate.weight", {config.num_experts, d}});
-    for (int64_t e = 0; e < config.num_experts; ++e) {
-      const std::string expert = fmt::format("{}block_sparse_moe.experts.{}.", prefix, e);
-      tensors.push_back({expert + "w1.weight", {f, d}});
-      tensors.push_back({expert + "w2.weight", {d, f}});
-      tensors.push_back({expert + "w3.weight", {f, d}});
-    }
-  }
-  tensors.push_back({"model.norm.weight", {d}});
-  if (!config.tie_embeddings) tensors.push_back({"lm_head.weight", {config.vocab_size, d}});
+  for_each_tensor(config, [&](const TensorId& id) {
+    tensors.emplace_back(tensor_name(id), tensor_shape(config, id.kind));
+  });
   return tensors;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,16 +14,21 @@
 
 namespace mixtral {
 
+/// The configuration with what the weights decide: the dtype where config.json leaves it open, and
+/// a head of its own, which counts beside tie_word_embeddings where it is there and differs from
+/// the embedding, as in transformers 5. `note` is told of that.
+ModelConfig settle_config(ModelConfig config, const TensorSource& tensors,
+                          const std::function<void(const std::string&)>& note = {});
+
 /// Throws Error, naming file and tensor, when one that the configuration asks for is missing, has
 /// another shape or holds no floating-point numbers, or when one has no place in the model. Takes
 /// no memory for weights.
-void check_weights(const ModelConfig& config, const ModelTensors& tensors);
+void check_weights(const ModelConfig& config, const TensorSource& tensors);
 
-/// Reads every parameter from a model's files, under the names of Hugging Face's Mixtral, either
-/// one tensor an expert ("block_sparse_moe.experts.0.w1.weight") or transformers 5's packed ones
-/// ("mlp.experts.gate_up_proj"). What check_weights() and a look for non-finite values find is
-/// refused before anything is copied (Error, naming file and tensor).
-void load_weights(Backend& backend, Mixtral& model, const ModelTensors& tensors);
+/// Reads every parameter from a model's files, under the names of any of naming_schemes(). What
+/// check_weights() and a look for non-finite values find is refused before anything is copied
+/// (Error, naming file and tensor).
+void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors);
 
 /// Opens a model directory (config.json and weights) on `backend`, having checked that the two
 /// agree before it takes memory for them.

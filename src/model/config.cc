@@ -17,7 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr JsonLimits kLimits{.bytes = uint64_t{4} << 20, .depth = 32};
 constexpr int64_t kMostParameters = int64_t{1} << 50;
 
 // config.json's names for floating-point types.
@@ -80,9 +79,8 @@ void check_architecture(const Json& json) {
 
 // Things a config.json may ask for that change results and that this program does not do.
 void refuse_unsupported(const Json& json) {
-  require_text(json, "hidden_act", "silu");
-  require_number(json, "attention_dropout", 0);
-  require_number(json, "router_jitter_noise", 0);
+  if (const Json* act = given(json, "hidden_act"); !act || act->as_string() != "swish")
+    require_text(json, "hidden_act", "silu");  // transformers has both names for it
   if (const Json* value = given(json, "quantization_config"))
     throw Error(
         fmt::format("{}: quantized weights are not supported here; use the model's plain "
@@ -121,15 +119,17 @@ void read_token_ids(const Json& json, ModelConfig& config) {
 }
 
 void read_dtype(const Json& json, ModelConfig& config) {
+  config.dtype_is_open = true;
   for (const std::string_view key : {"torch_dtype", "dtype"}) {
     const Json* value = given(json, key);
-    if (!value) continue;
+    if (!value || value->as_string() == "auto") continue;
     const auto* named =
         std::ranges::find(kDtypes, value->as_string(), &std::pair<std::string_view, Dtype>::first);
     if (named == std::end(kDtypes))
       throw Error(fmt::format("{}: expected float32, bfloat16, float16 or float64, found \"{}\"",
                               value->where(), printable(value->as_string())));
     config.dtype = named->second;
+    config.dtype_is_open = false;
   }
 }
 
@@ -164,6 +164,8 @@ ModelConfig ModelConfig::parse(const Json& json) {
   read(json, "initializer_range", config.initializer_range);
   read(json, "router_aux_loss_coef", config.router_aux_loss_coef);
   read(json, "tie_word_embeddings", config.tie_embeddings);
+  read(json, "attention_dropout", config.attention_dropout);
+  read(json, "router_jitter_noise", config.router_jitter_noise);
   read_rope(json, config);
   read_token_ids(json, config);
   read_dtype(json, config);
@@ -213,6 +215,8 @@ void ModelConfig::validate(std::string_view source) const {
   real_in_range("rope_theta", rope_theta, 1, 1e15);
   real_in_range("initializer_range", initializer_range, 0, 100);
   real_in_range("router_aux_loss_coef", router_aux_loss_coef, 0, 1000);
+  real_in_range("attention_dropout", attention_dropout, 0, 1);
+  real_in_range("router_jitter_noise", router_jitter_noise, 0, 1);
   in_range("bos_token_id", bos_id, -1, vocab_size - 1);
   in_range("pad_token_id", pad_id, -1, vocab_size - 1);
   if (eos_ids.size() > 64)
@@ -234,15 +238,31 @@ void ModelConfig::validate(std::string_view source) const {
                             source, total, kMostParameters));
 }
 
-ModelConfig ModelConfig::load(const fs::path& directory) {
-  ModelConfig config = parse(Json::load(directory / "config.json", kLimits));
-  const fs::path generation = directory / "generation_config.json";
-  if (fs::exists(generation)) {
-    const Json json = Json::load(generation, kLimits);
-    read_token_ids(json, config);
-    config.validate(json.where());
+ModelConfig ModelConfig::parse(const Json& json, const Json* generation) {
+  ModelConfig config = parse(json);
+  if (generation) {
+    read_token_ids(*generation, config);
+    config.validate(generation->where());
   }
   return config;
+}
+
+ModelConfig ModelConfig::load(const fs::path& directory) {
+  const Json json = Json::load(directory / "config.json", kConfigLimits);
+  const fs::path generation = directory / "generation_config.json";
+  if (!fs::exists(generation)) return parse(json);
+  const Json more = Json::load(generation, kConfigLimits);
+  return parse(json, &more);
+}
+
+void refuse_training_noise(const ModelConfig& config, std::string_view source) {
+  for (const auto& [key, value] : {std::pair("attention_dropout", config.attention_dropout),
+                                   std::pair("router_jitter_noise", config.router_jitter_noise)})
+    if (value != 0)
+      throw Error(
+          fmt::format("{}: config.json sets {} to {}, noise that training here does not make; set "
+                      "it to 0 there to train without it",
+                      source, key, value));
 }
 
 std::string ModelConfig::to_json() const {
@@ -250,7 +270,7 @@ std::string ModelConfig::to_json() const {
   CHECK(type != std::end(kDtypes));
   const nlohmann::ordered_json json = {
       {"architectures", nlohmann::ordered_json::array({"MixtralForCausalLM"})},
-      {"attention_dropout", 0.0},
+      {"attention_dropout", attention_dropout},
       {"bos_token_id", id_or_null(bos_id)},
       {"eos_token_id", eos_value(eos_ids)},
       {"head_dim", head_dim},
@@ -270,7 +290,7 @@ std::string ModelConfig::to_json() const {
       {"rms_norm_eps", rms_norm_eps},
       {"rope_theta", rope_theta},
       {"router_aux_loss_coef", router_aux_loss_coef},
-      {"router_jitter_noise", 0.0},
+      {"router_jitter_noise", router_jitter_noise},
       {"sliding_window",
        sliding_window > 0 ? nlohmann::ordered_json(sliding_window) : nlohmann::ordered_json()},
       {"tie_word_embeddings", tie_embeddings},

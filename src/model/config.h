@@ -11,6 +11,9 @@
 
 namespace mixtral {
 
+/// Caps of a config.json, far above what is in one.
+inline constexpr JsonLimits kConfigLimits{.bytes = uint64_t{4} << 20, .depth = 32};
+
 /// The shape and constants of a Mixtral: what config.json says. The letters are those used
 /// throughout (docs/architecture.md).
 struct ModelConfig {
@@ -34,6 +37,10 @@ struct ModelConfig {
   std::vector<int64_t> eos_ids = {2};   // any of them ends a text; may be empty
   int64_t pad_id = -1;                  // -1: none
   Dtype dtype = Dtype::f32;             // of the weights on disk, as config.json names it
+  bool dtype_is_open = false;           // config.json leaves it to the weights ("auto", or no word)
+  // Of training alone, in transformers; see refuse_training_noise().
+  double attention_dropout = 0;
+  double router_jitter_noise = 0;
 
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 
@@ -42,6 +49,10 @@ struct ModelConfig {
   /// key and rule when the model is no Mixtral, needs something this program lacks (rope scaling,
   /// another activation, quantized weights), or validate() fails.
   static ModelConfig parse(const Json& json);
+
+  /// The same, with the begin, end and padding tokens of a generation_config.json (may be null),
+  /// which win there as in transformers.
+  static ModelConfig parse(const Json& config, const Json* generation);
 
   /// Reads `directory`/config.json and, where it exists, the begin, end and padding tokens of
   /// generation_config.json, which win there as in transformers.
@@ -57,6 +68,10 @@ struct ModelConfig {
   /// Throws Error beginning "SOURCE: KEY" unless every field is in its range and they fit together.
   void validate(std::string_view source) const;
 };
+
+/// Throws Error where the configuration asks for noise in training that this program does not make:
+/// attention_dropout or router_jitter_noise. They do not matter for inference.
+void refuse_training_noise(const ModelConfig& config, std::string_view source);
 
 /// How many parameters a model has, by part. Norms are the two of each layer and the last one.
 struct ParameterCount {

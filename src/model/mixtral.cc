@@ -1,10 +1,9 @@
 #include "model/mixtral.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
+#include "model/tensor_names.h"
 #include "nn/linear.h"
 
 namespace mixtral {
@@ -36,13 +35,13 @@ std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
 Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
                  std::optional<ops::WeightFormat> format) {
   const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
-  const std::string prefix = fmt::format("model.layers.{}.", layer);
-  const std::string moe = prefix + "block_sparse_moe.";
+  const auto name = [&](TensorKind kind, int64_t expert = -1) {
+    return tensor_name({.kind = kind, .layer = layer, .expert = expert});
+  };
   Block block;
   block.eps = c.rms_norm_eps;
-  block.attention_norm = nn::make_parameter(prefix + "input_layernorm.weight", {d}, Role::norm);
-  block.experts_norm =
-      nn::make_parameter(prefix + "post_attention_layernorm.weight", {d}, Role::norm);
+  block.attention_norm = nn::make_parameter(name(TensorKind::attention_norm), {d}, Role::norm);
+  block.experts_norm = nn::make_parameter(name(TensorKind::experts_norm), {d}, Role::norm);
 
   block.attention.heads = {.query = static_cast<int>(c.num_heads),
                            .kv = static_cast<int>(c.num_kv_heads),
@@ -50,29 +49,25 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   block.attention.window = c.sliding_window;
   block.attention.rope_table = rope_table;
   const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  block.attention.qkv = make_projection(pack_rows({{prefix + "self_attn.q_proj.weight", q},
-                                                   {prefix + "self_attn.k_proj.weight", kv},
-                                                   {prefix + "self_attn.v_proj.weight", kv}},
+  block.attention.qkv = make_projection(pack_rows({{name(TensorKind::query), q},
+                                                   {name(TensorKind::key), kv},
+                                                   {name(TensorKind::value), kv}},
                                                   d, Role::projection),
                                         format);
   block.attention.output = make_projection(
-      nn::make_parameter(prefix + "self_attn.o_proj.weight", {d, q}, Role::residual_projection),
+      nn::make_parameter(name(TensorKind::attention_output), {d, q}, Role::residual_projection),
       format);
 
   Parameter gate_up, down;
   gate_up.shape = {e, 2 * f, d};
-  gate_up.packed_name = prefix + "mlp.experts.gate_up_proj";
   down.shape = {e, d, f};
   down.role = Role::residual_projection;
-  down.packed_name = prefix + "mlp.experts.down_proj";
   for (int64_t i = 0; i < e; ++i) {
-    const std::string expert = fmt::format("{}experts.{}.", moe, i);
-    gate_up.parts.push_back({expert + "w1.weight", 2 * i * f * d, {f, d}});
-    gate_up.parts.push_back({expert + "w3.weight", (2 * i + 1) * f * d, {f, d}});
-    down.parts.push_back({expert + "w2.weight", i * d * f, {d, f}});
+    gate_up.parts.push_back({name(TensorKind::w1, i), 2 * i * f * d, {f, d}});
+    gate_up.parts.push_back({name(TensorKind::w3, i), (2 * i + 1) * f * d, {f, d}});
+    down.parts.push_back({name(TensorKind::w2, i), i * d * f, {d, f}});
   }
-  Parameter router = nn::make_parameter(moe + "gate.weight", {e, d}, Role::router);
-  router.packed_name = prefix + "mlp.gate.weight";
+  Parameter router = nn::make_parameter(name(TensorKind::router), {e, d}, Role::router);
   auto router_projection = std::make_unique<nn::Linear>(std::move(router));
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
@@ -88,9 +83,11 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
     : config_(config),
       options_(options),
       context_(options.context > 0 ? options.context : config.max_positions),
-      embedding_(std::make_shared<Parameter>(nn::make_parameter(
-          "model.embed_tokens.weight", {config.vocab_size, config.hidden_size}, Role::embedding))),
-      final_norm_(nn::make_parameter("model.norm.weight", {config.hidden_size}, Role::norm)) {
+      embedding_(std::make_shared<Parameter>(
+          nn::make_parameter(tensor_name({.kind = TensorKind::embedding}),
+                             {config.vocab_size, config.hidden_size}, Role::embedding))),
+      final_norm_(nn::make_parameter(tensor_name({.kind = TensorKind::final_norm}),
+                                     {config.hidden_size}, Role::norm)) {
   CHECK(!options.quantization || !options.trainable, "a quantized model cannot be trained itself");
   const Dtype statistics = ops::statistics_dtype(options.compute);
   const Shape table_shape{context_, 2, config.head_dim / 2};
@@ -104,10 +101,10 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   }
   for (int64_t i = 0; i < config.num_layers; ++i)
     blocks_.push_back(make_block(config, i, table, options.quantization));
-  head_ = config.tie_embeddings
-              ? std::make_unique<nn::Linear>(embedding_, /*owner=*/false)
-              : std::make_unique<nn::Linear>(nn::make_parameter(
-                    "lm_head.weight", {config.vocab_size, config.hidden_size}, Role::head));
+  head_ = config.tie_embeddings ? std::make_unique<nn::Linear>(embedding_, /*owner=*/false)
+                                : std::make_unique<nn::Linear>(nn::make_parameter(
+                                      tensor_name({.kind = TensorKind::head}),
+                                      {config.vocab_size, config.hidden_size}, Role::head));
   const bool whole = options.trained_layers == 0;
   for_each_parameter([&](Parameter& p) {
     p.trainable = options.trainable && whole && (p.role != Role::router || options.train_router);

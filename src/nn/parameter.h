@@ -30,7 +30,6 @@ struct Parameter {
   Shape shape;
   Role role = Role::projection;
   std::vector<Part> parts;
-  std::string packed_name;  // transformers 5's name of the whole, where it has one; else empty
   bool trainable = true;
   /// The format of a matrix that is kept in another way than the model's other weights. Such a
   /// parameter is never trained. Dense formats give `value`, others `packed`.

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "io/git_lfs.h"
 #include "io/json.h"
 #include "text/charsmap.h"
 #include "text/protobuf.h"
@@ -176,6 +177,7 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, std::string
   if (bytes.empty()) {
     throw Error(fmt::format("{}: the file is empty, expected a SentencePiece model", source));
   }
+  refuse_git_lfs_pointer(bytes, source);
   if (bytes.size() > kMaxModelBytes) {
     throw Error(
         fmt::format("{}: the file has {} bytes, expected a SentencePiece model of at most "

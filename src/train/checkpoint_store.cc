@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "io/manifest.h"
+#include "train/checkpoint_check.h"
 
 namespace mixtral {
 namespace {
@@ -184,7 +185,7 @@ std::optional<CheckpointStore::Entry> CheckpointStore::newest_whole(
   auto entries = list();
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
     try {
-      verify_manifest(entry->path);
+      verify_checkpoint(entry->path, CheckpointUse::resume);
       return *entry;
     } catch (const Error& problem) {
       note(fmt::format("the checkpoint {} is passed over: {}", entry->path.string(),

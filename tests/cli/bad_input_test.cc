@@ -264,7 +264,7 @@ TEST_F(BadInput, CommandLines) {
        {"--quantize-base is 'int8'", "off,fp8,nf4"}},
       {{"finetune", "--model", "tiny", "--data", rows, "--out", path("run")},
        1,
-       {"no weights", "mixtral pretrain --model tiny"}},
+       {"--model tiny", "no weights", "mixtral pretrain"}},
       {{"merge", "--model", model, "--adapter", path("nowhere"), "--out", path("merged")},
        1,
        {"--adapter", "nowhere"}},

@@ -337,8 +337,8 @@ TEST_F(Finetune, ARunOfAnAdapterStandsWhereModelsAreLookedAt) {
   dpo[4] = path("pairs.jsonl");
   for (const Outcome& o : {init, run(dpo)}) {
     EXPECT_EQ(o.code, 1);
-    EXPECT_NE(o.err.find("holds an adapter, and here a whole model is needed; make one with "
-                         "`mixtral merge --model BASE --adapter "),
+    EXPECT_NE(o.err.find("holds an adapter, and here a whole model is needed; merge it into its "
+                         "base, " + path("base")),
               std::string::npos)
         << o.err;
   }

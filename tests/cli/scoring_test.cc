@@ -44,8 +44,8 @@ class ScoringTest : public ::testing::Test {
 
   /// That what was planned for the batches, and is held for them, is what they took.
   static void expect_enough(const Scoring& s, int64_t reserved) {
-    EXPECT_EQ(s.arena->reserved(), reserved) << "a batch needed more than was planned";
-    EXPECT_GT(s.arena->peak(), 0.9 * static_cast<double>(reserved));
+    EXPECT_EQ(s.open.arena->reserved(), reserved) << "a batch needed more than was planned";
+    EXPECT_GT(s.open.arena->peak(), 0.9 * static_cast<double>(reserved));
   }
 
   TemporaryDirectory scratch_;
@@ -55,12 +55,12 @@ class ScoringTest : public ::testing::Test {
 TEST_F(ScoringTest, ABatchTakesWhatWasPlannedForIt) {
   for (const Pass pass : {Pass::losses, Pass::routes}) {
     Scoring s = open_scoring(options_, {.pass = pass});
-    const int64_t reserved = s.arena->reserved();
+    const int64_t reserved = s.open.arena->reserved();
     Batches batches(s.corpus, s.batches);
     if (pass == Pass::losses)
-      evaluate(*s.ctx, *s.model, batches, options_.objective(s.model->config()));
+      evaluate(*s.open.ctx, *s.open.model, batches, options_.objective(s.open.model->config()));
     else
-      report_experts(*s.ctx, *s.model, batches, nullptr, {});
+      report_experts(*s.open.ctx, *s.open.model, batches, nullptr, {});
     expect_enough(s, reserved);
   }
 }

@@ -37,7 +37,7 @@ struct Model {
     for (const auto& [name, tensor] : values)
       plan.push_back({name, Shape{static_cast<int64_t>(tensor.size())}, Dtype::f32});
   }
-  TensorSource source() {
+  TensorValues source() {
     return [this](const PlannedTensor& planned) { return Tensor(std::span(values[planned.name])); };
   }
   void expect_in(const fs::path& path) {
@@ -124,7 +124,8 @@ TEST(ModelTensors, RefusesABadIndex) {
   write_safetensors(outside, {{"a", Tensor(std::span(values))}});
   write_safetensors(model / "one.safetensors", {{"a", Tensor(std::span(values))}});
   write_safetensors(model / "two.safetensors", {{"b", Tensor(std::span(values))}});
-  fs::create_symlink(outside, model / "link.safetensors");
+  write_safetensors(model / "copy.safetensors",
+                    {{"b", Tensor(std::span(values))}, {"d", Tensor(std::span(values))}});
   const std::pair<std::string, const char*> cases[] = {
       {R"({"weight_map":{"a":"../outside.safetensors"}})", "plain name"},
       {R"({"weight_map":{"a":")" + outside.string() + R"("}})", "plain name"},
@@ -133,21 +134,21 @@ TEST(ModelTensors, RefusesABadIndex) {
       {R"({"weight_map":{"a":""}})", "plain name"},
       {R"({"weight_map":{"a":"config.json"}})", "plain name"},
       {R"({"weight_map":{"a":"sub\\one.safetensors"}})", "plain name"},
-      {R"({"weight_map":{"a":"link.safetensors"}})", "link out of its folder"},
-      {R"({"weight_map":{"a":"three.safetensors"}})", "cannot be opened"},
+      {R"({"weight_map":{"a":"three.safetensors"}})", "which is not there"},
       {R"({"weight_map":{"a":3}})", "weight_map.a: expected a string"},
       {R"({"weight_map":{}})", "names no tensors"},
       {R"({"weight_map":[]})", "expected an object"},
       {R"({})", "\"weight_map\" is missing"},
       {R"([])", "expected an object"},
       {R"({"weight_map":{"a":"one.safetensors","b":"one.safetensors"}})",
-       "\"b\" should be in one.safetensors, but is not"},
-      {R"({"weight_map":{"x":"one.safetensors"}})", "\"a\" is not in the weight_map"},
-      {R"({"weight_map":{"a":"two.safetensors","b":"one.safetensors"}})",
-       "\"a\" should be in two.safetensors"},
-      {R"({"metadata":{"total_size":9},"weight_map":{"a":"one.safetensors"}})",
-       "total_size is 9, but the shards' tensors have 8"},
-      {R"({"metadata":{"total_size":-8},"weight_map":{"a":"one.safetensors"}})", "total_size"},
+       "\"b\" should be in one.safetensors, but is in no shard"},
+      {R"({"weight_map":{"x":"one.safetensors"}})", "\"x\" should be in one.safetensors"},
+      {R"({"weight_map":{"b":"two.safetensors","c":"copy.safetensors","a":"one.safetensors"}})",
+       "\"c\" should be in copy.safetensors"},
+      {R"({"weight_map":{"a":"two.safetensors","d":"copy.safetensors","x":"one.safetensors"}})",
+       "\"x\" should be in one.safetensors"},
+      {R"({"weight_map":{"a":"one.safetensors","d":"copy.safetensors","e":"two.safetensors"}})",
+       "\"e\" should be in two.safetensors"},
   };
   for (const auto& row : cases) {
     const auto& text = row.first;
@@ -155,10 +156,82 @@ TEST(ModelTensors, RefusesABadIndex) {
     write_file(model / "model.safetensors.index.json", text);
     EXPECT_THAT(message_of([&] { ModelTensors tensors(model); }), HasSubstr(words)) << text;
   }
-  write_file(
-      model / "model.safetensors.index.json",
-      R"({"metadata":{"total_size":16},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}})");
-  EXPECT_EQ(ModelTensors(model).names().size(), 2u);
+  // Two shards have b, and the index names neither for it.
+  write_safetensors(model / "more.safetensors",
+                    {{"b", Tensor(std::span(values))}, {"e", Tensor(std::span(values))}});
+  write_file(model / "model.safetensors.index.json",
+             R"({"weight_map":{"d":"copy.safetensors","e":"more.safetensors"}})");
+  EXPECT_THAT(message_of([&] { ModelTensors tensors(model); }), HasSubstr("does not say which"));
+}
+
+TEST(ModelTensors, ReadsAnIndexThatDiffersFromItsShards) {
+  const TemporaryDirectory directory;
+  const fs::path outside = directory.path() / "outside", model = directory.path() / "model";
+  fs::create_directory(outside);
+  fs::create_directory(model);
+  std::vector<float> one{1}, two{2}, three{3}, other{4};
+  write_safetensors(outside / "one.safetensors", {{"a", Tensor(std::span(one))}});
+  fs::create_symlink("../outside/one.safetensors", model / "one.safetensors");
+  write_safetensors(model / "two.safetensors",
+                    {{"a", Tensor(std::span(other))}, {"b", Tensor(std::span(two))}});
+  write_safetensors(model / "three.safetensors", {{"c", Tensor(std::span(three))}});
+  const auto value = [&](const ModelTensors& tensors, const char* name) {
+    float element = 0;
+    tensors.read_into(name, Tensor(&element, {1}, Dtype::f32));
+    return element;
+  };
+  // The total is wrong, a number with a fraction, text; c is in no row; b is in another shard.
+  for (const char* total : {"7", "-8", "16.0", "12.5", "\"12\"", "null", "[]"}) {
+    write_file(model / "model.safetensors.index.json",
+               fmt::format(R"({{"metadata":{{"total_size":{}}},"weight_map":{{
+                 "a":"one.safetensors","b":"three.safetensors","a2":"two.safetensors"}}}})",
+                           total));
+    EXPECT_THAT(message_of([&] { ModelTensors tensors(model); }), HasSubstr("\"a2\" should be in"));
+    write_file(model / "model.safetensors.index.json",
+               fmt::format(R"({{"metadata":{{"total_size":{}}},"weight_map":{{
+                 "b":"three.safetensors","a":"one.safetensors"}}}})",
+                           total));
+    EXPECT_THAT(message_of([&] { ModelTensors tensors(model); }),
+                HasSubstr("\"b\" should be in three.safetensors, but is in no shard"));
+    write_file(model / "model.safetensors.index.json",
+               fmt::format(R"({{"metadata":{{"total_size":{}}},"weight_map":{{
+                 "a":"one.safetensors","b":"three.safetensors","c":"two.safetensors"}}}})",
+                           total));
+    const ModelTensors tensors(model);
+    EXPECT_EQ(value(tensors, "a"), 1);  // the index decides between two shards
+    EXPECT_EQ(value(tensors, "b"), 2);
+    EXPECT_EQ(value(tensors, "c"), 3);
+    EXPECT_EQ(tensors.names().size(), 3u);
+    EXPECT_EQ(tensors.raw("b").size(), sizeof(float));
+  }
+}
+
+TEST(ModelTensors, SaysWhatADirectoryHoldsInsteadOfWeights) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"pytorch_model.bin", ".bin file"},
+      {"pytorch_model-00001-of-00002.bin", ".bin file"},
+      {"consolidated.00.pth", ".pth file"},
+      {"model-00001-of-00002.safetensors", "model.safetensors.index.json, too"},
+      {"adapter_config.json", "holds an adapter"},
+      {"training_args.bin", "may not be complete"},
+  };
+  for (const auto& [file, words] : cases) {
+    const TemporaryDirectory directory;
+    write_file(directory.path() / file, "x");
+    EXPECT_THAT(message_of([&] { ModelTensors tensors(directory.path()); }), HasSubstr(words))
+        << file;
+  }
+}
+
+TEST(ModelTensors, ReadsAPartOfATensor) {
+  const TemporaryDirectory directory;
+  std::vector<float> values{0, 1, 2, 3, 4, 5};
+  write_safetensors(directory.path() / "model.safetensors",
+                    {{"x", Tensor(values.data(), {2, 3}, Dtype::f32)}});
+  const ModelTensors tensors(directory.path());
+  std::vector<double> part(2);
+  tensors.read("x", 3, Tensor(std::span(part)));
+  EXPECT_EQ(part, (std::vector<double>{3, 4}));
 }
 
 TEST(ModelTensors, ReadsHuggingFacesCache) {

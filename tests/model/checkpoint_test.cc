@@ -10,6 +10,7 @@
 
 #include "backends/planning.h"
 #include "backends/registry.h"
+#include "model/tensor_names.h"
 #include "tests/support/files.h"
 #include "tests/support/models.h"
 
@@ -135,6 +136,41 @@ TEST(LoadModel, TakesPackedExpertsAndChecksThemToo) {
               AllOf(HasSubstr("w2.weight"), HasSubstr("has no place")));
 }
 
+// mlx-lm: [E, F, D] or [E, D, F] for each of gate, up and down.
+TEST(LoadModel, ReadsExpertsAsMlxPacksThem) {
+  const ModelConfig config = small();
+  const auto backend = make_backend("ref");
+  const TemporaryDirectory plain, packed;
+  Mixtral drawn(*backend, config, {});
+  nn::initialise(*backend, drawn.parameters(), {.seed = 3});
+  save_model(*backend, drawn, plain.path(), Dtype::f32);
+  const ModelTensors tensors(plain.path());
+  std::map<std::string, Tensor> out;
+  std::map<std::string, std::vector<float>> experts;
+  for (const std::string& name : tensors.names()) {
+    const auto id = parse_tensor_name(name);
+    ASSERT_TRUE(id.has_value()) << name;
+    if (id->expert < 0) {
+      out[name] = tensors.view(name);
+      continue;
+    }
+    const Shape shape = tensor_shape(config, id->kind);
+    const std::string mlx = tensor_name(naming_schemes()[1], *id);
+    auto& values = experts[mlx];
+    values.resize(static_cast<size_t>(config.num_experts * shape.numel()));
+    out[mlx] = Tensor(values.data(), {config.num_experts, shape[0], shape[1]}, Dtype::f32);
+    tensors.read_into(name, out[mlx][id->expert]);
+  }
+  ASSERT_TRUE(out.contains("model.layers.1.block_sparse_moe.switch_mlp.gate_proj.weight"));
+  config.save(packed.path());
+  write_safetensors(packed.path() / "model.safetensors", out);
+  const auto read = load_model(*backend, packed.path(), {});
+  const TemporaryDirectory again;
+  save_model(*backend, *read, again.path(), Dtype::f32);
+  EXPECT_EQ(read_file(again.path() / "model.safetensors"),
+            read_file(plain.path() / "model.safetensors"));
+}
+
 TEST(LoadModel, ReportsWeightsThatAreNotFinite) {
   const TemporaryDirectory directory;
   const auto backend = make_backend("ref");
@@ -158,7 +194,36 @@ TEST(LoadModel, LeavesAloneWhatOldFilesCarryAndNoModelNeeds) {
   EXPECT_NO_THROW(load_model(*backend, directory.path(), {}));
   config.tie_embeddings = true;  // lm_head.weight is then the embeddings once more
   write(directory.path(), config, weights);
-  EXPECT_NO_THROW(load_model(*backend, directory.path(), {}));
+  EXPECT_TRUE(load_model(*backend, directory.path(), {})->config().tie_embeddings);
+}
+
+TEST(LoadModel, AHeadOfItsOwnCountsBesideTiedEmbeddings) {
+  const TemporaryDirectory directory;
+  ModelConfig config = small();
+  Weights weights = weights_of(config);
+  weights["lm_head.weight"].value = 0.25f;
+  config.tie_embeddings = true;
+  write(directory.path(), config, weights);
+  EXPECT_FALSE(load_model(*make_backend("ref"), directory.path(), {})->config().tie_embeddings);
+  std::string note;
+  settle_config(config, ModelTensors(directory.path()),
+                [&](const std::string& text) { note = text; });
+  EXPECT_THAT(note, HasSubstr("lm_head.weight differs from the embedding"));
+}
+
+TEST(LoadModel, TakesTheDtypeThatConfigJsonLeavesOpenFromTheWeights) {
+  const TemporaryDirectory directory;
+  Weights weights = weights_of(small());
+  for (auto& [name, stored] : weights) stored.dtype = Dtype::bf16;
+  write(directory.path(), small(), weights);
+  std::string text = read_file(directory.path() / "config.json");
+  const std::string named = "\"torch_dtype\": \"float32\"";
+  for (const char* open : {"\"torch_dtype\": \"auto\"", "\"torch_dtype\": null"}) {
+    std::string changed = text;
+    changed.replace(changed.find(named), named.size(), open);
+    write_file(directory.path() / "config.json", changed);
+    EXPECT_EQ(load_model(*make_backend("ref"), directory.path(), {})->config().dtype, Dtype::bf16);
+  }
 }
 
 }  // namespace

@@ -52,7 +52,9 @@ std::string with(const std::string& key, const std::string& value) {
 
 TEST(Config, AbsentKeysHaveTheDefaultsOfTransformers) {
   const ModelConfig config = parse(R"({"model_type":"mixtral"})");
-  EXPECT_EQ(config, ModelConfig());
+  ModelConfig expected;
+  expected.dtype_is_open = true;  // the weights say
+  EXPECT_EQ(config, expected);
   EXPECT_EQ(config.head_dim, 128);
   EXPECT_EQ(config.max_positions, 131072);
   EXPECT_EQ(config.router_aux_loss_coef, 0.001);
@@ -92,6 +94,47 @@ TEST(Config, ReadsWhatIsRarer) {
   EXPECT_EQ(parse(with("sliding_window", "7")).sliding_window, 7);
   EXPECT_EQ(parse(with("vocab_size", "1e3")).vocab_size, 1000);
   EXPECT_EQ(parse(R"({"model_type":"mixtral","num_experts":3})").num_experts, 3);
+  EXPECT_NO_THROW(parse(with("hidden_act", "\"swish\"")));
+  EXPECT_TRUE(parse(with("torch_dtype", "\"auto\"")).dtype_is_open);
+  EXPECT_FALSE(parse(with("dtype", "\"bfloat16\"")).dtype_is_open);
+}
+
+TEST(Config, NullIsAsGoodAsAbsent) {
+  for (const char* key : {"architectures",
+                          "attention_dropout",
+                          "dtype",
+                          "head_dim",
+                          "hidden_act",
+                          "initializer_range",
+                          "max_position_embeddings",
+                          "output_router_logits",
+                          "pad_token_id",
+                          "quantization_config",
+                          "rms_norm_eps",
+                          "rope_parameters",
+                          "rope_scaling",
+                          "rope_theta",
+                          "router_aux_loss_coef",
+                          "router_jitter_noise",
+                          "sliding_window",
+                          "tie_word_embeddings",
+                          "torch_dtype",
+                          "use_cache"})
+    EXPECT_EQ(parse(with(key, "null")), parse(with("hidden_act", "\"silu\""))) << key;
+}
+
+TEST(Config, NoiseOfTrainingMattersToTrainingAlone) {
+  EXPECT_NO_THROW(refuse_training_noise(parse(with("router_jitter_noise", "0.0")), "m"));
+  for (const char* key : {"router_jitter_noise", "attention_dropout"}) {
+    const ModelConfig config = parse(with(key, "0.1"));
+    EXPECT_THAT(message_of([&] { refuse_training_noise(config, "m"); }),
+                HasSubstr(std::string("m: config.json sets ") + key + " to 0.1"));
+    const TemporaryDirectory directory;
+    config.save(directory.path());  // with its dtype, and so settled
+    ModelConfig settled = config;
+    settled.dtype_is_open = false;
+    EXPECT_EQ(ModelConfig::load(directory.path()), settled);
+  }
 }
 
 TEST(Config, RefusesHostileValues) {
@@ -145,8 +188,8 @@ TEST(Config, RefusesHostileValues) {
       {"max_position_embeddings", "0", "max_position_embeddings"},
       {"initializer_range", "-1", "initializer_range"},
       {"router_aux_loss_coef", "-0.1", "router_aux_loss_coef"},
-      {"router_jitter_noise", "0.1", "router_jitter_noise: expected 0, found 0.1"},
-      {"attention_dropout", "0.1", "attention_dropout"},
+      {"router_jitter_noise", "-0.1", "router_jitter_noise: expected 0 to 1, found -0.1"},
+      {"attention_dropout", "2", "attention_dropout"},
       {"quantization_config", "{}", "quantized"},
       {"torch_dtype", "\"int8\"", "torch_dtype"},
       {"tie_word_embeddings", "1", "tie_word_embeddings: expected true or false"},

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/advice.h"
+#include "io/tensor_source.h"
+#include "model/adapter_file.h"
+#include "model/config.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace mixtral {
+
+/// What a name of a model stands for, and all that its files say: resolved once, so that every part
+/// of a command sees the same model although a run that is still training moves on. A name is a
+/// built-in configuration, a model's directory, a run (its best checkpoint, else its latest), a
+/// checkpoint, an adapter or a run that trained one (with the base that it names), or a model of
+/// the Hugging Face hub that is in the hub's cache.
+class ModelSource {
+ public:
+  struct Names {
+    std::string model;
+    std::string adapter;            // a directory or a run; empty: none, or the model's own
+    std::string tokenizer;          // empty: the model's own
+    std::string setting = "model";  // which setting the model's name is the value of
+  };
+  using Note = std::function<void(const std::string&)>;
+
+  /// Finds the files and reads the configuration; of a checkpoint, checks all files but the
+  /// weights, which tensors() checks. `note` is told what the user may not expect. Throws Error
+  /// saying what was looked for and what is there instead.
+  static ModelSource resolve(const Names& names, const Note& note = {});
+
+  const std::string& name() const { return names_.model; }
+  /// Whether it is a built-in configuration: no files, and weights that are drawn.
+  bool is_builtin() const { return directory_.empty(); }
+  /// Where the model's files are. Throws Error for a built-in configuration, which has none.
+  const std::filesystem::path& directory() const;
+  const ModelConfig& config() const { return config_; }
+  /// The adapter's directory; empty where there is none.
+  const std::filesystem::path& adapter() const { return adapter_; }
+  /// Throws Error where the model's name stands for an adapter, and a whole model is needed.
+  void refuse_adapter() const;
+
+  /// The tokenizer, or null where the model has none. Read at the first call.
+  std::shared_ptr<const Tokenizer> tokenizer() const;
+  /// The same; throws where there is none, with what could be given instead, or where it has more
+  /// tokens than the model.
+  std::shared_ptr<const Tokenizer> require_tokenizer(std::vector<Remedy> instead = {}) const;
+  /// Throws Error unless the tokenizer, where there is one, fits the model's vocabulary.
+  void check_tokenizer() const;
+  /// The chat template that the adapter, or else the model, was trained with, where it says so.
+  std::optional<ChatTemplate> chat_template() const;
+  /// The ids that end a text.
+  const std::vector<int64_t>& stop_ids() const { return config_.eos_ids; }
+  /// The weights, opened at the first call. Throws Error as directory() does, and for damage.
+  const TensorSource& tensors() const;
+  /// The adapter's values, or nothing where there is none.
+  std::optional<AdapterFile> load_adapter() const;
+
+ private:
+  explicit ModelSource(Names names) : names_(std::move(names)) {}
+  void find_files(const Note& note);
+  void read_config(const Note& note);
+
+  Names names_;
+  std::filesystem::path directory_, adapter_;
+  ModelConfig config_;
+  mutable std::shared_ptr<const TensorSource> tensors_;
+  mutable std::shared_ptr<const Tokenizer> tokenizer_;
+};
+
+/// What an adapter's name stands for: an adapter's directory, or the best (else the latest)
+/// checkpoint of a run that trained one. Throws Error, which says what was looked for.
+std::filesystem::path resolve_adapter(const std::string& adapter);
+
+}  // namespace mixtral

@@ -1,0 +1,137 @@
+#include "open/open_model.h"
+
+#include <fmt/format.h>
+
+#include "backends/registry.h"
+#include "base/advice.h"
+#include "model/checkpoint.h"
+#include "train/defaults.h"
+
+namespace mixtral {
+namespace {
+
+/// Throws Error, before anything is allocated, when the device has not the memory that the model
+/// and a cache of so many sequences take.
+void require_model_memory(const Backend& backend, const ModelConfig& config,
+                          const Mixtral::Options& options, int64_t sequences) {
+  const auto planner = make_planning_backend(&backend);
+  const int64_t context = options.context > 0 ? options.context : config.max_positions;
+  require_memory(*planner,
+                 {.config = config, .options = options, .sequences = sequences, .context = context},
+                 backend.memory());
+}
+
+bool is_narrow(Dtype dtype) { return dtype == Dtype::bf16 || dtype == Dtype::f16; }
+
+Purpose purpose_of(const OpenOptions& options, const ModelSource& source) {
+  if (!options.pass || options.pass->pass != Pass::gradients) return Purpose::inference;
+  return source.adapter().empty() ? Purpose::training : Purpose::tuning;
+}
+
+}  // namespace
+
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored) {
+  const bool gpu = backend.kind() == DeviceKind::gpu;
+  Precision p;
+  if (dtype == "fp64") {
+    if (backend.kind() != DeviceKind::reference)
+      throw AdvisedUsageError(
+          fmt::format("{} does not compute in it", backend.name()),
+          {.subject = {"dtype", "fp64"}, .lead = "give", .remedies = {{{"device", "ref"}}}});
+    p.weights = p.compute = Dtype::f64;
+  } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
+    if (gpu) {
+      p.weights = p.compute = Dtype::bf16;
+      p.operands = ops::Operands::bf16;
+    } else {
+      if (purpose != Purpose::training) p.weights = Dtype::bf16;
+      if (purpose != Purpose::inference) p.operands = ops::Operands::bf16;
+    }
+  } else if (dtype == "auto" && purpose != Purpose::training && is_narrow(stored)) {
+    p.weights = stored;
+  } else if (dtype != "auto" && dtype != "fp32") {
+    throw setting_error("dtype",
+                        fmt::format("expected auto, fp32, bf16 or fp64, found '{}'", dtype));
+  }
+  return p;
+}
+
+void require_positions(int64_t context, const ModelConfig& config) {
+  if (context <= config.max_positions) return;
+  throw AdvisedUsageError(
+      fmt::format("is more than the model's {} positions", config.max_positions),
+      {.subject = {"context", std::to_string(context)}});
+}
+
+void draw_weights(Backend& backend, Mixtral& model, uint64_t seed) {
+  nn::initialise(backend, model.parameters(), defaults::initialisation(model.config(), seed));
+}
+
+std::unique_ptr<Mixtral> open_weights(Backend& backend, const ModelSource& source,
+                                      const Mixtral::Options& options, const WeightsFrom& from,
+                                      const ModelSource::Note& note) {
+  if (!from.random && !source.is_builtin()) {
+    check_weights(source.config(), source.tensors());
+    auto model = std::make_unique<Mixtral>(backend, source.config(), options);
+    load_weights(backend, *model, source.tensors());
+    return model;
+  }
+  if (!from.random && note)
+    note(
+        fmt::format("note: {} is a built-in configuration without weights: they are drawn from "
+                    "the seed {}",
+                    source.name(), from.seed));
+  auto model = std::make_unique<Mixtral>(backend, source.config(), options);
+  draw_weights(backend, *model, from.seed);
+  return model;
+}
+
+MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape) {
+  const auto planner = make_planning_backend(&backend);
+  MemoryPlan plan = plan_training(*planner, shape);
+  require_memory(*planner, shape, plan, backend.memory());
+  return plan;
+}
+
+OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
+                       const ModelSource::Note& note) {
+  OpenedModel open;
+  open.backend = make_backend(o.device, o.threads);
+  const ModelConfig& config = source.config();
+  require_positions(o.context, config);
+  const Purpose purpose = purpose_of(o, source);
+  open.precision =
+      choose_precision(o.dtype, *open.backend,
+                       purpose == Purpose::tuning ? Purpose::training : purpose, config.dtype);
+  const Mixtral::Options options{.weights = open.precision.weights,
+                                 .compute = open.precision.compute,
+                                 .context = o.context,
+                                 .trainable = purpose == Purpose::training,
+                                 .rope_frequencies = o.rope_frequencies,
+                                 .quantization = o.quantization};
+  std::optional<AdapterFile> adapter = source.load_adapter();
+  open.arena = std::make_unique<Arena>(*open.backend);
+  int64_t activations = 0;
+  if (o.pass) {
+    TrainingShape shape = *o.pass;
+    shape.config = config;
+    shape.options = options;
+    shape.adapter = adapter;
+    activations = require_pass_memory(*open.backend, shape).arena();
+  } else {
+    require_model_memory(*open.backend, config, options, o.sequences);
+  }
+  open.model = open_weights(*open.backend, source, options,
+                            {.random = o.random_weights, .seed = o.seed}, note);
+  if (adapter)
+    open.adapter =
+        std::make_unique<Adapter>(*open.backend, *open.model, std::move(*adapter),
+                                  Adapter::Options{.trainable = purpose != Purpose::inference});
+  if (activations > 0) open.arena->reserve(activations);
+  open.ctx = std::make_unique<Context>(*open.backend, *open.arena, open.precision.compute);
+  open.ctx->set_operands(open.precision.operands);
+  return open;
+}
+
+}  // namespace mixtral

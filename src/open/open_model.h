@@ -1,0 +1,89 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "model/adapter.h"
+#include "model/mixtral.h"
+#include "open/model_source.h"
+#include "train/memory_plan.h"
+
+namespace mixtral {
+
+/// How numbers are held and multiplied.
+struct Precision {
+  Dtype weights = Dtype::f32;
+  Dtype compute = Dtype::f32;
+  ops::Operands operands = ops::Operands::exact;
+};
+
+/// What a model is opened for.
+enum class Purpose {
+  inference,
+  training,  // of the model's own weights
+  tuning,    // of an adapter, on weights that stay as they are
+};
+
+/// What the setting `dtype` means on a device. fp32: everything in f32 (on `ref`, f32 storage).
+/// fp64: `ref` only. bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for
+/// inference (the arithmetic stays f32), and products of bf16-rounded operands for training. auto:
+/// bf16 on a GPU; on a CPU f32, except that a model stored in 16 bits stays so where its weights
+/// are not trained. Throws UsageError.
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored);
+
+/// How a model is opened, for every command.
+struct OpenOptions {
+  std::string device = "auto";
+  int threads = 0;  // 0: one a core
+  std::string dtype = "auto";
+  Dtype rope_frequencies = Dtype::f32;
+  std::optional<ops::WeightFormat> quantization = {};
+  bool random_weights = false;  // drawn from the seed instead of read
+  uint64_t seed = 1;
+  int64_t context = 0;    // positions to prepare for
+  int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
+  /// A pass over batches that is to follow, for which there must be memory: rows, context,
+  /// objective and what else decides it. Its configuration, options and adapter are filled in here.
+  std::optional<TrainingShape> pass = {};
+};
+
+/// A model on its device, ready to compute.
+struct OpenedModel {
+  std::unique_ptr<Backend> backend;
+  Precision precision;
+  std::unique_ptr<Mixtral> model;
+  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Context> ctx;
+};
+
+/// Opens device, model and adapter, with an arena of the size that the pass takes. Throws Error,
+/// before anything is allocated, where they do not fit the device's memory or `context` the model,
+/// and UsageError.
+OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
+                       const ModelSource::Note& note);
+
+/// Throws UsageError when more positions are asked for than a model has.
+void require_positions(int64_t context, const ModelConfig& config);
+
+/// Draws a model's weights from a seed, on its device, as training from scratch would.
+void draw_weights(Backend& backend, Mixtral& model, uint64_t seed);
+
+/// The model alone, whose memory the caller has planned: read, or drawn where `seed` says so or the
+/// source is a built-in configuration (of which `note` is told).
+struct WeightsFrom {
+  bool random = false;
+  uint64_t seed = 1;
+};
+std::unique_ptr<Mixtral> open_weights(Backend& backend, const ModelSource& source,
+                                      const Mixtral::Options& options, const WeightsFrom& from,
+                                      const ModelSource::Note& note);
+
+/// What a pass will take. Throws Error with an itemised table when the device has not that much.
+MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shape);
+
+}  // namespace mixtral
