@@ -160,11 +160,17 @@ class Finetuning {
 
   /// The adapter to train; with --experts top, of the right size but of any experts.
   AdapterFile starting_adapter() const {
-    if (o_.resuming) return resumed_adapter(o_, config_);
     AdapterFile file;
+    if (o_.resuming) {
+      file = resumed_adapter(o_, config_);
+      // The adapter's file says 0 where PEFT has no dropout; the run's configuration knows.
+      file.dropout = o_.dropout.value_or(file.dropout);
+      return file;
+    }
     if (!o_.adapter.empty()) {
-      file = AdapterFile::load(o_.adapter, config_);
-      if (o_.dropout) file.dropout = *o_.dropout;
+      file = load_adapter(o_.adapter, o_.common, base_.string());
+      file.dropout = o_.dropout.value_or(file.dropout);
+      o_.dropout = file.dropout;
     } else {
       AdapterSpec spec = o_.adapter_spec();
       const int64_t top = std::min(parse_experts(o_.experts).top, config_.num_experts);
@@ -208,7 +214,11 @@ class Finetuning {
                                    .rope_frequencies = o_.common.rope_dtype(),
                                    .quantization = o_.common.quantization()};
     std::optional<AdapterFile> file;
-    if (trains_adapter(kind)) file = starting_adapter();
+    if (trains_adapter(kind)) {
+      file = starting_adapter();
+      for (const std::string& note : PeftLayout(*file, config_).notes())
+        say(o_.common, "note: " + note);
+    }
     std::optional<PreferenceSettings> preference;
     if (uses_preferences(kind)) preference = o_.preference_settings(objective_);
     const bool second_model =

@@ -14,6 +14,7 @@
 #include "cli/common.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
+#include "model/merge_check.h"
 #include "open/companions.h"
 #include "text/chat_template.h"
 #include "train/memory_plan.h"
@@ -193,12 +194,14 @@ void run_merge(const MergeOptions& o) {
   const ModelConfig& config = source.config();
   refuse_existing(o, base);
   std::vector<WeightedAdapter> adapters;
+  std::vector<MergedFrom> from;
   // What was learnt last says how to converse: of several adapters, the last that has a note.
   auto chat = find_chat_template_name(base);
   for (const std::string& text : o.adapters) {
     const auto [name, weight] = parse_weighted(text);
     const fs::path directory = resolve_adapter(name);
-    adapters.push_back({AdapterFile::load(directory, config), weight});
+    adapters.push_back({AdapterFile::load(directory, config, base), weight});
+    from.push_back({directory, weight});
     if (const auto noted = find_chat_template_name(directory)) chat = noted;
   }
   std::unique_ptr<Backend> backend;
@@ -218,7 +221,15 @@ void run_merge(const MergeOptions& o) {
   const bool tokenizer = std::ranges::any_of(companions, is_tokenizer_file);
   if (chat) save_chat_template_name(pending.path(), *chat);
   std::optional<Agreement> agreement;
+  std::optional<MergeCheck> rows;
   if (backend) {
+    rows = check_merged(base, from, pending.path());
+    if (!(rows->difference <= kMergeRounding))
+      throw Error(fmt::format(
+          "tensor {} of the merged model differs by {:.3g} units in the last place from what the "
+          "adapter's files say, where rounding explains {}: nothing was written; report this, or "
+          "skip the comparison with --no-check",
+          rows->tensor, rows->difference, kMergeRounding));
     agreement = compare(o, *backend, source, pending.path(), adapters);
     const std::string found = fmt::format(
         "the logits of the merged model differ from those of the model with its adapters by {:.1e} "
@@ -243,11 +254,20 @@ void run_merge(const MergeOptions& o) {
                       {"changes", changes},
                       {"tokenizer", tokenizer}};
     if (agreement) json["logits_difference"] = agreement->difference;
+    if (rows) {
+      json["rows_checked"] = rows->rows;
+      json["rows_difference"] = rows->difference;
+    }
     fmt::print("{}\n", json.dump());
     return;
   }
   fmt::print("{}: {} of {} tensors changed, by {:.2e} of their norm at most\n", o.out, changed,
              on_disk_tensors(config).size(), greatest);
+  if (rows)
+    fmt::print(
+        "{} rows of {} tensors are as recomputed from the files, to {:.2f} units in the last "
+        "place\n",
+        rows->rows, rows->tensors, rows->difference);
   if (agreement)
     fmt::print("logits of wrapped and merged differ by {:.1e} of the largest\n",
                agreement->difference);

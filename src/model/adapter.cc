@@ -19,20 +19,11 @@ namespace fs = std::filesystem;
 using nn::LoraBranch;
 using nn::Parameter;
 
-/// Whether gate_up_proj and down_proj are both tuned in a layer (see peft_name).
-bool both_fused(const AdapterFile& file, int64_t layer) {
-  int count = 0;
-  for (const AdapterModule& module : file.modules)
-    count += module.layer == layer && adapter_target(module.target).fused;
-  return count == 2;
-}
-
 /// The parameter of one matrix: as one tensor of the file, or as one an expert.
-Parameter matrix(const AdapterFile& file, const AdapterModule& module, char which,
+Parameter matrix(const PeftLayout& layout, const AdapterModule& module, char which,
                  const TargetShape& shape) {
   const bool is_a = which == 'A';
   const int64_t r = module.rank;
-  const bool both = both_fused(file, module.layer);
   const AdapterTarget& target = adapter_target(module.target);
   Parameter p;
   p.role = is_a ? nn::Role::lora_a : nn::Role::lora_b;
@@ -40,16 +31,16 @@ Parameter matrix(const AdapterFile& file, const AdapterModule& module, char whic
   const Shape one = is_a ? Shape{r, shape.inputs} : Shape{shape.rows, r};
   if (target.per_expert) {
     for (const int64_t e : module.experts)
-      p.parts.push_back({peft_name(module, which, e, both), e * one.numel(), one});
+      p.parts.push_back({layout.name(module, which, e), e * one.numel(), one});
   } else if (target.fused) {
-    const std::string name = peft_name(module, which, 0, both);
+    const std::string name = layout.name(module, which, 0);
     if (is_a)
       p.parts.push_back({name, 0, {shape.groups * r, shape.inputs}});
     else
       p.parts.push_back(
           {name, 0, {shape.rows, r * shape.groups}, Parameter::Part::Order::group_fastest});
   } else {
-    p.parts.push_back({peft_name(module, which, 0, both), 0, one});
+    p.parts.push_back({layout.name(module, which, 0), 0, one});
   }
   return p;
 }
@@ -85,7 +76,7 @@ std::vector<int64_t> untouched_groups(const AdapterModule& module, int64_t group
 }  // namespace
 
 Adapter::Adapter(Backend& backend, Mixtral& model, AdapterFile file, const Options& options)
-    : backend_(backend), model_(model), file_(std::move(file)) {
+    : backend_(backend), model_(model), file_(std::move(file)), layout_(file_, model.config()) {
   std::map<std::unique_ptr<nn::Projection>*, std::vector<LoraBranch>> branches;
   std::vector<std::unique_ptr<nn::Projection>*> order;
   for (const AdapterModule& module : file_.modules) {
@@ -95,8 +86,8 @@ Adapter::Adapter(Backend& backend, Mixtral& model, AdapterFile file, const Optio
     branch.scale = module.scale;
     branch.dropout = file_.dropout;
     branch.untouched = untouched_groups(module, shape.groups);
-    branch.a = matrix(file_, module, 'A', shape);
-    branch.b = matrix(file_, module, 'B', shape);
+    branch.a = matrix(layout_, module, 'A', shape);
+    branch.b = matrix(layout_, module, 'B', shape);
     branch.a.trainable = branch.b.trainable = options.trainable;
     auto& place = projection_of(model, module);
     if (!branches.contains(&place)) order.push_back(&place);
@@ -194,9 +185,9 @@ void Adapter::enable(bool enabled) {
 }
 
 std::map<std::string, FileChecksum> Adapter::save(const fs::path& directory) {
-  write_file(directory / "adapter_config.json", peft_config(file_, model_.config()));
-  const FileChecksum sum =
-      save_parameters(backend_, parameters(), directory / "adapter_model.safetensors");
+  write_file(directory / "adapter_config.json", layout_.config());
+  const FileChecksum sum = save_parameters(
+      backend_, parameters(), directory / "adapter_model.safetensors", layout_.zeros());
   return {{"adapter_model.safetensors", sum}};
 }
 

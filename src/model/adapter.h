@@ -10,6 +10,7 @@
 #include "io/checksum.h"
 #include "model/adapter_file.h"
 #include "model/mixtral.h"
+#include "model/peft_writer.h"
 #include "nn/lora.h"
 
 namespace mixtral {
@@ -60,6 +61,7 @@ class Adapter {
   Backend& backend_;
   Mixtral& model_;
   AdapterFile file_;
+  PeftLayout layout_;
   std::vector<Wrapped> wrapped_;
   std::unique_ptr<nn::ParameterStore> store_;
 };

@@ -26,8 +26,12 @@ const std::vector<AdapterTarget>& adapter_targets();
 /// Throws UsageError listing the names when there is none such.
 const AdapterTarget& adapter_target(std::string_view name);
 
-/// The largest factor of an update that is read: alpha, or mlx-lm's scale.
+/// The largest factor of an update: alpha, or mlx-lm's scale; and the largest rank.
 inline constexpr double kMostAdapterFactor = 1e6;
+inline constexpr int64_t kMostAdapterRank = 65536;
+
+/// alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023, "rsLoRA").
+double adapter_scale(double alpha, int64_t rank, bool rslora);
 
 /// One low-rank update, as a file holds it: of one module, or of one module of several experts.
 struct AdapterModule {
@@ -36,7 +40,7 @@ struct AdapterModule {
   std::vector<int64_t> experts;  // of w1, w2, w3: those that are there; else empty
   int64_t rank = 0;
   double alpha = 0;
-  double scale = 0;      // alpha / r, or alpha / sqrt(r)
+  double scale = 0;      // adapter_scale()
   std::vector<float> a;  // [G, r, I]: experts that are not there are zero; or empty when new
   std::vector<float> b;  // [G, rows, r]
 };
@@ -57,9 +61,12 @@ struct AdapterFile {
   /// Reads a PEFT adapter (adapter_config.json, adapter_model.safetensors) or an mlx-lm one
   /// (adapter_config.json, adapters.safetensors) for a model of this configuration. Everything in
   /// the file must find its place: a tensor that matches nothing, a pair without its other half, a
-  /// wrong shape, or a feature that this program lacks (DoRA, biases, modules_to_save) is an Error
-  /// naming file and tensor.
-  static AdapterFile load(const std::filesystem::path& directory, const ModelConfig& config);
+  /// wrong shape, or a feature that this program lacks (DoRA, biases, an initialisation that
+  /// changed the base) is an Error naming file and tensor. Copies of the base's tensors are
+  /// compared with those of `base`, a model directory; they are an Error when they differ or `base`
+  /// is empty.
+  static AdapterFile load(const std::filesystem::path& directory, const ModelConfig& config,
+                          const std::filesystem::path& base = {});
 };
 
 /// What a new adapter is to be.
@@ -77,13 +84,5 @@ struct AdapterSpec {
 };
 /// The modules of a new adapter, without values. Throws UsageError naming the flag.
 AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config);
-
-/// The text of the adapter_config.json with which PEFT loads it into a model of this configuration.
-std::string peft_config(const AdapterFile& adapter, const ModelConfig& model);
-
-/// The name of a module's lora_A or lora_B in a PEFT file; `expert` for w1, w2, w3. `both_fused`
-/// says whether gate_up_proj and down_proj are both tuned in this layer: the wrapper of one then
-/// stands inside the other's.
-std::string peft_name(const AdapterModule& module, char matrix, int64_t expert, bool both_fused);
 
 }  // namespace mixtral

@@ -1,12 +1,9 @@
-// What an adapter consists of, without values: targets, a new adapter's modules, PEFT's names and
-// configuration.
+// What an adapter consists of, without values: targets, and a new adapter's modules.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "model/adapter_file.h"
@@ -53,9 +50,20 @@ TargetShape target_shape(const ModelConfig& c, std::string_view target) {
   return {1, c.vocab_size, d};
 }
 
+double adapter_scale(double alpha, int64_t rank, bool rslora) {
+  const auto r = static_cast<double>(rank);
+  return alpha / (rslora ? std::sqrt(r) : r);
+}
+
 AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
   if (spec.targets.empty()) throw UsageError("--targets is empty; try q_proj,v_proj");
-  if (spec.rank < 1) throw UsageError(fmt::format("--rank is {}, expected at least 1", spec.rank));
+  const auto check_rank = [](const std::string& flag, int64_t rank) {
+    if (rank < 1 || rank > kMostAdapterRank)
+      throw UsageError(
+          fmt::format("{} is {}, expected from 1 to {}", flag, rank, kMostAdapterRank));
+  };
+  check_rank("--rank", spec.rank);
+  for (const auto& [name, rank] : spec.rank_of) check_rank("--target-ranks: " + name, rank);
   for (const int64_t expert : spec.experts) {
     if (expert < 0 || expert >= config.num_experts)
       throw UsageError(fmt::format("--experts: {} is not one of this model's {} experts", expert,
@@ -93,8 +101,7 @@ AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
             fmt::format("--alpha: that of {} is {}, expected {} at most; with --scale, it is the "
                         "scale times the rank (--rslora: times its root), which is {}",
                         target.name, module.alpha, kMostAdapterFactor, module.rank));
-      const auto rank = static_cast<double>(module.rank);
-      module.scale = module.alpha / (spec.rslora ? std::sqrt(rank) : rank);
+      module.scale = adapter_scale(module.alpha, module.rank, spec.rslora);
       if (target.per_expert) {
         module.experts = spec.experts_of_layer.empty()
                              ? spec.experts
@@ -108,103 +115,6 @@ AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
   }
   for (const std::string& name : spec.targets) adapter_target(name);  // refuses unknown ones
   return adapter;
-}
-
-std::string peft_name(const AdapterModule& module, char matrix, int64_t expert, bool both_fused) {
-  std::string path;
-  if (module.layer < 0) {
-    path = module.target;
-  } else {
-    const AdapterTarget& target = adapter_target(module.target);
-    path = fmt::format("model.layers.{}.", module.layer);
-    if (target.per_expert)
-      path += fmt::format("block_sparse_moe.experts.{}.{}", expert, module.target);
-    else
-      path += target.module;
-    if (both_fused && module.target == "gate_up_proj") path += ".base_layer";
-  }
-  return fmt::format("{}{}.lora_{}.weight", kPeftPrefix, path, matrix);
-}
-
-std::string peft_config(const AdapterFile& adapter, const ModelConfig& model) {
-  using nlohmann::ordered_json;
-  // The commonest rank and alpha are the configuration's; others go into the patterns.
-  std::map<int64_t, int> ranks;
-  std::map<double, int> alphas;
-  for (const AdapterModule& module : adapter.modules) {
-    ++ranks[module.rank];
-    ++alphas[module.alpha];
-  }
-  auto commonest = [](const auto& counts) {
-    return std::max_element(counts.begin(), counts.end(),
-                            [](const auto& a, const auto& b) { return a.second < b.second; })
-        ->first;
-  };
-  const int64_t rank = commonest(ranks);
-  const double alpha = commonest(alphas);
-  auto number = [](double value) {
-    return value == std::floor(value) ? ordered_json(static_cast<int64_t>(value))
-                                      : ordered_json(value);
-  };
-  ordered_json modules = ordered_json::array(), parameters = ordered_json::array();
-  ordered_json rank_pattern = ordered_json::object(), alpha_pattern = ordered_json::object();
-  // A target that all layers (and all experts) have goes by its name; others are listed one by one,
-  // as the end of a module's path, which PEFT matches as well.
-  std::map<std::string, int64_t> layers_of;
-  std::set<std::string> partial, seen;
-  for (const AdapterModule& module : adapter.modules) {
-    ++layers_of[module.target];
-    if (adapter_target(module.target).per_expert &&
-        static_cast<int64_t>(module.experts.size()) < model.num_experts)
-      partial.insert(module.target);
-  }
-  for (const auto& [name, count] : layers_of)
-    if (adapter_target(name).per_layer && count < model.num_layers) partial.insert(name);
-  for (const AdapterModule& module : adapter.modules) {
-    const AdapterTarget& target = adapter_target(module.target);
-    if (target.fused) {
-      if (partial.contains(module.target))
-        parameters.push_back(fmt::format("layers.{}.mlp.experts.{}", module.layer, module.target));
-      else if (seen.insert(module.target).second)
-        parameters.push_back("mlp.experts." + module.target);
-    } else if (!partial.contains(module.target)) {
-      if (seen.insert(module.target).second) modules.push_back(module.target);
-    } else if (target.per_expert) {
-      for (const int64_t e : module.experts)
-        modules.push_back(fmt::format("layers.{}.block_sparse_moe.experts.{}.{}", module.layer, e,
-                                      module.target));
-    } else {
-      modules.push_back(fmt::format("layers.{}.{}", module.layer, target.module));
-    }
-    std::string key = peft_name(module, 'A', 0, false);
-    key = key.substr(kPeftPrefix.size(),
-                     key.size() - kPeftPrefix.size() - std::string_view(".lora_A.weight").size());
-    if (target.per_expert)
-      key =
-          fmt::format("layers.{}.block_sparse_moe.experts.[0-9]+.{}", module.layer, module.target);
-    if (module.rank != rank) rank_pattern[key] = module.rank;
-    if (module.alpha != alpha) alpha_pattern[key] = number(module.alpha);
-  }
-  ordered_json json;
-  json["peft_type"] = "LORA";
-  json["task_type"] = "CAUSAL_LM";
-  json["base_model_name_or_path"] =
-      adapter.base_model.empty() ? ordered_json(nullptr) : ordered_json(adapter.base_model);
-  json["r"] = rank;
-  json["lora_alpha"] = number(alpha);
-  json["lora_dropout"] = adapter.dropout;
-  json["use_rslora"] = adapter.rslora;
-  json["use_dora"] = false;
-  json["bias"] = "none";
-  json["fan_in_fan_out"] = false;
-  json["inference_mode"] = true;
-  json["init_lora_weights"] = true;
-  json["modules_to_save"] = nullptr;
-  json["target_modules"] = modules;
-  if (!parameters.empty()) json["target_parameters"] = parameters;
-  json["rank_pattern"] = rank_pattern;
-  json["alpha_pattern"] = alpha_pattern;
-  return json.dump(2) + "\n";
 }
 
 }  // namespace mixtral

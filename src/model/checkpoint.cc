@@ -104,15 +104,6 @@ class Downloader {
   Staging staging_, turned_;
 };
 
-FileChecksum save_file(Backend& backend, const nn::ParameterSource& parameters, What what,
-                       const std::filesystem::path& path) {
-  std::vector<PlannedTensor> plan;
-  const auto saves = plan_saves(parameters, what, Dtype::f32, &plan);
-  Downloader download(backend, saves);
-  return write_safetensors(path, std::move(plan),
-                           [&](const PlannedTensor& planned) { return download(planned); });
-}
-
 }  // namespace
 
 ModelConfig settle_config(ModelConfig config, const TensorSource& tensors,
@@ -209,13 +200,29 @@ std::vector<std::pair<std::string, Shape>> on_disk_tensors(const ModelConfig& co
 }
 
 FileChecksum save_parameters(Backend& backend, const nn::ParameterSource& parameters,
-                             const std::filesystem::path& path) {
-  return save_file(backend, parameters, What::values, path);
+                             const std::filesystem::path& path,
+                             const std::vector<std::pair<std::string, Shape>>& zeros) {
+  std::vector<PlannedTensor> plan;
+  const auto saves = plan_saves(parameters, What::values, Dtype::f32, &plan);
+  std::vector<float> nothing;
+  for (const auto& [name, shape] : zeros) {
+    plan.push_back({.name = name, .shape = shape, .dtype = Dtype::f32});
+    nothing.resize(std::max(nothing.size(), static_cast<size_t>(shape.numel())));
+  }
+  Downloader download(backend, saves);
+  return write_safetensors(path, std::move(plan), [&](const PlannedTensor& planned) {
+    if (saves.contains(planned.name)) return download(planned);
+    return Tensor(nothing.data(), planned.shape, Dtype::f32);
+  });
 }
 
 void save_gradients(Backend& backend, const nn::ParameterSource& parameters,
                     const std::filesystem::path& path) {
-  save_file(backend, parameters, What::gradients, path);
+  std::vector<PlannedTensor> plan;
+  const auto saves = plan_saves(parameters, What::gradients, Dtype::f32, &plan);
+  Downloader download(backend, saves);
+  write_safetensors(path, std::move(plan),
+                    [&](const PlannedTensor& planned) { return download(planned); });
 }
 
 }  // namespace mixtral

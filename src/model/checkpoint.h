@@ -43,9 +43,11 @@ std::map<std::string, FileChecksum> save_model(Backend& backend, Mixtral& model,
 /// Name and shape of each tensor of a model's files, one an expert.
 std::vector<std::pair<std::string, Shape>> on_disk_tensors(const ModelConfig& config);
 
-/// Writes every parameter under its on-disk name, in f32, to one safetensors file.
+/// Writes every parameter under its on-disk name, in f32, to one safetensors file, and beside them
+/// tensors of zeros.
 FileChecksum save_parameters(Backend& backend, const nn::ParameterSource& parameters,
-                             const std::filesystem::path& path);
+                             const std::filesystem::path& path,
+                             const std::vector<std::pair<std::string, Shape>>& zeros = {});
 
 /// Writes every parameter's gradient under its on-disk name, in f32, to one safetensors file.
 void save_gradients(Backend& backend, const nn::ParameterSource& parameters,

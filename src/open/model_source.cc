@@ -247,7 +247,7 @@ const TensorSource& ModelSource::tensors() const {
 
 std::optional<AdapterFile> ModelSource::load_adapter() const {
   if (adapter_.empty()) return std::nullopt;
-  return AdapterFile::load(adapter_, config_);
+  return AdapterFile::load(adapter_, config_, directory_);
 }
 
 }  // namespace mixtral

@@ -367,17 +367,18 @@ TEST_F(BadInput, AMergeThatCannotBeComparedIsRefusedBeforeAnyWork) {
   fs::create_directories(path("adapter"));
   const AdapterFile adapter =
       new_adapter({.targets = {"q_proj"}, .rank = 1, .last_layers = 1}, config);
+  const PeftLayout layout(adapter, config);
   std::vector<float> values(static_cast<size_t>(config.hidden_size));
   std::map<std::string, Tensor> tensors;
   for (const AdapterModule& module : adapter.modules)
     for (const char matrix : {'A', 'B'}) {
       const int64_t size = config.hidden_size;
       tensors.emplace(
-          peft_name(module, matrix, 0, false),
+          layout.name(module, matrix, 0),
           Tensor(values.data(), matrix == 'A' ? Shape{1, size} : Shape{size, 1}, Dtype::f32));
     }
   write_safetensors(path("adapter") + "/adapter_model.safetensors", tensors);
-  write_file(path("adapter") + "/adapter_config.json", peft_config(adapter, config));
+  write_file(path("adapter") + "/adapter_config.json", layout.config());
   const Arguments merge = {"merge", "--model", path("big"), "--adapter", path("adapter"),
                            "--out", path("m"), "--device",  "ref"};
   expect({{merge, 1, {"more memory than is free", "--no-check", "--device cpu", "weights"}}});

@@ -51,7 +51,7 @@ TEST_F(Finetune, DropoutChangesTrainingAndTheSeedDecidesHow) {
   EXPECT_EQ(weights("c", {"--dropout", "0.5"}), dropped);
 }
 
-TEST_F(Finetune, TunesTheChosenExpertsAloneAndSaysSoToPeft) {
+TEST_F(Finetune, TunesTheChosenExpertsAloneAndWritesTheOthersAsZeros) {
   const Outcome o = run(flags("run", {"--targets", "experts", "--experts", "3,1", "--iters", "2"}));
   ASSERT_EQ(o.code, 0) << o.err;
   const AdapterFile file = AdapterFile::load(checkpoint("run", 2), config_of(path("base")));
@@ -59,8 +59,26 @@ TEST_F(Finetune, TunesTheChosenExpertsAloneAndSaysSoToPeft) {
   for (const AdapterModule& module : file.modules)
     EXPECT_EQ(module.experts, (std::vector<int64_t>{1, 3}));
   const Json config = Json::load(checkpoint("run", 2) / "adapter_config.json");
-  EXPECT_EQ(config.at("target_modules").items().front().as_string(),
-            "layers.0.block_sparse_moe.experts.1.w1");
+  EXPECT_EQ(config.at("target_modules").items().front().as_string(), "w1");
+  const SafetensorsFile weights(checkpoint("run", 2) / "adapter_model.safetensors");
+  for (const char* name : {"experts.0.w1.lora_A", "experts.0.w2.lora_B", "experts.2.w3.lora_A"}) {
+    const auto values = testing::read_values(
+        weights, fmt::format("base_model.model.model.layers.1.block_sparse_moe.{}.weight", name));
+    EXPECT_TRUE(std::ranges::all_of(values, [](double value) { return value == 0; })) << name;
+  }
+}
+
+TEST_F(Finetune, SaysWhatPeftCannotDoWithAnAdapter) {
+  const Outcome two =
+      run(flags("two", {"--targets", "experts", "--target-alphas", "w1=3", "--iters", "1"}));
+  ASSERT_EQ(two.code, 0) << two.err;
+  EXPECT_NE(two.err.find("packs w1 and w3 under one scale"), std::string::npos) << two.err;
+  const Outcome dropped =
+      run(flags("dropped", {"--targets", "gate", "--dropout", "0.1", "--iters", "1"}));
+  ASSERT_EQ(dropped.code, 0) << dropped.err;
+  EXPECT_NE(dropped.err.find("lora_dropout 0"), std::string::npos) << dropped.err;
+  EXPECT_EQ(run(flags("plain", {"--targets", "all", "--iters", "1"})).err.find("PEFT"),
+            std::string::npos);
 }
 
 TEST_F(Finetune, TakesTheBusiestExpertsOfEachLayer) {

@@ -1,5 +1,6 @@
 // merge from the command line on, of what finetune makes.
 #include "io/safetensors.h"
+#include "model/merge_check.h"
 #include "tests/cli/finetune_rig.h"
 #include "tests/support/fixtures.h"
 #include "text/chat_template.h"
@@ -9,6 +10,20 @@ namespace {
 
 class Merge : public Finetune {};
 
+TEST_F(Merge, OtherWeightsThanTheFilesSayAreFound) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2", "--targets", "all"})).code, 0);
+  ASSERT_EQ(run({"merge", "--model", path("base"), "--adapter", path("run") + ":1.5", "--out",
+                 path("merged"), "-q"})
+                .code,
+            0);
+  const fs::path adapter = checkpoint("run", 2);
+  EXPECT_LE(check_merged(path("base"), {{adapter, 1.5}}, path("merged")).difference, 1);
+  const MergeCheck scaled = check_merged(path("base"), {{adapter, 1}}, path("merged"));
+  EXPECT_GT(scaled.difference, 100);
+  EXPECT_FALSE(scaled.tensor.empty());
+  EXPECT_GT(check_merged(path("base"), {}, path("merged")).difference, 100);
+}
+
 TEST_F(Merge, MergedItIsTheSameModel) {
   ASSERT_EQ(run(flags("run", {"--iters", "4", "--targets", "all,lm_head"})).code, 0);
   const Outcome o = run({"merge", "--model", path("base"), "--adapter", path("run"), "--out",
@@ -17,6 +32,8 @@ TEST_F(Merge, MergedItIsTheSameModel) {
   const Json json = Json::parse(o.out, "stdout");
   EXPECT_EQ(json.at("changed").as_int(), 2 * (4 + 1 + 12) + 1);
   EXPECT_LT(json.at("logits_difference").as_double(), 1e-5);
+  EXPECT_GT(json.at("rows_checked").as_int(), 4 * 2 * (4 + 1 + 12));
+  EXPECT_LE(json.at("rows_difference").as_double(), 1);
   EXPECT_NE(
       run({"merge", "--model", path("base"), "--adapter", path("run"), "--out", path("merged")})
           .err.find("--overwrite"),

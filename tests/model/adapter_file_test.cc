@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/random.h"
 #include "io/safetensors_writer.h"
+#include "model/pattern_map.h"
 #include "tests/support/files.h"
 #include "tests/support/models.h"
 
@@ -28,7 +29,8 @@ ModelConfig small() { return testing::uneven_config(); }
 
 struct Stored {
   Shape shape;
-  float value = 0.5f;
+  float value = 0.5f;  // of the last element
+  float others = 0.5f;
 };
 using Tensors = std::map<std::string, Stored>;
 using Keys = std::map<std::string, std::string>;  // of a JSON object, with the values' text
@@ -52,7 +54,7 @@ void write_tensors(const fs::path& path, const Tensors& tensors) {
   std::vector<float> values;
   write_safetensors(path, plan, [&](const PlannedTensor& planned) {
     const Stored& stored = tensors.at(planned.name);
-    values.assign(static_cast<size_t>(stored.shape.numel()), 0.5f);
+    values.assign(static_cast<size_t>(stored.shape.numel()), stored.others);
     if (!values.empty()) values.back() = stored.value;
     return Tensor(values.data(), stored.shape, Dtype::f32);
   });
@@ -99,7 +101,12 @@ TEST(AdapterFile, RefusesConfigurationsItCannotHonour) {
       {"bias", "\"all\"", "biases"},
       {"r", "4", "has rank 2, but adapter_config.json says 4"},
       {"r", "\"2\"", "r: expected an integer"},
-      {"r", "-2", "says -2"},
+      {"r", "-2", "expected a rank from 1 to 65536, found -2"},
+      {"r", "2.9", "r: expected an integer"},
+      {"r", "1000000000", "expected a rank from 1 to 65536"},
+      {"r", "1e308", "r: expected an integer"},
+      {"rank_pattern", R"({"q_proj": 2.9})", "rank_pattern.q_proj: expected an integer"},
+      {"rank_pattern", R"({"q_proj": 1000000000})", "expected a rank from 0 to 65536"},
       {"lora_alpha", "\"4\"", "lora_alpha: expected a number"},
       {"lora_alpha", "1e300", "lora_alpha: expected a number from"},
       {"lora_alpha", "NaN", "not valid JSON"},
@@ -107,10 +114,21 @@ TEST(AdapterFile, RefusesConfigurationsItCannotHonour) {
       {"lora_dropout", "-0.5", "lora_dropout"},
       {"use_rslora", "1", "use_rslora: expected true or false"},
       {"rank_pattern", R"({"q_proj": 3})", "has rank 2, but adapter_config.json says 3"},
-      {"rank_pattern", R"({"q_proj": "x"})", "rank_pattern.q_proj: expected a number"},
+      {"rank_pattern", R"({"q_proj": "x"})", "rank_pattern.q_proj: expected an integer"},
       {"alpha_pattern", R"({"q_(proj": 3})", "not a regular expression"},
       {"alpha_pattern", R"({"(q)\\1": 3})", "not a regular expression"},
       {"alpha_pattern", R"({"(a{9999}){9999}": 3})", "not a regular expression"},
+      {"alpha_pattern", R"({"(?:(?=.)){10000}": 3})", "not a regular expression"},
+      {"alpha_pattern", R"({"q{,3}_proj": 3})", "not a regular expression"},
+      {"init_lora_weights", R"("pissa")", "init_lora_weights is 'pissa'"},
+      {"init_lora_weights", R"("pissa_niter_16")", "path_initial_model_for_weight_conversion"},
+      {"init_lora_weights", R"("OLoRA")", "changed the base's weights"},
+      {"init_lora_weights", R"("corda")", "changed the base's weights"},
+      {"init_lora_weights", R"("loftq")", "changed the base's weights"},
+      {"init_lora_weights", R"("lora_ga")", "changed the base's weights"},
+      {"init_lora_weights", R"("tomorrow's")", "not known here"},
+      {"kasa_config", R"({"beta": 1})", "kasa_config is set"},
+      {"use_tomorrows", "true", "use_tomorrows is set"},
       {"alpha_pattern", long_pattern, "at most 256"},
       {"alpha_pattern", "3", "alpha_pattern"},
       {"target_parameters", "[3]", "target_parameters[0]: expected a string"},
@@ -125,6 +143,155 @@ TEST(AdapterFile, RefusesConfigurationsItCannotHonour) {
     keys.erase(key);
     EXPECT_THAT(error_of(keys, peft_tensors()), HasSubstr(key));
   }
+}
+
+TEST(AdapterFile, NullAndTrainingSettingsChangeNothing) {
+  for (const auto& [key, value] : Keys{{"bias", "null"},
+                                       {"use_dora", "null"},
+                                       {"use_rslora", "null"},
+                                       {"lora_dropout", "null"},
+                                       {"rank_pattern", "null"},
+                                       {"modules_to_save", "null"},
+                                       {"init_lora_weights", "null"},
+                                       {"init_lora_weights", "\"eva\""},
+                                       {"eva_config", R"({"rho": 2.0})"},
+                                       {"loftq_config", "{}"},
+                                       {"use_bdlora", "null"},
+                                       {"qalora_group_size", "16"},
+                                       {"target_modules", "\"all-linear\""}}) {
+    Keys keys = peft_keys();
+    keys[key] = value;
+    EXPECT_EQ(error_of(keys, peft_tensors()), "no error") << key << " = " << value;
+  }
+}
+
+/// An adapter as loaded, of these tensors.
+AdapterFile loaded(const Keys& keys, const Tensors& tensors) {
+  const TemporaryDirectory directory;
+  write_file(directory.path() / "adapter_config.json", json_of(keys));
+  write_tensors(directory.path() / "adapter_model.safetensors", tensors);
+  return AdapterFile::load(directory.path(), small());
+}
+
+// As PEFT 0.21 looks them up (tests/interop/peft asks it): with transformers 5 the router's weight
+// and the packed experts are parameters, with transformers 4 routers and experts are modules.
+TEST(AdapterFile, PatternsAreLookedUpUnderTheNamesThatPeftHas) {
+  const std::string layer = "base_model.model.model.layers.0.";
+  const Tensors five = {{layer + "mlp.gate.lora_A.weight", {{2, 8}}},
+                        {layer + "mlp.gate.lora_B.weight", {{3, 2}}},
+                        {layer + "mlp.experts.lora_A.weight", {{6, 6}}},
+                        {layer + "mlp.experts.lora_B.weight", {{8, 6}}},
+                        {layer + "mlp.experts.base_layer.lora_A.weight", {{6, 8}}},
+                        {layer + "mlp.experts.base_layer.lora_B.weight", {{12, 6}}}};
+  const Tensors four = {{layer + "block_sparse_moe.gate.lora_A.weight", {{2, 8}}},
+                        {layer + "block_sparse_moe.gate.lora_B.weight", {{3, 2}}},
+                        {layer + "block_sparse_moe.experts.1.w2.lora_A.weight", {{2, 6}}},
+                        {layer + "block_sparse_moe.experts.1.w2.lora_B.weight", {{8, 2}}}};
+  struct Case {
+    const Tensors& tensors;
+    std::string pattern;
+    std::map<std::string, double> scales;
+  };
+  const Case cases[] = {
+      {five, "gate.weight", {{"gate", 3}, {"gate_up_proj", 2}, {"down_proj", 2}}},
+      {five, "gate", {{"gate", 2}, {"gate_up_proj", 2}, {"down_proj", 2}}},
+      {five, "experts", {{"gate", 2}, {"gate_up_proj", 2}, {"down_proj", 2}}},
+      {five, "gate_up_proj", {{"gate", 2}, {"gate_up_proj", 3}, {"down_proj", 2}}},
+      {five, "mlp.experts.down_proj", {{"gate", 2}, {"gate_up_proj", 2}, {"down_proj", 3}}},
+      {five, ".*_proj", {{"gate", 2}, {"gate_up_proj", 3}, {"down_proj", 3}}},
+      {four, "gate", {{"gate", 3}, {"w2", 2}}},
+      {four, "gate.weight", {{"gate", 2}, {"w2", 2}}},
+      {four, "w2", {{"gate", 2}, {"w2", 3}}},
+      {four, "experts.[0-9]+.w2", {{"gate", 2}, {"w2", 3}}},
+      {four, "(w2|gate)", {{"gate", 3}, {"w2", 3}}},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.pattern);
+    Keys keys = peft_keys();
+    keys["target_parameters"] = R"(["gate.weight", "gate_up_proj", "mlp.experts.down_proj"])";
+    keys["alpha_pattern"] = fmt::format("{{\"{}\": 6, \".*\": 4}}", c.pattern);
+    std::map<std::string, double> found;
+    for (const AdapterModule& module : loaded(keys, c.tensors).modules)
+      found[module.target] = module.scale;
+    EXPECT_EQ(found, c.scales);
+  }
+}
+
+TEST(AdapterFile, PackedW1AndW3HaveTwiceRankAndAlpha) {
+  const std::string layer = "base_model.model.model.layers.0.mlp.experts.";
+  const Tensors tensors = {{layer + "base_layer.lora_A.weight", {{12, 8}}},
+                           {layer + "base_layer.lora_B.weight", {{12, 12}}},
+                           {layer + "lora_A.weight", {{6, 6}}},
+                           {layer + "lora_B.weight", {{8, 6}}}};
+  Keys keys = peft_keys();
+  keys["target_modules"] = R"(["w1", "w2", "w3"])";
+  for (const AdapterModule& module : loaded(keys, tensors).modules) {
+    EXPECT_EQ(module.scale, 2) << module.target;
+    EXPECT_EQ(module.rank, module.target == "gate_up_proj" ? 4 : 2);
+  }
+}
+
+TEST(AdapterFile, PackedExpertsOfOlderPeftsAreTransposed) {
+  const std::string layer = "base_model.model.model.layers.0.mlp.experts.lora_";
+  Keys keys = peft_keys();
+  keys["target_parameters"] = R"(["down_proj"])";
+  const auto now =
+      loaded(keys, {{layer + "A.weight", {{6, 6}, 2}}, {layer + "B.weight", {{8, 6}, 3}}});
+  const auto old =
+      loaded(keys, {{layer + "A.weight", {{6, 8}, 3}}, {layer + "B.weight", {{6, 6}, 2}}});
+  ASSERT_EQ(old.modules.size(), 1u);
+  EXPECT_EQ(old.modules[0].a.size(), now.modules[0].a.size());
+  EXPECT_EQ(old.modules[0].a.back(), 2);
+  EXPECT_EQ(old.modules[0].b.back(), 3);
+  EXPECT_EQ(old.modules[0].rank, 2);
+}
+
+TEST(AdapterFile, ExpertsWithoutAnUpdateAreNotTuned) {
+  Tensors tensors = peft_tensors();
+  for (const char* expert : {"0", "1"}) {
+    std::string name = kExpert;
+    name.replace(name.find("experts.2"), 9, std::string("experts.") + expert);
+    const float value = *expert == '0' ? 0.0f : 0.5f;
+    tensors[name + "A.weight"] = {{2, 8}, value, value};
+    tensors[name + "B.weight"] = {{6, 2}, 0, 0};
+  }
+  const AdapterFile file = loaded(peft_keys(), tensors);
+  EXPECT_EQ(file.modules.at(0).experts, (std::vector<int64_t>{1, 2})) << "B alone starts at zero";
+}
+
+TEST(AdapterFile, CopiesOfTheBasesTensorsMustBeEqual) {
+  const TemporaryDirectory base, adapter;
+  write_tensors(base.path() / "model.safetensors",
+                {{"model.embed_tokens.weight", {{12, 8}}}, {"lm_head.weight", {{12, 8}, 2}}});
+  const auto message = [&](const std::string& name, const Stored& stored, const fs::path& model) {
+    Tensors tensors = peft_tensors();
+    tensors["base_model.model." + name] = stored;
+    Keys keys = peft_keys();
+    keys["modules_to_save"] = R"(["lm_head"])";
+    write_file(adapter.path() / "adapter_config.json", json_of(keys));
+    write_tensors(adapter.path() / "adapter_model.safetensors", tensors);
+    return message_of([&] { AdapterFile::load(adapter.path(), small(), model); });
+  };
+  const fs::path model = base.path();
+  EXPECT_EQ(message("lm_head.base_layer.weight", {{12, 8}, 2}, model), "no error");
+  EXPECT_EQ(message("lm_head.weight", {{12, 8}, 2}, model), "no error");
+  EXPECT_EQ(message("lm_head.modules_to_save.weight", {{12, 8}, 2}, model), "no error");
+  EXPECT_EQ(message("model.embed_tokens.weight", {{12, 8}}, model), "no error");
+  EXPECT_THAT(
+      message("lm_head.weight", {{12, 8}, 3}, model),
+      AllOf(HasSubstr("tensor base_model.model.lm_head.weight"), HasSubstr("other values")));
+  EXPECT_THAT(message("model.embed_tokens.weight", {{14, 8}}, model),
+              AllOf(HasSubstr("[14, 8]"), HasSubstr("vocabulary")));
+  EXPECT_THAT(message("model.norm.weight", {{8}}, model), HasSubstr("does not have"));
+  EXPECT_THAT(message("lm_head.weight", {{12, 8}, 2}, {}), HasSubstr("no base"));
+}
+
+TEST(AdapterFile, APickleIsRefusedWithAWayOut) {
+  const TemporaryDirectory directory;
+  write_file(directory.path() / "adapter_config.json", json_of(peft_keys()));
+  write_file(directory.path() / "adapter_model.bin", "PK");
+  EXPECT_THAT(message_of([&] { AdapterFile::load(directory.path(), small()); }),
+              AllOf(HasSubstr("adapter_model.bin"), HasSubstr("save_pretrained")));
 }
 
 TEST(AdapterFile, RefusesTensorsThatDoNotFitTheModel) {
@@ -218,6 +385,20 @@ TEST(AdapterFile, APatternThatWouldTakeForEverDoesNot) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     EXPECT_LT(seconds.count(), 10) << pattern;  // milliseconds; the other way takes for ever
   }
+}
+
+TEST(AdapterFile, ManyPatternsTakeNoTime) {
+  std::string patterns;
+  for (size_t i = 0; i < PatternMap::kMostPatterns; ++i)
+    patterns += fmt::format("{}\"model.layers.{}.self_attn.k_proj\": 3", i ? ", " : "{", i + 2);
+  Keys keys = peft_keys();
+  keys["alpha_pattern"] = patterns + "}";
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(error_of(keys, peft_tensors()), "no error");
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  EXPECT_LT(seconds.count(), 10);  // a fifth of a second
+  keys["alpha_pattern"] = patterns + ", \"one more\": 3}";
+  EXPECT_THAT(error_of(keys, peft_tensors()), HasSubstr("at most 8192"));
 }
 
 TEST(AdapterFile, NoDamageToItsFilesCrashes) {
