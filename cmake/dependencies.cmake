@@ -46,6 +46,8 @@ mixtral_package(re2 re2)
 # -pthread, which precompiled headers of layers without it do not go with; threads are linked anyway.
 set_target_properties(PkgConfig::re2 PROPERTIES INTERFACE_COMPILE_OPTIONS "")
 mixtral_package(sentencepiece sentencepiece)
+mixtral_package(pcre2 libpcre2-8)
+mixtral_package(utf8proc libutf8proc)
 mixtral_package(cairo cairo)
 mixtral_package(libedit libedit md)
 find_library(HIGHWAY_LIBRARY hwy REQUIRED)

@@ -177,13 +177,14 @@ void add_train(CLI::App& parent) {
 struct EncodeOptions {
   std::string tokenizer;
   std::optional<std::string> text;
-  bool jsonl = false, bos = false;
+  bool jsonl = false, bos = false, special = false, parse_special = false;
 };
 
 void add_tokenizer_option(CLI::App& command, std::string& tokenizer) {
   command
       .add_option("--tokenizer,--model,-m", tokenizer,
-                  "A tokenizer.model or byte_tokenizer.json, a directory with one, or bytes")
+                  "A tokenizer.model, tokenizer.json or byte_tokenizer.json, a directory with one, "
+                  "or bytes")
       ->required();
 }
 
@@ -192,11 +193,16 @@ void run_encode(const EncodeOptions& options) {
     throw UsageError("--jsonl reads rows from standard input: drop --text");
   }
   const auto tokenizer = load_tokenizer(options.tokenizer);
+  if (options.bos && options.special) {
+    throw UsageError("--special adds BOS where the tokenizer's files ask for it: drop --bos");
+  }
   if (options.bos && tokenizer->bos_id() < 0) {
     throw UsageError(fmt::format("--bos: {} has no BOS token", options.tokenizer));
   }
   const auto encode = [&](std::string_view text) {
-    std::vector<int32_t> ids = tokenizer->encode(text);
+    std::vector<int32_t> ids =
+        options.parse_special ? tokenizer->encode_prompt(text) : tokenizer->encode_like_library(text);
+    if (options.special) return tokenizer->with_special(std::move(ids));
     if (options.bos) ids.insert(ids.begin(), tokenizer->bos_id());
     return ids;
   };
@@ -225,6 +231,11 @@ void add_encode(CLI::App& parent) {
   command->add_flag("--jsonl", options->jsonl,
                     R"(Standard input has {"text"} rows; write a row {"ids"} for each)");
   command->add_flag("--bos", options->bos, "Put BOS in front");
+  command->add_flag("--special", options->special,
+                    "Put around the text what Hugging Face's tokenizer does: BOS, often, or EOS");
+  command->add_flag("--parse-special", options->parse_special,
+                    "Take control tokens that are spelled out (<s>, [INST]) for these tokens; the "
+                    "added tokens of Hugging Face's files always are");
   command->callback([options] { run_encode(*options); });
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "io/json.h"
+#include "text/added_tokens.h"
 
 namespace mixtral {
 
@@ -41,6 +42,21 @@ std::vector<int32_t> ByteTokenizer::encode(std::string_view text) const {
   return ids;
 }
 
+std::vector<int32_t> ByteTokenizer::encode_prompt(std::string_view text) const {
+  TokenFinder finder;
+  for (const std::string& control : control_texts())
+    finder.add(control, {.id = find(control), .content = control, .special = true});
+  std::vector<int32_t> ids;
+  for (const Segment& part : finder.split(text)) {
+    if (part.id >= 0) {
+      ids.push_back(part.id);
+      continue;
+    }
+    for (const char c : part.text) ids.push_back(static_cast<unsigned char>(c));
+  }
+  return ids;
+}
+
 void ByteTokenizer::decode_next(int32_t id, bool& at_start, std::string& text) const {
   check_id(id);
   if (id >= 256) return;
@@ -57,6 +73,17 @@ std::string ByteTokenizer::label(int32_t id) const {
 }
 
 bool ByteTokenizer::is_control(int32_t id) const { return id >= 256 && id < vocab_size(); }
+
+int32_t ByteTokenizer::find(std::string_view text) const {
+  for (int32_t id = 0; id < vocab_size(); ++id)
+    if (label(id) == text) return id;
+  return -1;
+}
+
+std::vector<std::string> ByteTokenizer::control_texts() const {
+  if (special_.bos < 0) return {};
+  return {label(special_.bos), label(special_.eos)};
+}
 
 std::string ByteTokenizer::description() const {
   return special_.bos < 0 ? "256 bytes, no special tokens" : "256 bytes, BOS 256, EOS 257";

@@ -19,9 +19,12 @@ class ByteTokenizer : public Tokenizer {
   static std::unique_ptr<ByteTokenizer> load(const std::filesystem::path& file);
 
   std::vector<int32_t> encode(std::string_view text) const override;
+  std::vector<int32_t> encode_prompt(std::string_view text) const override;
   void decode_next(int32_t id, bool& at_start, std::string& text) const override;
   std::string label(int32_t id) const override;
   bool is_control(int32_t id) const override;
+  int32_t find(std::string_view label) const override;
+  std::vector<std::string> control_texts() const override;
   int32_t vocab_size() const override { return special_.bos < 0 ? 256 : 258; }
   std::string kind() const override { return "bytes"; }
   std::string description() const override;

@@ -15,10 +15,11 @@ Normalizer::Normalizer(const SentencePieceModel& model, const ByteTrie& user_def
   if (!model.charsmap.empty()) charsmap_ = Charsmap(model.charsmap, "the tokenizer");
 }
 
-std::string Normalizer::normalize_plainly(std::string_view text) const {
+std::string Normalizer::normalize_plainly(std::string_view text, Part part) const {
+  const bool dummy = dummy_prefix_ && part == Part::whole;
   std::string result;
   result.reserve(text.size() + text.size() / 2 + space_.size());
-  if (dummy_prefix_ && !suffix_) result += space_;
+  if (dummy && !suffix_) result += space_;
   while (true) {
     const size_t space = text.find(' ');
     result += text.substr(0, space);
@@ -26,13 +27,14 @@ std::string Normalizer::normalize_plainly(std::string_view text) const {
     result += space_;
     text.remove_prefix(space + 1);
   }
-  if (dummy_prefix_ && suffix_) result += space_;
+  if (dummy && suffix_) result += space_;
   return result;
 }
 
-std::string Normalizer::normalize(std::string_view text) const {
+std::string Normalizer::normalize(std::string_view text, Part part) const {
+  const bool dummy = dummy_prefix_ && part == Part::whole;
   if (text.empty()) return {};
-  if (charsmap_.empty() && !trim_) return normalize_plainly(text);
+  if (charsmap_.empty() && !trim_) return normalize_plainly(text, part);
 
   // The next rewritten unit of the text, and how many of its bytes that takes.
   struct Unit {
@@ -60,7 +62,7 @@ std::string Normalizer::normalize(std::string_view text) const {
   }
   std::string result;
   result.reserve(text.size() + text.size() / 2 + space_.size());
-  if (dummy_prefix_ && !suffix_) result += space_;
+  if (dummy && !suffix_) result += space_;
   bool after_space = trim_;
   while (!text.empty()) {
     auto [unit, consumed] = next_unit();
@@ -77,7 +79,7 @@ std::string Normalizer::normalize(std::string_view text) const {
     }
   }
   while (trim_ && result.ends_with(space_)) result.resize(result.size() - space_.size());
-  if (dummy_prefix_ && suffix_) result += space_;
+  if (dummy && suffix_) result += space_;
   return result;
 }
 

@@ -21,10 +21,13 @@ class Normalizer {
   /// `user_defined` holds the user-defined pieces, which the character map leaves alone.
   Normalizer(const SentencePieceModel& model, const ByteTrie& user_defined);
 
-  std::string normalize(std::string_view text) const;
+  /// Where a text stands: the dummy prefix (and suffix) is put at a `whole` text, and not at one
+  /// that is the `rest` of another.
+  enum class Part { whole, rest };
+  std::string normalize(std::string_view text, Part part = Part::whole) const;
 
  private:
-  std::string normalize_plainly(std::string_view text) const;
+  std::string normalize_plainly(std::string_view text, Part part) const;
 
   Charsmap charsmap_;
   ByteTrie user_defined_;

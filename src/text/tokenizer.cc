@@ -3,10 +3,24 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "io/json.h"
 #include "text/byte_tokenizer.h"
+#include "text/hf_tokenizer.h"
 #include "text/sentencepiece_tokenizer.h"
 
 namespace mixtral {
+namespace {
+
+/// Whether a JSON file is small and says that it is a byte tokenizer.
+bool is_byte_tokenizer(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (std::filesystem::file_size(file, ignored) > 4096) return false;
+  const Json json = Json::load(file);
+  const Json* kind = json.is_object() ? json.find("kind") : nullptr;
+  return kind != nullptr && kind->is_string() && kind->as_string() == "bytes";
+}
+
+}  // namespace
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
@@ -22,6 +36,11 @@ std::string Tokenizer::piece(int32_t id) const {
   return text;
 }
 
+std::vector<int32_t> Tokenizer::with_special(std::vector<int32_t> ids) const {
+  if (special_.bos >= 0) ids.insert(ids.begin(), special_.bos);
+  return ids;
+}
+
 void Tokenizer::check_id(int32_t id) const {
   if (id < 0 || id >= vocab_size()) {
     throw Error(fmt::format("token id {} is outside the tokenizer's vocabulary of {} tokens", id,
@@ -34,6 +53,9 @@ std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& directory
   if (const auto file = directory / kSentencePieceFile; std::filesystem::exists(file, ignored)) {
     return SentencePieceTokenizer::load(file);
   }
+  if (const auto file = directory / kHfTokenizerFile; std::filesystem::exists(file, ignored)) {
+    return HfTokenizer::load(file);
+  }
   if (const auto file = directory / kByteTokenizerFile; std::filesystem::exists(file, ignored)) {
     return ByteTokenizer::load(file);
   }
@@ -44,30 +66,24 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     if (auto tokenizer = find_tokenizer(path)) return tokenizer;
-    const bool hf_only = std::filesystem::exists(path / "tokenizer.json", ignored);
-    throw Error(fmt::format(
-        "{}: found no tokenizer; looked for {} and {} in this directory{}", path.string(),
-        kSentencePieceFile, kByteTokenizerFile,
-        hf_only ? " (its tokenizer.json is not read: add the model's tokenizer.model)" : ""));
+    throw Error(fmt::format("{}: found no tokenizer; looked for {}, {} and {} in this directory",
+                            path.string(), kSentencePieceFile, kHfTokenizerFile,
+                            kByteTokenizerFile));
   }
   if (!std::filesystem::exists(path, ignored)) {
     if (path == "bytes") return std::make_unique<ByteTokenizer>();
     if (path == "bytes-256") {
       return std::make_unique<ByteTokenizer>(ByteTokenizer::Specials::none);
     }
-    throw Error(
-        fmt::format("{}: no such tokenizer; expected a SentencePiece model file, a {}, a directory "
-                    "with a {} or "
-                    "{}, or one of the names bytes and bytes-256",
-                    path.string(), kByteTokenizerFile, kSentencePieceFile, kByteTokenizerFile));
+    throw Error(fmt::format(
+        "{}: no such tokenizer; expected a SentencePiece model file, a {}, a {}, a directory with "
+        "one of these, or one of the names bytes and bytes-256",
+        path.string(), kHfTokenizerFile, kByteTokenizerFile));
   }
   if (path.extension() == ".json") {
-    if (path.filename() == "tokenizer.json") {
-      throw Error(fmt::format(
-          "{}: Hugging Face's tokenizer.json is not read; give the model's tokenizer.model",
-          path.string()));
-    }
-    return ByteTokenizer::load(path);
+    const bool bytes = path.filename() == kByteTokenizerFile || is_byte_tokenizer(path);
+    if (bytes) return ByteTokenizer::load(path);
+    return HfTokenizer::load(path);
   }
   return SentencePieceTokenizer::load(path);
 }
