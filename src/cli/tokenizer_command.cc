@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/tokenizer_template.h"
 #include "io/json.h"
 #include "text/byte_tokenizer.h"
 #include "text/sentencepiece_tokenizer.h"
@@ -430,6 +431,7 @@ void add_tokenizer_command(CLI::App& app) {
   add_train(*command);
   add_encode(*command);
   add_decode(*command);
+  add_tokenizer_template(*command);
   add_info(*command);
 }
 
