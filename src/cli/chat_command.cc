@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -14,7 +16,9 @@
 #include "cli/line_editor.h"
 #include "cli/run_config.h"
 #include "cli/sampling_options.h"
+#include "data/record.h"
 #include "infer/conversation.h"
+#include "io/json.h"
 #include "train/stop_signal.h"
 
 namespace mixtral {
@@ -25,12 +29,43 @@ using nlohmann::ordered_json;
 constexpr int64_t kContext = 4096;  // at most, unless --context says otherwise
 
 constexpr const char* kHelp =
+    "/regenerate   take the last reply back and ask for another one\n"
+    "/set NAME X   how replies are drawn: temp, top-k, top-p, min-p, repeat-penalty, max-tokens,\n"
+    "              seed (alone: shows them)\n"
+    "/tokens       how much of the context the conversation takes\n"
     "/reset        forget the conversation\n"
     "/system TEXT  what stands before the first turn (alone: shows it; /system - removes it)\n"
     "/history      show the conversation\n"
     "/save FILE    write it as a line {\"messages\"}, which finetune can learn from\n"
+    "/load FILE    go on from a conversation that was saved so\n"
     "/exit         leave (or Ctrl-D)\n"
-    "Ctrl-C stops a reply. A line that ends in \\ goes on with the next one.";
+    "Ctrl-C stops a reply; at the prompt it clears the line, and a second one leaves. Tab "
+    "completes\n"
+    "commands. A line that ends in \\ goes on with the next one.";
+
+const std::vector<std::string> kCommands = {"/regenerate", "/set",  "/tokens", "/reset", "/system",
+                                            "/history",    "/save", "/load",   "/help",  "/exit"};
+
+/// While it exists, Ctrl-C is only remembered, however often it comes.
+class ReplyInterrupt {
+ public:
+  ReplyInterrupt() {
+    pressed_ = 0;
+    struct sigaction action{};
+    action.sa_handler = [](int) { pressed_ = 1; };
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    ::sigaction(SIGINT, &action, &before_);
+  }
+  ~ReplyInterrupt() { ::sigaction(SIGINT, &before_, nullptr); }
+  ReplyInterrupt(const ReplyInterrupt&) = delete;
+  ReplyInterrupt& operator=(const ReplyInterrupt&) = delete;
+  bool arrived() const { return pressed_ != 0; }
+
+ private:
+  static inline volatile std::sig_atomic_t pressed_ = 0;  // a signal handler reaches only globals
+  struct sigaction before_{};
+};
 
 struct ChatOptions {
   CommonOptions common;
@@ -51,7 +86,10 @@ void save_conversation(const Conversation& conversation, const std::string& path
 class Chat {
  public:
   Chat(const ChatOptions& options, Conversation& conversation, int64_t context)
-      : o_(options), conversation_(conversation), context_(context) {}
+      : o_(options),
+        conversation_(conversation),
+        context_(context),
+        editor_({.commands = kCommands, .history = state_file("chat_history")}) {}
 
   void run() {
     if (editor_.interactive()) note("/help lists the commands");
@@ -61,7 +99,9 @@ class Chat {
       *line = line->substr(begin);
       try {
         if (line->front() != '/')
-          reply(*line);
+          reply([&](const TextSink& sink, const std::function<bool()>& cancelled) {
+            return conversation_.say(*line, sink, cancelled);
+          });
         else if (!obey(*line))
           return;
       } catch (const Error& error) {
@@ -98,6 +138,18 @@ class Chat {
       if (rest.empty()) throw Error("/save needs a file's name");
       save_conversation(conversation_, rest);
       note("saved " + rest);
+    } else if (command == "/load") {
+      if (rest.empty()) throw Error("/load needs a file's name");
+      load_conversation(rest);
+    } else if (command == "/regenerate") {
+      reply([&](const TextSink& sink, const std::function<bool()>& cancelled) {
+        return conversation_.regenerate(sink, cancelled);
+      });
+    } else if (command == "/set") {
+      set(rest);
+    } else if (command == "/tokens") {
+      note(fmt::format("the conversation has {} tokens; the context holds {}",
+                       conversation_.all_tokens(), context_));
     } else if (command == "/help") {
       note(kHelp);
     } else {
@@ -107,19 +159,86 @@ class Chat {
     return true;
   }
 
-  void reply(const std::string& text) {
-    const StopSignal stop;
-    const GeneratedText reply = conversation_.say(
-        text,
+  void load_conversation(const std::string& path) {
+    const std::string text = read_file(path, uint64_t{64} << 20);
+    const std::string_view line = std::string_view(text).substr(0, text.find('\n'));
+    Record record = parse_record(line, path, {.chat_template = conversation_.chat_template()});
+    if (record.kind != RecordKind::messages)
+      throw Error(fmt::format("{}: holds no conversation; expected a line {{\"messages\"}}", path));
+    conversation_.load(std::move(record.messages));
+    note(fmt::format("loaded {} turns from {}", conversation_.messages().size(), path));
+  }
+
+  /// "temp 0.5"; nothing: shows what is set.
+  void set(const std::string& text) {
+    GenerationOptions& tokens = conversation_.options().tokens;
+    ops::SamplingSettings& sampling = tokens.sampling;
+    const size_t space = std::min(text.find_first_of(" ="), text.size());
+    const std::string name = text.substr(0, space);
+    if (!name.empty()) {
+      const auto number = [&](double least, double most) {
+        std::string value = text.substr(std::min(space + 1, text.size()));
+        double result = 0;
+        if (!CLI::detail::lexical_cast(value, result) || !(result >= least && result <= most))
+          throw Error(fmt::format("/set {}: expected {} to {}, found \"{}\"", name, least, most,
+                                  printable(value)));
+        return result;
+      };
+      const auto whole = [&](double least, double most) {
+        const double value = number(least, most);
+        if (value != std::floor(value))
+          throw Error(fmt::format("/set {}: expected a whole number, found {}", name, value));
+        return static_cast<int64_t>(value);
+      };
+      if (name == "temp" || name == "temperature")
+        sampling.temperature = static_cast<float>(number(0, 100));
+      else if (name == "top-k")
+        sampling.top_k = static_cast<int32_t>(whole(0, 1 << 30));
+      else if (name == "top-p")
+        sampling.top_p = static_cast<float>(number(0, 1));
+      else if (name == "min-p")
+        sampling.min_p = static_cast<float>(number(0, 1));
+      else if (name == "repeat-penalty")
+        sampling.repeat_penalty = static_cast<float>(number(0.01, 100));
+      else if (name == "max-tokens")
+        tokens.max_tokens = whole(1, 1 << 30);
+      else if (name == "seed")
+        sampling.seed = static_cast<uint64_t>(whole(0, 1e15));
+      else
+        throw Error(
+            fmt::format("/set: there is no {}; /help lists what there is", printable(name)));
+    }
+    note(
+        fmt::format("temp {:g}, top-k {}, top-p {:g}, min-p {:g}, repeat-penalty {:g}, max-tokens "
+                    "{}, seed {}",
+                    sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
+                    sampling.repeat_penalty, tokens.max_tokens, sampling.seed));
+  }
+
+  using Ask = std::function<GeneratedText(const TextSink&, const std::function<bool()>&)>;
+
+  GeneratedText stream(const Ask& ask, const std::function<bool()>& cancelled) {
+    GeneratedText reply = ask(
         [](std::string_view piece) {
           std::fwrite(piece.data(), 1, piece.size(), stdout);
           std::fflush(stdout);
         },
-        [&] { return stop.arrived() != 0; });
+        cancelled);
     fmt::print("\n");
     std::fflush(stdout);
-    if (stop.arrived() != 0 && (stop.arrived() != SIGINT || !editor_.interactive()))
-      throw ExitStatus{128 + stop.arrived()};
+    return reply;
+  }
+
+  void reply(const Ask& ask) {
+    GeneratedText reply;
+    if (editor_.interactive()) {
+      const ReplyInterrupt interrupt;
+      reply = stream(ask, [&] { return interrupt.arrived(); });
+    } else {
+      const StopSignal stop;
+      reply = stream(ask, [&] { return stop.arrived() != 0; });
+      if (stop.arrived() != 0) throw ExitStatus{128 + stop.arrived()};
+    }
     if (conversation_.forgotten() > 0)
       note(fmt::format("(the first {} turns no longer fit the context of {} tokens)",
                        conversation_.forgotten(), context_));

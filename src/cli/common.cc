@@ -40,10 +40,11 @@ void CommonOptions::add_model_flags(CLI::App& command) {
 
 CLI::Option* CommonOptions::add_quantize_base(CLI::App& command) {
   return command
-      .add_option("--quantize-base", quantize_base,
-                  "Keep the weights of attention and experts in few bits: fp8 in 8 (a half of "
-                  "16-bit weights' memory), nf4 in 4 (a quarter); off: as they are. Costs time and "
-                  "accuracy: every pass turns them back into their type, rounded")
+      .add_option(
+          "--quantize-base", quantize_base,
+          "Keep the weights of attention and experts in few bits: fp8 in 8 (half the memory "
+          "of 16-bit weights), nf4 in 4 (a quarter); off: as they are. Costs time and "
+          "accuracy: weights are dequantized on each pass")
       ->capture_default_str()
       ->check(CLI::IsMember({"off", "fp8", "nf4"}));
 }

@@ -1,10 +1,31 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <string_view>
 
 namespace mixtral {
 
-/// Adds `mixtral data stories | import | check`.
+/// `mixtral data`: makes, imports and checks data.
 void add_data_command(CLI::App& app);
+// Its parts.
+void add_data_stories(CLI::App& parent);
+void add_data_import(CLI::App& parent);
+void add_data_check(CLI::App& parent);
+
+/// Prints to standard output. Throws Error when that cannot be written.
+void put(std::string_view text);
+
+/// A line on the terminal that is overwritten; nothing elsewhere.
+class ProgressLine {
+ public:
+  explicit ProgressLine(bool quiet);
+  ~ProgressLine();
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  void show(std::string_view what, double share);
+
+ private:
+  bool shown_, used_ = false;
+};
 
 }  // namespace mixtral

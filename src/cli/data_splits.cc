@@ -31,6 +31,11 @@ const std::filesystem::path& DataSplits::file(Split split) const {
                           split_name(split), split_name(split), others));
 }
 
+std::vector<std::filesystem::path> DataSplits::files(Split split) const {
+  if (!files_.texts.empty()) return split_texts(files_, split, flags_.validation_fraction);
+  return {file(split)};
+}
+
 Corpus DataSplits::load(Split split) const {
   file(split);  // there must be one
   ThreadPool pool(flags_.threads);
@@ -39,6 +44,7 @@ Corpus DataSplits::load(Split split) const {
 
 Corpus DataSplits::load_whole_or(Split split) const {
   ThreadPool pool(flags_.threads);
+  if (!files_.texts.empty()) return load_texts(files_, options_, tokenizer_, pool);
   return load_corpus(file(split), tokenizer_, options_, pool);
 }
 

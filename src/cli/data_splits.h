@@ -2,8 +2,9 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
-#include "data/corpus.h"
+#include "data/splits.h"
 
 namespace mixtral {
 
@@ -11,7 +12,7 @@ namespace mixtral {
 struct DataFlags {
   std::string data;
   EncodeOptions encode;
-  double validation_fraction = 0.1;  // of a single plain text file
+  double validation_fraction = 0.1;  // of a single file, or a folder of texts
   bool token_cache = false;          // keep tokens in a folder beside the data
   int threads = 0;                   // 0: one a core
 };
@@ -26,6 +27,12 @@ class DataSplits {
   bool has(Split split) const { return has_split(files_, split, flags_.validation_fraction); }
   /// The file that the split is in. Throws Error naming the splits that there are.
   const std::filesystem::path& file(Split split) const;
+  /// All files of the split: more than one of a folder of texts.
+  std::vector<std::filesystem::path> files(Split split) const;
+  /// What of a single file is kept for validation, in words; empty where nothing is.
+  std::string validation_text() const {
+    return mixtral::validation_text(files_, flags_.validation_fraction);
+  }
   /// Reads, checks and tokenises a split. Throws Error listing every bad line.
   Corpus load(Split split) const;
   /// What a command scores: all of one file, or a directory's split.

@@ -6,9 +6,11 @@
 
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/evaluate_stories.h"
 #include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/evaluate.h"
@@ -20,32 +22,67 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr int64_t kAnswerTokens = 32;
+
 struct EvaluateOptions : ScoringOptions {
   bool exact_match = false;
   std::string response_marker = "###Assistant:";
-  int64_t limit = 0, max_tokens = 32, show = 0;
+  int64_t limit = 0, show = 0, stories = 0;
+  std::optional<int64_t> max_tokens;
+  std::optional<double> temperature;
 };
 
 constexpr int64_t kParallel = 32;  // questions of --exact-match that are answered at once
 
-/// The chance levels that `mixtral data stories` leaves beside its questions, where there are any.
-std::vector<std::pair<std::string, double>> known_chance(const std::filesystem::path& file) {
+/// How often one is right without reading, by the rule.
+using Baselines = std::vector<std::pair<std::string, double>>;
+
+/// The baselines that `mixtral data stories` leaves beside its questions, where there are any.
+struct KnownBaselines {
+  Baselines all;
+  std::map<std::string, double> guess_by_kind;
+};
+KnownBaselines known_baselines(const std::filesystem::path& file) {
   const std::filesystem::path note = file.parent_path() / "chance.json";
-  std::vector<std::pair<std::string, double>> chance;
+  KnownBaselines known;
   std::error_code error;
-  if (!std::filesystem::exists(note, error)) return chance;
+  if (!std::filesystem::exists(note, error)) return known;
   const Json json = Json::load(note, {.bytes = 1 << 16, .depth = 4});
-  for (const auto& [name, value] : json.members()) chance.emplace_back(name, value.as_double());
-  return chance;
+  for (const auto& [name, value] : json.members()) {
+    if (!value.is_object()) {
+      known.all.emplace_back(name, value.as_double());
+      continue;
+    }
+    for (const auto& [kind, baselines] : value.members())
+      known.guess_by_kind[kind] = baselines.at("guess").as_double();
+  }
+  return known;
 }
 
-/// What a chance level is of, in words.
-std::string chance_text(const std::string& name) {
-  if (name == "one_answer") return "always the most common answer of these";
-  if (name == "guess") return "a guess among the answers that the story offers";
-  if (name == "most_common") return "always the most common answer to such a question";
-  if (name == "last_mentioned") return "the answer mentioned last";
+/// What a baseline does, in words.
+std::string baseline_text(const std::string& name) {
+  if (name == "one_answer") return "always give the most common answer of these";
+  if (name == "guess") return "pick any candidate that the story offers";
+  if (name == "most_common") return "always give the most common answer to such a question";
+  if (name == "last_mentioned") return "pick the last-mentioned candidate";
   return name;
+}
+
+/// Right answers of one kind of question.
+struct KindScore {
+  int64_t right = 0, count = 0;
+  double share() const { return static_cast<double>(right) / static_cast<double>(count); }
+};
+std::map<std::string, KindScore> scores_by_kind(const std::vector<ExactQuestion>& questions,
+                                                const ExactMatch& result) {
+  std::map<std::string, KindScore> scores;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    if (questions[i].kind.empty()) continue;
+    KindScore& score = scores[questions[i].kind];
+    ++score.count;
+    score.right += result.answers[i].right;
+  }
+  return scores;
 }
 
 void run_exact_match(const EvaluateOptions& o) {
@@ -65,32 +102,40 @@ void run_exact_match(const EvaluateOptions& o) {
   int64_t longest = 0;
   for (const ExactQuestion& question : questions)
     longest = std::max(longest, static_cast<int64_t>(question.prompt.size()));
+  const int64_t answer_tokens = o.max_tokens.value_or(kAnswerTokens);
   const int64_t limit = o.context > 0 ? o.context : config.max_positions;
   const int64_t parallel = std::min(kParallel, static_cast<int64_t>(questions.size()));
   const OpenedModel open =
       open_model(o.common, source,
-                 o.common.open_options(std::min(longest + o.max_tokens, limit), parallel));
+                 o.common.open_options(std::min(longest + answer_tokens, limit), parallel));
   Engine engine(*open.backend, *open.model, {.sequences = parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   const ExactMatch result =
       exact_match(engine, *tokenizer, questions,
-                  {.max_tokens = o.max_tokens, .stop_ids = config.eos_ids}, [&](int64_t done) {
+                  {.max_tokens = answer_tokens, .stop_ids = config.eos_ids}, [&](int64_t done) {
                     if (terminal)
                       fmt::print(stderr, "\r{} of {} questions", done, questions.size());
                   });
   if (terminal) fmt::print(stderr, "\r\x1b[K");
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  auto chance = known_chance(file);
-  chance.emplace_back("one_answer", most_common_share(questions));
+  KnownBaselines baselines = known_baselines(file);
+  baselines.all.emplace_back("one_answer", most_common_share(questions));
+  const auto by_kind = scores_by_kind(questions, result);
   if (o.common.json) {
     ordered_json json{{"exact_match", result.share()},
                       {"right", result.right},
                       {"questions", questions.size()},
                       {"chance", ordered_json::object()},
                       {"seconds", seconds}};
-    for (const auto& [name, value] : chance) json["chance"][name] = value;
+    for (const auto& [name, value] : baselines.all) json["chance"][name] = value;
+    for (const auto& [kind, score] : by_kind) {
+      json["kinds"][kind] = {{"right", score.right}, {"questions", score.count}};
+      if (const auto guess = baselines.guess_by_kind.find(kind);
+          guess != baselines.guess_by_kind.end())
+        json["kinds"][kind]["chance"] = guess->second;
+    }
     json["answers"] = ordered_json::array();
     for (size_t i = 0; i < questions.size(); ++i)
       json["answers"].push_back({{"expected", questions[i].answer},
@@ -104,8 +149,21 @@ void run_exact_match(const EvaluateOptions& o) {
                result.answers[i].given, result.answers[i].right ? "" : "   (wrong)");
   fmt::print("exact match    {:.1f}% ({} of {} questions)\n", 100 * result.share(), result.right,
              questions.size());
-  for (const auto& [name, value] : chance)
-    fmt::print("without reading {:.1f}%: {}\n", 100 * value, chance_text(name));
+  for (const auto& [kind, score] : by_kind) {
+    const auto guess = baselines.guess_by_kind.find(kind);
+    fmt::print("  {:<13}{:.1f}% ({} of {}){}\n", kind, 100 * score.share(), score.right,
+               score.count,
+               guess == baselines.guess_by_kind.end()
+                   ? ""
+                   : fmt::format(", a guess {:.1f}%: {:.1f} times chance", 100 * guess->second,
+                                 score.share() / guess->second));
+  }
+  for (const auto& [name, value] : baselines.all) {
+    fmt::print("baseline {:>5.1f}%: {}", 100 * value, baseline_text(name));
+    if (name == "guess" && value > 0)
+      fmt::print("; the model is right {:.1f} times as often", result.share() / value);
+    fmt::print("\n");
+  }
   fmt::print("{:.1f} questions a second\n", static_cast<double>(questions.size()) / seconds);
 }
 
@@ -166,7 +224,8 @@ void add_evaluate_command(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  mixtral evaluate --model runs/first --data data/pretrain_data --split test\n"
-      "  mixtral evaluate --model runs/qa --data data/finetune_data --split test --exact-match\n");
+      "  mixtral evaluate --model runs/qa --data data/finetune_data --split test --exact-match\n"
+      "  mixtral evaluate --model runs/first --stories 20\n");
   o->add_to(*command, "on");
   CLI::Option* context = command->get_option("--context");
   context->description(context->get_description() +
@@ -189,14 +248,39 @@ void add_evaluate_command(CLI::App& app) {
   command->add_option("--limit", o->limit, "Ask the first so many questions only; 0: all")
       ->check(at_least(0))
       ->group(group);
-  command->add_option("-n,--max-tokens", o->max_tokens, "Tokens of an answer, at most")
-      ->capture_default_str()
+  command
+      ->add_option("-n,--max-tokens", o->max_tokens,
+                   "Tokens of an answer (default: 32), or of a story (default: 200), at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->group(group);
-  command->add_option("--show", o->show, "Print the first so many questions and answers")
+  command->add_option("--show", o->show, "Print the first so many questions, or stories")
       ->check(at_least(0))
       ->group(group);
-  command->callback([o, command] {
+  const char* story_group = "Stories";
+  command
+      ->add_option("--stories", o->stories,
+                   "Tell so many stories, without --data, and count the names in them that the "
+                   "story had introduced")
+      ->check(CLI::Range(int64_t{1}, int64_t{100'000}))
+      ->group(story_group);
+  command->add_option("--temp", o->temperature, "Temperature of the stories (default: 0.6)")
+      ->check(between(0, 100))
+      ->group(story_group);
+  CLI::Option* data = command->get_option("--data")->required(false);
+  command->callback([o, command, data] {
+    if (o->stories > 0) {
+      refuse_unused(
+          *command, "--stories",
+          {"--data", "--split", "--exact-match", "--limit", "--response-marker", "--batch-size",
+           "--pack", "--shuffle", "--aux-loss", "--aux-coef", "--z-coef", "--chat-template"});
+      StoryScoringOptions how{.stories = o->stories, .show = o->show};
+      how.max_tokens = o->max_tokens.value_or(how.max_tokens);
+      how.temperature = o->temperature.value_or(how.temperature);
+      return run_story_scoring(*o, how);
+    }
+    refuse_unused(*command, "evaluate without --stories", {"--temp"});
+    if (data->count() == 0)
+      throw UsageError("--data is missing: a file, or a directory with splits (see --split)");
     if (o->exact_match) {
       refuse_unused(
           *command, "--exact-match",

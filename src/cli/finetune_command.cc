@@ -87,15 +87,16 @@ class Finetuning {
     const double default_lr = o_.default_lr(config_);
     if (o_.dump_config && !o_.epochs) {
       o_.resolve(default_lr, 0);
-      fmt::print("{}", file_.dump());
+      fmt::print("{}", file_.dump(RunConfig::Derived::as_comments));
       return;
     }
     const TrainingData data = load_training_data(o_, tokenizer_.get(), config_.vocab_size);
     check_kind(data);
     CorpusSource train(data.train, o_.batch_options(Split::train));
+    require_labels(o_, data);
     o_.resolve(default_lr, train.batches().rows_per_epoch());
     if (o_.dump_config) {
-      fmt::print("{}", file_.dump());
+      fmt::print("{}", file_.dump(RunConfig::Derived::as_comments));
       return;
     }
     if (o_.resuming) require_same_data(data, fs::path(o_.out) / "config.yaml");
@@ -153,8 +154,10 @@ class Finetuning {
 
   std::optional<ChatTemplate> chat_template(const TrainingData& data) const {
     if (o_.chat_template) return parse_chat_template(*o_.chat_template);
-    const auto messages = static_cast<size_t>(RecordKind::messages);
-    if (data.train.counts().kinds[messages] == 0) return std::nullopt;
+    const auto& kinds = data.train.counts().kinds;
+    if (kinds[static_cast<size_t>(RecordKind::messages)] == 0 &&
+        kinds[static_cast<size_t>(RecordKind::preference_messages)] == 0)
+      return std::nullopt;
     return o_.encode_options(config_.vocab_size).rules.chat_template;
   }
 

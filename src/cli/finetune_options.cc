@@ -175,7 +175,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
   config.add("--beta", beta,
              "How strongly the reference holds: rewards are beta times the "
              "difference of log-probabilities");
-  config.add("--label-smoothing", label_smoothing, "Share of pairs taken to be labelled wrongly");
+  config.add("--label-smoothing", label_smoothing, "Assumed fraction of mislabelled pairs");
   config
       .add("--dpo-loss", dpo_loss,
            "sigmoid; normalized: of means over the tokens; ipo: a squared distance of such means")

@@ -1,6 +1,7 @@
 #include "cli/generate_command.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <cstdio>
@@ -8,10 +9,12 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "base/file.h"
 #include "cli/common.h"
 #include "cli/generate_data.h"
 #include "cli/run_config.h"
 #include "cli/sampling_options.h"
+#include "data/control_text.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
 
@@ -22,13 +25,52 @@ using nlohmann::ordered_json;
 
 struct GenerateOptions {
   CommonOptions common;
-  std::string model, adapter, tokenizer, method = "generate", prompt, ids, out;
+  std::string model, adapter, tokenizer, method = "generate", prompt, prompt_file, ids, out;
   SamplingOptions sampling;
-  int64_t context = 0, top = 5;
+  int64_t context = 0, top = 5, samples = 1;
   bool log_probabilities = false, chat = false;
   std::string chat_template, system;
   GenerateDataOptions data;  // only what is not above
 };
+
+constexpr uint64_t kMostPromptBytes = uint64_t{64} << 20;
+
+/// All of standard input.
+std::string read_standard_input() {
+  std::string text;
+  char part[65536];
+  while (const size_t n = std::fread(part, 1, sizeof part, stdin)) {
+    text.append(part, n);
+    if (text.size() > kMostPromptBytes)
+      throw Error(
+          fmt::format("--prompt -: standard input has more than {} bytes", kMostPromptBytes));
+  }
+  return text;
+}
+
+/// Reads the prompt from where --prompt and --file say. The line end that editors and `echo` put
+/// behind a text is no part of it.
+void read_prompt(GenerateOptions& o) {
+  if (!o.prompt_file.empty() && !o.prompt.empty())
+    throw UsageError("give --prompt or --file, not both");
+  if (o.prompt_file.empty() && o.prompt != "-") return;
+  o.prompt = o.prompt_file.empty() || o.prompt_file == "-"
+                 ? read_standard_input()
+                 : read_file(o.prompt_file, kMostPromptBytes);
+  if (o.prompt.ends_with('\n')) o.prompt.pop_back();
+  if (o.prompt.ends_with('\r')) o.prompt.pop_back();
+}
+
+/// Says that control tokens spelled out in a prompt are ordinary text there.
+void note_spelled_controls(const GenerateOptions& o, const Tokenizer& tokenizer) {
+  const auto spelled = spelled_controls(tokenizer, o.prompt);
+  if (spelled.empty()) return;
+  say(o.common,
+      fmt::format("note: the prompt spells out {}, which is read as ordinary text, not as "
+                  "the control token; BOS is added by itself, and --chat applies the "
+                  "model's template",
+                  fmt::join(spelled, ", ")));
+}
 
 /// Everything a method needs, opened.
 struct Session {
@@ -66,6 +108,7 @@ Session open_session(const GenerateOptions& o) {
     s.prompt = parse_ids("--ids", o.ids);
   } else {
     s.tokenizer = source.require_tokenizer({{{"ids", {}}}});
+    note_spelled_controls(o, *s.tokenizer);
     s.prompt =
         is_chat(o) ? chat_prompt(o, source, *s.tokenizer) : prompt_tokens(*s.tokenizer, o.prompt);
     if (s.prompt.empty())
@@ -108,6 +151,7 @@ void refuse_flags_of_others(const CLI::App& command, const std::string& method) 
   if (raw || best || sample)
     refuse({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
             "--logprobs"});
+  if (method != "generate") refuse({"--num-samples"});
   if (sample) refuse({"--ids", "--chat", "--chat-template", "--system"});
 }
 
@@ -115,7 +159,8 @@ void print_json(const ordered_json& json) {
   fmt::print("{}\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
 }
 
-void print_generated(const GenerateOptions& o, const Session& s, const GeneratedText& result) {
+ordered_json generated_json(const GenerateOptions& o, const Session& s,
+                            const GeneratedText& result) {
   ordered_json json;
   json["ids"] = s.prompt;
   for (const auto& token : result.tokens) json["ids"].push_back(token.id);
@@ -127,15 +172,19 @@ void print_generated(const GenerateOptions& o, const Session& s, const Generated
   }
   json["prompt_tokens"] = s.prompt.size();
   json["new_tokens"] = result.tokens.size();
-  print_json(json);
+  return json;
 }
 
-void run_generate(const GenerateOptions& o) {
-  Session s = open_session(o);
-  const TextOptions options = text_options(o, s);
+/// Whether the context was full before --max-tokens were drawn.
+bool context_ended(const GenerateOptions& o, const GeneratedText& result) {
+  return result.reason == FinishReason::context;
+}
+
+/// One continuation, streamed where people read it.
+GeneratedText generate_sample(const GenerateOptions& o, Session& s, const TextOptions& options) {
   const bool stream = !o.common.json && s.tokenizer;
   if (stream && !is_chat(o) && !o.prompt.empty()) fmt::print("{}", o.prompt);
-  const GeneratedText result =
+  GeneratedText result =
       generate(*s.engine, s.tokenizer.get(), s.prompt, options, [&](std::string_view text) {
         if (!stream) return;
         std::fwrite(text.data(), 1, text.size(), stdout);
@@ -145,23 +194,45 @@ void run_generate(const GenerateOptions& o) {
     fmt::print("\n");
     std::fflush(stdout);  // before what is said on stderr
   }
-  if (o.common.json) {
-    print_generated(o, s, result);
-  } else if (!s.tokenizer) {
+  if (o.common.json) return result;
+  if (!s.tokenizer) {
     std::vector<int32_t> ids = s.prompt;
     for (const auto& token : result.tokens) ids.push_back(token.id);
     fmt::print("{}\n", fmt::join(ids, ","));
   }
-  if (o.log_probabilities && !o.common.json) {
+  if (o.log_probabilities)
     for (const auto& token : result.tokens)
       fmt::print("{:>7}  {:>9.4f}  {}\n", token.id, token.log_probability,
                  readable(s.tokenizer.get(), token.id));
+  return result;
+}
+
+void run_generate(const GenerateOptions& o) {
+  Session s = open_session(o);
+  ordered_json samples = ordered_json::array();
+  for (int64_t i = 0; i < o.samples; ++i) {
+    TextOptions options = text_options(o, s);
+    options.tokens.sampling.seed += static_cast<uint64_t>(i);
+    if (o.samples > 1 && !o.common.json)
+      fmt::print("{}--- sample {} of {}, --seed {}\n", i > 0 ? "\n" : "", i + 1, o.samples,
+                 options.tokens.sampling.seed);
+    const GeneratedText result = generate_sample(o, s, options);
+    if (o.common.json) samples.push_back(generated_json(o, s, result));
+    const auto decoded = static_cast<double>(result.tokens.size()) - 1;
+    if (result.tokens.size() > 1 && result.decode_seconds > 0)
+      say(o.common, fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s",
+                                s.prompt.size(), result.prompt_seconds, result.tokens.size(),
+                                decoded / result.decode_seconds));
+    if (context_ended(o, result))
+      say(o.common,
+          fmt::format("ended because the context of {} tokens is full, before --max-tokens {}",
+                      s.generator->context(), o.sampling.max_tokens));
   }
-  const auto decoded = static_cast<double>(result.tokens.size()) - 1;
-  if (result.tokens.size() > 1 && result.decode_seconds > 0)
-    say(o.common,
-        fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s", s.prompt.size(),
-                    result.prompt_seconds, result.tokens.size(), decoded / result.decode_seconds));
+  if (!o.common.json) return;
+  if (o.samples == 1)
+    print_json(samples.front());
+  else
+    print_json({{"samples", samples}});
 }
 
 void run_raw(const GenerateOptions& o) {
@@ -304,7 +375,13 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"generate", "generate_raw", "generate_one_token",
                              "just_generate_one_god_damn_token", "generate_after_training"}));
-  command->add_option("-p,--prompt", o->prompt, "The text to continue");
+  command->add_option("-p,--prompt", o->prompt, "The text to continue; -: from standard input");
+  command->add_option("-f,--file", o->prompt_file, "A file with the text to continue");
+  command
+      ->add_option("--num-samples", o->samples,
+                   "So many continuations, each drawn with the next seed (--method generate)")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 10'000));
   command->add_flag("--chat", o->chat,
                     "Take the prompt as the user's turn of a conversation, and print the reply");
   command
@@ -343,6 +420,7 @@ void add_generate_command(CLI::App& app) {
   o->common.add_to(*command);
   command->callback([o, command] {
     refuse_flags_of_others(*command, o->method);
+    read_prompt(*o);
     if (!o->data.data.empty()) return run_data(*o);
     if (o->method == "generate_raw") return run_raw(*o);
     if (o->method == "generate_one_token") return run_one_token(*o);

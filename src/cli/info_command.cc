@@ -1,7 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "backends/registry.h"
 #include "cli/common.h"
@@ -22,6 +27,48 @@ struct InfoOptions {
   std::string targets = "q_proj,v_proj,gate";
   int64_t rank = 8, num_layers = 0;
 };
+
+/// "46,702,792,704".
+std::string with_separators(int64_t value) {
+  std::string text = std::to_string(value);
+  for (size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  return text;
+}
+
+/// "46.7B", "1.3M".
+std::string in_short(int64_t value) {
+  const auto v = static_cast<double>(value);
+  if (v >= 1e9) return fmt::format("{:.1f}B", v / 1e9);
+  if (v >= 1e6) return fmt::format("{:.1f}M", v / 1e6);
+  if (v >= 1e3) return fmt::format("{:.1f}k", v / 1e3);
+  return std::to_string(value);
+}
+
+/// A kind of work, and what it takes: as asked for, and by the flags that take less.
+struct Work {
+  struct Way {
+    std::string flags;  // empty: as asked for
+    int64_t bytes = 0;
+  };
+  std::string name;
+  std::vector<Way> ways;
+};
+
+/// "generating: 87.2 GiB, does not fit; with --quantize-base nf4 24.1 GiB, fits".
+std::string verdict(const Work& work, int64_t limit) {
+  const auto fits = [&](const Work::Way& way) { return way.bytes <= limit; };
+  const Work::Way& asked = work.ways.front();
+  std::string text = fmt::format("  {:<11}{}, {}", work.name, format_bytes(asked.bytes),
+                                 fits(asked) ? "fits" : "does not fit");
+  if (fits(asked)) return text;
+  const auto way = std::ranges::find_if(work.ways, fits);
+  if (way != work.ways.end())
+    return text + fmt::format("; {} fits with {}", format_bytes(way->bytes), way->flags);
+  const auto least = std::ranges::min_element(work.ways, {}, &Work::Way::bytes);
+  if (!least->flags.empty())
+    text += fmt::format("; least with {}: {}", least->flags, format_bytes(least->bytes));
+  return text;
+}
 
 nlohmann::ordered_json to_json(const MemoryPlan& plan) {
   nlohmann::ordered_json json;
@@ -87,9 +134,54 @@ void run_info(const InfoOptions& o) {
     fmt::print("{}\n", json.dump());
     return;
   }
-  fmt::print("{} parameters, {} active for a token\n", n.total, n.active);
+  // What takes less is planned only where what was asked for does not fit.
+  const auto inference_with = [&](std::optional<ops::Quantization> quantization) {
+    return plan_inference(*planner, {.config = c,
+                                     .options = options_of(inference, quantization),
+                                     .sequences = o.batch_size,
+                                     .context = context,
+                                     .chunk = std::min<int64_t>(context, 256)})
+        .total();
+  };
+  Work generating{"generating", {{"", run.total()}}};
+  Work tuning_work{"tuning", {{"", tune.total()}}};
+  for (const auto& [flag, quantization] :
+       {std::pair("--quantize-base fp8", ops::Quantization::fp8),
+        std::pair("--quantize-base nf4", ops::Quantization::nf4)}) {
+    if (o.common.quantization() == quantization) continue;
+    if (run.total() > limit) generating.ways.push_back({flag, inference_with(quantization)});
+    if (tune.total() <= limit) continue;
+    shape.options = options_of(tuning, quantization);
+    shape.recompute = o.recompute;
+    tuning_work.ways.push_back({flag, plan_training(*planner, shape).total()});
+    shape.recompute = Recompute{true, 0};
+    tuning_work.ways.push_back(
+        {fmt::format("{} --recompute", flag), plan_training(*planner, shape).total()});
+  }
+  Work training_work{"training", {{"", train.total()}}};
+  if (train.total() > limit) {
+    TrainingShape less{.config = c,
+                       .options = options_of(training, std::nullopt),
+                       .objective = {},
+                       .optimizer = {},
+                       .rows = o.batch_size,
+                       .context = context,
+                       .recompute = Recompute{true, 0}};
+    training_work.ways.push_back({"--recompute", plan_training(*planner, less).total()});
+    less.optimizer.bf16_state = true;
+    training_work.ways.push_back(
+        {"--recompute --optimizer-state bf16", plan_training(*planner, less).total()});
+  }
+  fmt::print("{}: {} parameters, {} active for a token\n", o.model, in_short(n.total),
+             in_short(n.active));
+  fmt::print("{} of memory on {}\n", format_bytes(limit),
+             backend ? backend->description() : "a GPU that need not be here");
+  for (const Work& work : {generating, tuning_work, training_work})
+    fmt::print("{}\n", verdict(work, limit));
+  fmt::print("\n{} parameters, {} active\n", with_separators(n.total), with_separators(n.active));
   fmt::print("  embedding {}, attention {}, router {}, experts {}, norms {}, head {}\n",
-             n.embedding, n.attention, n.router, n.experts, n.norms, n.head);
+             with_separators(n.embedding), with_separators(n.attention), with_separators(n.router),
+             with_separators(n.experts), with_separators(n.norms), with_separators(n.head));
   fmt::print(
       "  {} layers of width {}, {} query and {} kv heads of {}, {} experts of {}, top-{}, "
       "vocabulary {}\n",
@@ -103,12 +195,6 @@ void run_info(const InfoOptions& o) {
       o.common.quantization() ? fmt::format(" with a base in {}", o.common.quantize_base) : "";
   fmt::print("\nTuning an adapter of rank {} on {}{}, {} x {} tokens a step:\n{}", o.rank,
              o.targets, base, o.batch_size, context, tune.table());
-  const auto verdict = [&](const MemoryPlan& plan) {
-    return plan.total() <= limit ? "fits" : "does not fit";
-  };
-  fmt::print("\n{} on {}: generating {}, training {}, tuning {}\n", format_bytes(limit),
-             backend ? backend->description() : "a GPU that need not be here", verdict(run),
-             verdict(train), verdict(tune));
 }
 
 }  // namespace

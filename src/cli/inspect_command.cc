@@ -167,7 +167,7 @@ void add_inspect_command(CLI::App& app) {
         ->capture_default_str();
     command
         ->add_option("--label-smoothing", o->label_smoothing,
-                     "dpo: share of pairs taken to be labelled wrongly")
+                     "dpo: assumed fraction of mislabelled pairs")
         ->capture_default_str();
     command->add_option("--dpo-loss", o->dpo_loss, "dpo: sigmoid, normalized or ipo")
         ->capture_default_str()

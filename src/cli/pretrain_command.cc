@@ -44,7 +44,8 @@ struct PretrainOptions : TrainOptions {
                            "config.json to use",
                            fmt::join(builtin_config_names(), ", ")),
                shape);
-    config.add("--init", init, "Instead: go on from this model directory or run", start);
+    config.add("--init", init, "Start from an existing model directory or run, instead of --model",
+               start);
     auto count = [&](const char* flag, std::optional<int64_t>& value, const char* help) {
       config.add(flag, value, help, shape)->check(at_least(0));
     };
@@ -230,6 +231,7 @@ class Pretraining {
       throw Error(fmt::format("--data {} holds preference pairs, which pretraining has no use for",
                               o_.data));
     CorpusSource train(data.train, o_.batch_options(Split::train));
+    require_labels(o_, data);
     o_.resolve(default_lr, train.batches().rows_per_epoch());
     if (o_.dump_config) {
       dump(subject);
@@ -242,7 +244,7 @@ class Pretraining {
  private:
   void dump(const Subject& subject) {
     if (o_.init.empty()) o_.record(subject.config);
-    fmt::print("{}", file_.dump());
+    fmt::print("{}", file_.dump(RunConfig::Derived::as_comments));
   }
 
   void initialise(Backend& backend, Mixtral& model) const {

@@ -209,7 +209,7 @@ std::vector<std::string> RunConfig::load_for_resume(const fs::path& file) {
   return notes;
 }
 
-std::string RunConfig::dump() const {
+std::string RunConfig::dump(Derived derived) const {
   std::string text;
   std::string group;
   for (const Entry& entry : entries_) {
@@ -219,7 +219,10 @@ std::string RunConfig::dump() const {
       group = entry.option->get_group();
       text += fmt::format("{}# {}\n", text.empty() ? "" : "\n", group);
     }
-    text += fmt::format("{}: {}\n", entry.key, yaml_scalar(value));
+    const bool comment =
+        derived == Derived::as_comments && entry.optional && entry.option->count() == 0;
+    text += fmt::format("{}{}: {}{}\n", comment ? "# " : "", entry.key, yaml_scalar(value),
+                        comment ? "  # derived" : "");
   }
   return text;
 }

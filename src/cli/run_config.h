@@ -63,7 +63,8 @@ class RunConfig {
                         .option = option,
                         .text = [&value] { return as_text(value); },
                         .reset = [&value, initial = value] { value = initial; },
-                        .rule = rule});
+                        .rule = rule,
+                        .optional = detail::is_optional<T>});
   }
   /// Options added from here on are in this group.
   void group(std::string name) { group_ = std::move(name); }
@@ -78,8 +79,12 @@ class RunConfig {
   /// that may change on resuming. Returns a sentence for each value that differs.
   std::vector<std::string> load_for_resume(const std::filesystem::path& file);
 
+  /// How values are written that no flag or file gave, and that follow from other ones: a run
+  /// records them as values; in a file that is to be edited they are comments, so that they follow
+  /// from what is edited.
+  enum class Derived { as_values, as_comments };
   /// Every option's value as YAML; those without a value are left out.
-  std::string dump() const;
+  std::string dump(Derived derived = Derived::as_values) const;
   /// Whether the command line, or a file, set an option.
   bool is_set(const std::string& key) const;
 
@@ -90,6 +95,7 @@ class RunConfig {
     std::function<std::string()> text;  // "" when there is no value
     std::function<void()> reset;        // to the value that no flag gives
     OnResume rule;
+    bool optional = false;  // has no value of its own: where it has one, that is derived
   };
   struct Value {
     std::string text;

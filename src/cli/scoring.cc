@@ -122,6 +122,8 @@ Scoring open_scoring(const ScoringOptions& o, const ModelSource& source, const S
   s.batches.shuffle = o.shuffle == "on";
   s.batches.endless = false;
   s.batches.seed = o.common.seed;
+  s.batches.labelled_only = pass.pass != Pass::routes;  // experts are chosen for prompts, too
+  s.batches.data = fmt::format("--data {}", o.data);
   s.batches.rows = o.batch_size;
   require_positions(o.context, config);
   s.batches.context = o.context > 0 ? o.context : config.max_positions;

@@ -45,20 +45,31 @@ TrainingData load_training_data(const TrainOptions& options, const Tokenizer* to
                           tokenizer);
   splits.file(Split::train);  // there must be one
   TrainingData data;
+  const DataFiles files = DataFiles::find(options.data);
   std::string found;
   for (const Split split : kSplits) {
     if (!splits.has(split)) continue;
     Corpus corpus = splits.load(split);
     found += fmt::format("{}{}", found.empty() ? "" : "; ", describe(split, corpus));
-    const fs::path& file = splits.file(split);
-    data.hashes[file.filename().string()] = hash_text(checksum_file(file));
+    for (const fs::path& file : splits.files(split)) {
+      const std::string name = files.texts.empty() ? file.filename().string()
+                                                   : fs::relative(file, options.data).string();
+      data.hashes[name] = hash_text(checksum_file(file));
+    }
     if (split == Split::train)
       data.train = std::move(corpus);
     else
       (split == Split::val ? data.validation : data.test) = std::move(corpus);
   }
+  const std::string kept = splits.validation_text();
+  if (!kept.empty()) found += fmt::format(" ({}; --val-fraction changes it)", kept);
   say(options.common, found);
   return data;
+}
+
+void require_labels(const TrainOptions& options, const TrainingData& data) {
+  if (data.validation) Batches(*data.validation, options.batch_options(Split::val));
+  if (data.test) Batches(*data.test, options.batch_options(Split::test));
 }
 
 void require_same_data(const TrainingData& data, const fs::path& config_yaml) {
@@ -76,8 +87,14 @@ void require_same_data(const TrainingData& data, const fs::path& config_yaml) {
 
 std::unique_ptr<Tokenizer> default_tokenizer(const TrainOptions& options) {
   const DataFiles files = DataFiles::find(options.data);
-  const fs::path& train = files.train;
-  if (train.extension() != ".txt") return nullptr;
+  if (!files.texts.empty()) {
+    say(options.common,
+        "no --tokenizer: the bytes of the texts are the tokens, with a token before and one after "
+        "each text (bytes)");
+    return load_tokenizer("bytes");
+  }
+  const auto extension = files.train.extension();
+  if (extension != ".txt" && extension != ".md") return nullptr;
   say(options.common, "no --tokenizer: the bytes of the text are the tokens (bytes-256)");
   return load_tokenizer("bytes-256");
 }

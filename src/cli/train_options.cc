@@ -32,7 +32,8 @@ void TrainOptions::add_data(RunConfig& config) {
   config.group("Data");
   config.add("--data", data,
              "Directory with train.jsonl and, where there are, val.jsonl and test.jsonl (or .txt), "
-             "or one file. Lines: {\"text\"}, {\"messages\"}, {\"prompt\",\"completion\"} or "
+             "a folder of .txt and .md files, or one file. Lines: {\"text\"}, {\"messages\"}, "
+             "{\"prompt\",\"completion\"} or "
              "{\"input_ids\",\"labels\"}",
              OnResume::unnoticed());
   config.add("--tokenizer", tokenizer,
@@ -50,7 +51,7 @@ void TrainOptions::add_data(RunConfig& config) {
   config
       .add("--pack", pack,
            "on: whole documents share rows; fill: rows are full, documents are cut where one ends; "
-           "off: a record a row, cut off at --context. None sees another document",
+           "off: a record a row, cut off at --context. Attention never crosses documents",
            same_data())
       ->check(CLI::IsMember({"on", "fill", "off"}));
   config
@@ -64,10 +65,13 @@ void TrainOptions::add_data(RunConfig& config) {
       ->check(CLI::IsMember({"documents", "random"}));
   config
       .add("--val-fraction", validation_fraction,
-           "Of one plain text file, the last part that is kept for validation", same_data())
+           "Share of one file, or of a folder of texts, that is kept for validation: the end of a "
+           "text, or records evenly spread",
+           same_data())
       ->check(between(0, 0.9));
   config.add("--mask-prompt", mask_prompt,
-             "Of {\"text\"}, learn only what follows the last response marker", same_data());
+             "For {\"text\"} records, train only on what follows the last response marker",
+             same_data());
   config.add("--response-marker", response_marker, "What --mask-prompt looks for", same_data());
   config.add("--token-cache", token_cache,
              "Keep the tokens beside the data, for later runs (.mixtral-cache)",
@@ -92,7 +96,8 @@ void TrainOptions::add_optimization(RunConfig& config) {
            "After the warm-up: wsd (stable, then decay), cosine, or constant")
       ->check(CLI::IsMember({"cosine", "constant", "wsd"}));
   config.add("--warmup", warmup, "Steps until the peak (default: a tenth, at most 100)");
-  config.add("--min-lr", min_lr, "Where wsd and cosine end (default: 0 and a tenth of --lr)");
+  config.add("--min-lr", min_lr,
+             "Final learning rate (default: 0 for wsd, a tenth of --lr for cosine)");
   config.add("--decay-fraction", decay_fraction, "Share of the steps in which wsd decays");
   config.add("--beta1", beta1, "AdamW's decay of the mean");
   config.add("--beta2", beta2, "AdamW's decay of the second moment");
@@ -211,7 +216,7 @@ void TrainOptions::resolve(double default_lr, int64_t rows_per_epoch) {
     const double rows = *epochs * static_cast<double>(rows_per_epoch);
     iterations = std::max<int64_t>(
         1, std::llround(std::ceil(rows / static_cast<double>(batch_size * accumulation))));
-    epochs.reset();
+    if (!dump_config) epochs.reset();
   }
   if (!iterations) iterations = default_iterations;
   if (!lr) lr = default_lr;
@@ -229,7 +234,8 @@ BatchOptions TrainOptions::batch_options(Split split) const {
           .shuffle = training && shuffle == "on",
           .random_windows = training && windows == "random",
           .endless = training,
-          .seed = common.seed};
+          .seed = common.seed,
+          .data = fmt::format("--data {}: {}", data, split_name(split))};
 }
 
 EncodeOptions TrainOptions::encode_options(int64_t vocabulary) const {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -31,7 +32,52 @@ std::string progress_text(const TrainObserver::Progress& p, double loss) {
                      rate(p.it_per_s), format_bytes(p.peak_bytes), format_duration(p.seconds_left));
 }
 
+/// A bar of so many columns.
+std::string bar(double share, int columns, const TerminalStyle& style) {
+  const int filled = static_cast<int>(share * columns);
+  std::string text;
+  if (style.colour) text += "\x1b[36m";
+  for (int i = 0; i < filled; ++i) text += style.unicode ? "\u2501" : "#";
+  if (style.colour) text += "\x1b[2m";
+  for (int i = filled; i < columns; ++i) text += style.unicode ? "\u2500" : "-";
+  if (style.colour) text += "\x1b[0m";
+  return text;
+}
+
 }  // namespace
+
+std::string status_line(const TrainObserver::Progress& p, int width, const TerminalStyle& style) {
+  constexpr int kLeastBar = 8, kMostBar = 24, kGap = 2;
+  const double share = static_cast<double>(p.step) / static_cast<double>(p.iterations);
+  // By importance; what no longer fits is left out.
+  const std::string fields[] = {fmt::format("{:3.0f}%", std::floor(100 * share)),
+                                fmt::format("loss {:.4f}", p.loss),
+                                fmt::format("{}/{}", p.step, p.iterations),
+                                fmt::format("{} left", format_duration(p.seconds_left)),
+                                fmt::format("{} tok/s", short_number(p.tok_per_s)),
+                                fmt::format("lr {:.1e}", p.lr),
+                                rate(p.it_per_s),
+                                format_bytes(p.peak_bytes)};
+  const int room = width - 1;  // the last column would make some terminals wrap
+  int used = shown_width(fields[0]);
+  std::string text;
+  // The bar comes after the four fields that everybody looks for.
+  int essential = used;
+  for (size_t i = 1; i < 4; ++i) essential += kGap + shown_width(fields[i]);
+  const int columns = std::min(kMostBar, room - essential - 1);
+  if (columns >= kLeastBar) {
+    text += " " + bar(share, columns, style);
+    used += 1 + columns;
+  }
+  for (size_t i = 1; i < std::size(fields); ++i) {
+    const int more = kGap + shown_width(fields[i]);
+    if (used + more > room) break;
+    used += more;
+    const bool bold = i == 1 && style.colour;
+    text += fmt::format("  {}{}{}", bold ? "\x1b[1m" : "", fields[i], bold ? "\x1b[0m" : "");
+  }
+  return used <= room ? fields[0] + text : "";
+}
 
 std::string format_duration(double seconds) {
   const auto whole = static_cast<int64_t>(std::llround(std::max(seconds, 0.0)));
@@ -40,16 +86,26 @@ std::string format_duration(double seconds) {
 }
 
 TrainProgress::TrainProgress(const CommonOptions& common, std::filesystem::path run)
-    : common_(common), run_(std::move(run)), terminal_(::isatty(STDERR_FILENO) != 0) {}
+    : common_(common),
+      run_(std::move(run)),
+      terminal_(::isatty(STDERR_FILENO) != 0),
+      style_(terminal_style(STDERR_FILENO)) {}
 
 TrainProgress::~TrainProgress() {
-  if (shown_) fmt::print(stderr, "\n");
+  if (shown_ > 0) fmt::print(stderr, "\n");
+}
+
+void TrainProgress::clear() {
+  if (shown_ == 0) return;
+  // In a terminal that has become narrower the line now takes several rows.
+  const int rows = (shown_ - 1) / terminal_width(STDERR_FILENO);
+  fmt::print(stderr, "\r{}\x1b[J", rows > 0 ? fmt::format("\x1b[{}A", rows) : "");
+  shown_ = 0;
 }
 
 void TrainProgress::say(std::string_view line) {
   if (common_.quiet) return;
-  if (shown_) fmt::print(stderr, "\r\x1b[K");
-  shown_ = false;
+  clear();
   fmt::print(stderr, "{}\n", line);
   std::fflush(stderr);
 }
@@ -63,9 +119,11 @@ void TrainProgress::log_to_tensorboard(int64_t last_step) {
 
 void TrainProgress::on_progress(const Progress& progress) {
   if (common_.quiet || !terminal_) return;
-  fmt::print(stderr, "\r\x1b[K{}", progress_text(progress, progress.loss));
+  clear();
+  const std::string line = status_line(progress, terminal_width(STDERR_FILENO), style_);
+  fmt::print(stderr, "{}", line);
   std::fflush(stderr);
-  shown_ = true;
+  shown_ = shown_width(line);
 }
 
 void TrainProgress::on_line(const MetricsLine& line, const Progress& progress) {

@@ -5,11 +5,17 @@
 #include <string_view>
 
 #include "cli/common.h"
+#include "cli/terminal.h"
 #include "train/dead_experts.h"
 #include "train/tensorboard.h"
 #include "train/trainer.h"
 
 namespace mixtral {
+
+/// The line that shows a run on a terminal, no wider than `width` columns: the share done as a bar,
+/// the step, the loss, the time left and, as far as there is room, speed, learning rate and memory.
+std::string status_line(const TrainObserver::Progress& progress, int width,
+                        const TerminalStyle& style);
 
 /// Shows a run on stderr: on a terminal one line that is redrawn, elsewhere a line for each line of
 /// the metrics; evaluations, checkpoints and trouble get lines of their own. Redraws the run's loss
@@ -41,7 +47,10 @@ class TrainProgress : public TrainObserver {
   bool terminal_;
   DeadExpertWatch watch_;
   std::optional<TensorBoardLog> events_;
-  bool shown_ = false;  // whether the line that is redrawn stands there
+  void clear();
+
+  TerminalStyle style_;
+  int shown_ = 0;  // columns of the line that is redrawn; 0: there is none
 };
 
 /// "1:05", "2:03:04"

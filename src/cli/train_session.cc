@@ -82,6 +82,27 @@ std::string note_on_long_records(const TrainOptions& o, const TrainingSetup& set
       100 * share, *o.context, longer_rows(o, whole));
 }
 
+/// Says how many records are left out because no label of theirs is within --context.
+std::string note_on_unlabelled(const TrainOptions& o, const CorpusSource& train,
+                               const std::optional<CorpusSource>& validation,
+                               const std::optional<CorpusSource>& test) {
+  std::string counts;
+  const auto add = [&](std::string_view split, const CorpusSource& source, const Corpus& corpus) {
+    const int64_t left_out = source.batches().unlabelled_records();
+    if (left_out == 0) return;
+    counts += fmt::format("{}{} of {} in {}", counts.empty() ? "" : ", ", left_out,
+                          corpus.documents() / (corpus.is_paired() ? 2 : 1), split);
+  };
+  add("train", train, train.batches().corpus());
+  if (validation) add("val", *validation, validation->batches().corpus());
+  if (test) add("test", *test, test->batches().corpus());
+  if (counts.empty()) return {};
+  return fmt::format(
+      "note: {} have no label within --context {} (the prompt fills the row, or there is one token "
+      "alone) and are left out: {}",
+      o.pairs ? "pairs" : "records", *o.context, counts);
+}
+
 int64_t resident_bytes() {
   long pages = 0, resident = 0;
   if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
@@ -219,6 +240,8 @@ void train_and_report(const TrainOptions& o, const TrainSettings& wanted,
         *o.lr, o.schedule, format_bytes(setup.planned_bytes), setup.backend.description()));
     const std::string note = note_on_long_records(o, setup);
     if (!note.empty()) progress.say(note);
+    const std::string left_out = note_on_unlabelled(o, setup.train, validation, test);
+    if (!left_out.empty()) progress.say(left_out);
     result = trainer.run();
     progress.draw();
     if (result.signal != 0) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -31,12 +32,15 @@ Batches::Batches(const Corpus& corpus, const BatchOptions& options)
     : corpus_(corpus), options_(options) {
   if (options_.context < 1) throw UsageError("--context must be at least 1");
   if (options_.rows < 1) throw UsageError("--batch-size must be at least 1");
-  if (corpus_.tokens() < 2) throw Error("the data has fewer than two tokens: nothing to learn");
+  if (corpus_.tokens() < 2)
+    throw Error(fmt::format("{}: there are fewer than two tokens, so there is nothing to learn",
+                            options_.data));
   if (corpus_.is_paired()) {
     if (options_.random_windows) throw UsageError("preference pairs cannot be cut into windows");
     options_.packing = Packing::off;
   }
   cut_pieces();
+  if (options_.labelled_only) leave_out_unlabelled();
   arrange();
 }
 
@@ -65,6 +69,75 @@ void Batches::cut_pieces() {
     rows_per_epoch_ = std::max<int64_t>(1, (tokens + context - 1) / context);
     tokens_per_epoch_ = rows_per_epoch_ * std::min(tokens, context);
   }
+}
+
+void Batches::leave_out_unlabelled() {
+  const auto has_label = [&](const Piece& piece) {
+    return corpus_.has_label(piece.begin + 1, piece.begin + piece.length + (piece.goes_on ? 1 : 0));
+  };
+  const auto starts = corpus_.starts();
+  if (options_.random_windows) {
+    int64_t labelled = 0;
+    for (int64_t d = 0; d < corpus_.documents(); ++d)
+      labelled +=
+          corpus_.has_label(starts[static_cast<size_t>(d)] + 1, starts[static_cast<size_t>(d) + 1]);
+    unlabelled_records_ = corpus_.documents() - labelled;
+    if (labelled == 0) refuse_unlabelled();
+    return;
+  }
+  std::vector<Piece> kept;
+  kept.reserve(pieces_.size());
+  if (corpus_.is_paired()) {
+    for (size_t i = 0; i + 1 < pieces_.size(); i += 2) {
+      // Without labels an answer has no log-probability to compare with the other's.
+      if (has_label(pieces_[i]) && has_label(pieces_[i + 1]))
+        kept.insert(kept.end(), {pieces_[i], pieces_[i + 1]});
+      else
+        ++unlabelled_records_;
+    }
+  } else {
+    unlabelled_records_ = corpus_.documents();
+    int64_t last_begin = -1;  // of the last record that was kept
+    for (const Piece& piece : pieces_) {
+      if (!has_label(piece)) continue;
+      kept.push_back(piece);
+      const auto after = std::upper_bound(starts.begin(), starts.end(), piece.begin);
+      unlabelled_records_ -= *(after - 1) != last_begin;
+      last_begin = *(after - 1);
+    }
+  }
+  if (kept.empty()) refuse_unlabelled();
+  pieces_ = std::move(kept);
+}
+
+int64_t Batches::row_of_a_label(int64_t document) const {
+  const int64_t begin = corpus_.starts()[static_cast<size_t>(document)];
+  for (int64_t length = 2; length <= corpus_.length(document); ++length)
+    if (corpus_.has_label(begin + length - 1, begin + length)) return length;
+  return std::numeric_limits<int64_t>::max();
+}
+
+void Batches::refuse_unlabelled() const {
+  const bool pairs = corpus_.is_paired();
+  if (corpus_.counts().label_tokens == 0)
+    throw Error(
+        fmt::format("{}: none of {} records has a label, so there is nothing to learn; a record "
+                    "needs two tokens at least, and one that is not masked",
+                    options_.data, corpus_.documents()));
+  // The shortest row that keeps a label, or of a pair one of each answer.
+  const int64_t group = pairs ? 2 : 1;
+  int64_t shortest = std::numeric_limits<int64_t>::max();
+  for (int64_t first = 0; first + group <= corpus_.documents(); first += group) {
+    int64_t needed = 0;
+    for (int64_t d = first; d < first + group; ++d) needed = std::max(needed, row_of_a_label(d));
+    shortest = std::min(shortest, needed);
+  }
+  throw Error(
+      fmt::format("{}: none of {} {} has a label within --context {}, so there is nothing to "
+                  "learn: every prompt fills its row, and the answer is cut off; give --context "
+                  "{} or more{}",
+                  options_.data, corpus_.documents() / (pairs ? 2 : 1), pairs ? "pairs" : "records",
+                  options_.context, shortest, pairs ? "" : ", or --pack on"));
 }
 
 void Batches::arrange() {
@@ -196,6 +269,14 @@ void Batches::append_random_window(HostBatch& batch) const {
 }
 
 std::optional<HostBatch> Batches::next(int64_t rows) {
+  auto batch = next_of_any_kind(rows);
+  // Rows that are cut anywhere can lie within a prompt. There is a label somewhere, so this ends.
+  while (batch && options_.labelled_only && batch->label_count() == 0)
+    batch = next_of_any_kind(rows);
+  return batch;
+}
+
+std::optional<HostBatch> Batches::next_of_any_kind(int64_t rows) {
   CHECK(rows > 0);
   HostBatch batch;
   for (int64_t i = 0; i < rows; ++i) {

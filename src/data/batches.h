@@ -31,21 +31,26 @@ struct BatchOptions {
   /// than each document once an epoch.
   bool random_windows = false;
   bool endless = true;  // goes on to the next epoch; otherwise ends after one
+  /// Leave out what holds no label: records whose answer is cut off, windows within a masked
+  /// prompt. A loss of it would be a mean over nothing.
+  bool labelled_only = true;
   uint64_t seed = 1;
+  std::string data = "the data";  // what messages call the corpus
 };
 
 /// Rows of a corpus, batch by batch. All randomness comes from (seed, epoch), so that the whole
 /// state is the epoch and the row within it.
 class Batches {
  public:
-  /// The corpus must outlive this. Throws UsageError for options that make no sense together.
+  /// The corpus must outlive this. Throws UsageError for options that make no sense together, and
+  /// Error when no label is left.
   Batches(const Corpus& corpus, const BatchOptions& options);
 
   /// The next batch of options.rows rows, or of `rows`: fewer at the end of a pass, then nothing.
   /// Labels are shifted: label i is the token after i in its document, or -100 at a document's end
   /// and where it is masked. The last token of a window that ends within its document has the
   /// document's next token as label, so that no token goes unlearnt; the end of a record that was
-  /// cut off by Packing::off has none.
+  /// cut off by Packing::off has none. With labelled_only every batch has a label.
   std::optional<HostBatch> next() { return next(options_.rows); }
   std::optional<HostBatch> next(int64_t rows);
   void rewind();
@@ -54,6 +59,7 @@ class Batches {
   /// other data or another seed.
   std::string position() const;
   void restore(const Json& position);
+  const Corpus& corpus() const { return corpus_; }
   uint64_t epoch() const { return epoch_; }
   int64_t row() const { return row_; }
 
@@ -63,6 +69,8 @@ class Batches {
   /// Records longer than T, and the tokens that Packing::off drops of them.
   int64_t long_records() const { return long_records_; }
   int64_t dropped_tokens() const { return dropped_tokens_; }
+  /// Records (of preference data: pairs) that were left out because no label of theirs is left.
+  int64_t unlabelled_records() const { return unlabelled_records_; }
   /// Whether at least half of the rows are one sequence of T tokens, so that batches of nothing
   /// else are to be expected.
   bool mostly_full() const;
@@ -74,6 +82,10 @@ class Batches {
     bool goes_on;  // the document's next token is known to follow
   };
   void cut_pieces();
+  void leave_out_unlabelled();
+  [[noreturn]] void refuse_unlabelled() const;
+  int64_t row_of_a_label(int64_t document) const;  // tokens up to its first label
+  std::optional<HostBatch> next_of_any_kind(int64_t rows);
   void arrange();  // the rows of epoch_
   void pack_whole(const std::vector<Piece>& pieces);
   void pack_exact(const std::vector<Piece>& pieces);
@@ -88,6 +100,7 @@ class Batches {
   uint64_t epoch_ = 0;
   int64_t row_ = 0;
   int64_t rows_per_epoch_ = 0, tokens_per_epoch_ = 0, long_records_ = 0, dropped_tokens_ = 0;
+  int64_t unlabelled_records_ = 0;
 };
 
 }  // namespace mixtral

@@ -6,6 +6,9 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "data/control_text.h"
+#include "data/splits.h"
 #include "ops/vocab.h"
 
 namespace mixtral {
@@ -29,6 +32,24 @@ void show_sample(const Corpus& corpus, const Tokenizer* tokenizer, int64_t recor
   }
 }
 
+/// Counts rows as training will make them; that there would be none is a problem of the split.
+void arrange(const Corpus& corpus, BatchOptions options, SplitReport& report) {
+  options.data = report.path.string();
+  try {
+    const Batches batches(corpus, options);
+    report.rows = batches.rows_per_epoch();
+    report.arranged_tokens = batches.tokens_per_epoch();
+    report.long_records = batches.long_records();
+    report.dropped_tokens = batches.dropped_tokens();
+    report.unlabelled_records = batches.unlabelled_records();
+  } catch (const UsageError&) {
+    throw;
+  } catch (const Error& error) {
+    ++report.problem_count;
+    report.problems.push_back({0, error.what()});
+  }
+}
+
 }  // namespace
 
 int64_t CheckReport::problem_count() const {
@@ -46,13 +67,9 @@ CheckReport check_data(const DataFiles& files, const Tokenizer* tokenizer,
     SplitReport report;
     report.split = split;
     report.path = files.single ? files.train : files[split];
-    const RecordFile file(report.path);
-    CorpusOptions corpus_options = options.corpus;
-    if (file.is_plain_text() && files.single) {
-      corpus_options.part = split == Split::train ? TextPart{0, 1 - options.validation_fraction}
-                                                  : TextPart{1 - options.validation_fraction, 1};
-    }
-    CorpusResult read = read_corpus(file, tokenizer, corpus_options, pool);
+    if (split == Split::val) report.part = validation_text(files, options.validation_fraction);
+    CorpusResult read =
+        read_split(files, split, options.validation_fraction, tokenizer, options.corpus, pool);
     report.counts = read.corpus.counts();
     report.problems = std::move(read.problems);
     report.problem_count = read.problem_count;
@@ -64,14 +81,12 @@ CheckReport check_data(const DataFiles& files, const Tokenizer* tokenizer,
                             read.line_hashes.end(), std::back_inserter(both));
       report.also_in_train = static_cast<int64_t>(both.size());
     }
-    if (read.corpus.tokens() >= 2) {
-      const Batches batches(read.corpus, options.batches);
-      report.rows = batches.rows_per_epoch();
-      report.arranged_tokens = batches.tokens_per_epoch();
-      report.long_records = batches.long_records();
-      report.dropped_tokens = batches.dropped_tokens();
+    if (read.corpus.tokens() > 0) {
+      arrange(read.corpus, options.batches, report);
       show_sample(read.corpus, tokenizer, options.sample, report);
     }
+    if (tokenizer != nullptr && files.texts.empty())
+      report.spelled_controls = spelled_controls(*tokenizer, MappedFile(report.path).text());
     result.splits.push_back(std::move(report));
   }
   return result;

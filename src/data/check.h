@@ -29,12 +29,16 @@ struct SampleToken {
 struct SplitReport {
   Split split = Split::train;
   std::filesystem::path path;
+  std::string part;  // of a single file's validation: which part that is
   CorpusCounts counts;
   std::vector<Problem> problems;
   int64_t problem_count = 0;
   int64_t also_in_train = 0;  // records of val or test whose line is in train, too
   // As arranged into batches; 0 where there are problems only.
   int64_t rows = 0, arranged_tokens = 0, long_records = 0, dropped_tokens = 0;
+  int64_t unlabelled_records = 0;  // left out: no label of theirs is within a row
+  /// Control tokens that the file spells out as text, which training takes for ordinary pieces.
+  std::vector<std::string> spelled_controls;
   std::vector<SampleToken> sample;
   int64_t sample_bos = 0;  // BOS tokens in the sample: one is right, two are a mistake
 };

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "base/error.h"
+#include "data/import_records.h"
 #include "io/checksum.h"
 #include "ops/vocab.h"
 
@@ -28,10 +30,11 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
 
 const Tokenizer& require(const Tokenizer* tokenizer, std::string_view source) {
   if (tokenizer == nullptr) {
-    throw UsageError(
-        fmt::format("{}: text needs a tokenizer, and there is none: give --tokenizer, or "
-                    "rows of input_ids",
-                    source));
+    throw UsageError(fmt::format(
+        "{}: text needs a tokenizer, and there is none; give --tokenizer bytes (a token "
+        "is a byte), or train one with `mixtral tokenizer train --data DATA --vocab-size "
+        "2048 --out tok` and give --tokenizer tok",
+        source));
   }
   return *tokenizer;
 }
@@ -82,6 +85,16 @@ Example encode_text(const Tokenizer& tokenizer, const std::string& text,
   return example;
 }
 
+Example encode_messages(const Tokenizer& tokenizer, const std::vector<Message>& messages,
+                        const EncodeOptions& options, std::string_view source) {
+  ChatTokens chat = encode_chat(tokenizer, options.rules.chat_template, messages, source);
+  Example example{std::move(chat.ids), {}};
+  example.labels = example.tokens;
+  for (size_t i = 0; i < chat.trained.size(); ++i)
+    if (chat.trained[i] == 0) example.labels[i] = ops::kIgnoredLabel;
+  return example;
+}
+
 Example join_ids(const std::vector<int32_t>& prompt, const std::vector<int32_t>& answer) {
   Example example;
   example.tokens = prompt;
@@ -100,13 +113,14 @@ struct LineResults {
 };
 
 LineResults read_lines(const RecordFile& file, int64_t begin, int64_t end,
-                       const Tokenizer* tokenizer, const EncodeOptions& options) {
+                       const Tokenizer* tokenizer, const CorpusOptions& options) {
   LineResults results;
   for (int64_t i = begin; i < end; ++i) {
+    if (!options.part.has_line(i)) continue;
     const std::string source = file.source(i);
     try {
-      const Record record = parse_record(file.line(i), source, options.rules);
-      auto examples = encode_record(record, tokenizer, options, source);
+      const Record record = parse_record(file.line(i), source, options.encode.rules);
+      auto examples = encode_record(record, tokenizer, options.encode, source);
       for (Example& example : examples) results.examples.push_back(std::move(example));
       results.kinds.push_back(record.kind);
       results.hashes.push_back(hash_bytes(file.line(i)));
@@ -131,32 +145,23 @@ uint64_t fingerprint(const Tokenizer* tokenizer, std::string_view sample) {
 uint64_t cache_key(const RecordFile& file, std::string_view text, const Tokenizer* tokenizer,
                    const CorpusOptions& options) {
   const EncodeOptions& e = options.encode;
-  return hash_bytes(fmt::format("corpus 1 {} {} {} {} {} {} {} {} {}", hash_bytes(text),
-                                fingerprint(tokenizer, text), file.is_plain_text(),
-                                e.rules.vocab_size, name(e.rules.chat_template), e.mask_prompt,
-                                e.response_marker, e.bos, e.eos));
-}
-
-/// The bytes of a part of a text, begun and ended at whole characters.
-std::string_view part_of(std::string_view text, const TextPart& part) {
-  auto boundary = [&](double fraction) {
-    auto at = static_cast<size_t>(fraction * static_cast<double>(text.size()));
-    at = std::min(at, text.size());
-    while (at > 0 && at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80)
-      --at;
-    return at;
-  };
-  const size_t begin = boundary(part.begin), end = boundary(part.end);
-  return text.substr(begin, std::max(begin, end) - begin);
+  const FilePart& part = options.part;
+  return hash_bytes(fmt::format(
+      "corpus 2 {} {} {} {} {} {} {} {} {} {} {}", hash_bytes(text), static_cast<int>(part.which),
+      part.fraction, fingerprint(tokenizer, text), file.is_plain_text(), e.rules.vocab_size,
+      name(e.rules.chat_template), e.mask_prompt, e.response_marker, e.bos, e.eos));
 }
 
 /// " from 90% to 100% of the text", or nothing for the whole.
-std::string place_of(const TextPart& part) {
-  if (part.begin == 0 && part.end == 1) return "";
-  return fmt::format(" from {:.3g}% to {:.3g}% of the text", 100 * part.begin, 100 * part.end);
+std::string place_of(const FilePart& part) {
+  if (part.which == FilePart::Which::whole || part.fraction == 0) return "";
+  const bool training = part.which == FilePart::Which::training;
+  const double border = 100 * (1 - part.fraction);
+  return fmt::format(" from {:.3g}% to {:.3g}% of the text", training ? 0 : border,
+                     training ? border : 100);
 }
 
-void read_plain_text(const RecordFile& file, std::string_view text, const TextPart& part,
+void read_plain_text(const RecordFile& file, std::string_view text, const FilePart& part,
                      const Tokenizer* tokenizer, CorpusResult& result) {
   Example example;
   example.tokens = require(tokenizer, file.path().string()).encode(text);
@@ -177,7 +182,7 @@ void read_plain_text(const RecordFile& file, std::string_view text, const TextPa
 void read_records(const RecordFile& file, const Tokenizer* tokenizer, const CorpusOptions& options,
                   ThreadPool& pool, CorpusResult& result) {
   CorpusCounts& counts = result.corpus.counts();
-  counts.lines = file.lines();
+  for (int64_t i = 0; i < file.lines(); ++i) counts.lines += options.part.has_line(i);
   const int64_t tasks = (file.lines() + kLinesPerTask - 1) / kLinesPerTask;
   std::optional<bool> paired;
   for (int64_t first = 0; first < tasks; first += kTasksPerRound) {
@@ -186,7 +191,7 @@ void read_records(const RecordFile& file, const Tokenizer* tokenizer, const Corp
     pool.for_each(n, [&](int64_t i, int) {
       const int64_t begin = (first + i) * kLinesPerTask;
       round[static_cast<size_t>(i)] = read_lines(
-          file, begin, std::min(begin + kLinesPerTask, file.lines()), tokenizer, options.encode);
+          file, begin, std::min(begin + kLinesPerTask, file.lines()), tokenizer, options);
     });
     for (LineResults& lines : round) {
       for (Problem& problem : lines.problems) {
@@ -226,21 +231,29 @@ void read_records(const RecordFile& file, const Tokenizer* tokenizer, const Corp
 
 }  // namespace
 
+bool FilePart::has_line(int64_t i) const {
+  if (which == Which::whole) return true;
+  const auto before = [&](int64_t lines) {
+    return std::floor(static_cast<double>(lines) * fraction + 1e-9);
+  };
+  return (before(i + 1) > before(i)) == (which == Which::validation);
+}
+
+std::string_view FilePart::of(std::string_view text) const {
+  if (which == Which::whole) return text;
+  auto at =
+      std::min(static_cast<size_t>((1 - fraction) * static_cast<double>(text.size())), text.size());
+  while (at > 0 && at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return which == Which::training ? text.substr(0, at) : text.substr(at);
+}
+
 std::vector<Example> encode_record(const Record& record, const Tokenizer* tokenizer,
                                    const EncodeOptions& options, std::string_view source) {
   switch (record.kind) {
     case RecordKind::text:
       return {encode_text(require(tokenizer, source), record.text, options, source)};
-    case RecordKind::messages: {
-      ChatTokens chat = encode_chat(require(tokenizer, source), options.rules.chat_template,
-                                    record.messages, source);
-      Example example{std::move(chat.ids), {}};
-      example.labels = example.tokens;
-      for (size_t i = 0; i < chat.trained.size(); ++i) {
-        if (chat.trained[i] == 0) example.labels[i] = ops::kIgnoredLabel;
-      }
-      return {std::move(example)};
-    }
+    case RecordKind::messages:
+      return {encode_messages(require(tokenizer, source), record.messages, options, source)};
     case RecordKind::completion:
       return {encode_continuation(require(tokenizer, source), record.prompt, record.completion,
                                   options, source)};
@@ -250,6 +263,11 @@ std::vector<Example> encode_record(const Record& record, const Tokenizer* tokeni
       const Tokenizer& t = require(tokenizer, source);
       return {encode_continuation(t, record.prompt, record.chosen, options, source),
               encode_continuation(t, record.prompt, record.rejected, options, source)};
+    }
+    case RecordKind::preference_messages: {
+      const Tokenizer& t = require(tokenizer, source);
+      return {encode_messages(t, record.messages, options, source),
+              encode_messages(t, record.rejected_messages, options, source)};
     }
     case RecordKind::preference_ids:
       return {join_ids(record.prompt_ids, record.chosen_ids),
@@ -261,8 +279,7 @@ std::vector<Example> encode_record(const Record& record, const Tokenizer* tokeni
 
 CorpusResult read_corpus(const RecordFile& file, const Tokenizer* tokenizer,
                          const CorpusOptions& options, ThreadPool& pool) {
-  const std::string_view text =
-      file.is_plain_text() ? part_of(file.bytes(), options.part) : file.bytes();
+  const std::string_view text = file.is_plain_text() ? options.part.of(file.bytes()) : file.bytes();
   CorpusResult result;
   std::filesystem::path cached;
   uint64_t key = 0;
@@ -303,43 +320,20 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
     }
     const int64_t more = result.problem_count - kProblemsShown;
     if (more > 0) list += fmt::format("\n  and {} more", more);
+    const std::string advice = import_advice(path);
     throw Error(fmt::format(
-        "{}: {} of {} lines are no usable records; `mixtral data check --data "
-        "{} --fix FILE` shows them all and writes a corrected copy:{}",
-        path.string(), result.problem_count, result.corpus.counts().lines, path.string(), list));
+        "{}: {} of {} lines are no usable records; {}:{}", path.string(), result.problem_count,
+        result.corpus.counts().lines,
+        advice.empty() ? fmt::format("`mixtral data check --data {} --fix FILE` shows them all and "
+                                     "writes a corrected copy",
+                                     path.string())
+                       : advice,
+        list));
   }
   if (result.corpus.tokens() < 2)
     throw Error(fmt::format("{}: there are fewer than two tokens{}: nothing to learn",
                             path.string(), file.is_plain_text() ? place_of(options.part) : ""));
   return std::move(result.corpus);
-}
-
-bool has_split(const DataFiles& files, Split split, double validation_fraction) {
-  if (!files.single) return !files[split].empty();
-  if (split == Split::train) return true;
-  return split == Split::val && files.train.extension() == ".txt" && validation_fraction > 0;
-}
-
-Corpus load_split(const DataFiles& files, Split split, double validation_fraction,
-                  const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool) {
-  if (!has_split(files, split, validation_fraction)) {
-    if (files.single && files.train.extension() == ".txt")
-      throw Error(fmt::format("{}: there is no {} split: no part of the text is kept for it",
-                              files.train.string(), split_name(split)));
-    const std::filesystem::path where =
-        files.single
-            ? files.train
-            : (files.train.empty() ? files.val.empty() ? files.test : files.val : files.train)
-                  .parent_path();
-    throw Error(fmt::format("{}: there is no {} split; add {}.jsonl", where.string(),
-                            split_name(split), split_name(split)));
-  }
-  if (files.single && files.train.extension() == ".txt") {
-    options.part = split == Split::train ? TextPart{0, 1 - validation_fraction}
-                                         : TextPart{1 - validation_fraction, 1};
-    return load_corpus(files.train, tokenizer, options, pool);
-  }
-  return load_corpus(files.single ? files.train : files[split], tokenizer, options, pool);
 }
 
 }  // namespace mixtral

@@ -68,6 +68,8 @@ class Corpus {
   }
   /// The token that should stand at i, or -100.
   int32_t label(int64_t i) const;
+  /// Whether any token from `begin` to before `end` is one to be learnt.
+  bool has_label(int64_t begin, int64_t end) const;
   bool is_paired() const { return paired_; }
   const CorpusCounts& counts() const { return counts_; }
 
@@ -90,14 +92,22 @@ class Corpus {
   bool paired_ = false;
 };
 
-/// A part of a plain text file: bytes from `begin` to `end`, as fractions of the whole.
-struct TextPart {
-  double begin = 0, end = 1;
+/// Which part of one file that holds training and validation data: of plain text the end validates,
+/// of records each n-th.
+struct FilePart {
+  enum class Which { whole, training, validation };
+  Which which = Which::whole;
+  double fraction = 0;  // that validates
+
+  /// Whether it has the i-th line of a file of records.
+  bool has_line(int64_t i) const;
+  /// Its bytes of a plain text, begun and ended at whole characters.
+  std::string_view of(std::string_view text) const;
 };
 
 struct CorpusOptions {
   EncodeOptions encode;
-  TextPart part;                 // of plain text only
+  FilePart part;
   std::filesystem::path cache;   // a directory for tokens; empty: none
   int64_t problem_limit = 1000;  // further problems are counted, not kept
   std::function<void(int64_t lines_done, int64_t lines)> progress;
@@ -121,14 +131,5 @@ CorpusResult read_corpus(const RecordFile& file, const Tokenizer* tokenizer,
 /// and mends all of them), or saying that there is nothing to learn: fewer than two tokens.
 Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer,
                    const CorpusOptions& options, ThreadPool& pool);
-
-/// The corpus of a split of --data; of a single plain text file, train is the first
-/// 1 - `validation_fraction` of it, and val the rest, where there is one; there is no test, which
-/// would be the part that chose the best checkpoint. Of a single .jsonl file everything is train.
-/// Throws Error as load_corpus, or when the split is absent.
-Corpus load_split(const DataFiles& files, Split split, double validation_fraction,
-                  const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool);
-/// Whether load_split() would find that split.
-bool has_split(const DataFiles& files, Split split, double validation_fraction);
 
 }  // namespace mixtral

@@ -18,7 +18,7 @@ constexpr int64_t kNarrowLimit = 1 << 16;
 /// The cache file: this header, then the arrays one after another, then a checksum of all of it.
 /// Numbers are in the machine's byte order, for the file never leaves the machine.
 struct CacheHeader {
-  char magic[8] = {'m', 'x', 't', 'o', 'k', 'e', 'n', '1'};
+  char magic[8] = {'m', 'x', 't', 'o', 'k', 'e', 'n', '2'};
   uint64_t key = 0;
   int64_t narrow = 0, wide = 0, labels = 0, starts = 0, paired = 0;
   CorpusCounts counts;
@@ -75,6 +75,12 @@ void Corpus::add(const Example& example) {
 
 int32_t Corpus::label(int64_t i) const {
   return labels_.empty() ? token(i) : labels_[static_cast<size_t>(i)];
+}
+
+bool Corpus::has_label(int64_t begin, int64_t end) const {
+  if (labels_.empty()) return begin < end;
+  return std::any_of(labels_.begin() + begin, labels_.begin() + end,
+                     [](int32_t label) { return label != ops::kIgnoredLabel; });
 }
 
 void Corpus::save(const std::filesystem::path& path, uint64_t key) const {

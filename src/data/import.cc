@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/random.h"
 #include "data/record.h"
 #include "text/utf8.h"
 
@@ -206,9 +204,7 @@ std::vector<std::string> split_document(std::string_view text, int64_t limit) {
 }
 
 ImportSummary import_texts(const ImportOptions& options) {
-  if (options.val < 0 || options.test < 0 || options.val + options.test >= 1) {
-    throw UsageError("--val and --test are shares of the whole: 0 or more, below 1 together");
-  }
+  options.shares.validate();
   if (options.max_characters < 100) throw UsageError("--max-chars must be at least 100");
   ImportSummary summary;
   const auto files = find_files(options);
@@ -235,52 +231,19 @@ ImportSummary import_texts(const ImportOptions& options) {
                             summary.skipped.empty() ? "" : "; " + summary.skipped.front()));
   }
 
-  // Units are dealt in a random order; a split with a share gets at least one where there are
-  // three.
-  std::vector<size_t> order(units);
-  for (size_t i = 0; i < units; ++i) order[i] = i;
-  RandomStream random(options.seed);
-  for (size_t i = units; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-  auto count_of = [&](double share) -> size_t {
-    if (share == 0 || units < 3) return 0;
-    return std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(units) + 0.5));
-  };
-  const size_t val = count_of(options.val), test = count_of(options.test);
-  if (val + test >= units)
-    throw Error(
-        fmt::format("{} {} leave none to train on with --val {} and --test {}: lower these{}",
-                    units, by_file ? "files" : "documents", options.val, options.test,
-                    by_file ? "" : ", or cut texts into more documents with --max-chars"));
-  std::vector<Split> split(units, Split::train);
-  for (size_t i = 0; i < val + test && i < units; ++i) {
-    split[order[i]] = i < val ? Split::val : Split::test;
-  }
-
-  fs::create_directories(options.out);
-  std::optional<AtomicFile> file[3];
-  for (Split which : {Split::train, Split::val, Split::test}) {
-    const bool wanted = std::find(split.begin(), split.end(), which) != split.end();
-    const fs::path path = options.out / (std::string(split_name(which)) + ".jsonl");
-    if (!wanted && fs::exists(path)) {
-      throw Error(
-          fmt::format("{} exists, but this import makes no such split: remove it, or choose "
-                      "another --out",
-                      path.string()));
-    }
-    if (wanted && !options.overwrite && fs::exists(path)) {
-      throw Error(fmt::format("{} exists: replace it with --overwrite, or choose another --out",
-                              path.string()));
-    }
-    if (wanted) file[static_cast<size_t>(which)].emplace(path);
-  }
+  const std::vector<Split> split =
+      deal_out(units, options.shares, by_file ? "files" : "documents",
+               by_file ? "" : ", or cut texts into more documents with --max-chars");
+  SplitFiles split_files(
+      options.out, split,
+      options.overwrite ? SplitFiles::Existing::replace : SplitFiles::Existing::refuse);
   for (const Document& document : documents) {
     const auto s = static_cast<size_t>(split[document.unit]);
-    file[s]->write(nlohmann::ordered_json{{"text", document.text}}.dump() + "\n");
+    split_files.write(split[document.unit], nlohmann::ordered_json{{"text", document.text}}.dump());
     ++summary.documents[s];
     summary.bytes[s] += static_cast<int64_t>(document.text.size());
   }
-  for (auto& each : file)
-    if (each) each->commit();
+  split_files.commit();
   return summary;
 }
 

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/import_splits.h"
+
 namespace mixtral {
 
 enum class TextEncoding { utf8, latin1 };
@@ -14,9 +16,8 @@ struct ImportOptions {
   std::vector<std::filesystem::path> inputs;           // text files, and folders that are searched
   std::filesystem::path out;                           // gets train, val and test .jsonl
   std::vector<std::string> extensions{".txt", ".md"};  // of files taken from folders
-  double val = 0.05, test = 0.05;                      // shares of the documents
+  SplitShares shares;                                  // of the documents
   int64_t max_characters = 20'000;  // longer texts are cut into several documents
-  uint64_t seed = 1;
   TextEncoding encoding = TextEncoding::utf8;
   bool overwrite = false;  // splits that `out` holds already
 };

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
 
 #include "base/error.h"
+#include "data/import_records.h"
+#include "data/record_fields.h"
 #include "io/json.h"
 #include "ops/vocab.h"
 #include "text/utf8.h"
@@ -20,19 +21,6 @@ constexpr uint64_t kLineLimit = uint64_t{64} << 20;
 
 [[noreturn]] void refuse(std::string_view source, std::string_view reason) {
   throw Error(fmt::format("{}: {}", source, reason));
-}
-
-bool is_blank(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](unsigned char c) { return std::isspace(c) != 0; });
-}
-
-/// A string that text may be made of: not blank (where `needed`), without NUL characters.
-std::string text_of(const Json& value, bool needed) {
-  const std::string& text = value.as_string();
-  if (text.find('\0') != std::string::npos) refuse(value.where(), "holds a NUL character");
-  if (needed && is_blank(text)) refuse(value.where(), "is empty");
-  return text;
 }
 
 std::vector<int32_t> ids_of(const Json& value, const RecordRules& rules, bool labels) {
@@ -54,28 +42,107 @@ std::vector<int32_t> ids_of(const Json& value, const RecordRules& rules, bool la
   return ids;
 }
 
-void read_messages(const Json& value, std::string_view source, const RecordRules& rules,
+std::vector<Message> read_turns(const Json& value) {
+  std::vector<Message> turns;
+  for (const Json& item : value.items()) turns.push_back(read_turn(item));
+  return turns;
+}
+
+/// Refuses a conversation that the template cannot hold, or of which nothing is learnt.
+void require_learnt(const std::vector<Message>& messages, std::string_view key,
+                    std::string_view source, const RecordRules& rules) {
+  check_messages(rules.chat_template, messages, fmt::format("{}: {}", source, key));
+  const auto answers = [](const Message& turn) { return turn.role == "assistant"; };
+  if (std::ranges::none_of(messages, answers))
+    refuse(source, fmt::format("{}: there is no assistant's turn to learn from", key));
+  if (std::ranges::none_of(messages,
+                           [&](const Message& turn) { return answers(turn) && turn.learnt; }))
+    refuse(source, fmt::format("{}: every assistant's turn has the weight 0, so there is nothing "
+                               "to learn",
+                               key));
+}
+
+void read_messages(const Json& json, std::string_view source, const RecordRules& rules,
                    Record& record) {
-  bool answered = false;
-  for (const Json& item : value.items()) {
-    Message message;
-    message.role = item.at("role").as_string();
-    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-      refuse(item.at("role").where(),
-             fmt::format("is \"{}\"; expected system, user or assistant", printable(message.role)));
-    }
-    message.content = text_of(item.at("content"), true);
-    answered = answered || message.role == "assistant";
-    record.messages.push_back(std::move(message));
+  record.messages = read_turns(json.at("messages"));
+  require_learnt(record.messages, "messages", source, rules);
+}
+
+/// {"prompt", "completion"} as lists of turns: of the prompt nothing is learnt.
+void read_completion(const Json& json, std::string_view source, const RecordRules& rules,
+                     Record& record) {
+  const Json& prompt = json.at("prompt");
+  const Json& completion = json.at("completion");
+  if (prompt.is_array() != completion.is_array())
+    refuse(source, "prompt and completion: expected two strings, or two lists of turns");
+  if (!prompt.is_array()) {
+    record.prompt = record_text(prompt, Needed::no);
+    record.completion = record_text(completion, Needed::yes);
+    return;
   }
-  check_messages(rules.chat_template, record.messages, fmt::format("{}: messages", source));
-  if (!answered) refuse(source, "messages: there is no assistant's turn to learn from");
+  record.kind = RecordKind::messages;
+  record.messages = read_turns(prompt);
+  for (Message& turn : record.messages) turn.learnt = false;
+  for (Message& turn : read_turns(completion)) record.messages.push_back(std::move(turn));
+  require_learnt(record.messages, "prompt and completion", source, rules);
+}
+
+bool same_turn(const Message& a, const Message& b) {
+  return a.role == b.role && a.content == b.content;
+}
+
+/// A pair as lists of turns. What the two have in common, from the front, is the prompt.
+void read_pair_of_turns(const Json& json, std::string_view source, const RecordRules& rules,
+                        Record& record) {
+  record.kind = RecordKind::preference_messages;
+  const Json* prompt = find_value(json, "prompt");
+  std::vector<Message> chosen = read_turns(json.at("chosen")),
+                       rejected = read_turns(json.at("rejected"));
+  std::vector<Message> before;
+  if (prompt != nullptr && prompt->is_array())
+    before = read_turns(*prompt);
+  else if (prompt != nullptr && !chosen.empty() && chosen.front().role == "assistant")
+    before.push_back({"user", record_text(*prompt, Needed::yes)});
+  for (std::vector<Message>* turns : {&chosen, &rejected})
+    turns->insert(turns->begin(), before.begin(), before.end());
+  const auto [first, other] = std::ranges::mismatch(chosen, rejected, same_turn);
+  const auto common = first - chosen.begin();
+  if (prompt != nullptr && prompt->is_string() &&
+      std::none_of(chosen.begin(), first, [&](const Message& turn) {
+        return turn.role == "user" && turn.content == prompt->as_string();
+      }))
+    refuse(source, "prompt: is no turn that chosen and rejected have in common");
+  if (first == chosen.end() && other == rejected.end())
+    refuse(source, "chosen and rejected are the same");
+  for (std::vector<Message>* turns : {&chosen, &rejected}) {
+    for (auto turn = turns->begin(); turn != turns->begin() + common; ++turn) turn->learnt = false;
+    const std::string_view key = turns == &chosen ? "chosen" : "rejected";
+    if (turns->begin() + common == turns->end() ||
+        turns->at(static_cast<size_t>(common)).role != "assistant")
+      refuse(source,
+             fmt::format("{}: expected an assistant's turn where chosen and rejected part", key));
+    require_learnt(*turns, key, source, rules);
+  }
+  record.messages = std::move(chosen);
+  record.rejected_messages = std::move(rejected);
+}
+
+void read_pair(const Json& json, std::string_view source, const RecordRules& rules,
+               Record& record) {
+  const Json& chosen = json.at("chosen");
+  const Json& rejected = json.at("rejected");
+  if (chosen.is_array() || rejected.is_array())
+    return read_pair_of_turns(json, source, rules, record);
+  record.prompt = record_text(json.at("prompt"), Needed::yes);
+  record.chosen = record_text(chosen, Needed::yes);
+  record.rejected = record_text(rejected, Needed::yes);
+  if (record.chosen == record.rejected) refuse(source, "chosen and rejected are the same");
 }
 
 void read_ids(const Json& json, std::string_view source, const RecordRules& rules, Record& record) {
   record.ids = ids_of(json.at("input_ids"), rules, false);
-  const Json* labels = json.find("labels");
-  if (labels == nullptr || labels->is_null()) return;
+  const Json* labels = find_value(json, "labels");
+  if (labels == nullptr) return;
   record.labels = ids_of(*labels, rules, true);
   if (record.labels.size() != record.ids.size()) {
     refuse(source, fmt::format("labels: {} of them for {} input_ids; expected one each (not "
@@ -104,7 +171,7 @@ RecordKind kind_of(const Json& json, std::string_view source) {
   };
   const Signature* found = nullptr;
   for (const Signature& signature : kSignatures) {
-    if (json.find(signature.marker) == nullptr) continue;
+    if (find_value(json, signature.marker) == nullptr) continue;
     if (found != nullptr) {
       refuse(source, fmt::format("has both \"{}\" and \"{}\"; keep one of them", found->marker,
                                  signature.marker));
@@ -112,10 +179,11 @@ RecordKind kind_of(const Json& json, std::string_view source) {
     found = &signature;
   }
   if (found != nullptr) return found->kind;
-  if (json.find("rejected") != nullptr) refuse(source, "the key \"chosen\" is missing");
-  if (json.find("rejected_ids") != nullptr) refuse(source, "the key \"chosen_ids\" is missing");
-  if (json.find("prompt") != nullptr) refuse(source, "the key \"completion\" is missing");
-  if (json.find("labels") != nullptr) refuse(source, "the key \"input_ids\" is missing");
+  if (find_value(json, "rejected") != nullptr) refuse(source, "the key \"chosen\" is missing");
+  if (find_value(json, "rejected_ids") != nullptr)
+    refuse(source, "the key \"chosen_ids\" is missing");
+  if (find_value(json, "prompt") != nullptr) refuse(source, "the key \"completion\" is missing");
+  if (find_value(json, "labels") != nullptr) refuse(source, "the key \"input_ids\" is missing");
   refuse(source,
          "no known key; expected \"text\", \"messages\", \"prompt\" and \"completion\", "
          "\"input_ids\", or \"prompt\" with \"chosen\" and \"rejected\"");
@@ -168,7 +236,8 @@ std::string_view record_kind_name(RecordKind kind) {
       "prompt, completion",
       "input_ids",
       "prompt, chosen, rejected",
-      "prompt_ids, chosen_ids, rejected_ids"};
+      "prompt_ids, chosen_ids, rejected_ids",
+      "chosen, rejected as messages"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -182,25 +251,23 @@ Record parse_record(std::string_view line, std::string_view source, const Record
 
   Record record;
   record.kind = kind_of(json, source);
+  refuse_unread_fields(json, record.kind, source);
   switch (record.kind) {
     case RecordKind::text:
-      record.text = text_of(json.at("text"), true);
+      record.text = record_text(json.at("text"), Needed::yes);
       break;
     case RecordKind::messages:
-      read_messages(json.at("messages"), source, rules, record);
+      read_messages(json, source, rules, record);
       break;
     case RecordKind::completion:
-      record.prompt = text_of(json.at("prompt"), false);
-      record.completion = text_of(json.at("completion"), true);
+      read_completion(json, source, rules, record);
       break;
     case RecordKind::ids:
       read_ids(json, source, rules, record);
       break;
     case RecordKind::preference:
-      record.prompt = text_of(json.at("prompt"), true);
-      record.chosen = text_of(json.at("chosen"), true);
-      record.rejected = text_of(json.at("rejected"), true);
-      if (record.chosen == record.rejected) refuse(source, "chosen and rejected are the same");
+    case RecordKind::preference_messages:
+      read_pair(json, source, rules, record);
       break;
     case RecordKind::preference_ids:
       record.prompt_ids = ids_of(json.at("prompt_ids"), rules, false);
@@ -214,12 +281,16 @@ Record parse_record(std::string_view line, std::string_view source, const Record
   return record;
 }
 
-std::optional<std::string> fix_record(std::string_view line, const RecordRules& rules) {
+std::string mend_line(std::string_view line) {
   if (line.starts_with(kByteOrderMark)) line.remove_prefix(kByteOrderMark.size());
   while (line.ends_with('\r')) line.remove_suffix(1);
   std::string fixed(line);
   std::erase(fixed, '\0');
-  fixed = fix_escapes(to_valid_utf8(fixed));
+  return fix_escapes(to_valid_utf8(fixed));
+}
+
+std::optional<std::string> fix_record(std::string_view line, const RecordRules& rules) {
+  std::string fixed = mend_line(line);
   try {
     parse_record(fixed, "line", rules);
   } catch (const Error&) {
@@ -230,10 +301,11 @@ std::optional<std::string> fix_record(std::string_view line, const RecordRules& 
 
 RecordFile::RecordFile(const std::filesystem::path& path) : file_(path) {
   const auto extension = path.extension();
-  plain_ = extension == ".txt";
+  plain_ = extension == ".txt" || extension == ".md";
   if (!plain_ && extension != ".jsonl") {
-    throw Error(fmt::format("{}: expected a .jsonl file of records or a .txt file of plain text",
-                            path.string()));
+    const std::string advice = import_advice(path);
+    throw Error(fmt::format("{}: expected a .jsonl file of records or a .txt file of plain text{}",
+                            path.string(), advice.empty() ? "" : "; " + advice));
   }
   starts_.push_back(0);
   const std::string_view text = bytes();
@@ -255,6 +327,31 @@ std::string_view RecordFile::line(int64_t i) const {
 std::string RecordFile::source(int64_t i) const {
   return fmt::format("{}:{}", path().string(), i + 1);
 }
+
+namespace {
+
+/// The .txt and .md files of a folder and the folders in it, in order; none where there are tables
+/// or records, too, beside which a README.md would be all that is learnt.
+std::vector<std::filesystem::path> find_texts(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  std::vector<fs::path> texts;
+  for (fs::recursive_directory_iterator entry(folder), end; entry != end; ++entry) {
+    const bool hidden = entry->path().filename().string().starts_with('.');
+    if (hidden || entry->is_symlink()) {
+      if (entry->is_directory()) entry.disable_recursion_pending();
+      continue;
+    }
+    const auto extension = entry->path().extension();
+    for (const char* other : {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"})
+      if (extension == other) return {};
+    if (entry->is_regular_file() && (extension == ".txt" || extension == ".md"))
+      texts.push_back(entry->path());
+  }
+  std::ranges::sort(texts);
+  return texts;
+}
+
+}  // namespace
 
 DataFiles DataFiles::find(const std::filesystem::path& data) {
   namespace fs = std::filesystem;
@@ -279,20 +376,23 @@ DataFiles DataFiles::find(const std::filesystem::path& data) {
   files.train = first_of({"train"});
   files.val = first_of({"val", "valid", "validation"});
   files.test = first_of({"test"});
-  if (files.train.empty() && files.val.empty() && files.test.empty()) {
-    std::string hint;
-    for (const char* part : {"pretrain_data", "finetune_data", "preference_data"}) {
-      if (fs::exists(data / part / "train.jsonl")) {
-        hint +=
-            fmt::format("{}{}", hint.empty() ? "; did you mean " : ", ", (data / part).string());
-      }
-    }
-    throw Error(
-        fmt::format("{}: expected train.jsonl, val.jsonl (or valid.jsonl) or test.jsonl in "
-                    "it, found none{}",
-                    data.string(), hint));
+  if (!files.train.empty() || !files.val.empty() || !files.test.empty()) return files;
+  files.texts = find_texts(data);
+  if (!files.texts.empty()) {
+    files.train = data;
+    files.single = true;
+    return files;
   }
-  return files;
+  std::string hint;
+  for (const char* part : {"pretrain_data", "finetune_data", "preference_data"}) {
+    if (fs::exists(data / part / "train.jsonl")) {
+      hint += fmt::format("{}{}", hint.empty() ? "; did you mean " : ", ", (data / part).string());
+    }
+  }
+  throw Error(
+      fmt::format("{}: expected train.jsonl, val.jsonl (or valid.jsonl) or test.jsonl in "
+                  "it, or texts (.txt, .md), found none{}",
+                  data.string(), hint));
 }
 
 const std::filesystem::path& DataFiles::operator[](Split split) const {

@@ -78,6 +78,9 @@ std::vector<ExactQuestion> read_questions(const std::filesystem::path& path,
     const Record record = parse_record(file.line(i), source, rules.records);
     questions.push_back(question_of(record, tokenizer, rules, source));
     questions.back().source = source;
+    const Json json = Json::parse(file.line(i), source);
+    if (const Json* kind = json.find("kind"); kind != nullptr && kind->is_string())
+      questions.back().kind = kind->as_string();
     if (questions.back().answer.empty())
       throw Error(fmt::format("{}: the answer is empty", source));
   }

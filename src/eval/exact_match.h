@@ -16,6 +16,7 @@ struct ExactQuestion {
   std::vector<int32_t> prompt;  // its tokens
   std::string answer;           // without space around it
   std::string source;           // for errors: "test.jsonl:12"
+  std::string kind;             // the record's "kind"; empty: it has none
 };
 
 /// How records become questions.

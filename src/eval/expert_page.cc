@@ -52,6 +52,15 @@ button[aria-pressed=true] { background: var(--ink); color: var(--page); border-c
 #text .cut { display: block; border-top: 1px dashed var(--line); margin: 8px 0; }
 #text.one i:not(.chosen) { background: none; color: var(--soft); opacity: .6; }
 #key { display: flex; flex-wrap: wrap; gap: 4px; margin: 6px 0 10px; }
+h1, h2, h3, p { overflow-wrap: anywhere; }
+.scroll th:first-child { position: sticky; left: 0; background: var(--page); }
+@media (max-width: 560px) {
+  body { padding: 16px 12px 40px; } h1 { font-size: 20px; }
+  nav { max-height: 30vh; overflow-y: auto; }
+  table { font-size: 12px; } td { min-width: 46px; padding: 3px 4px; } th { padding: 3px 5px; }
+  .scale span { padding: 1px 5px; } .token { white-space: pre-wrap; overflow-wrap: anywhere; }
+  td.words { min-width: 0; }
+}
 )";
 
 constexpr std::string_view kScript = R"(
@@ -161,7 +170,7 @@ class Page {
     html_ += "</style>\n</head>\n<body>\n";
     html_ += fmt::format(
         "<h1>Experts of {}</h1>\n<p class=\"soft\">{} tokens of {} · {} layers of {} experts, {} "
-        "for each token</p>\n<p>Colours compare with a router that does not care: "
+        "for each token</p>\n<p>Colours compare with a router that chooses uniformly: "
         "<span class=\"scale\">",
         model, r_.tokens(), escape(text_.data), r_.layers(), r_.experts(), r_.experts_per_token());
     for (const auto& [ratio, label] : {std::pair{0.25, "¼× or less"},
@@ -183,7 +192,8 @@ class Page {
         "<h2>Load</h2>\n<p>Each expert's share of its layer's assignments; an even split is {}. "
         "The entropy of the load is 100% when it is even. That of a token's choice is the mean "
         "over tokens of the entropy of the router's probabilities: 100% means that the router "
-        "does not care, 0% that it is certain.</p>\n<div class=\"scroll\"><table>\n<thead><tr><th>"
+        "chooses uniformly, 0% that it is certain.</p>\n<div "
+        "class=\"scroll\"><table>\n<thead><tr><th>"
         "expert</th>",
         percent(even()));
     expert_headings();
@@ -284,7 +294,7 @@ class Page {
   void typical(int64_t l) {
     html_ +=
         "<h3>Typical tokens</h3>\n<p>Tokens that an expert takes more often than the others do, "
-        "those that tell most first.</p>\n<table>\n<tbody>\n";
+        "those that tell most first.</p>\n<div class=\"scroll\"><table>\n<tbody>\n";
     for (int64_t e = 0; e < r_.experts(); ++e) {
       html_ += fmt::format("<tr><th>expert {}</th><td class=\"words\">", e);
       for (const auto& token : r_.typical_tokens(l, e, kTypicalTokens))
@@ -294,7 +304,7 @@ class Page {
             token.count, times(token.lift), visible(token.id));
       html_ += "</td></tr>\n";
     }
-    html_ += "</tbody>\n</table>\n";
+    html_ += "</tbody>\n</table></div>\n";
   }
 
   /// A token on its own: blanks are drawn as signs.

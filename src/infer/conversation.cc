@@ -98,4 +98,39 @@ GeneratedText Conversation::say(std::string text, const TextSink& sink,
   }
 }
 
+GeneratedText Conversation::regenerate(const TextSink& sink,
+                                       const std::function<bool()>& cancelled) {
+  if (turns_.empty()) throw Error("there is no reply to take back");
+  const std::vector<Message> before = turns_;
+  turns_.resize(turns_.size() - 2);
+  ++options_.tokens.sampling.seed;
+  try {
+    GeneratedText reply = say(before[before.size() - 2].content, sink, cancelled);
+    if (reply.text.empty()) turns_ = before;
+    return reply;
+  } catch (...) {
+    turns_ = before;
+    throw;
+  }
+}
+
+void Conversation::load(std::vector<Message> messages) {
+  check_messages(template_, messages, "the conversation");
+  if (messages.back().role == "user")
+    throw Error("the conversation ends with the user's turn; expected the reply to it, too");
+  std::string system;
+  if (messages.front().role == "system") {
+    system = messages.front().content;
+    messages.erase(messages.begin());
+  }
+  system_ = std::move(system);
+  turns_ = std::move(messages);
+}
+
+int64_t Conversation::all_tokens() const {
+  if (turns_.empty()) return 0;
+  return static_cast<int64_t>(
+      encode_chat(tokenizer_, template_, messages(), "the conversation").ids.size());
+}
+
 }  // namespace mixtral

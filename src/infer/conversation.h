@@ -21,6 +21,7 @@ class Conversation {
   /// no place for one.
   void set_system(std::string text);
   const std::string& system() const { return system_; }
+  ChatTemplate chat_template() const { return template_; }
   /// Forgets every turn; the system text stays.
   void reset() { turns_.clear(); }
 
@@ -30,12 +31,23 @@ class Conversation {
   GeneratedText say(std::string text, const TextSink& sink,
                     const std::function<bool()>& cancelled = {});
 
+  /// Takes the last reply back and asks for another one, drawn with another seed. Throws Error when
+  /// there is no reply.
+  GeneratedText regenerate(const TextSink& sink, const std::function<bool()>& cancelled = {});
+  /// Goes on from another conversation, system text and turns. Throws Error, with everything as it
+  /// was, when the template cannot hold it.
+  void load(std::vector<Message> messages);
+  /// How replies are drawn, and what ends them: may be changed between turns.
+  TextOptions& options() { return options_; }
+
   /// System text (if any) and turns.
   std::vector<Message> messages() const;
   /// How many of the oldest turns the last reply was given without, because of the context.
   int64_t forgotten() const { return forgotten_; }
   /// Tokens of the conversation with the last reply.
   int64_t tokens() const { return tokens_; }
+  /// Tokens of the whole conversation, with the turns that no longer fit.
+  int64_t all_tokens() const;
 
  private:
   std::vector<int32_t> fitting_prompt();

@@ -165,7 +165,7 @@ size_t experts_of(const PlottedRun& run) {
   return 0;
 }
 
-/// What the entropy of a router is that does not care.
+/// The entropy of a router that chooses uniformly.
 std::string even_entropy(const PlottedRun& run) {
   return fmt::format("even: {:.2f}", std::log(static_cast<double>(experts_of(run))));
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "stories/small_world.h"
 #include "stories/stories.h"
 
 namespace mixtral::stories {
@@ -91,6 +92,15 @@ class Writer {
     return fresh;
   }
 
+  std::string story(Split split, uint64_t index) const {
+    const bool small = options_.world == WorldSize::small;
+    return (small ? tell_small_story : tell_story)(options_.seed, split, index).text;
+  }
+  Question question(Split split, uint64_t stream, uint64_t index, int turns) const {
+    const bool small = options_.world == WorldSize::small;
+    return (small ? ask_small : ask)(options_.seed, split, stream, index, turns);
+  }
+
   int64_t share(int64_t train, Split split) const {
     return split == Split::train ? train : std::max<int64_t>(1, train / 20);
   }
@@ -100,7 +110,7 @@ class Writer {
     const int64_t wanted = options_.bytes / 20 * (split == Split::train ? 18 : 1);
     AtomicFile file(file_of(options_.out, "pretrain_data", split));
     in_order<std::string>(
-        pool_, [&](uint64_t index) { return tell_story(options_.seed, split, index).text; },
+        pool_, [&](uint64_t index) { return story(split, index); },
         [&](const std::string& text) {
           if (summary_.bytes[s] >= wanted) return false;
           if (!is_new(text)) return true;
@@ -124,21 +134,27 @@ class Writer {
     const int turns = split == Split::train ? options_.turns : 1;
     int64_t records = 0;
     in_order<Question>(
-        pool_,
-        [&](uint64_t index) { return ask(options_.seed, split, kQuestionStream, index, turns); },
+        pool_, [&](uint64_t index) { return question(split, kQuestionStream, index, turns); },
         [&](const Question& question) {
           if (!is_new(question.text())) return true;
           if (turns > 1) {
             file.write(conversation_about(question).dump() + "\n");
           } else if (options_.form == QuestionForm::text) {
-            file.write(ordered_json{{"text", question.text()}}.dump() + "\n");
-          } else {
             file.write(
-                ordered_json{{"prompt", question.prompt()}, {"completion", " " + question.answer}}
+                ordered_json{{"text", question.text()}, {"kind", question_kind_name(question.kind)}}
                     .dump() +
                 "\n");
+          } else {
+            file.write(ordered_json{{"prompt", question.prompt()},
+                                    {"completion", " " + question.answer},
+                                    {"kind", question_kind_name(question.kind)}}
+                           .dump() +
+                       "\n");
           }
-          if (split == Split::test) summary_.chance.add(question);
+          if (split == Split::test) {
+            summary_.chance.add(question);
+            summary_.chance_of_kind[static_cast<size_t>(question.kind)].add(question);
+          }
           summary_.questions[s] += 1 + static_cast<int64_t>(question.more.size());
           summary_.conversations[s] += turns > 1;
           return ++records < wanted;
@@ -151,7 +167,7 @@ class Writer {
     const int64_t wanted = share(options_.preferences, split);
     AtomicFile file(file_of(options_.out, "preference_data", split));
     in_order<Question>(
-        pool_, [&](uint64_t index) { return ask(options_.seed, split, kPreferenceStream, index); },
+        pool_, [&](uint64_t index) { return question(split, kPreferenceStream, index, 1); },
         [&](const Question& question) {
           if (!is_new(question.text())) return true;
           file.write(ordered_json{{"prompt", question.prompt()},

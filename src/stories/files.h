@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -16,7 +17,12 @@ enum class QuestionForm {
   completion,  // {"prompt": "###user: … ###Assistant:", "completion": " …"}
 };
 
+/// Which world the texts are from: the full one, or one of few words (small_world.h), of which a
+/// small model learns in minutes to answer questions.
+enum class WorldSize { full, small };
+
 struct StoryFilesOptions {
+  WorldSize world = WorldSize::full;
   std::filesystem::path out;
   int64_t bytes = 20'000'000;  // of story text over all splits: 90% train, 5% each val and test
   uint64_t seed = 1;
@@ -33,6 +39,7 @@ struct StoryFilesSummary {
   int64_t questions[3] = {}, preferences[3] = {};
   int64_t repeated = 0;  // texts that came up a second time and were left out
   ChanceLevel chance;    // of the test questions
+  std::array<ChanceLevel, kQuestionKinds> chance_of_kind;
 };
 
 /// Writes OUT/pretrain_data, OUT/finetune_data and OUT/preference_data, each with train, val and

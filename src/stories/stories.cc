@@ -1,5 +1,7 @@
 #include "stories/stories.h"
 
+#include <array>
+
 #include "base/error.h"
 #include "stories/plots.h"
 #include "stories/questions.h"
@@ -57,14 +59,19 @@ Premise draw_premise(RandomStream& random) {
 
 }  // namespace
 
-Split split_of(const Premise& p) {
+Split split_of(std::span<const std::string_view> combination) {
   uint64_t hash = 0xCBF29CE484222325u;
-  hash = hash_text(hash, p.hero);
-  hash = hash_text(hash, p.plot < 0 ? "scene" : plots()[static_cast<size_t>(p.plot)].name);
-  hash = hash_text(hash, thing_kinds()[static_cast<size_t>(p.thing)].noun);
-  hash = hash_text(hash, place_kinds()[static_cast<size_t>(p.place)].name);
+  for (const std::string_view word : combination) hash = hash_text(hash, word);
   const uint64_t bucket = (hash ^ (hash >> 29)) % 20;
   return bucket < 18 ? Split::train : bucket == 18 ? Split::val : Split::test;
+}
+
+Split split_of(const Premise& p) {
+  const std::array<std::string_view, 4> combination = {
+      p.hero, p.plot < 0 ? "scene" : plots()[static_cast<size_t>(p.plot)].name,
+      thing_kinds()[static_cast<size_t>(p.thing)].noun,
+      place_kinds()[static_cast<size_t>(p.place)].name};
+  return split_of(combination);
 }
 
 Premise draw_scene_premise(RandomStream& random) {

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/threads.h"
@@ -25,6 +27,8 @@ struct Story {
 /// hero, plot, main thing and main place, whatever the seed. Two splits thus never share such a
 /// combination.
 Split split_of(const Premise& premise);
+/// The same of any combination of words.
+Split split_of(std::span<const std::string_view> combination);
 
 /// A premise for a scene about which questions are asked (its plot is -1).
 Premise draw_scene_premise(RandomStream& random);

@@ -27,6 +27,7 @@ constexpr std::array<std::pair<ChatTemplate, std::string_view>, 3> kNames = {{
 struct Segment {
   std::string prompt, answer;
   bool ends = false;
+  bool learnt = true;  // the answer
 };
 
 /// The text before an assistant's answer.
@@ -43,17 +44,18 @@ std::vector<Segment> segments_of(ChatTemplate chat_template, std::span<const Mes
       system = message.content + (chat_template == ChatTemplate::seed ? " " : "\n\n");
     } else if (message.role == "user") {
       if (chat_template == ChatTemplate::seed) {
-        segments.push_back({system + user_turn(chat_template, message.content), "", false});
+        segments.push_back({system + user_turn(chat_template, message.content), ""});
       } else {
-        segments.push_back({user_turn(chat_template, system + message.content), "", false});
+        segments.push_back({user_turn(chat_template, system + message.content), ""});
       }
       system.clear();
     } else if (chat_template == ChatTemplate::mistral_v1) {
-      segments.push_back({"", message.content, true});
+      segments.push_back({"", message.content, true, message.learnt});
     } else {
       // The space after "###Assistant:" belongs to the answer's first token.
       segments.back().answer = (chat_template == ChatTemplate::seed ? " " : "") + message.content;
       segments.back().ends = true;
+      segments.back().learnt = message.learnt;
     }
   }
   return segments;
@@ -137,8 +139,8 @@ ChatTokens encode_chat(const Tokenizer& tokenizer, ChatTemplate chat_template,
     const auto read = static_cast<size_t>(
         std::mismatch(prompt.begin(), prompt.end(), all.begin(), all.end()).first - prompt.begin());
     append(std::span(all).first(read), 0);
-    append(std::span(all).subspan(read), 1);
-    if (segment.ends) append(std::array{tokenizer.eos_id()}, 1);
+    append(std::span(all).subspan(read), segment.learnt);
+    if (segment.ends) append(std::array{tokenizer.eos_id()}, segment.learnt);
   }
   return tokens;
 }

@@ -34,6 +34,7 @@ ChatTemplate parse_chat_template(std::string_view name);
 struct Message {
   std::string role;  // "system", "user" or "assistant"
   std::string content;
+  bool learnt = true;  // of an assistant's turn: whether training takes a loss of it
 };
 
 /// Throws Error naming `source` unless the conversation fits the template: at least one turn;
@@ -45,8 +46,9 @@ void check_messages(ChatTemplate chat_template, std::span<const Message> message
 /// A conversation as tokens.
 struct ChatTokens {
   std::vector<int32_t> ids;
-  /// By token: 1 where a model learns to write it (the assistant's text and its EOS), else 0. A
-  /// token that holds both the end of a prompt and the start of an answer counts as the answer's.
+  /// By token: 1 where a model learns to write it (the text and EOS of an assistant's turn that is
+  /// `learnt`), else 0. A token that holds both the end of a prompt and the start of an answer
+  /// counts as the answer's.
   std::vector<uint8_t> trained;
 };
 

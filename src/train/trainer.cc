@@ -108,7 +108,13 @@ void Trainer::stage_step() {
     step.dropout_seeds.push_back(dropout.next());
   }
   step.lr = settings_.schedule.at(state_.step + 1);
+  probe_ = step.batches.front();
   staged.size = runner_.stage(std::move(step));
+  if (staged.size.weight == 0)  // the balancing loss alone would be an update, too
+    throw Error(fmt::format(
+        "step {} has no label, so there is nothing to learn; give records whose answers are within "
+        "--context",
+        state_.step + 1));
   staged_ = std::move(staged);
 }
 
@@ -155,16 +161,20 @@ void Trainer::account(const Pending& step) {
   ++state_.skipped_in_row;
   parts_.observer.on_skip(step.step, last_.loss, last_norm_);
   if (state_.skipped_in_row < settings_.max_skipped) return;
-  const auto last = parts_.run.checkpoints().latest();
   throw Error(fmt::format(
       "{} steps in a row, up to step {}, had a loss or gradient that is no finite number, and "
-      "were skipped; {}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
-      state_.skipped_in_row, step.step,
-      last ? fmt::format("the last checkpoint is {}", last->path.string())
-           : std::string("nothing was saved")));
+      "were skipped; {}",
+      state_.skipped_in_row, step.step, way_out()));
 }
 
-Figures Trainer::evaluate(BatchSource& source, int64_t batches) {
+std::string Trainer::way_out() const {
+  const auto last = parts_.run.checkpoints().latest();
+  return fmt::format("{}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
+                     last ? fmt::format("the last checkpoint is {}", last->path.string())
+                          : std::string("nothing was saved"));
+}
+
+Figures Trainer::evaluate(BatchSource& source, int64_t batches, std::string_view split) {
   Context& ctx = parts_.ctx;
   CHECK(pending_.empty());
   source.rewind();
@@ -177,7 +187,27 @@ Figures Trainer::evaluate(BatchSource& source, int64_t batches) {
     size.weight += parts_.criterion.weight(*batch);
     parts_.criterion.add_losses(ctx, *batch, size, 0);
   }
-  return parts_.criterion.read(ctx, 0, size);
+  if (size.weight == 0)
+    throw Error(
+        fmt::format("the {} data have no label within --context, so there is no loss to "
+                    "take; give records whose answers are within it",
+                    split));
+  const Figures figures = parts_.criterion.read(ctx, 0, size);
+  if (!std::isfinite(figures.cross_entropy))
+    throw Error(fmt::format("the {} loss after step {} is no finite number; {}", split, state_.step,
+                            way_out()));
+  proven_step_ = state_.step;
+  return figures;
+}
+
+bool Trainer::probe_is_finite() {
+  if (proven_step_ == state_.step) return true;
+  Context& ctx = parts_.ctx;
+  ctx.arena().reset();
+  const StepSize size{.weight = parts_.criterion.weight(probe_), .batches = 1};
+  parts_.criterion.begin(ctx, 0);
+  parts_.criterion.add_losses(ctx, probe_, size, 0);
+  return std::isfinite(parts_.criterion.read(ctx, 0, size).cross_entropy);
 }
 
 MetricsLine Trainer::make_line() {
@@ -251,6 +281,15 @@ void Trainer::save(bool best) {
         fmt::format("after step {} the weights hold a value that is no finite number, so they are "
                     "not saved; try a lower --lr or a longer --warmup",
                     state_.step));
+  // The newest update was not measured yet: the next step would be the first to see it.
+  if (!probe_is_finite()) {
+    const bool last = state_.step == settings_.schedule.iterations;
+    const std::string what = fmt::format(
+        "after step {} the loss is no finite number, so the weights are not saved", state_.step);
+    if (last) throw Error(fmt::format("{}; {}", what, way_out()));
+    parts_.observer.on_note(what);
+    return;
+  }
   metrics_->sync();
   state_.optimizer_steps = optimizer_.steps();
   state_.data = staged_ ? staged_->position : parts_.train.position();
@@ -308,11 +347,10 @@ TrainResult Trainer::run() {
     if (logging && !late) {
       MetricsLine line = make_line();
       if (evaluating) {
-        const Figures figures = evaluate(*parts_.validation, settings_.eval_batches);
+        const Figures figures = evaluate(*parts_.validation, settings_.eval_batches, "validation");
         line.val_loss = state_.val_loss = figures.cross_entropy;
         for (const auto& [name, value] : figures.more) line.more.emplace_back("val_" + name, value);
-        best = std::isfinite(*line.val_loss) &&
-               (!state_.best || *line.val_loss < state_.best->val_loss);
+        best = !state_.best || *line.val_loss < state_.best->val_loss;
         if (best) state_.best = {.step = step, .val_loss = *line.val_loss};
         state_.evaluations_since_best = best ? 0 : state_.evaluations_since_best + 1;
         stopping = settings_.patience > 0 && state_.evaluations_since_best >= settings_.patience;
@@ -344,7 +382,7 @@ TrainResult Trainer::finish(TrainResult::Reason reason, int signal) {
       result.checkpoint = best;
     }
     if (parts_.test) {
-      const Figures figures = evaluate(*parts_.test, 0);
+      const Figures figures = evaluate(*parts_.test, 0, "test");
       result.test_loss = figures.cross_entropy;
       result.test_more = figures.more;
     }

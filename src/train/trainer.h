@@ -123,8 +123,10 @@ class Trainer {
   void resume();
 
   /// Trains until the last step, a signal, or early stopping; then saves. A finished run ends with
-  /// the best checkpoint's weights (when they are kept) and their loss on the test split. Throws
-  /// Error when too many steps in a row had to be skipped, or a checkpoint cannot be saved.
+  /// the best checkpoint's weights (when they are kept) and their loss on the test split. Only
+  /// weights that give a finite loss are saved. Throws Error when too many steps in a row had to be
+  /// skipped, when an evaluation or the last weights give no finite loss, when there is no label to
+  /// take a loss of, or when a checkpoint cannot be saved.
   TrainResult run();
 
   const Optimizer& optimizer() const { return optimizer_; }
@@ -152,7 +154,9 @@ class Trainer {
   void train_step();
   void read_pending(Wait wait);
   void account(const Pending& step);
-  Figures evaluate(BatchSource& source, int64_t batches);
+  Figures evaluate(BatchSource& source, int64_t batches, std::string_view split);
+  bool probe_is_finite();
+  std::string way_out() const;
   MetricsLine make_line();
   void write_line(const MetricsLine& line, bool evaluated, bool best);
   void count_time();
@@ -169,6 +173,8 @@ class Trainer {
   std::optional<MetricsLog> metrics_;
 
   std::optional<Staged> staged_;
+  HostBatch probe_;               // of the step that was staged last: its first micro-batch
+  int64_t proven_step_ = -1;      // after which an evaluation gave a finite loss
   std::vector<Pending> pending_;  // oldest first
   int64_t next_row_ = 1;          // for the results of the next step
   bool line_due_ = false;         // for the newest pending step

@@ -112,6 +112,25 @@ TEST_F(ChatTest, AReplyCanBeStopped) {
   EXPECT_EQ(reply.reason, FinishReason::cancelled);
 }
 
+TEST_F(ChatTest, AReplyCanBeTakenBackAndAConversationLoaded) {
+  Generator generator(*backend_, model_);
+  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(20));
+  EXPECT_THROW(conversation.regenerate({}), Error);
+  conversation.say("Hello", {});
+  const std::vector<Message> before = conversation.messages();
+  conversation.regenerate({});
+  const std::vector<Message> after = conversation.messages();
+  ASSERT_EQ(after.size(), before.size());
+  EXPECT_EQ(after[0].content, before[0].content);
+  EXPECT_NE(after[1].content, before[1].content);  // drawn with another seed
+  conversation.load({{"system", "S"}, {"user", "U"}, {"assistant", "A"}});
+  EXPECT_EQ(conversation.system(), "S");
+  EXPECT_EQ(conversation.messages().size(), 3u);
+  EXPECT_GT(conversation.all_tokens(), 10);
+  EXPECT_THROW(conversation.load({{"user", "U"}}), Error);
+  EXPECT_EQ(conversation.messages().size(), 3u);
+}
+
 TEST_F(ChatTest, IdsThatTheTokenizerLacksAreKeptWithoutText) {
   ModelConfig config = small_config();
   config.vocab_size = 320;
@@ -180,6 +199,43 @@ TEST_F(ChatTest, TheCommandAnswersObeysAndSaves) {
   ASSERT_EQ(once.code, 0) << once.err;
   EXPECT_NE(once.out.find(messages[2].at("content").as_string()), std::string::npos) << once.out;
   EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, "/dance\n").code, 1);
+  // What was saved can be gone on from, and what is drawn can be changed on the way.
+  const Outcome loaded = run_command(
+      {"chat", "--model", model, "--max-tokens", "4", "--device", "cpu", "--threads", "1"},
+      "/load " + file + "\n/set temp 0\n/set\n/tokens\n/regenerate\n/history\n/exit\n");
+  ASSERT_EQ(loaded.code, 0) << loaded.err;
+  EXPECT_NE(loaded.err.find("loaded 5 turns"), std::string::npos) << loaded.err;
+  EXPECT_NE(loaded.err.find("temp 0, top-k 0"), std::string::npos) << loaded.err;
+  EXPECT_NE(loaded.err.find("the conversation has "), std::string::npos) << loaded.err;
+  EXPECT_NE(loaded.out.find("user: And now?"), std::string::npos) << loaded.out;
+  for (const char* wrong : {"/set temp hot\n", "/set top-k 1.5\n", "/set colour 1\n", "/load\n"})
+    EXPECT_EQ(run_command({"chat", "--model", model, "--device", "cpu"}, wrong).code, 1) << wrong;
+}
+
+TEST_F(ChatTest, APromptComesFromAFileAndInSeveralSamples) {
+  const std::string model = save_model_files();
+  write_file(scratch_.path() / "prompt.txt", "Hello\n");
+  const auto generate = [&](std::vector<std::string> more, const std::string& input = "") {
+    std::vector<std::string> all{"generate", "--model", model,      "-n",
+                                 "6",        "--json",  "--device", "cpu"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_command(all, input);
+  };
+  const Outcome given = generate({"-p", "Hello"});
+  ASSERT_EQ(given.code, 0) << given.err;
+  EXPECT_EQ(generate({"-f", (scratch_.path() / "prompt.txt").string()}).out, given.out);
+  EXPECT_EQ(generate({"-p", "Hello", "-f", (scratch_.path() / "prompt.txt").string()}).code, 2);
+  const Outcome several = generate({"-p", "Hello", "--num-samples", "3"});
+  ASSERT_EQ(several.code, 0) << several.err;
+  const Json all = Json::parse(several.out, "stdout");
+  ASSERT_EQ(all.at("samples").items().size(), 3u);
+  EXPECT_EQ(all.at("samples").items()[0].at("ids").items().size(),
+            Json::parse(given.out, "stdout").at("ids").items().size());
+  // The context ends a text before its tokens do, and a control token spelled out is pointed at.
+  const Outcome full = generate({"-p", "<s>Hello", "-c", "12"});
+  ASSERT_EQ(full.code, 0) << full.err;
+  EXPECT_NE(full.err.find("the context of 12 tokens is full"), std::string::npos) << full.err;
+  EXPECT_NE(full.err.find("spells out <s>"), std::string::npos) << full.err;
 }
 
 TEST_F(ChatTest, EveryMethodPrintsJson) {
@@ -228,6 +284,7 @@ TEST_F(ChatTest, AtATerminalErrorsAreSaidEvenWhenNotesAreNot) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     ::alarm(60);  // a test that hangs shall fail
+    ::setenv("XDG_STATE_HOME", (scratch_.path() / "state").c_str(), 1);
     std::vector<std::string> all{"mixtral", "chat", "--model", model, "--device",
                                  "cpu",     "-t",   "1",       "-q"};
     std::vector<char*> argv;
@@ -248,6 +305,57 @@ TEST_F(ChatTest, AtATerminalErrorsAreSaidEvenWhenNotesAreNot) {
   EXPECT_EQ(WEXITSTATUS(status), 0) << shown;
   EXPECT_NE(shown.find("there is no command /dance"), std::string::npos) << shown;
   EXPECT_EQ(shown.find("system: Be kind."), std::string::npos) << shown;
+}
+
+TEST_F(ChatTest, AtATerminalCtrlCClearsTheLineAndASecondOneLeaves) {
+  const std::string model = save_model_files();
+  int terminal = -1;
+  const pid_t child = ::forkpty(&terminal, nullptr, nullptr, nullptr);
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(60);  // a test that hangs shall fail
+    ::setenv("XDG_STATE_HOME", (scratch_.path() / "state").c_str(), 1);
+    std::vector<std::string> all{"mixtral", "chat", "--model", model, "--device",
+                                 "cpu",     "-t",   "1",       "-n",  "4"};
+    std::vector<char*> argv;
+    for (std::string& argument : all) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+  }
+  std::string shown;
+  const auto wait_for = [&](const char* text) {
+    char part[256];
+    while (shown.find(text) == std::string::npos) {
+      const ssize_t n = ::read(terminal, part, sizeof part);
+      if (n <= 0) return;
+      shown.append(part, static_cast<size_t>(n));
+    }
+    shown.clear();
+  };
+  const auto type = [&](std::string_view text) {
+    ASSERT_EQ(::write(terminal, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  };
+  wait_for("> ");
+  type("/set temp 0\n");
+  wait_for("temp 0,");
+  wait_for("> ");
+  // Had the line not been cleared, this would be a command that there is not.
+  type("/nonsense\x03/to\t\n");
+  wait_for("the conversation has");
+  wait_for("> ");
+  type("\x03");
+  wait_for("again leaves");
+  type("\x03");
+  char part[256];
+  while (::read(terminal, part, sizeof part) > 0) {
+  }
+  ::close(terminal);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_NE(read_file(scratch_.path() / "state/mixtral/chat_history").find("/set"),
+            std::string::npos);
 }
 
 TEST_F(ChatTest, OutputThatCannotBeWrittenIsAnError) {
@@ -353,8 +461,9 @@ TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
   const std::string model = save_model_files();
   write_file(scratch_.path() / "q.jsonl",
              "{\"text\": \"###user: Who? ###Assistant: Mia\"}\n"
-             "{\"text\": \"###user: Where? ###Assistant: at home\"}\n");
-  write_file(scratch_.path() / "chance.json", "{\"guess\": 0.25}\n");
+             "{\"text\": \"###user: Where? ###Assistant: at home\", \"kind\": \"where\"}\n");
+  write_file(scratch_.path() / "chance.json",
+             "{\"guess\": 0.25, \"kinds\": {\"where\": {\"guess\": 0.5}}}\n");
   const Outcome o =
       run_command({"evaluate", "--model", model, "--data", (scratch_.path() / "q.jsonl").string(),
                    "--exact-match", "--json", "--device", "cpu", "-n", "4"});
@@ -364,6 +473,13 @@ TEST_F(ChatTest, TheEvaluateCommandReportsMatchesAndChance) {
   EXPECT_EQ(json.at("chance").at("guess").as_double(), 0.25);
   EXPECT_EQ(json.at("chance").at("one_answer").as_double(), 0.5);
   EXPECT_EQ(json.at("answers").items()[1].at("expected").as_string(), "at home");
+  EXPECT_EQ(json.at("kinds").at("where").at("questions").as_int(), 1);
+  EXPECT_EQ(json.at("kinds").at("where").at("chance").as_double(), 0.5);
+  const Outcome told = run_command(
+      {"evaluate", "--model", model, "--stories", "2", "--json", "-n", "8", "--device", "cpu"});
+  ASSERT_EQ(told.code, 0) << told.err;
+  EXPECT_EQ(Json::parse(told.out, "stdout").at("told").items().size(), 2u);
+  EXPECT_EQ(run_command({"evaluate", "--model", model}).code, 2);
 }
 
 TEST_F(ChatTest, AQuestionThatDoesNotFitIsNamedBeforeAnyIsAnswered) {

@@ -126,6 +126,42 @@ TEST_F(Pretrain, TrainsEvaluatesSavesAndReports) {
   EXPECT_NE(o.err.find("validation loss"), std::string::npos) << o.err;
 }
 
+TEST_F(Pretrain, EndsWithAnErrorAndNoCheckpointWhereTheLossIsNotFinite) {
+  const Outcome o =
+      run(flags({"--iters", "3", "--lr", "1e12", "--warmup", "0", "--schedule", "constant", "-q"}));
+  EXPECT_EQ(o.code, 1) << o.out;
+  EXPECT_NE(o.err.find("no finite number"), std::string::npos) << o.err;
+  EXPECT_NE(o.err.find("--lr"), std::string::npos) << o.err;
+  EXPECT_FALSE(find_checkpoint(run_path()));
+}
+
+TEST_F(Pretrain, TakesAFolderOfTextsAndSaysWhatValidates) {
+  fs::create_directories(folder_ / "notes");
+  write_file(folder_ / "notes/a.txt", std::string(400, 'a'));
+  write_file(folder_ / "notes/b.md", std::string(300, 'b'));
+  auto all = flags({"--iters", "2", "--vocab-size", "258"});
+  std::ranges::replace(all, path("data"), path("notes"));
+  const Outcome o = run(all);
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.err.find("the last 10% of each text"), std::string::npos) << o.err;
+  const Outcome resumed = run({"pretrain", "--resume", run_path().string(), "--threads", "1"});
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+}
+
+TEST_F(Pretrain, ADumpedConfigurationFollowsWhatIsEdited) {
+  const Outcome dumped = run(flags({"--iters", "200", "--dump-config"}));
+  ASSERT_EQ(dumped.code, 0) << dumped.err;
+  EXPECT_NE(dumped.out.find("\niters: 200\n"), std::string::npos) << dumped.out;
+  for (const char* derived : {"\n# warmup: 20  # derived\n", "\n# lr: ", "\n# eval-every: 50  #"})
+    EXPECT_NE(dumped.out.find(derived), std::string::npos) << derived << dumped.out;
+  std::string edited = dumped.out;
+  edited.replace(edited.find("iters: 200"), 10, "iters: 1000");
+  write_file(folder_ / "edited.yaml", edited);
+  const Outcome again = run({"pretrain", "--config", path("edited.yaml"), "--dump-config"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.out.find("\n# warmup: 100  # derived\n"), std::string::npos) << again.out;
+}
+
 TEST_F(Pretrain, IsQuietWhenAsked) {
   const Outcome o = run(flags({"--iters", "2", "--quiet", "--json"}));
   EXPECT_EQ(o.code, 0);

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "data/check.h"
 #include "data/import.h"
+#include "data/splits.h"
 #include "tests/support/files.h"
 #include "tests/support/source_directory.h"
 
@@ -80,7 +81,7 @@ TEST(Batches, PackingNeverCrossesDocumentsAndLosesNothing) {
     RandomStream random(seed);
     const auto lengths = random_lengths(random);
     const Corpus corpus = numbered_corpus(lengths);
-    if (corpus.tokens() < 2) continue;
+    if (corpus.counts().label_tokens == 0) continue;
     for (Packing packing : {Packing::off, Packing::on, Packing::fill}) {
       for (bool shuffle : {false, true}) {
         BatchOptions options;
@@ -131,10 +132,11 @@ TEST(Batches, WithoutShufflingAndPackingRecordsComeInFileOrderOneARow) {
   EXPECT_EQ(first->labels, (std::vector<int32_t>{1, 2, 3, 4, -100, 1001, 1002, -100}));
   EXPECT_EQ(first->sequence_starts, (std::vector<int32_t>{0, 5, 8}));
   EXPECT_EQ(first->label_count(), 6);
-  const auto second = batches.next();
-  EXPECT_EQ(second->tokens, (std::vector<int32_t>{2000, 2001, 2002, 2003, 2004, 2005, 3000}));
+  // The record of one token has nothing to learn, and is left out.
+  EXPECT_EQ(batches.unlabelled_records(), 1);
+  const auto second = batches.next(1);
+  EXPECT_EQ(second->tokens, (std::vector<int32_t>{2000, 2001, 2002, 2003, 2004, 2005}));
   EXPECT_EQ(second->labels.back(), kMasked);
-  EXPECT_EQ(second->labels[5], kMasked);
   // An endless source goes on with the next epoch in the same batch.
   const auto third = batches.next();
   EXPECT_EQ(third->tokens, (std::vector<int32_t>{4000, 4001, 4002, 4003, 0, 1, 2, 3, 4}));
@@ -193,6 +195,69 @@ TEST(Batches, ShufflingDiffersByEpochAndSeedAndIsAPermutation) {
   auto sorted = epoch(1, 3);
   std::sort(sorted.begin(), sorted.end());
   EXPECT_EQ(std::set<int32_t>(sorted.begin(), sorted.end()).size(), 200u);
+}
+
+/// A record of a masked prompt and an answer.
+Example prompted(int prompt, int answer) {
+  Example example;
+  for (int i = 0; i < prompt + answer; ++i) {
+    example.tokens.push_back(i);
+    example.labels.push_back(i < prompt ? kMasked : i);
+  }
+  return example;
+}
+
+TEST(Batches, EveryBatchHasALabelAndRecordsWithoutOneAreCounted) {
+  Corpus corpus;
+  for (int i = 0; i < 6; ++i) corpus.add(prompted(i % 2 == 0 ? 40 : 3, 4));
+  for (const bool windows : {false, true}) {
+    for (const Packing packing : {Packing::off, Packing::on, Packing::fill}) {
+      SCOPED_TRACE(static_cast<int>(packing));
+      BatchOptions options;
+      options.context = 8;
+      options.rows = 1;
+      options.packing = packing;
+      options.random_windows = windows;
+      Batches batches(corpus, options);
+      for (int i = 0; i < 40; ++i) ASSERT_GT(batches.next()->label_count(), 0);
+      EXPECT_EQ(batches.unlabelled_records(), packing == Packing::off && !windows ? 3 : 0);
+      // Whoever looks at all tokens can have all of them.
+      options.labelled_only = false;
+      options.endless = false;
+      if (windows || packing != Packing::on) continue;
+      Batches all(corpus, options);
+      int64_t tokens = 0;
+      while (const auto batch = all.next()) tokens += batch->size();
+      EXPECT_EQ(tokens, corpus.tokens());
+    }
+  }
+}
+
+TEST(Batches, NothingToLearnIsRefusedWithTheContextThatWouldDo) {
+  BatchOptions options;
+  options.context = 8;
+  options.packing = Packing::off;
+  options.data = "--data x: train";
+  Corpus cut;
+  cut.add(prompted(20, 4));
+  cut.add(prompted(12, 4));
+  const std::string said = message_of([&] { Batches(cut, options); });
+  EXPECT_EQ(said.find("--data x: train: none of 2 records has a label within --context 8"), 0u)
+      << said;
+  EXPECT_NE(said.find("--context 13 or more, or --pack on"), std::string::npos) << said;
+  options.context = 13;
+  EXPECT_EQ(Batches(cut, options).unlabelled_records(), 1);
+  Corpus pair;
+  pair.add(prompted(20, 4));
+  pair.add(prompted(5, 4));
+  pair.set_paired();
+  EXPECT_NE(message_of([&] { Batches(pair, options); }).find("none of 1 pairs"), std::string::npos);
+  options.context = 21;
+  EXPECT_EQ(Batches(pair, options).rows_per_epoch(), 1);
+  EXPECT_NE(message_of([&] {
+              Batches(numbered_corpus({1, 1, 1}), BatchOptions{});
+            }).find("none of 3 records has a label"),
+            std::string::npos);
 }
 
 TEST(Batches, AWrongPositionIsRefused) {
@@ -389,6 +454,49 @@ TEST_F(Files, APlainTextOfWhichNothingValidatesIsTrainedOnWhole) {
   EXPECT_EQ(check_data(files, tokenizer.get(), check, pool_).splits.size(), 1u);
 }
 
+TEST_F(Files, OneFileOfRecordsKeepsSomeForValidation) {
+  std::string lines;
+  for (int i = 0; i < 25; ++i) lines += "{\"input_ids\":[1," + std::to_string(i) + "]}\n";
+  write_file(root_ / "all.jsonl", lines);
+  const DataFiles files = DataFiles::find(root_ / "all.jsonl");
+  const Corpus train = load_split(files, Split::train, 0.2, nullptr, {}, pool_);
+  const Corpus val = load_split(files, Split::val, 0.2, nullptr, {}, pool_);
+  EXPECT_EQ(train.documents(), 20);
+  ASSERT_EQ(val.documents(), 5);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(val.token(2 * i + 1), 5 * i + 4);  // evenly spread
+  EXPECT_EQ(validation_text(files, 0.2), "20% of the records, evenly spread");
+  EXPECT_EQ(load_split(files, Split::train, 0, nullptr, {}, pool_).documents(), 25);
+  // Of too few records none validates.
+  write_file(root_ / "few.jsonl", "{\"input_ids\":[1,2]}\n{\"input_ids\":[1,3]}\n");
+  const DataFiles few = DataFiles::find(root_ / "few.jsonl");
+  EXPECT_FALSE(has_split(few, Split::val, 0.2));
+  EXPECT_EQ(load_split(few, Split::train, 0.2, nullptr, {}, pool_).documents(), 2);
+}
+
+TEST_F(Files, AFolderOfTextsIsReadAsDocuments) {
+  const auto tokenizer = load_tokenizer("bytes");
+  fs::create_directories(root_ / "notes/deep");
+  write_file(root_ / "notes/a.txt", std::string(100, 'a'));
+  write_file(root_ / "notes/deep/b.md", std::string(50, 'b'));
+  write_file(root_ / "notes/picture.png", "x");
+  fs::create_symlink("/etc/passwd", root_ / "notes/link.txt");
+  const DataFiles files = DataFiles::find(root_ / "notes");
+  ASSERT_EQ(files.texts.size(), 2u);
+  const Corpus train = load_split(files, Split::train, 0.1, tokenizer.get(), {}, pool_);
+  const Corpus val = load_split(files, Split::val, 0.1, tokenizer.get(), {}, pool_);
+  EXPECT_EQ(train.tokens(), 90 + 45 + 2);  // with BOS
+  EXPECT_EQ(val.tokens(), 10 + 5 + 2);     // with EOS
+  EXPECT_EQ(validation_text(files, 0.1), "the last 10% of each text");
+  for (int i = 0; i < 20; ++i)
+    write_file(root_ / "notes/deep" / (std::to_string(i) + ".txt"), "text " + std::to_string(i));
+  const DataFiles many = DataFiles::find(root_ / "notes");
+  EXPECT_EQ(load_split(many, Split::train, 0.1, tokenizer.get(), {}, pool_).documents(), 20);
+  EXPECT_EQ(load_split(many, Split::val, 0.1, tokenizer.get(), {}, pool_).documents(), 2);
+  // Beside records a README would be all that is learnt.
+  write_file(root_ / "notes/data.jsonl", "{}\n");
+  EXPECT_THROW(DataFiles::find(root_ / "notes"), Error);
+}
+
 TEST_F(Files, WhatHoldsTooLittleIsNamed) {
   const auto tokenizer = load_tokenizer("bytes-256");
   const auto said = [&](const std::string& name, const std::string& text, Split split) {
@@ -476,6 +584,21 @@ TEST_F(Files, CheckReportsLeaksDuplicatesAndTruncations) {
   EXPECT_EQ(report.problem_count(), 0);
 }
 
+TEST_F(Files, CheckReportsSplitsWithoutALabelAndControlTokensSpelledOut) {
+  const std::string longer(40, 'p');
+  write_file(root_ / "train.jsonl",
+             "{\"prompt\":\"" + longer + "\",\"completion\":\"<s>a</s>\"}\n");
+  const auto tokenizer = load_tokenizer("bytes");
+  CheckOptions options;
+  options.batches.context = 10;
+  options.batches.packing = Packing::off;
+  const CheckReport report = check_data(DataFiles::find(root_), tokenizer.get(), options, pool_);
+  ASSERT_EQ(report.problem_count(), 1);
+  EXPECT_NE(report.splits[0].problems[0].message.find("has a label within --context 10"),
+            std::string::npos);
+  EXPECT_EQ(report.splits[0].spelled_controls, (std::vector<std::string>{"<s>", "</s>"}));
+}
+
 TEST_F(Files, ImportCutsWhereItHurtsLeast) {
   const std::string text = "Chapter 1\n\n" + std::string(60, 'a') + ".\n\n" + std::string(60, 'b') +
                            ".\n\nChapter 2\n\n" + std::string(60, 'c') + ".\n";
@@ -507,7 +630,7 @@ TEST_F(Files, ImportMendsEncodingsAndSkipsWhatIsNoText) {
   ImportOptions options;
   options.inputs = {root_ / "in"};
   options.out = root_ / "out";
-  options.val = options.test = 0;
+  options.shares.val = options.shares.test = 0;
   const ImportSummary summary = import_texts(options);
   EXPECT_EQ(summary.files, 3);
   EXPECT_EQ(summary.skipped.size(), 2u);
@@ -531,14 +654,14 @@ TEST_F(Files, ImportWritesNothingUnlessItCanWriteEverything) {
   ImportOptions options;
   options.inputs = {root_ / "in"};
   options.out = root_ / "out";
-  options.val = 0.4;
-  options.test = 0.5;
+  options.shares.val = 0.4;
+  options.shares.test = 0.5;
   const std::string none = message_of([&] { import_texts(options); });
   EXPECT_NE(none.find("4 documents leave none to train on with --val 0.4 and --test 0.5"),
             std::string::npos)
       << none;
   EXPECT_FALSE(fs::exists(root_ / "out"));
-  options.test = 0;
+  options.shares.test = 0;
   const auto files = [&] {
     const fs::directory_iterator all(root_ / "out");
     return std::distance(begin(all), end(all));
@@ -574,7 +697,7 @@ TEST_F(Files, ImportDealsDocumentsOutBySeedWithoutRepeats) {
   }
   ImportOptions options;
   options.inputs = {root_ / "in"};
-  options.val = options.test = 0.2;
+  options.shares.val = options.shares.test = 0.2;
   options.out = root_ / "one";
   const ImportSummary summary = import_texts(options);
   EXPECT_EQ(summary.documents[0], 24);
@@ -585,7 +708,7 @@ TEST_F(Files, ImportDealsDocumentsOutBySeedWithoutRepeats) {
   for (const char* name : {"train.jsonl", "val.jsonl", "test.jsonl"}) {
     EXPECT_EQ(read_file(root_ / "one" / name), read_file(root_ / "two" / name));
   }
-  options.seed = 2;
+  options.shares.seed = 2;
   options.out = root_ / "three";
   import_texts(options);
   EXPECT_NE(read_file(root_ / "one/val.jsonl"), read_file(root_ / "three/val.jsonl"));

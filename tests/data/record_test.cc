@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "data/check.h"
 #include "data/corpus.h"
+#include "data/splits.h"
 
 namespace mixtral {
 namespace {
@@ -110,6 +111,95 @@ TEST(Record, EveryBadLineHasItsReason) {
       EXPECT_NE(message.find(reason), std::string::npos) << line << " gave: " << message;
     }
   }
+}
+
+TEST(Record, NullsCountAsAbsent) {
+  const RecordRules rules;
+  const Record chat = parse_record(
+      R"({"text":null,"completion":null,"tools":null,"messages":[{"role":"user","content":"U","name":null},{"role":"assistant","content":"A","weight":null,"tool_calls":null}]})",
+      "f:1", rules);
+  EXPECT_EQ(chat.kind, RecordKind::messages);
+  EXPECT_TRUE(chat.messages[1].learnt);
+  EXPECT_EQ(parse_record(R"({"messages":null,"prompt":null,"text":"T"})", "f:1", rules).text, "T");
+}
+
+TEST(Record, AWeightOfZeroMasksATurn) {
+  const Record chat = parse_record(
+      R"({"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A","weight":0},{"role":"user","content":"V"},{"role":"assistant","content":"B","weight":1}]})",
+      "f:1", {});
+  EXPECT_FALSE(chat.messages[1].learnt);
+  EXPECT_TRUE(chat.messages[3].learnt);
+  const auto tokenizer = load_tokenizer("bytes");
+  const auto example = encode_record(chat, tokenizer.get(), {}, "f:1").front();
+  std::string learnt;
+  for (const int32_t label : example.labels)
+    if (label >= 0 && !tokenizer->is_control(label)) learnt += tokenizer->piece(label);
+  EXPECT_EQ(learnt, "B");
+}
+
+TEST(Record, FieldsThatWouldChangeWhatIsLearntAreRefusedByName) {
+  const auto said = [](const std::string& line) {
+    try {
+      parse_record(line, "f:1", {});
+      return std::string("accepted");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  };
+  const std::string turns = R"("messages":[{"role":"user","content":"U"},{"role":"assistant",)";
+  const std::pair<std::string, std::string> kCases[] = {
+      {R"({"text":"T","weight":0.5})", "\"weight\""},
+      {R"({"text":"T","weight":1})", "accepted"},
+      {R"({"prompt":"P","completion":"C","label":false})", "\"label\""},
+      {R"({"prompt":"P","completion":"C","label":true})", "accepted"},
+      {R"({"text":"T","label":0})", "accepted"},
+      {R"({"input_ids":[1,2],"attention_mask":[1,0]})", "\"attention_mask\""},
+      {R"({"input_ids":[1,2],"attention_mask":[1,1],"position_ids":[0,1]})", "accepted"},
+      {R"({"input_ids":[1,2],"position_ids":[0,0]})", "\"position_ids\""},
+      {"{\"tools\":[{\"name\":\"f\"}]," + turns + "\"content\":\"A\"}]}", "\"tools\""},
+      {"{\"tools\":[]," + turns + "\"content\":\"A\"}]}", "accepted"},
+      {"{\"system\":\"S\"," + turns + "\"content\":\"A\"}]}", "\"system\""},
+      {"{" + turns + "\"content\":\"A\",\"weight\":0}]}", "nothing"},
+      {"{" + turns + "\"content\":\"A\",\"weight\":0.5}]}", "expected 0"},
+      {"{" + turns + "\"content\":\"A\",\"train\":false}]}", "\"train\""},
+      {"{" + turns + "\"content\":\"A\",\"tool_calls\":[{}]}]}", "\"tool_calls\""},
+      {"{" + turns + "\"content\":\"A\",\"reasoning_content\":\"R\"}]}", "\"reasoning_content\""},
+      {"{" + turns + "\"content\":[{\"type\":\"text\",\"text\":\"A\"}]}]}", "accepted"},
+      {"{" + turns + "\"content\":[{\"type\":\"image\"}]}]}", "list of parts"},
+  };
+  for (const auto& [line, expected] : kCases) {
+    const std::string message = said(line);
+    EXPECT_NE(message.find(expected), std::string::npos) << line << "\n" << message;
+  }
+}
+
+TEST(Record, PromptsAndPairsMayBeGivenAsTurns) {
+  const Record completion = parse_record(
+      R"({"prompt":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"}],"completion":[{"role":"assistant","content":"B"}]})",
+      "f:1", {});
+  EXPECT_EQ(completion.kind, RecordKind::messages);
+  EXPECT_FALSE(completion.messages[1].learnt);
+  EXPECT_TRUE(completion.messages[3].learnt);
+  const char* kPairs[] = {
+      R"({"prompt":[{"role":"user","content":"U"}],"chosen":[{"role":"assistant","content":"C"}],"rejected":[{"role":"assistant","content":"R"}]})",
+      R"({"prompt":"U","chosen":[{"role":"user","content":"U"},{"role":"assistant","content":"C"}],"rejected":[{"role":"user","content":"U"},{"role":"assistant","content":"R"}]})",
+      R"({"prompt":"U","chosen":[{"role":"assistant","content":"C"}],"rejected":[{"role":"assistant","content":"R"}]})",
+  };
+  for (const char* line : kPairs) {
+    const Record pair = parse_record(line, "f:1", {});
+    EXPECT_EQ(pair.kind, RecordKind::preference_messages);
+    ASSERT_EQ(pair.messages.size(), 2u) << line;
+    EXPECT_EQ(pair.messages[0].content, "U");
+    EXPECT_EQ(pair.messages[1].content, "C");
+    EXPECT_EQ(pair.rejected_messages[1].content, "R");
+    const auto tokenizer = load_tokenizer("bytes");
+    EXPECT_EQ(encode_record(pair, tokenizer.get(), {}, "f:1").size(), 2u);
+  }
+  EXPECT_THROW(
+      parse_record(
+          R"({"prompt":"Q","chosen":[{"role":"user","content":"U"},{"role":"assistant","content":"C"}],"rejected":[{"role":"user","content":"U"},{"role":"assistant","content":"R"}]})",
+          "f:1", {}),
+      Error);
 }
 
 TEST(Record, AllProblemsOfAFileAreFoundInOnePassAndMended) {

@@ -211,6 +211,63 @@ class ListSource : public BatchSource {
   size_t next_ = 0;
 };
 
+TEST(Trainer, RefusesAStepAndAnEvaluationWithoutALabel) {
+  HostBatch learnt, masked;
+  learnt.append(std::vector<int32_t>{1, 2, 3});
+  masked.append(std::vector<int32_t>{1, 2, 3}, std::vector<int32_t>{-100, -100, -100});
+  for (const bool validating : {false, true}) {
+    const Scratch scratch;
+    TrainSettings settings = small_settings(2);
+    settings.accumulation = 1;
+    Rig rig(scratch.path() / "run", settings, {});
+    ListSource train({validating ? learnt : masked}), validation({masked});
+    settings.eval_batches = 1;
+    Trainer trainer({.ctx = rig.ctx,
+                     .criterion = rig.criterion,
+                     .model = rig.whole,
+                     .train = train,
+                     .validation = &validation,
+                     .run = rig.run,
+                     .observer = rig.observer},
+                    settings);
+    try {
+      trainer.run();
+      ADD_FAILURE() << "a mean over nothing";
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find(validating ? "validation data have no label" : "step 1 has no label"),
+                std::string::npos)
+          << text;
+    }
+    EXPECT_TRUE(rig.run.checkpoints().list().empty());
+  }
+}
+
+TEST(Trainer, NeverSavesWeightsWhoseLossIsNotFinite) {
+  for (const bool validating : {false, true}) {
+    for (const int64_t steps : {1, 3}) {
+      const Scratch scratch;
+      TrainSettings settings = small_settings(steps);
+      settings.schedule = {.kind = Schedule::Kind::constant,
+                           .peak = 1e30,
+                           .least = 0,
+                           .warmup = 0,
+                           .iterations = steps};
+      settings.save_every = 1;
+      settings.eval_every = 0;
+      Rig rig(scratch.path() / "run", settings, {.validation = validating});
+      try {
+        rig.trainer->run();
+        ADD_FAILURE() << "no finite loss, and no error";
+      } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("no finite number"), std::string::npos)
+            << error.what();
+      }
+      EXPECT_TRUE(rig.run.checkpoints().list().empty()) << steps;
+    }
+  }
+}
+
 TEST(Trainer, AccumulatedBatchesOfUnequalLengthEqualOneLargeBatch) {
   const std::vector<std::vector<int32_t>> sequences = {
       {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, {11, 12, 13}, {5, 7, 9, 11, 13, 15, 17}, {2, 4}};

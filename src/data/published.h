@@ -1,0 +1,53 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/json.h"
+
+namespace mixtral {
+
+/// Forms in which data sets are published.
+enum class PublishedForm {
+  sharegpt,       // {"conversations": [{"from": "human" | "gpt" | "system", "value"}], "system"?}
+  alpaca,         // {"instruction", "input"?, "output", "system"?, "history"?: [[user, answer]]}
+  ultrafeedback,  // {"prompt", "chosen", "rejected"} as turns, with scores; or as first published,
+                  // {"instruction", "completions": [{"response", "overall_score"}]}
+  hh,             // {"chosen", "rejected"} as transcripts of "\n\nHuman: " and "\n\nAssistant: "
+  trl,            // {"messages"}, {"prompt", "completion"} or {"prompt"?, "chosen", "rejected"}, as
+                  // turns or as text; {"prompt", "completion", "label"}
+  csv,            // a table whose columns are called as a record's keys are
+};
+/// "sharegpt", "alpaca", "ultrafeedback", "hh", "trl", "csv".
+std::string_view published_form_name(PublishedForm form);
+/// The form of that name. Throws UsageError, listing the names; for parquet, which is not read, it
+/// says how to turn such files into lines of JSON.
+PublishedForm parse_published_form(std::string_view name);
+
+/// What to do with a parquet file.
+inline constexpr std::string_view kParquetAdvice =
+    "parquet files are not read here; turn each into lines of JSON with python3 -c \"import "
+    "pandas; "
+    "pandas.read_parquet('FILE.parquet').to_json('FILE.jsonl', orient='records', lines=True, "
+    "force_ascii=False)\" and import those";
+
+/// The form of a row, where it is none that training reads as it is; nothing where it is none of
+/// these.
+std::optional<PublishedForm> recognise_published(const Json& row);
+
+/// A row as a record that training reads.
+struct ConvertedRow {
+  std::string line;                  // JSON, without a newline
+  std::vector<std::string> changes;  // what is not there any more: "a first turn of the assistant"
+};
+
+/// Turns a row into a record. `columns` says which key of a row stands for a key of the form:
+/// {"prompt", "question"}. Throws Error, naming the row's source, for a row of another form, and
+/// for one of which a part would be lost, such as a turn of a tool.
+ConvertedRow convert_published(const Json& row, PublishedForm form,
+                               const std::map<std::string, std::string>& columns);
+
+}  // namespace mixtral

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+
+#include "stories/questions.h"
+#include "stories/stories.h"
+
+namespace mixtral::stories {
+
+// A world of few words: three people, three things of different colours, four places of eight, and
+// one way to say each thing. A small model learns in minutes to keep track of it. Splits share no
+// combination of hero, friend, thing and place, as in the full world.
+
+/// The `index`-th story of a split: a function of (seed, split, index) alone. Seven of ten begin
+/// with "Listen well." and ask what happened, with the answers.
+Story tell_small_story(uint64_t seed, Split split, uint64_t index);
+
+/// The `index`-th question of a split, as ask(): where somebody is, who has something, or what
+/// colour it has.
+Question ask_small(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns = 1);
+
+}  // namespace mixtral::stories
