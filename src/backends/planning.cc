@@ -38,7 +38,11 @@ void* PlanningBackend::allocate(int64_t bytes) {
   void* data = ::mmap(nullptr, mapped_size(bytes), PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED)
-    throw Error(fmt::format("{} bytes are more than this machine can even address", bytes));
+    throw Error(
+        fmt::format("a plan of {:.1f} GiB more does not fit the memory that this process may "
+                    "address; raise `ulimit -v` where one is set, or take a smaller batch, context "
+                    "or model",
+                    static_cast<double>(bytes) / 0x1p30));
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);
   return data;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/temporary_name.h"
 
 namespace mixtral {
 namespace {
@@ -19,6 +20,33 @@ namespace {
 [[noreturn]] void fail(const char* what, const std::filesystem::path& path) {
   const int code = errno;
   throw Error(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(code)));
+}
+
+std::string_view kind_of(mode_t mode) {
+  return S_ISFIFO(mode) ? "a pipe" : S_ISSOCK(mode) ? "a socket" : "a device";
+}
+
+/// Opens a regular file. A pipe without a writer does not make it wait.
+int open_regular(const std::filesystem::path& path, struct stat& status) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (descriptor < 0) fail("open", path);
+  if (::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) return descriptor;
+  ::close(descriptor);
+  if (S_ISDIR(status.st_mode)) {
+    errno = EISDIR;
+    fail("read", path);
+  }
+  throw Error(fmt::format("cannot read {}: it is {}, and a regular file is needed", path.string(),
+                          kind_of(status.st_mode)));
+}
+
+/// Refuses to put a file in the place of a device, a pipe or a folder, also through a link.
+void require_replaceable(const std::filesystem::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode)) return;
+  throw Error(fmt::format("cannot replace {}: it is {}, and a regular file is needed",
+                          path.string(),
+                          S_ISDIR(status.st_mode) ? "a directory" : kind_of(status.st_mode)));
 }
 
 void sync_file(const std::filesystem::path& path) {
@@ -33,22 +61,19 @@ void sync_file(const std::filesystem::path& path) {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) fail("open", path);
   struct stat status{};
-  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    if (!S_ISREG(status.st_mode)) errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-    const int code = errno;
-    ::close(descriptor);
-    errno = code;
-    fail("read", path);
-  }
+  const int descriptor = open_regular(path, status);
   size_ = static_cast<size_t>(status.st_size);
   if (size_ > 0) {
     void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
     const int code = errno;
     ::close(descriptor);
     errno = code;
+    if (address == MAP_FAILED && code == ENOMEM)
+      throw Error(
+          fmt::format("cannot map {}: its {} bytes do not fit the memory that this process may "
+                      "address; raise `ulimit -v` where one is set",
+                      path.string(), size_));
     if (address == MAP_FAILED) fail("map", path);
     data_ = static_cast<const std::byte*>(address);
   } else {
@@ -80,9 +105,15 @@ std::string read_file(const std::filesystem::path& path, uint64_t limit) {
   return std::string(file.text());
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + fmt::format(".tmp-{}", ::getpid())) {
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  require_replaceable(path_);
+  // O_EXCL goes through no link, and takes no file that stands there already.
+  for (int attempt = 0; attempt < 8 && descriptor_ < 0; ++attempt) {
+    temporary_ = path_.parent_path() / temporary_name(path_.filename().string());
+    descriptor_ =
+        ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (descriptor_ < 0 && errno != EEXIST) break;
+  }
   if (descriptor_ < 0) fail("create", path_);
 }
 
@@ -96,13 +127,13 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail("write", temporary_);
+    if (written < 0) fail("write", path_);
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
 }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) fail("sync", temporary_);
+  if (::fsync(descriptor_) != 0) fail("sync", path_);
   const int closed = ::close(std::exchange(descriptor_, -1));
   if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int code = errno;

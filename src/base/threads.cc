@@ -14,6 +14,7 @@ namespace mixtral {
 namespace {
 
 constexpr int kSpins = 20000;  // some hundred microseconds of pauses
+constexpr int kMostThreads = 1024;
 constexpr int kItemBits = 32;
 constexpr uint64_t kItemMask = (uint64_t{1} << kItemBits) - 1;
 
@@ -54,6 +55,9 @@ int available_cores() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cores();
+  if (threads > kMostThreads)
+    throw UsageError("--threads: expected at most " + std::to_string(kMostThreads) + ", found " +
+                     std::to_string(threads));
   workers_.reserve(static_cast<size_t>(threads - 1));
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
 }

@@ -1,14 +1,15 @@
-#include <fmt/format.h>
-
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <new>
 #include <system_error>
 
+#include "base/detailed_error.h"
+#include "base/messages.h"
 #include "cli/advice.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/help.h"
+#include "cli/option_table.h"
 #include "cli/usage.h"
 #include "cli/version.h"
 
@@ -17,7 +18,7 @@ namespace {
 
 constexpr const char* kAbout =
     "mixtral trains, evaluates and runs Mixtral models (sparse mixtures of experts) on ordinary\n"
-    "computers and NVIDIA Hopper GPUs. `mixtral COMMAND --help` explains each command.";
+    "computers and NVIDIA Hopper GPUs.";
 
 constexpr const char* kFooter =
     "A first model in minutes:\n"
@@ -30,9 +31,30 @@ constexpr const char* kFooter =
 /// be written, and the next one has nothing left to fail on: hence the error indicator.
 int output_status() {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
-  fmt::print(stderr,
-             "mixtral: cannot write to standard output; is the disk full or the reader gone?\n");
+  messages::line("mixtral: cannot write to standard output; is the disk full or the reader gone?");
   return 1;
+}
+
+int print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return output_status();
+}
+
+/// The command that --help stands behind.
+const CLI::App& last_parsed(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().back();
+  return *command;
+}
+
+int report(const Error& error, int code) {
+  if (const auto* detailed = dynamic_cast<const DetailedError*>(&error)) {
+    messages::print("mixtral: {}", detailed->sentence());
+    messages::lines(detailed->details());
+  } else {
+    messages::print("mixtral: {}", in_flags(error));
+  }
+  return code;
 }
 
 }  // namespace
@@ -40,40 +62,49 @@ int output_status() {
 int run_command_line(int argc, char** argv) {
   CLI::App app(kAbout, "mixtral");
   app.footer(kFooter);
-  app.set_version_flag("--version", std::string(kVersion));
+  app.set_help_flag("-h,--help", "The options that people use");
+  app.set_help_all_flag("--help-all", "All options");
+  app.set_version_flag("--version", version_text, "The version, how it was built, and for what");
   app.require_subcommand(1);
   app.option_defaults()->always_capture_default(false);
   add_commands(app);
+  read_numbers_as_written(app);
   try {
+    if (argc == 1) return print(short_help(describe(app)));
     app.parse(argc, argv);
     return output_status();
-  } catch (const CLI::Success& request) {  // --help, --version
-    const int code = app.exit(request);
-    std::cout.flush();
-    return code != 0 ? code : output_status();
+  } catch (const CLI::CallForHelp&) {
+    return print(short_help(describe(last_parsed(app))));
+  } catch (const CLI::CallForAllHelp&) {
+    return print(full_help(describe(last_parsed(app))));
+  } catch (const CLI::Success& request) {  // --version
+    return print(std::string(request.what()) + "\n");
   } catch (const ExitStatus& status) {
     return status.code;
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "mixtral: {}\n", usage_error(app, error));
+    messages::print("mixtral: {}", usage_error(app, error));
     return 2;
   } catch (const UsageError& error) {
-    fmt::print(stderr, "mixtral: {}\n", in_flags(error));
-    return 2;
+    return report(error, 2);
   } catch (const Error& error) {
-    fmt::print(stderr, "mixtral: {}\n", in_flags(error));
-    return 1;
+    return report(error, 1);
   } catch (const std::filesystem::filesystem_error& error) {
-    fmt::print(stderr, "mixtral: {}: {}\n", error.path1().string(), error.code().message());
+    messages::print("mixtral: {}: {}", error.path1().string(), error.code().message());
     return 1;
   } catch (const std::system_error& error) {  // fmt::print's, where a full buffer cannot be written
     if (output_status() == 0)
-      fmt::print(stderr, "mixtral: the system refused a request: {}\n", error.what());
+      messages::print(
+          "mixtral: the system refused a request: {}; is a limit (`ulimit -a`) too low?",
+          error.what());
     return 1;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "mixtral: out of memory; `mixtral info` shows what a model needs\n");
+    messages::line(
+        "mixtral: out of memory; close other programs, raise `ulimit -v` where one is set, or take "
+        "a "
+        "smaller batch, context or model (`mixtral info` shows what a model needs)");
     return 1;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mixtral: a defect in the program, please report it: {}\n", error.what());
+    messages::print("mixtral: a defect in the program, please report it: {}", error.what());
     return 1;
   }
 }

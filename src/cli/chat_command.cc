@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/messages.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/line_editor.h"
@@ -107,8 +108,7 @@ class Chat {
       } catch (const Error& error) {
         // Said, and the conversation goes on; where nobody can type again, it is a failure.
         if (!editor_.interactive()) throw;
-        fmt::print(stderr, "{}\n", error.what());  // also where notes are silenced
-        std::fflush(stderr);
+        messages::line(error.what());  // also where notes are silenced
       }
     }
     if (editor_.interactive()) fmt::print("\n");
@@ -151,7 +151,7 @@ class Chat {
       note(fmt::format("the conversation has {} tokens; the context holds {}",
                        conversation_.all_tokens(), context_));
     } else if (command == "/help") {
-      note(kHelp);
+      if (!o_.common.quiet) messages::lines(kHelp);
     } else {
       throw Error(fmt::format("there is no command {}; /help lists them", command));
     }
@@ -306,7 +306,7 @@ void add_chat_command(CLI::App& app) {
       ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   command->add_option("--system", o->system, "What stands before the first turn");
   command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
-      ->check(at_least(0));
+      ->check(count_between(0, kMostContext));
   o->sampling.add_to(*command);
   o->common.add_model_flags(*command);
   o->common.add_to(*command);

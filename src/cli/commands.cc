@@ -26,6 +26,7 @@ void add_commands(CLI::App& app) {
   add_plot_command(app);
   add_pretrain_command(app);
   add_tokenizer_command(app);
+  add_reference_commands(app);
 }
 
 }  // namespace mixtral

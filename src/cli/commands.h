@@ -9,6 +9,9 @@ struct ExitStatus {
   int code = 0;
 };
 
+/// help, completion and man.
+void add_reference_commands(CLI::App& app);
+
 /// Adds every subcommand to the program.
 void add_commands(CLI::App& app);
 

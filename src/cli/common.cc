@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "backends/registry.h"
+#include "base/messages.h"
 
 namespace mixtral {
 void CommonOptions::add_to(CLI::App& command) {
@@ -118,8 +119,7 @@ void refuse_unused(const CLI::App& command, std::string_view what,
 
 void say(const CommonOptions& common, std::string_view line) {
   if (common.quiet) return;
-  fmt::print(stderr, "{}\n", line);
-  std::fflush(stderr);
+  messages::line(line);
 }
 
 }  // namespace mixtral

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/messages.h"
 #include "base/threads.h"
 #include "cli/commands.h"
 #include "cli/data_command.h"
@@ -219,8 +220,8 @@ void fix(const DataFiles& files, const CheckCommandOptions& options) {
     const auto target = files.single ? out : out / path.filename();
     const FixSummary summary =
         fix_data(RecordFile(path), target, options.check.corpus.encode.rules);
-    fmt::print(stderr, "{}: {} lines kept, {} mended, {} dropped\n", target.string(), summary.kept,
-               summary.mended, summary.dropped);
+    messages::print("{}: {} lines kept, {} mended, {} dropped", target.string(), summary.kept,
+                    summary.mended, summary.dropped);
   }
 }
 
@@ -233,7 +234,7 @@ void run_check(CheckCommandOptions options) {
   std::unique_ptr<Tokenizer> tokenizer;
   if (options.tokenizer.empty()) {
     if (!options.quiet) {
-      fmt::print(stderr, "no --tokenizer: text is counted in bytes (the tokenizer \"bytes\")\n");
+      messages::print("no --tokenizer: text is counted in bytes (the tokenizer \"bytes\")");
     }
     tokenizer = load_tokenizer("bytes");
   } else {
@@ -284,8 +285,8 @@ void run_check(CheckCommandOptions options) {
     std::string advice;
     for (const SplitReport& split : report.splits)
       if (split.problem_count > 0 && advice.empty()) advice = import_advice(split.path);
-    fmt::print(stderr, "mixtral: {} problems; {}\n", report.problem_count(),
-               advice.empty() ? "--fix OUT writes a corrected copy" : advice);
+    messages::print("mixtral: {} problems; {}", report.problem_count(),
+                    advice.empty() ? "--fix OUT writes a corrected copy" : advice);
     throw ExitStatus{1};
   }
 }
@@ -302,19 +303,21 @@ void add_data_check(CLI::App& parent) {
       "1000\n"
       "  mixtral data check --data data/finetune_data --tokenizer tok --mask-prompt --sample 3\n"
       "  mixtral data check --data bad.jsonl --fix good.jsonl\n");
-  command->add_option("--data", options->data, "A directory with train, val and test, or one file")
+  command
+      ->add_option("--data,data", options->data,
+                   "A directory with train, val and test, or one file")
       ->required();
   command->add_option("--tokenizer", options->tokenizer, "Tokenizer file or model directory");
   command->add_option("--fix", options->fix,
                       "Write a corrected copy: a file, or a directory for one");
   command->add_option("--context,-c", options->check.batches.context, "Tokens of a row")
-      ->check(at_least(1))
+      ->check(count_between(1, kMostContext))
       ->default_str("256");
   command->add_option("--batch-size", options->check.batches.rows, "Rows of a batch")
-      ->check(at_least(1))
+      ->check(count_between(1, kMostRows))
       ->default_str("8");
   command->add_option("--grad-accumulation", options->grad_accumulation, "Batches of a step")
-      ->check(at_least(1))
+      ->check(count_between(1, kMostRows))
       ->default_str("1");
   command->add_option("--pack", options->pack, "off, on, or fill (rows of exactly --context)")
       ->default_str("on");

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/messages.h"
 
 namespace mixtral {
 
@@ -17,13 +18,13 @@ void put(std::string_view text) {
 ProgressLine::ProgressLine(bool quiet) : shown_(!quiet && ::isatty(STDERR_FILENO) != 0) {}
 
 ProgressLine::~ProgressLine() {
-  if (used_) fmt::print(stderr, "\r\x1b[K");
+  if (used_) messages::clear();
 }
 
 void ProgressLine::show(std::string_view what, double share) {
   if (!shown_) return;
   used_ = true;
-  fmt::print(stderr, "\r{} {:3.0f}%", what, 100 * share);
+  messages::redraw(fmt::format("{} {:3.0f}%", what, 100 * share));
 }
 
 void add_data_command(CLI::App& app) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/messages.h"
 #include "cli/common.h"
 #include "cli/data_command.h"
 #include "data/import.h"
@@ -28,8 +29,8 @@ struct ImportCommandOptions {
 };
 
 void report_texts(const ImportCommandOptions& o, const ImportSummary& summary) {
-  for (const std::string& note : summary.notes) fmt::print(stderr, "note: {}\n", note);
-  for (const std::string& skipped : summary.skipped) fmt::print(stderr, "skipped: {}\n", skipped);
+  for (const std::string& note : summary.notes) messages::print("note: {}", note);
+  for (const std::string& skipped : summary.skipped) messages::print("skipped: {}", skipped);
   if (o.json) {
     ordered_json json{{"out", o.out}, {"files", summary.files}};
     for (Split split : kSplits) {
@@ -41,13 +42,13 @@ void report_texts(const ImportCommandOptions& o, const ImportSummary& summary) {
     put(json.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
   }
   if (o.quiet) return;
-  fmt::print(stderr, "{}: {} files", o.out, summary.files);
+  std::string line = fmt::format("{}: {} files", o.out, summary.files);
   for (Split split : kSplits) {
     const auto s = static_cast<size_t>(split);
-    fmt::print(stderr, "; {} {} documents, {:.2f} MB", split_name(split), summary.documents[s],
-               static_cast<double>(summary.bytes[s]) / 1e6);
+    line += fmt::format("; {} {} documents, {:.2f} MB", split_name(split), summary.documents[s],
+                        static_cast<double>(summary.bytes[s]) / 1e6);
   }
-  fmt::print(stderr, "\n");
+  messages::line(line);
 }
 
 void report_records(const ImportCommandOptions& o, const RecordImportSummary& summary) {
@@ -67,14 +68,13 @@ void report_records(const ImportCommandOptions& o, const RecordImportSummary& su
   }
   if (o.quiet) return;
   const int64_t written = summary.records[0] + summary.records[1] + summary.records[2];
-  fmt::print(stderr, "{}: {} of {} rows written: train {}, val {}, test {}\n", o.out, written,
-             summary.rows, summary.records[0], summary.records[1], summary.records[2]);
+  messages::print("{}: {} of {} rows written: train {}, val {}, test {}", o.out, written,
+                  summary.rows, summary.records[0], summary.records[1], summary.records[2]);
   for (const auto& group : summary.changed)
-    fmt::print(stderr, "  changed: {} records lost {} (first {})\n", group.count, group.what,
-               group.first);
+    messages::print("  changed: {} records lost {} (first {})", group.count, group.what,
+                    group.first);
   for (const auto& group : summary.left_out)
-    fmt::print(stderr, "  left out: {} rows: {} (first {})\n", group.count, group.what,
-               group.first);
+    messages::print("  left out: {} rows: {} (first {})", group.count, group.what, group.first);
 }
 
 /// "prompt=question" as a key and its column.

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/messages.h"
 #include "base/threads.h"
 #include "cli/commands.h"
 #include "cli/data_command.h"
@@ -143,10 +144,10 @@ void add_data_stories(CLI::App& parent) {
       put(json.dump() + "\n");
     }
     if (options->quiet) return;
-    fmt::print(stderr, "{}  (seed {}, {:.1f} s)\n", options->out, files.seed, seconds);
-    fmt::print(stderr, "{:<18}{:>10}{:>10}{:>10}\n", "", "train", "val", "test");
+    messages::print("{}  (seed {}, {:.1f} s)", options->out, files.seed, seconds);
+    messages::print("{:<18}{:>10}{:>10}{:>10}", "", "train", "val", "test");
     auto row = [&](const char* name, const int64_t(&values)[3]) {
-      fmt::print(stderr, "{:<18}{:>10}{:>10}{:>10}\n", name, values[0], values[1], values[2]);
+      messages::print("{:<18}{:>10}{:>10}{:>10}", name, values[0], values[1], values[2]);
     };
     row("stories", summary.stories);
     row("  words", summary.words);
@@ -154,12 +155,11 @@ void add_data_stories(CLI::App& parent) {
     if (files.questions > 0 && files.turns > 1) row("conversations", summary.conversations);
     if (files.questions > 0) row("questions", summary.questions);
     if (files.preferences > 0) row("preference pairs", summary.preferences);
-    fmt::print(stderr,
-               "\nNo combination of hero, plot, thing and place, and no text, is in two splits.\n"
-               "  pretrain_data    stories of 60 to 250 words: {{\"text\"}}\n");
+    messages::lines(
+        "\nNo combination of hero, plot, thing and place, and no text, is in two splits.\n"
+        "  pretrain_data    stories of 60 to 250 words: {\"text\"}\n");
     if (files.questions > 0) {
-      fmt::print(
-          stderr,
+      messages::lines(fmt::format(
           "  finetune_data    \"###user: story, question ###Assistant: answer\"{}; answers are\n"
           "                   scored by exact match. Without reading, a guess among the "
           "answers that\n"
@@ -167,16 +167,16 @@ void add_data_stories(CLI::App& parent) {
           "common answer\n"
           "                   {:.1f}%, the last one mentioned {:.1f}% (test questions)\n",
           options->form == "text" ? "" : " in two parts", 100 * summary.chance.guess(),
-          100 * summary.chance.most_common(), 100 * summary.chance.last_mentioned());
+          100 * summary.chance.most_common(), 100 * summary.chance.last_mentioned()));
       if (files.turns > 1) {
-        fmt::print(stderr,
-                   "                   train: conversations of up to {} questions about a story: "
-                   "{{\"messages\"}}\n",
-                   files.turns);
+        messages::print(
+            "                   train: conversations of up to {} questions about a story: "
+            "{{\"messages\"}}",
+            files.turns);
       }
     }
     if (files.preferences > 0) {
-      fmt::print(stderr, "  preference_data  {{\"prompt\", \"chosen\", \"rejected\"}}\n");
+      messages::print("  preference_data  {{\"prompt\", \"chosen\", \"rejected\"}}");
     }
   });
 }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/messages.h"
 #include "cli/evaluate_stories.h"
 #include "cli/run_config.h"
 #include "cli/scoring.h"
@@ -105,9 +106,8 @@ void run_exact_match(const EvaluateOptions& o) {
   const int64_t answer_tokens = o.max_tokens.value_or(kAnswerTokens);
   const int64_t limit = o.context > 0 ? o.context : config.max_positions;
   const int64_t parallel = std::min(kParallel, static_cast<int64_t>(questions.size()));
-  const OpenedModel open =
-      open_model(o.common, source,
-                 o.common.open_options(std::min(longest + answer_tokens, limit), parallel));
+  const OpenedModel open = open_model(
+      o.common, source, o.common.open_options(std::min(longest + answer_tokens, limit), parallel));
   Engine engine(*open.backend, *open.model, {.sequences = parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
@@ -115,9 +115,9 @@ void run_exact_match(const EvaluateOptions& o) {
       exact_match(engine, *tokenizer, questions,
                   {.max_tokens = answer_tokens, .stop_ids = config.eos_ids}, [&](int64_t done) {
                     if (terminal)
-                      fmt::print(stderr, "\r{} of {} questions", done, questions.size());
+                      messages::redraw(fmt::format("{} of {} questions", done, questions.size()));
                   });
-  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  if (terminal) messages::clear();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   KnownBaselines baselines = known_baselines(file);

@@ -7,6 +7,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/messages.h"
 #include "infer/methods.h"
 #include "stories/names.h"
 
@@ -40,9 +41,9 @@ std::vector<ToldStory> tell(Engine& engine, const Tokenizer& tokenizer,
     ToldStory story{.text = std::string(prompt) + text.text, .names = {}};
     story.names = stories::count_names(story.text);
     told.push_back(std::move(story));
-    if (terminal) fmt::print(stderr, "\r{} of {} stories", i + 1, how.stories);
+    if (terminal) messages::redraw(fmt::format("{} of {} stories", i + 1, how.stories));
   }
-  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  if (terminal) messages::clear();
   return told;
 }
 

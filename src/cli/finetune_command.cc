@@ -171,7 +171,7 @@ class Finetuning {
       return file;
     }
     if (!o_.adapter.empty()) {
-      file = load_adapter(o_.adapter, o_.common, base_.string());
+      file = AdapterFile::load(o_.adapter, config_, o_.common.random_weights ? fs::path() : base_);
       file.dropout = o_.dropout.value_or(file.dropout);
       o_.dropout = file.dropout;
     } else {

@@ -141,7 +141,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
              "at once, as PEFT fuses them), lm_head; or groups: attention, experts, router, all",
              fixed);
   config.add("--rank,--lora-rank", rank, fmt::format("Rank (default: {})", kRank), fixed)
-      ->check(at_least(1));
+      ->check(count_between(1, 1 << 16));
   CLI::Option* alpha_option =
       config.add("--alpha,--lora-alpha", alpha,
                  fmt::format("Updates are scaled by alpha / rank (default: {})", kAlpha), fixed);

@@ -175,11 +175,6 @@ ordered_json generated_json(const GenerateOptions& o, const Session& s,
   return json;
 }
 
-/// Whether the context was full before --max-tokens were drawn.
-bool context_ended(const GenerateOptions& o, const GeneratedText& result) {
-  return result.reason == FinishReason::context;
-}
-
 /// One continuation, streamed where people read it.
 GeneratedText generate_sample(const GenerateOptions& o, Session& s, const TextOptions& options) {
   const bool stream = !o.common.json && s.tokenizer;
@@ -223,10 +218,10 @@ void run_generate(const GenerateOptions& o) {
       say(o.common, fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s",
                                 s.prompt.size(), result.prompt_seconds, result.tokens.size(),
                                 decoded / result.decode_seconds));
-    if (context_ended(o, result))
+    if (result.reason == FinishReason::context)
       say(o.common,
           fmt::format("ended because the context of {} tokens is full, before --max-tokens {}",
-                      s.generator->context(), o.sampling.max_tokens));
+                      s.engine->context(), o.sampling.max_tokens));
   }
   if (!o.common.json) return;
   if (o.samples == 1)
@@ -327,7 +322,7 @@ void run_after_training(const GenerateOptions& o) {
   const GeneratedText result =
       generate_after_training(*s.engine, *s.tokenizer, o.prompt, o.sampling.max_tokens,
                               o.common.seed, o.common.json ? TextSink() : print);
-  if (o.common.json) print_generated(o, s, result);
+  if (o.common.json) print_json(generated_json(o, s, result));
 }
 
 void run_data(const GenerateOptions& o) {
@@ -393,7 +388,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
   o->sampling.add_to(*command);
   command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")
-      ->check(at_least(0));
+      ->check(count_between(0, kMostContext));
   command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");
   command->add_option("--top", o->top, "How many tokens tables show")
       ->capture_default_str()

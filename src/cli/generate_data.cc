@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/messages.h"
+#include "cli/commands.h"
 #include "infer/prompt_file.h"
 #include "infer/result_file.h"
 #include "train/stop_signal.h"
@@ -53,8 +55,7 @@ void generate_data(GenerateDataOptions o) {
   if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
   if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
 
-  const OpenedModel open =
-      open_model(o.common, source, o.common.open_options(context, o.parallel));
+  const OpenedModel open = open_model(o.common, source, o.common.open_options(context, o.parallel));
   Engine engine(*open.backend, *open.model, {.context = context, .sequences = o.parallel});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
@@ -69,10 +70,10 @@ void generate_data(GenerateDataOptions o) {
         tokens += static_cast<int64_t>(text.tokens.size());
         full += text.reason == FinishReason::context;
         ++done;
-        if (terminal) fmt::print(stderr, "\r{} of {} rows", done, count);
+        if (terminal) messages::redraw(fmt::format("{} of {} rows", done, count));
       },
       [&] { return stop.arrived() != 0; });
-  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  if (terminal) messages::clear();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   say(o.common, fmt::format("{} rows, {} new tokens in {:.2f} s: {:.1f} tok/s", done - first,

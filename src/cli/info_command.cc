@@ -135,7 +135,7 @@ void run_info(const InfoOptions& o) {
     return;
   }
   // What takes less is planned only where what was asked for does not fit.
-  const auto inference_with = [&](std::optional<ops::Quantization> quantization) {
+  const auto inference_with = [&](std::optional<ops::WeightFormat> quantization) {
     return plan_inference(*planner, {.config = c,
                                      .options = options_of(inference, quantization),
                                      .sequences = o.batch_size,
@@ -146,8 +146,8 @@ void run_info(const InfoOptions& o) {
   Work generating{"generating", {{"", run.total()}}};
   Work tuning_work{"tuning", {{"", tune.total()}}};
   for (const auto& [flag, quantization] :
-       {std::pair("--quantize-base fp8", ops::Quantization::fp8),
-        std::pair("--quantize-base nf4", ops::Quantization::nf4)}) {
+       {std::pair("--quantize-base fp8", ops::WeightFormat::fp8),
+        std::pair("--quantize-base nf4", ops::WeightFormat::nf4)}) {
     if (o.common.quantization() == quantization) continue;
     if (run.total() > limit) generating.ways.push_back({flag, inference_with(quantization)});
     if (tune.total() <= limit) continue;
@@ -208,7 +208,7 @@ void add_info_command(CLI::App& app) {
       "  mixtral info --model seed --batch-size 1 --context 256 --recompute\n"
       "  mixtral info --model 8x7b --gpu 79 --targets attention --rank 16 --batch-size 4 "
       "--quantize-base nf4\n");
-  command->add_option("-m,--model", o->model, "A model directory, a run, or a built-in name")
+  command->add_option("-m,--model,model", o->model, "A model directory, a run, or a built-in name")
       ->required();
   command
       ->add_option("-c,--context", o->context,

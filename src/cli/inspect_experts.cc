@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/messages.h"
 #include "cli/run_config.h"
 #include "cli/scoring.h"
 #include "eval/expert_page.h"
@@ -184,9 +185,9 @@ void run_experts(const ExpertsOptions& o) {
       report_experts(*s.open.ctx, *s.open.model, batches, s.tokenizer.get(),
                      {.tokens = o.tokens, .sample_tokens = o.html.empty() ? 0 : o.sample_tokens},
                      [&](int64_t tokens) {
-                       if (terminal) fmt::print(stderr, "\r{} tokens", tokens);
+                       if (terminal) messages::redraw(fmt::format("{} tokens", tokens));
                      });
-  if (terminal) fmt::print(stderr, "\r\x1b[K");
+  if (terminal) messages::clear();
   if (!o.html.empty()) {
     const ExpertPageText text{.model = o.adapter.empty() ? o.model : o.model + " + " + o.adapter,
                               .data = scored_file(o).filename().string(),

@@ -1,7 +1,6 @@
 #include "cli/merge_command.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,8 +9,11 @@
 #include <optional>
 
 #include "backends/registry.h"
+#include "base/detailed_error.h"
 #include "base/file.h"
+#include "base/temporary_name.h"
 #include "cli/common.h"
+#include "cli/model_directory.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "model/merge_check.h"
@@ -54,10 +56,8 @@ class PendingDirectory {
   /// the temporary one to be beside it.
   explicit PendingDirectory(const fs::path& out) : out_(fs::weakly_canonical(out)) {
     if (!out_.has_filename()) out_ = out_.parent_path();
-    temporary_ = out_;
-    temporary_ += fmt::format(".tmp-{}", ::getpid());
+    temporary_ = out_.parent_path() / temporary_name(out_.filename().string());
     std::error_code error;
-    fs::remove_all(temporary_, error);  // of a process that had this one's number and was killed
     fs::create_directories(temporary_, error);
     if (error)
       throw Error(fmt::format("cannot create {}: {}", temporary_.string(), error.message()));
@@ -97,6 +97,11 @@ void refuse_existing(const MergeOptions& o, const fs::path& base) {
         fmt::format("--out {} is no model directory, so --overwrite does not replace it; remove it "
                     "or choose another",
                     o.out));
+  if (const auto foreign = first_foreign_entry(o.out))
+    throw Error(
+        fmt::format("--out {} also holds {}, which is no model's file, so --overwrite does not "
+                    "replace the directory; move that away or choose another --out",
+                    o.out, foreign->filename().string()));
 }
 
 /// Tokens over the whole vocabulary, the same each time.
@@ -147,14 +152,15 @@ void require_comparison_memory(const MergeOptions& o, const Backend& backend,
   plan.items.push_back({"adapters", updates});
   const int64_t limit = memory_limit(backend.memory());
   if (plan.total() <= limit) return;
-  throw Error(fmt::format(
-      "comparing the merged model with the one that has its adapters, in fp32 on {}, needs more "
-      "memory than is free: {} of {}; merge without the comparison by --no-check{}\n{}",
-      backend.name(), format_bytes(plan.total()), format_bytes(limit),
-      backend.kind() == DeviceKind::gpu
-          ? ", or compare in the computer's own memory by --device cpu"
-          : "",
-      plan.table()));
+  throw DetailedError(
+      fmt::format("comparing the merged model with the one that has its adapters, in fp32 on {}, "
+                  "needs more memory than is free: {} of {}; merge without the comparison by "
+                  "--no-check{}",
+                  backend.name(), format_bytes(plan.total()), format_bytes(limit),
+                  backend.kind() == DeviceKind::gpu
+                      ? ", or compare in the computer's own memory by --device cpu"
+                      : ""),
+      plan.table());
 }
 
 /// Compares the base with its adapters on and the merged model, both computed in f32.

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/messages.h"
 #include "plot/run_plot.h"
 
 namespace mixtral {
@@ -59,7 +60,7 @@ void plot(const PlotOptions& o) {
   }
   const fs::path path = o.out.empty() ? default_path(o) : fs::path(o.out);
   draw_chart(chart, path);
-  fmt::print(stderr, "wrote {}\n", path.string());
+  messages::print("wrote {}", path.string());
 }
 
 }  // namespace

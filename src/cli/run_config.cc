@@ -9,8 +9,9 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/nearest.h"
+#include "base/numbers.h"
+#include "base/printable.h"
 #include "cli/usage.h"
-#include "io/json.h"
 
 namespace mixtral {
 namespace {
@@ -56,7 +57,12 @@ YAML::Node parse(const fs::path& file) {
   const std::string text = read_file(file, kMostBytes);
   limit_depth(file, text);
   try {
-    const YAML::Node root = YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1)
+      throw UsageError(fmt::format(
+          "{}: expected one YAML document, found {}, divided by lines of ---; keep one of them",
+          file.string(), documents.size()));
+    const YAML::Node root = documents.empty() ? YAML::Node() : documents.front();
     if (!root.IsMap() && !root.IsNull())
       throw UsageError(
           fmt::format("{}: expected keys and values, such as \"batch-size: 16\"", file.string()));
@@ -67,7 +73,7 @@ YAML::Node parse(const fs::path& file) {
   }
 }
 
-std::string shown(const std::string& text) { return text.empty() ? "(none)" : text; }
+std::string shown(const std::string& text) { return text.empty() ? "(none)" : printable(text); }
 
 }  // namespace
 
@@ -75,22 +81,34 @@ std::string RunConfig::number_text(double value) { return fmt::format("{}", valu
 
 CLI::Validator at_least(int64_t least) {
   return {[least](std::string& text) {
-            int64_t value = 0;
-            if (!CLI::detail::lexical_cast(text, value))
+            const auto value = parse_integer(text);
+            if (!value)
               return fmt::format("expected a whole number, found \"{}\"", printable(text));
-            return value < least ? fmt::format("expected at least {}, found {}", least, value) : "";
+            return *value < least ? fmt::format("expected at least {}, found {}", least, *value)
+                                  : "";
+          },
+          ""};
+}
+
+CLI::Validator count_between(int64_t least, int64_t most) {
+  return {[least, most](std::string& text) {
+            const auto value = parse_integer(text);
+            if (!value)
+              return fmt::format("expected a whole number, found \"{}\"", printable(text));
+            return *value >= least && *value <= most
+                       ? std::string()
+                       : fmt::format("expected {} to {}, found {}", least, most, *value);
           },
           ""};
 }
 
 CLI::Validator between(double least, double most) {
   return {[least, most](std::string& text) {
-            double value = 0;
-            if (!CLI::detail::lexical_cast(text, value))
-              return fmt::format("expected a number, found \"{}\"", printable(text));
-            return value >= least && value <= most
+            const auto value = parse_number(text);
+            if (!value) return fmt::format("expected a number, found \"{}\"", printable(text));
+            return *value >= least && *value <= most
                        ? std::string()
-                       : fmt::format("expected {} to {}, found {}", least, most, value);
+                       : fmt::format("expected {} to {}, found {}", least, most, *value);
           },
           ""};
 }
@@ -159,6 +177,13 @@ void RunConfig::load(const fs::path& file) {
   for (const Entry& entry : entries_) {
     const auto value = values.find(entry.key);
     if (value == values.end() || given.contains(entry.option)) continue;
+    if (entry.rule.wins == OnResume::Wins::command_line) {
+      if (value->second.text == "false") continue;
+      throw UsageError(
+          fmt::format("{}:{}: {} is taken from the command line only, {}; leave it out "
+                      "here and give --{}",
+                      file.string(), value->second.line, entry.key, entry.rule.reason, entry.key));
+    }
     // Of two that say the same thing, the one on the command line counts.
     const auto others = entry.option->get_excludes();
     if (std::ranges::any_of(others, [&](const CLI::Option* o) { return given.contains(o); }))
@@ -178,6 +203,14 @@ std::vector<std::string> RunConfig::load_for_resume(const fs::path& file) {
   for (const Entry& entry : entries_) {
     const auto found = values.find(entry.key);
     const Value recorded = found != values.end() ? found->second : Value{};
+    if (entry.rule.wins == OnResume::Wins::command_line) {
+      if (entry.option->count() == 0 && !recorded.text.empty() && recorded.text != "false")
+        notes.push_back(
+            fmt::format("the run's {} is left out: it is taken from the command line "
+                        "only, {}; give --{} again",
+                        entry.key, entry.rule.reason, entry.key));
+      continue;
+    }
     if (entry.option->count() == 0) {
       if (found != values.end()) set(entry, file, recorded);
       continue;
@@ -188,6 +221,7 @@ std::vector<std::string> RunConfig::load_for_resume(const fs::path& file) {
     switch (entry.rule.wins) {
       case OnResume::Wins::unnoticed:
       case OnResume::Wins::forgotten:
+      case OnResume::Wins::command_line:
         break;
       case OnResume::Wins::flag:
         if (differs)
@@ -214,7 +248,9 @@ std::string RunConfig::dump(Derived derived) const {
   std::string group;
   for (const Entry& entry : entries_) {
     const std::string value = entry.text();
-    if (value.empty() || entry.rule.wins == OnResume::Wins::forgotten) continue;
+    if (value.empty() || entry.rule.wins == OnResume::Wins::forgotten ||
+        entry.rule.wins == OnResume::Wins::command_line)
+      continue;
     if (entry.option->get_group() != group) {
       group = entry.option->get_group();
       text += fmt::format("{}# {}\n", text.empty() ? "" : "\n", group);

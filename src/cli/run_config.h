@@ -21,14 +21,18 @@ inline constexpr bool is_optional<std::optional<T>> = true;
 /// Which value counts when a run is resumed with a flag that differs from the run's own.
 struct OnResume {
   // unnoticed: the flag, and it makes no difference to results;
-  // forgotten: the same, and a run does not record it at all
-  enum class Wins { flag, run, unnoticed, forgotten };
+  // forgotten: the same, and a run does not record it at all;
+  // command_line: only the command line may set it, and a file that does is refused
+  enum class Wins { flag, run, unnoticed, forgotten, command_line };
   Wins wins = Wins::flag;
   std::string reason;  // why, as the second half of a sentence
 
   static OnResume flag() { return {Wins::flag, ""}; }
   static OnResume run(std::string reason) { return {Wins::run, std::move(reason)}; }
   static OnResume forgotten() { return {Wins::forgotten, ""}; }
+  static OnResume command_line(std::string reason) {
+    return {Wins::command_line, std::move(reason)};
+  }
   static OnResume unnoticed() { return {Wins::unnoticed, ""}; }
 };
 
@@ -124,8 +128,12 @@ class RunConfig {
   std::vector<Entry> entries_;
 };
 
+/// Sizes beyond which no batch is planned, whatever the memory.
+inline constexpr int64_t kMostContext = int64_t{1} << 24, kMostRows = int64_t{1} << 20;
+
 /// Checks of values that leave the help text short.
 CLI::Validator at_least(int64_t least);
+CLI::Validator count_between(int64_t least, int64_t most);
 CLI::Validator between(double least, double most);
 CLI::Validator on_off();
 

@@ -58,7 +58,7 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
                   "Tokens of a row at most; 0: as many as the longest record has, but no more than "
                   "4096 and "
                   "the model's positions")
-      ->check(at_least(0));
+      ->check(count_between(0, kMostContext));
   command
       .add_option("--pack", pack, "off: a record a row; on: several share one, unseen by another")
       ->capture_default_str()

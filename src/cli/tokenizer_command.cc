@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/messages.h"
 #include "cli/tokenizer_template.h"
 #include "io/json.h"
 #include "text/byte_tokenizer.h"
@@ -94,7 +95,7 @@ void run_train(const TrainOptions& options) {
                                                       : ByteTokenizer::Specials::bos_eos);
     std::filesystem::create_directories(options.out);
     tokenizer.save(options.out);
-    if (!options.quiet) fmt::print(stderr, "{}: {}\n", options.out, tokenizer.description());
+    if (!options.quiet) messages::print("{}: {}", options.out, tokenizer.description());
     if (options.json) {
       put(nlohmann::ordered_json{{"out", options.out}, {"vocab_size", tokenizer.vocab_size()}}
               .dump() +
@@ -114,14 +115,14 @@ void run_train(const TrainOptions& options) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!options.quiet) {
-    fmt::print(stderr, "{}: {} pieces from {:.1f} MB in {} lines{}, {:.1f} s\n", options.out,
-               settings.vocab_size, static_cast<double>(trained.sampled_bytes) / 1e6,
-               trained.sampled_lines,
-               trained.sampled_bytes < trained.text_bytes
-                   ? fmt::format(" (sampled from {:.1f} MB)",
-                                 static_cast<double>(trained.text_bytes) / 1e6)
-                   : "",
-               seconds);
+    messages::print("{}: {} pieces from {:.1f} MB in {} lines{}, {:.1f} s", options.out,
+                    settings.vocab_size, static_cast<double>(trained.sampled_bytes) / 1e6,
+                    trained.sampled_lines,
+                    trained.sampled_bytes < trained.text_bytes
+                        ? fmt::format(" (sampled from {:.1f} MB)",
+                                      static_cast<double>(trained.text_bytes) / 1e6)
+                        : "",
+                    seconds);
   }
   if (options.json) {
     put(nlohmann::ordered_json{{"out", options.out},
@@ -201,8 +202,8 @@ void run_encode(const EncodeOptions& options) {
     throw UsageError(fmt::format("--bos: {} has no BOS token", options.tokenizer));
   }
   const auto encode = [&](std::string_view text) {
-    std::vector<int32_t> ids =
-        options.parse_special ? tokenizer->encode_prompt(text) : tokenizer->encode_like_library(text);
+    std::vector<int32_t> ids = options.parse_special ? tokenizer->encode_prompt(text)
+                                                     : tokenizer->encode_like_library(text);
     if (options.special) return tokenizer->with_special(std::move(ids));
     if (options.bos) ids.insert(ids.begin(), tokenizer->bos_id());
     return ids;
@@ -228,7 +229,8 @@ void add_encode(CLI::App& parent) {
       "  mixtral tokenizer encode --tokenizer tok < story.txt\n"
       "  mixtral tokenizer encode --tokenizer tok --jsonl < texts.jsonl > ids.jsonl\n");
   add_tokenizer_option(*command, options->tokenizer);
-  command->add_option("--text,-p", options->text, "The text; standard input, all of it, otherwise");
+  command->add_option("--text,-p,text", options->text,
+                      "The text; standard input, all of it, otherwise");
   command->add_flag("--jsonl", options->jsonl,
                     R"(Standard input has {"text"} rows; write a row {"ids"} for each)");
   command->add_flag("--bos", options->bos, "Put BOS in front");
@@ -290,10 +292,9 @@ void decode_row(const std::string& line, const std::string& where, const Tokeniz
   // JSON text cannot hold other bytes than UTF-8, so they are given beside it.
   if (!is_valid_utf8(bytes)) {
     result["bytes"] = base64(bytes);
-    fmt::print(
-        stderr,
+    messages::print(
         "{}: the bytes are not UTF-8: \"text\" has U+FFFD in their place, \"bytes\" has them "
-        "in base64\n",
+        "in base64",
         where);
   }
   put(result.dump() + "\n");

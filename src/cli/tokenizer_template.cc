@@ -58,8 +58,8 @@ Loaded load_directory(const fs::path& directory, const std::string& name) {
     names += (names.empty() ? "" : ", ") + item.name;
   }
   throw Error(fmt::format("{}: there is no chat template '{}' here; {}", directory.string(),
-                          printable(wanted), names.empty() ? "there is none at all"
-                                                           : "there are: " + names));
+                          printable(wanted),
+                          names.empty() ? "there is none at all" : "there are: " + names));
 }
 
 /// The variables of a row of input: its keys, and what transformers adds.

@@ -103,7 +103,7 @@ std::string run_info_text(const Backend& backend, const TrainingData& data,
                           const Tokenizer* tokenizer,
                           const std::vector<std::pair<std::string, fs::path>>& models) {
   std::string text = "\n# What the run was made with and from; not read as flags\nrun_info:\n";
-  text += fmt::format("  mixtral: {}\n", yaml_scalar(kVersion));
+  text += fmt::format("  mixtral: {}\n", yaml_scalar(version()));
   text += fmt::format("  compiler: {}\n", yaml_scalar(__VERSION__));
   text += fmt::format("  device: {}\n", yaml_scalar(backend.description()));
   if (tokenizer) text += fmt::format("  tokenizer: {}\n", yaml_scalar(tokenizer->description()));

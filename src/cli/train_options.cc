@@ -45,9 +45,9 @@ void TrainOptions::add_data(RunConfig& config) {
            "Tokens of a row (default: 256 or the model's positions; with --pack off or preference "
            "pairs, all of them)",
            same_data())
-      ->check(at_least(1));
+      ->check(count_between(1, kMostContext));
   config.add("-b,--batch-size", batch_size, "Rows of a micro-batch", same_data())
-      ->check(at_least(1));
+      ->check(count_between(1, kMostRows));
   config
       .add("--pack", pack,
            "on: whole documents share rows; fill: rows are full, documents are cut where one ends; "
@@ -75,7 +75,7 @@ void TrainOptions::add_data(RunConfig& config) {
   config.add("--response-marker", response_marker, "What --mask-prompt looks for", same_data());
   config.add("--token-cache", token_cache,
              "Keep the tokens beside the data, for later runs (.mixtral-cache)",
-             OnResume::unnoticed());
+             OnResume::command_line("because it writes beside the data"));
 }
 
 void TrainOptions::add_optimization(RunConfig& config) {
@@ -89,7 +89,7 @@ void TrainOptions::add_optimization(RunConfig& config) {
   config
       .add("--grad-accumulation", accumulation,
            "Micro-batches of a step: a larger batch in the same memory", same_data())
-      ->check(at_least(1));
+      ->check(count_between(1, kMostRows));
   config.add("--lr,--learning-rate", lr, "Peak learning rate (default: by the model's width)");
   config
       .add("--schedule", schedule,

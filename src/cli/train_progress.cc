@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/messages.h"
 #include "plot/run_plot.h"
 #include "train/memory_plan.h"
 
@@ -92,22 +93,21 @@ TrainProgress::TrainProgress(const CommonOptions& common, std::filesystem::path 
       style_(terminal_style(STDERR_FILENO)) {}
 
 TrainProgress::~TrainProgress() {
-  if (shown_ > 0) fmt::print(stderr, "\n");
+  if (shown_ > 0) messages::print("");
 }
 
 void TrainProgress::clear() {
   if (shown_ == 0) return;
   // In a terminal that has become narrower the line now takes several rows.
   const int rows = (shown_ - 1) / terminal_width(STDERR_FILENO);
-  fmt::print(stderr, "\r{}\x1b[J", rows > 0 ? fmt::format("\x1b[{}A", rows) : "");
+  messages::draw(fmt::format("\r{}\x1b[J", rows > 0 ? fmt::format("\x1b[{}A", rows) : ""));
   shown_ = 0;
 }
 
 void TrainProgress::say(std::string_view line) {
   if (common_.quiet) return;
   clear();
-  fmt::print(stderr, "{}\n", line);
-  std::fflush(stderr);
+  messages::line(line);
 }
 
 void TrainProgress::log_to_tensorboard(int64_t last_step) {
@@ -121,8 +121,7 @@ void TrainProgress::on_progress(const Progress& progress) {
   if (common_.quiet || !terminal_) return;
   clear();
   const std::string line = status_line(progress, terminal_width(STDERR_FILENO), style_);
-  fmt::print(stderr, "{}", line);
-  std::fflush(stderr);
+  messages::draw(line);
   shown_ = shown_width(line);
 }
 

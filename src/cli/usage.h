@@ -9,6 +9,11 @@ namespace mixtral {
 /// without its noise.
 std::string flag_error(const CLI::Error& error);
 
+/// Makes every number among the flags of a command, and of its subcommands, be read as it is
+/// written, in decimal, or refused: 010 is ten, 0x10 and -1 for what counts from 0 are errors, and
+/// so is what does not fit. Also of values that a file sets (RunConfig).
+void read_numbers_as_written(CLI::App& app);
+
 /// One sentence for a command line that could not be read: what is wrong, the nearest command or
 /// flag where one is unknown, and where the help is.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error);

@@ -25,6 +25,13 @@ std::string lower(std::string text) {
   return text;
 }
 
+/// Whether a link in a folder leads to a file outside it, which nobody asked to import.
+bool leads_out(const fs::directory_entry& entry, const fs::path& folder) {
+  if (!entry.is_symlink()) return false;
+  const fs::path root = fs::canonical(folder), target = fs::canonical(entry.path());
+  return std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first != root.end();
+}
+
 std::vector<fs::path> find_files(const ImportOptions& options) {
   std::set<fs::path> found;
   for (const fs::path& input : options.inputs) {
@@ -36,7 +43,7 @@ std::vector<fs::path> find_files(const ImportOptions& options) {
       continue;
     }
     for (const auto& entry : fs::recursive_directory_iterator(input)) {
-      if (!entry.is_regular_file()) continue;
+      if (!entry.is_regular_file() || leads_out(entry, input)) continue;
       const std::string extension = lower(entry.path().extension().string());
       const auto& wanted = options.extensions;
       if (std::find(wanted.begin(), wanted.end(), extension) != wanted.end()) {

@@ -18,7 +18,6 @@ namespace ondemand = simdjson::ondemand;
 
 constexpr double kExactIntegers = 0x1p53;  // doubles hold every integer up to here
 constexpr int kDeepest = 512;
-constexpr size_t kLongestShown = 80;
 
 std::string_view describe(Json::Kind kind) {
   switch (kind) {
@@ -71,18 +70,6 @@ std::string_view describe(simdjson::error_code code) {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  std::string shown;
-  for (const char c : text.substr(0, kLongestShown))
-    shown += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  // A character cut in half at the end is dropped.
-  if (text.size() > kLongestShown) {
-    while (!shown.empty() && !simdjson::validate_utf8(shown)) shown.pop_back();
-    shown += "...";
-  }
-  return shown;
-}
-
 /// Walks simdjson's lazy document once, checks all that it leaves unchecked, and builds the tree.
 class JsonReader {
  public:
@@ -98,7 +85,10 @@ class JsonReader {
           source));
     // simdjson checks a number or word that is the whole document less strictly than one inside an
     // array, so every text is read as the only element of an array.
-    text_ = simdjson::padded_string(fmt::format("[{}]", text));
+    text_ = simdjson::padded_string(text.size() + 2);
+    text_.data()[0] = '[';
+    std::ranges::copy(text, text_.data() + 1);
+    text_.data()[text.size() + 1] = ']';
   }
 
   Json read() {
@@ -141,6 +131,8 @@ class JsonReader {
   }
 
   void fill(ondemand::value value, Json& json, int depth) {
+    if (++values_ > limits_.values)
+      throw Error(fmt::format("{}: at most {} values are accepted", source_, limits_.values));
     ondemand::json_type type;
     check(value.type().get(type), json);
     if (type == ondemand::json_type::array) {
@@ -165,6 +157,9 @@ class JsonReader {
     auto items = std::make_shared<Json::Array>();
     const Json::PlacePointer place = below(json);
     for (auto element : array) {
+      if (items->size() >= limits_.items)
+        throw Error(fmt::format("{}: at most {} items of an array are accepted", json.where(),
+                                limits_.items));
       Json& item = items->emplace_back(Json(place, static_cast<int64_t>(items->size())));
       ondemand::value child;
       check(std::move(element).get(child), item);
@@ -265,6 +260,7 @@ class JsonReader {
 
   std::string source_;
   JsonLimits limits_;
+  uint64_t values_ = 0;  // that were begun
   simdjson::padded_string text_;
   ondemand::parser parser_;
   ondemand::document document_;

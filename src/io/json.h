@@ -9,17 +9,17 @@
 #include <variant>
 #include <vector>
 
+#include "base/printable.h"
+
 namespace mixtral {
 
 /// Caps that keep hostile text cheap to refuse.
 struct JsonLimits {
   uint64_t bytes = uint64_t{64} << 20;
-  int depth = 64;  // arrays and objects within one another; at most 512
+  int depth = 64;                 // arrays and objects within one another; at most 512
+  uint64_t values = 8'000'000;    // of any kind, each of which takes about 100 bytes
+  uint64_t items = ~uint64_t{0};  // of one array
 };
-
-/// What an error shows of text that may be hostile: at most 80 bytes, control codes as '?', whole
-/// characters.
-std::string printable(std::string_view text);
 
 /// An immutable parsed JSON value; copies share their contents. Parsing is strict (RFC 8259): valid
 /// UTF-8 without lone surrogates, no byte order mark, no trailing text, no duplicate keys, limited

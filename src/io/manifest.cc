@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/temporary_name.h"
 #include "io/json.h"
 
 namespace mixtral {
@@ -77,7 +78,8 @@ Manifest Manifest::of_directory(const fs::path& directory) {
   Manifest manifest;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
     const std::string name = entry.path().lexically_relative(directory).generic_string();
-    if (entry.is_regular_file() && name != kFileName && name.find(".tmp-") == std::string::npos)
+    if (entry.is_regular_file() && name != kFileName &&
+        !is_temporary_name(entry.path().filename().string()))
       manifest.add(name, checksum_file(entry.path()));
   }
   return manifest;

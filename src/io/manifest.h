@@ -14,7 +14,7 @@ class Manifest {
  public:
   static constexpr std::string_view kFileName = "manifest.json";
 
-  /// Reads every regular file below `directory`, except its manifest and unfinished ".tmp-" files.
+  /// Reads every regular file below `directory`, except its manifest and unfinished files.
   static Manifest of_directory(const std::filesystem::path& directory);
   /// Throws Error if manifest.json is missing, malformed, or names files outside the directory.
   static Manifest load(const std::filesystem::path& directory);

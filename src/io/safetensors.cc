@@ -20,7 +20,8 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kLongestHeader = 100'000'000;  // the format's own limit
-constexpr size_t kMostTensors = 1'000'000;
+constexpr size_t kMostTensors = 262'144;
+constexpr uint64_t kMostValues = 10 * kMostTensors;  // of the header's JSON
 constexpr size_t kLongestName = 1024;
 constexpr size_t kHighestRank = 32;
 
@@ -219,7 +220,9 @@ SafetensorsHeader SafetensorsHeader::parse(std::span<const std::byte> file,
   if (!text.starts_with('{'))
     throw Error(
         fmt::format("{}: not a safetensors file: its header does not start with '{{'", source));
-  const Json json = Json::parse(text, source, {.bytes = kLongestHeader, .depth = 4});
+  const Json json = Json::parse(
+      text, source,
+      {.bytes = kLongestHeader, .depth = 4, .values = kMostValues, .items = 2 * kHighestRank});
 
   SafetensorsHeader header;
   header.data_begin = kLengthBytes + length;

@@ -71,9 +71,8 @@ std::vector<TensorSource::NonFinite> TensorSource::non_finite() const {
     for (int64_t first = 0; first < count; first += kDecodedAtOnce) {
       decoded.resize(static_cast<size_t>(std::min(kDecodedAtOnce, count - first)));
       read(name, first, Tensor(std::span(decoded)));
-      const auto bad =
-          find_non_finite(reinterpret_cast<const std::byte*>(decoded.data()), Dtype::f32,
-                          static_cast<int64_t>(decoded.size()));
+      const auto bad = find_non_finite(reinterpret_cast<const std::byte*>(decoded.data()),
+                                       Dtype::f32, static_cast<int64_t>(decoded.size()));
       if (bad < 0) continue;
       const double value = static_cast<double>(decoded[static_cast<size_t>(bad)]);
       found.push_back({name, first + bad, value, file_of(name)});

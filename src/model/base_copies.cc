@@ -33,10 +33,10 @@ bool is_weight_name(std::string_view name) {
 
 /// Whether the elements are equal, or those of the base are once rounded to the copy's type.
 bool equal_values(const SafetensorsFile& file, const SafetensorsEntry& copy,
-                  const SafetensorsFile& base_file, const SafetensorsEntry& base) {
+                  std::span<const std::byte> base_bytes, const TensorEntry& base) {
   if (!copy.dtype || !base.dtype || !convertible(*base.dtype, *copy.dtype)) return false;
   const std::byte* theirs = file.bytes(copy).data();
-  const std::byte* ours = base_file.bytes(base).data();
+  const std::byte* ours = base_bytes.data();
   constexpr int64_t kChunk = 1 << 16;
   std::vector<std::byte> rounded(static_cast<size_t>(kChunk * size_of(*copy.dtype)));
   const int64_t count = copy.numel();
@@ -73,7 +73,7 @@ bool BaseCopies::accept(const SafetensorsFile& file, const SafetensorsEntry& ent
         "{} of another shape, {} where {} has {} (a vocabulary that was resized for the adapter, "
         "for example); {}",
         what, entry.shape_text(), base_.string(), base->shape_text(), kRemedy));
-  if (!equal_values(file, entry, tensors_->file_of(base->name), *base))
+  if (!equal_values(file, entry, tensors_->raw(base->name), *base))
     throw Error(fmt::format("{} with other values than in {}; {}", what, base_.string(), kRemedy));
   return true;
 }

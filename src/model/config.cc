@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMostParameters = int64_t{1} << 50;
+constexpr int64_t kMostExperts = int64_t{1} << 17;  // of all layers
 
 // config.json's names for floating-point types.
 constexpr std::pair<std::string_view, Dtype> kDtypes[] = {{"float32", Dtype::f32},
@@ -208,6 +209,8 @@ void ModelConfig::validate(std::string_view source) const {
   in_range("num_key_value_heads", num_kv_heads, 1, num_heads);
   in_range("head_dim", head_dim, 2, 4096);
   in_range("num_local_experts", num_experts, 1, 4096);
+  // Each is a few tensors, and their names alone take memory.
+  in_range("num_hidden_layers x num_local_experts", num_layers * num_experts, 1, kMostExperts);
   in_range("num_experts_per_tok", experts_per_token, 1, num_experts);
   in_range("max_position_embeddings", max_positions, 1, int64_t{1} << 26);
   in_range("sliding_window", sliding_window, 0, int64_t{1} << 31);

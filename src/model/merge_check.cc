@@ -179,13 +179,12 @@ class AdapterUpdates {
   Updates& updates_;
 };
 
-/// Elements of safetensors entries as doubles.
-std::vector<double> elements(const SafetensorsFile& file, const SafetensorsEntry& entry,
-                             int64_t first, int64_t count) {
+/// Elements of a tensor, of a model or of one file, as doubles.
+template <class Source>
+std::vector<double> elements(const Source& source, const std::string& name, int64_t first,
+                             int64_t count) {
   std::vector<double> values(static_cast<size_t>(count));
-  CHECK(entry.dtype && is_float(*entry.dtype), entry.name);
-  convert_elements(file.bytes(entry).data() + first * size_of(*entry.dtype), *entry.dtype,
-                   reinterpret_cast<std::byte*>(values.data()), Dtype::f64, count);
+  source.read(name, first, Tensor(values.data(), {count}, Dtype::f64));
   return values;
 }
 
@@ -199,7 +198,7 @@ class RowCheck {
         throw Error(fmt::format("{}: tensor {}, which an adapter changes, is missing",
                                 merged_.path().string(), name));
     for (const std::string& name : merged_.names()) {
-      const SafetensorsEntry& entry = merged_.at(name);
+      const TensorEntry& entry = merged_.at(name);
       const int64_t rows = entry.dims.empty() ? 1 : entry.dims[0];
       std::set<int64_t> some;
       constexpr int64_t kRows = 4;
@@ -212,10 +211,10 @@ class RowCheck {
 
  private:
   void compare(const std::string& name, int64_t row, int64_t rows, const Updates& updates) {
-    const SafetensorsEntry& entry = merged_.at(name);
+    const TensorEntry& entry = merged_.at(name);
     const int64_t columns = entry.numel() / std::max<int64_t>(rows, 1);
-    const auto found = elements(merged_.file_of(name), entry, row * columns, columns);
-    auto expected = elements(base_.file_of(name), base_.at(name), row * columns, columns);
+    const auto found = elements(merged_, name, row * columns, columns);
+    auto expected = elements(base_, name, row * columns, columns);
     const auto [begin, end] = updates.equal_range(name);
     for (auto update = begin; update != end; ++update) add(update->second, row, expected);
     for (size_t i = 0; i < found.size(); ++i) {
@@ -251,7 +250,7 @@ class RowCheck {
 
   const std::vector<double>& values_of(const SafetensorsFile& file, const SafetensorsEntry& entry) {
     auto [found, added] = values_.try_emplace(&entry);
-    if (added) found->second = elements(file, entry, 0, entry.numel());
+    if (added) found->second = elements(file, entry.name, 0, entry.numel());
     return found->second;
   }
 

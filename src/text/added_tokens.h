@@ -11,8 +11,8 @@
 namespace mixtral {
 
 /// A token that is found in a text as a whole, before the text is split into pieces: control tokens
-/// such as "<|im_start|>" and words that were added to a vocabulary. The fields are those of Hugging
-/// Face's AddedToken.
+/// such as "<|im_start|>" and words that were added to a vocabulary. The fields are those of
+/// Hugging Face's AddedToken.
 struct AddedToken {
   int32_t id = -1;
   std::string content;

@@ -19,7 +19,9 @@ uint32_t label(uint32_t unit) { return unit & 0x800000FFu; }
 uint32_t offset(uint32_t unit) { return (unit >> 10) << ((unit & 0x200u) >> 6); }
 
 constexpr int kMaxKeyBytes = 128;
-constexpr size_t kMaxReplacementBytes = 1024;
+// NFKC's longest is 33 bytes, of one character. A map that can make a text some hundred times as
+// long would fill the memory.
+constexpr size_t kMaxReplacementBytes = 128;
 
 /// Depth-first walk over what lookups can reach. Subtrees may be shared (the array is built from an
 /// acyclic word graph), so each unit is entered once and remembers the height below it.
@@ -55,7 +57,8 @@ class Checker {
   void check_replacement(size_t at) const {
     if (at >= replacements_.size()) fail("a rule points outside the replacements");
     const size_t end = replacements_.find('\0', at);  // there is one: the last byte is NUL
-    if (end - at > kMaxReplacementBytes) fail("a replacement is too long");
+    if (end - at > kMaxReplacementBytes)
+      fail(fmt::format("a replacement has more than {} bytes", kMaxReplacementBytes));
     if (!is_valid_utf8(replacements_.substr(at, end - at))) fail("a replacement is not UTF-8");
   }
 

@@ -225,8 +225,7 @@ void HfBpe::consider(const std::vector<Symbol>& symbols, int32_t left,
 
 void HfBpe::merge(std::vector<Symbol>& symbols) const {
   std::vector<Candidate> heap;
-  for (size_t i = 0; i + 1 < symbols.size(); ++i)
-    consider(symbols, static_cast<int32_t>(i), heap);
+  for (size_t i = 0; i + 1 < symbols.size(); ++i) consider(symbols, static_cast<int32_t>(i), heap);
   while (!heap.empty()) {
     std::pop_heap(heap.begin(), heap.end(),
                   [](const Candidate& a, const Candidate& b) { return a.order > b.order; });

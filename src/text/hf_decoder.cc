@@ -80,9 +80,10 @@ void HfDecoder::read(const Json& json) {
     const std::string& content = json.at("content").as_string();
     if (start == 0 && stop == 0) return;
     if (!fused_ || start != 1 || stop != 0 || count_characters(content) != 1 || !stripped_.empty())
-      refuse(fmt::format("with start {} and stop {} {}Fuse is not supported; expected one "
-                         "character to be stripped from the start, after Fuse",
-                         start, stop, fused_ ? "after " : "without "));
+      refuse(
+          fmt::format("with start {} and stop {} {}Fuse is not supported; expected one "
+                      "character to be stripped from the start, after Fuse",
+                      start, stop, fused_ ? "after " : "without "));
     stripped_ = content;
   } else if (type == "Metaspace") {
     const std::string& symbol = json.at("replacement").as_string();

@@ -78,13 +78,13 @@ void HfNormalizer::read(const Json& json) {
       if (!text.empty()) text.insert(0, prefix);
     });
   } else if (type == "ByteLevel") {
-    steps_.emplace_back(
-        [](std::string& text) { text = ByteLevelAlphabet::get().write(text); });
+    steps_.emplace_back([](std::string& text) { text = ByteLevelAlphabet::get().write(text); });
   } else {
-    throw Error(fmt::format("{}: the normalizer {} is not supported; expected NFC, NFD, NFKC, "
-                            "NFKD, Lowercase, Strip, StripAccents, Replace, Prepend, ByteLevel or "
-                            "Sequence",
-                            json.where(), printable(type)));
+    throw Error(
+        fmt::format("{}: the normalizer {} is not supported; expected NFC, NFD, NFKC, "
+                    "NFKD, Lowercase, Strip, StripAccents, Replace, Prepend, ByteLevel or "
+                    "Sequence",
+                    json.where(), printable(type)));
   }
 }
 

@@ -27,9 +27,10 @@ constexpr std::array<std::pair<std::string_view, Behavior>, 5> kBehaviors = {{
 Behavior read_behavior(const Json& json) {
   for (const auto& [name, behavior] : kBehaviors)
     if (name == json.as_string()) return behavior;
-  throw Error(fmt::format("{}: the behavior {} is not known; expected Removed, Isolated, "
-                          "MergedWithPrevious, MergedWithNext or Contiguous",
-                          json.where(), printable(json.as_string())));
+  throw Error(
+      fmt::format("{}: the behavior {} is not known; expected Removed, Isolated, "
+                  "MergedWithPrevious, MergedWithNext or Contiguous",
+                  json.where(), printable(json.as_string())));
 }
 
 struct Part {
@@ -133,7 +134,8 @@ void read_byte_level(const Json& json, std::vector<HfPreTokenizer::Step>& steps)
     });
   }
   if (flag(json, "use_regex", true)) {
-    // GPT-2's words: contractions, letters, numbers and other characters with the space before them.
+    // GPT-2's words: contractions, letters, numbers and other characters with the space before
+    // them.
     const TextPattern pattern(
         "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
         json.where());
@@ -219,8 +221,7 @@ void HfPreTokenizer::read(const Json& json) {
     steps_.push_back(at_characters(is_white_space, Behavior::removed));
   } else if (type == "Digits") {
     const bool each = flag(json, "individual_digits", false);
-    steps_.push_back(
-        at_characters(is_numeric, each ? Behavior::isolated : Behavior::contiguous));
+    steps_.push_back(at_characters(is_numeric, each ? Behavior::isolated : Behavior::contiguous));
   } else if (type == "Punctuation") {
     const Json* behavior = json.find("behavior");
     steps_.push_back(at_characters(
@@ -229,8 +230,8 @@ void HfPreTokenizer::read(const Json& json) {
     const std::string& delimiter = json.at("delimiter").as_string();
     steps_.emplace_back([delimiter](const Word& word, std::vector<Word>& words) {
       std::vector<TextRange> matches;
-      for (size_t at = 0; !delimiter.empty() &&
-                          (at = word.text.find(delimiter, at)) != std::string::npos;
+      for (size_t at = 0;
+           !delimiter.empty() && (at = word.text.find(delimiter, at)) != std::string::npos;
            at += delimiter.size())
         matches.push_back({at, at + delimiter.size()});
       split_word(word, matches, Behavior::removed, false, words);

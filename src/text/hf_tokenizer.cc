@@ -127,10 +127,11 @@ void HfTokenizer::read_post_processor(const Json& json) {
     prefix_.insert(prefix_.begin(), id_of("cls"));
     suffix_.push_back(id_of("sep"));
   } else if (type != "ByteLevel") {  // which only moves offsets
-    throw Error(fmt::format("{}: the post-processor {} is not supported; expected "
-                            "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel or "
-                            "Sequence",
-                            json.where(), printable(type)));
+    throw Error(
+        fmt::format("{}: the post-processor {} is not supported; expected "
+                    "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel or "
+                    "Sequence",
+                    json.where(), printable(type)));
   }
 }
 
@@ -238,7 +239,8 @@ std::vector<std::string> HfTokenizer::control_texts() const {
 
 std::string HfTokenizer::description() const {
   return fmt::format("tokenizer.json BPE, {} tokens, {} merges, {} added tokens{}", size_,
-                     model_.merges(), added_.size(), model_.byte_fallback() ? ", byte fallback" : "");
+                     model_.merges(), added_.size(),
+                     model_.byte_fallback() ? ", byte fallback" : "");
 }
 
 void HfTokenizer::save(const std::filesystem::path& directory) const {

@@ -16,9 +16,9 @@
 
 namespace mixtral {
 
-/// A tokenizer.json of Hugging Face's tokenizers library with a BPE model. Encodes and decodes valid
-/// UTF-8 exactly as that library does; other bytes come back as they are where the vocabulary has
-/// bytes.
+/// A tokenizer.json of Hugging Face's tokenizers library with a BPE model. Encodes and decodes
+/// valid UTF-8 exactly as that library does; other bytes come back as they are where the vocabulary
+/// has bytes.
 class HfTokenizer : public Tokenizer {
  public:
   /// From a file's bytes, named `source` in errors, and what stands beside it. Throws Error naming
@@ -63,9 +63,9 @@ class HfTokenizer : public Tokenizer {
   HfBpe model_;
   HfDecoder decoder_;
   std::vector<AddedToken> added_;
-  PieceTable added_contents_;          // of added_, in its order
-  std::vector<int32_t> added_of_;      // by id: place in added_, or -1
-  Finders all_, words_;                // of a prompt; of text that a user typed
+  PieceTable added_contents_;             // of added_, in its order
+  std::vector<int32_t> added_of_;         // by id: place in added_, or -1
+  Finders all_, words_;                   // of a prompt; of text that a user typed
   std::vector<int32_t> prefix_, suffix_;  // what the post-processor adds
   int32_t size_ = 0;
   std::vector<TokenizerCompanion> companions_;

@@ -70,9 +70,9 @@ struct Statement {
     filter_block,
     with,  // target = expression, one by one in pairs: body
     generation,
-    scope,  // a block of a name, or autoescape
-    go_on,  // continue
-    leave,  // break
+    scope,    // a block of a name, or autoescape
+    go_on,    // continue
+    leave,    // break
     refused,  // include, import, extends: fails when it is reached
     nothing
   };

@@ -28,17 +28,17 @@ Value range(Interpreter& run, Arguments& given) {
   const Integer stop = whole_number(p[p.size() > 1 ? 1 : 0]);
   const Integer step = p.size() > 2 ? whole_number(p[2]) : 1;
   if (step == 0) throw RenderError("range() arg 3 must not be zero");
-  const double turns = (static_cast<double>(stop) - static_cast<double>(start)) /
-                       static_cast<double>(step);
+  const double turns =
+      (static_cast<double>(stop) - static_cast<double>(start)) / static_cast<double>(step);
   if (turns > static_cast<double>(kLongestRange))
     throw RenderError("Range too big. The sandbox blocks ranges larger than 100000.");
   std::vector<Value> items;
   for (Integer i = start; step > 0 ? i < stop : i > stop; i += step) items.push_back(Value::of(i));
   run.reserve(items.size() * sizeof(Value));
-  const std::string name =
-      step == 1 ? fmt::format("range({}, {})", number_text(start), number_text(stop))
-                : fmt::format("range({}, {}, {})", number_text(start), number_text(stop),
-                              number_text(step));
+  const std::string name = step == 1
+                               ? fmt::format("range({}, {})", number_text(start), number_text(stop))
+                               : fmt::format("range({}, {}, {})", number_text(start),
+                                             number_text(stop), number_text(step));
   return Value::list(std::move(items), Value::Kind::range, name);
 }
 
@@ -86,10 +86,11 @@ Value raise_exception(Interpreter&, Arguments& given) {
 /// A function that gives its text from the second call on.
 Value joiner(Interpreter&, Arguments& given) {
   const auto a = take(given, {"sep"}, "joiner");
-  return Value::function("joiner", [separator = a[0].value_or(Value::of(", ")),
-                                    used = std::make_shared<bool>(false)](Interpreter&, Arguments&) {
-    return std::exchange(*used, true) ? separator : Value::of("");
-  });
+  return Value::function(
+      "joiner", [separator = a[0].value_or(Value::of(", ")), used = std::make_shared<bool>(false)](
+                    Interpreter&, Arguments&) {
+        return std::exchange(*used, true) ? separator : Value::of("");
+      });
 }
 
 Value cycler(Interpreter&, Arguments& given) {
@@ -166,7 +167,9 @@ const Value& other(const Arguments& given) {
 bool is_divisible(Interpreter&, const Value& value, Arguments& given) {
   return divisible(value, whole_number(other(given)), 0);
 }
-bool is_same(Interpreter&, const Value& value, Arguments& given) { return value.same(other(given)); }
+bool is_same(Interpreter&, const Value& value, Arguments& given) {
+  return value.same(other(given));
+}
 bool is_in(Interpreter&, const Value& value, Arguments& given) {
   return contains(other(given), value);
 }
@@ -288,7 +291,8 @@ std::vector<std::optional<Value>> bind(const Arguments& given,
     if (place == names.end())
       throw RenderError(fmt::format("{} has no argument '{}'", function, name));
     auto& slot = values[static_cast<size_t>(place - names.begin())];
-    if (slot) throw RenderError(fmt::format("{}: the argument '{}' is given twice", function, name));
+    if (slot)
+      throw RenderError(fmt::format("{}: the argument '{}' is given twice", function, name));
     slot = value;
   }
   return values;

@@ -9,7 +9,7 @@ namespace {
 
 using Kind = Expression::Kind;
 
-constexpr int kDeepest = 200;      // expressions within expressions
+constexpr int kDeepest = 200;       // expressions within expressions
 constexpr int kLongestChain = 500;  // a + b + c ..., and a.b.c ...
 
 std::string described(const Token& token) {
@@ -132,8 +132,8 @@ ExpressionPointer ExpressionParser::parse_compare() {
     std::string name;
     for (const std::string_view sign : {"==", "!=", "<=", ">=", "<", ">"})
       if (tokens_.is_sign(sign)) name = sign;
-    const bool negated =
-        tokens_.is_name("not") && tokens_.peek().kind == Token::Kind::name && tokens_.peek().text == "in";
+    const bool negated = tokens_.is_name("not") && tokens_.peek().kind == Token::Kind::name &&
+                         tokens_.peek().text == "in";
     if (negated)
       name = "not in";
     else if (tokens_.is_name("in"))

@@ -101,8 +101,7 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
     case Kind::tuple: {
       std::vector<Value> items;
       for (const auto& item : e.parts) items.push_back(evaluate(*item, scope));
-      return list(std::move(items),
-                  e.kind == Kind::list ? Value::Kind::list : Value::Kind::tuple);
+      return list(std::move(items), e.kind == Kind::list ? Value::Kind::list : Value::Kind::tuple);
     }
     case Kind::dict: {
       Value dict = Value::dict();
@@ -207,7 +206,8 @@ Value Interpreter::attribute(const Value& value, const std::string& name) {
     if (const Value* found = value.find(Value::of(name))) return *found;
     return Value::undefined(fmt::format("'dict object' has no attribute '{}'", name));
   }
-  return Value::undefined(fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
+  return Value::undefined(
+      fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
 }
 
 Value Interpreter::item(const Value& value, const Value& key) {
@@ -219,15 +219,14 @@ Value Interpreter::item(const Value& value, const Value& key) {
       if (Value method = find_method(value, key.text()); !method.is(Value::Kind::undefined))
         return method;
     }
-    return Value::undefined(
-        fmt::format("'dict object' has no attribute {}", representation(key)));
+    return Value::undefined(fmt::format("'dict object' has no attribute {}", representation(key)));
   }
   if (key.is(Value::Kind::string)) return attribute(value, key.text());
   const bool sequence = value.is(Value::Kind::string) || value.is(Value::Kind::list) ||
                         value.is(Value::Kind::tuple) || value.is(Value::Kind::range);
   if (!sequence || !key.is_whole())
-    return Value::undefined(fmt::format("'{} object' has no element {}", value.type_name(),
-                                        to_text(key)));
+    return Value::undefined(
+        fmt::format("'{} object' has no element {}", value.type_name(), to_text(key)));
   const auto count = static_cast<Integer>(length(value));
   const Integer index = key.integer() < 0 ? key.integer() + count : key.integer();
   if (index < 0 || index >= count)
@@ -258,8 +257,8 @@ Value Interpreter::slice(const Expression& expression, const Value& value,
        i += bounds.step)
     taken.push_back(items[static_cast<size_t>(i)]);
   if (!value.is(Value::Kind::string))
-    return list(std::move(taken), value.is(Value::Kind::tuple) ? Value::Kind::tuple
-                                                               : Value::Kind::list);
+    return list(std::move(taken),
+                value.is(Value::Kind::tuple) ? Value::Kind::tuple : Value::Kind::list);
   std::string joined;
   for (const Value& character : taken) joined += character.text();
   return text(std::move(joined));
@@ -293,8 +292,7 @@ Value Interpreter::add(const Value& left, const Value& right) {
     reserve(left.text().size() + right.text().size());
     return Value::of(left.text() + right.text());
   }
-  if (left.kind() == right.kind() &&
-      (left.is(Value::Kind::list) || left.is(Value::Kind::tuple))) {
+  if (left.kind() == right.kind() && (left.is(Value::Kind::list) || left.is(Value::Kind::tuple))) {
     reserve((left.items().items.size() + right.items().items.size()) * sizeof(Value));
     std::vector<Value> items = left.items().items;
     items.insert(items.end(), right.items().items.begin(), right.items().items.end());
@@ -312,12 +310,12 @@ Value Interpreter::multiply(const Value& left, const Value& right) {
   if (left.is_number() && right.is_number()) return Value::of(left.real() * right.real());
   const Value& many = left.is_whole() ? right : left;
   const Value& number = left.is_whole() ? left : right;
-  if (!number.is_whole() || !(many.is(Value::Kind::string) || many.is(Value::Kind::list) ||
-                              many.is(Value::Kind::tuple)))
+  if (!number.is_whole() ||
+      !(many.is(Value::Kind::string) || many.is(Value::Kind::list) || many.is(Value::Kind::tuple)))
     fail_types("*", left, right);
   const Integer times = std::max<Integer>(number.integer(), 0);
-  const size_t unit = many.is(Value::Kind::string) ? many.text().size()
-                                                   : many.items().items.size() * sizeof(Value);
+  const size_t unit =
+      many.is(Value::Kind::string) ? many.text().size() : many.items().items.size() * sizeof(Value);
   if (unit == 0) return many;
   if (times > (Integer{1} << 40)) throw RenderError("the template makes too long a text");
   const auto count = static_cast<size_t>(times);
@@ -342,7 +340,8 @@ Value Interpreter::power(const Value& left, const Value& right) {
     }
     return Value::of(result);
   }
-  if (left.real() == 0 && right.real() < 0) throw RenderError("0.0 cannot be raised to a negative power");
+  if (left.real() == 0 && right.real() < 0)
+    throw RenderError("0.0 cannot be raised to a negative power");
   const double result = std::pow(left.real(), right.real());
   if (std::isnan(result) && !std::isnan(left.real()) && !std::isnan(right.real()))
     throw RenderError("the power is a complex number");

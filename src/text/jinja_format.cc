@@ -27,7 +27,8 @@ std::string padded(const std::string& text, const Layout& layout, char align) {
   const int64_t missing = std::max<int64_t>(layout.width - size, 0);
   const int64_t before = align == '<' ? 0 : align == '^' ? missing / 2 : missing;
   std::string result;
-  const bool inside = align == '=' && !text.empty() && (text[0] == '-' || text[0] == '+' || text[0] == ' ');
+  const bool inside =
+      align == '=' && !text.empty() && (text[0] == '-' || text[0] == '+' || text[0] == ' ');
   if (inside) result += text[0];
   for (int64_t i = 0; i < before; ++i) result += layout.fill;
   result += inside ? text.substr(1) : text;
@@ -249,8 +250,8 @@ std::string percent_format(std::string_view format, const Value& values) {
       result += padded(text, layout, left ? '<' : '>');
     } else if (std::string_view("diuxXoeEfFgG").find(type) != std::string_view::npos) {
       if (!value->is_number())
-        throw RenderError(fmt::format("%{} format: a number is required, not {}", type,
-                                      value->type_name()));
+        throw RenderError(
+            fmt::format("%{} format: a number is required, not {}", type, value->type_name()));
       layout.type = type == 'i' || type == 'u' ? 'd' : type;
       if (zeros && !left) layout.fill = "0";
       result += padded(number_layout(*value, layout), layout, left ? '<' : zeros ? '=' : '>');

@@ -92,9 +92,9 @@ Interpreter::Flow Interpreter::run(const Statement& statement, const ScopePointe
       write(to_text(evaluate(*statement.expression, scope)), out);
       break;
     case Kind::branch:
-      return run(truth(evaluate(*statement.expression, scope)) ? statement.body
-                                                               : statement.otherwise,
-                 scope, out);
+      return run(
+          truth(evaluate(*statement.expression, scope)) ? statement.body : statement.otherwise,
+          scope, out);
     case Kind::loop:
       return run_loop(statement, scope, out);
     case Kind::set:
@@ -142,8 +142,8 @@ Interpreter::Flow Interpreter::run(const Statement& statement, const ScopePointe
     case Kind::leave:
       return Flow::leave;
     case Kind::refused:
-      throw RenderError(fmt::format("'{}' would read another file, and a template has none",
-                                    statement.text));
+      throw RenderError(
+          fmt::format("'{}' would read another file, and a template has none", statement.text));
     case Kind::nothing:
       break;
   }
@@ -204,14 +204,15 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
     spend();
     const ScopePointer inner = inner_scope(scope);
     assign(*statement.target, state->items[i], inner);
-    Value loop = Value::function("loop", [this, &statement, scope, depth](Interpreter&,
-                                                                          Arguments& given) {
-      if (!statement.recursive) throw RenderError("the loop is not recursive, so it cannot be called");
-      if (given.positional.size() != 1) throw RenderError("loop() needs one argument");
-      std::string inner_text;
-      run_items(statement, given.positional[0], scope, inner_text, depth + 1);
-      return text(std::move(inner_text));
-    });
+    Value loop =
+        Value::function("loop", [this, &statement, scope, depth](Interpreter&, Arguments& given) {
+          if (!statement.recursive)
+            throw RenderError("the loop is not recursive, so it cannot be called");
+          if (given.positional.size() != 1) throw RenderError("loop() needs one argument");
+          std::string inner_text;
+          run_items(statement, given.positional[0], scope, inner_text, depth + 1);
+          return text(std::move(inner_text));
+        });
     loop.callee().attributes = {
         {"index", Value::of(i + 1)},
         {"index0", Value::of(i)},
@@ -232,8 +233,9 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
                                     return given.positional[i % given.positional.size()];
                                   })},
         {"changed", Value::function("changed", [state](Interpreter&, Arguments& given) {
-           const bool same = equal(Value::tuple(state->last_seen), Value::tuple(given.positional)) &&
-                             !state->last_seen.empty();
+           const bool same =
+               equal(Value::tuple(state->last_seen), Value::tuple(given.positional)) &&
+               !state->last_seen.empty();
            state->last_seen = given.positional;
            return Value::of(!same);
          })}};
@@ -246,8 +248,8 @@ Value Interpreter::make_macro(const Statement& statement, const ScopePointer& sc
                               std::string name) {
   // The macro is a variable of this scope, and would keep it alive for ever.
   const std::weak_ptr<Scope> defined_in = scope;
-  Value macro = Value::function(
-      name, [this, &statement, defined_in](Interpreter&, Arguments& given) {
+  Value macro =
+      Value::function(name, [this, &statement, defined_in](Interpreter&, Arguments& given) {
         const ScopePointer outer = defined_in.lock();
         if (!outer) throw RenderError("a macro is called after the block that defined it");
         return run_macro(statement, outer, given);

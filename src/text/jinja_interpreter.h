@@ -32,7 +32,8 @@ struct GeneratedSpan {
 };
 
 /// Runs a template. Steps, the size of texts and lists, and the depth of calls are bounded, so that
-/// no template takes more than seconds and some hundred megabytes; past a bound it ends in an error.
+/// no template takes more than seconds and some hundred megabytes; past a bound it ends in an
+/// error.
 class Interpreter {
  public:
   explicit Interpreter(std::string_view source) : source_(source) {}

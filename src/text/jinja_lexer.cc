@@ -245,7 +245,8 @@ class Lexer {
     bool fractional = false;
     if (base != 10) {
       place += 2;
-      take_digits(base == 16 ? "0123456789abcdefABCDEF" : decimal.substr(0, static_cast<size_t>(base)));
+      take_digits(base == 16 ? "0123456789abcdefABCDEF"
+                             : decimal.substr(0, static_cast<size_t>(base)));
     } else {
       take_digits(decimal);
       const auto digit_at = [&](size_t i) {
@@ -310,9 +311,9 @@ class Lexer {
         size_t count = 0;
         while (count < most && i + 1 < raw.size()) {
           const char d = raw[i + 1];
-          const int digit = d >= '0' && d <= '9' ? d - '0'
+          const int digit = d >= '0' && d <= '9'                     ? d - '0'
                             : (d | 0x20) >= 'a' && (d | 0x20) <= 'f' ? (d | 0x20) - 'a' + 10
-                                                                      : 99;
+                                                                     : 99;
           if (digit >= base) break;
           value = value * base + digit;
           ++count;

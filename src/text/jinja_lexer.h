@@ -11,11 +11,11 @@ namespace mixtral::jinja {
 /// A piece of a template's source.
 struct Token {
   enum class Kind {
-    data,            // text between tags
-    print_begin,     // {{
-    print_end,       // }}
-    statement_begin, // {%
-    statement_end,   // %}
+    data,             // text between tags
+    print_begin,      // {{
+    print_end,        // }}
+    statement_begin,  // {%
+    statement_end,    // %}
     name,
     text,
     number,
@@ -28,8 +28,8 @@ struct Token {
   Value number;
 };
 
-/// Splits a template's source as Jinja does with trim_blocks and lstrip_blocks, and without the last
-/// newline. Throws Error "SOURCE:LINE: reason".
+/// Splits a template's source as Jinja does with trim_blocks and lstrip_blocks, and without the
+/// last newline. Throws Error "SOURCE:LINE: reason".
 std::vector<Token> tokenize(std::string_view template_text, std::string_view source);
 
 [[noreturn]] void fail_at(std::string_view source, int line, std::string_view reason);

@@ -38,7 +38,8 @@ Value at_path(Interpreter& run, Value item, const Value& path,
 }
 
 Value folded(const Value& value, bool case_sensitive) {
-  return !case_sensitive && value.is(Value::Kind::string) ? Value::of(to_lower(value.text())) : value;
+  return !case_sensitive && value.is(Value::Kind::string) ? Value::of(to_lower(value.text()))
+                                                          : value;
 }
 
 bool given_true(const std::optional<Value>& value) { return value && truth(*value); }
@@ -105,8 +106,7 @@ std::vector<Value> sorted(Interpreter& run, const Value& value, const std::optio
     } else {
       for (std::string_view rest = path->text(); true;) {
         const std::string_view part = rest.substr(0, rest.find(','));
-        keys.push_back(
-            folded(at_path(run, item, Value::of(std::string(part))), case_sensitive));
+        keys.push_back(folded(at_path(run, item, Value::of(std::string(part))), case_sensitive));
         if (part.size() == rest.size()) break;
         rest.remove_prefix(part.size() + 1);
       }
@@ -252,7 +252,8 @@ Value batch(Interpreter& run, const Value& value, Arguments& given) {
   if (size < 1) throw RenderError("batch needs a size of at least 1");
   std::vector<Value> rows, row;
   for (const Value& item : iterate(value)) {
-    if (static_cast<Integer>(row.size()) == size) rows.push_back(Value::list(std::exchange(row, {})));
+    if (static_cast<Integer>(row.size()) == size)
+      rows.push_back(Value::list(std::exchange(row, {})));
     row.push_back(item);
   }
   if (const auto fill = unless_none(a[1]); fill && !row.empty()) {
@@ -290,8 +291,8 @@ Value groupby(Interpreter& run, const Value& value, Arguments& given) {
   for (const Value& item : iterate(value))
     keyed.push_back(Value::tuple({at_path(run, item, *a[0], otherwise), item}));
   std::vector<Value> groups;
-  for (const Value& pair : sorted(run, Value::list(std::move(keyed)), Value::of(0),
-                                  given_true(a[2]), false)) {
+  for (const Value& pair :
+       sorted(run, Value::list(std::move(keyed)), Value::of(0), given_true(a[2]), false)) {
     const auto& [key, item] = std::tie(pair.items().items[0], pair.items().items[1]);
     const bool same =
         !groups.empty() && equal(folded(groups.back().items().items[0], given_true(a[2])),
@@ -320,7 +321,8 @@ Value items(Interpreter& run, const Value& value, Arguments&) {
   std::vector<Value> pairs;
   if (!value.is(Value::Kind::undefined)) {
     if (!value.is(Value::Kind::dict)) throw RenderError("items needs a dictionary");
-    for (const auto& [key, item] : value.members().items) pairs.push_back(Value::tuple({key, item}));
+    for (const auto& [key, item] : value.members().items)
+      pairs.push_back(Value::tuple({key, item}));
   }
   return run.list(std::move(pairs), Value::Kind::iterator);
 }
@@ -330,7 +332,8 @@ Value attr(Interpreter& run, const Value& value, Arguments& given) {
   if (!a[0]) throw RenderError("attr needs a name");
   if (value.is(Value::Kind::dict)) {  // only what Python calls an attribute
     const Value method = find_method(value, to_text(*a[0]));
-    return method.is(Value::Kind::undefined) ? Value::undefined("there is no such attribute") : method;
+    return method.is(Value::Kind::undefined) ? Value::undefined("there is no such attribute")
+                                             : method;
   }
   return run.attribute(value, to_text(*a[0]));
 }
@@ -341,14 +344,29 @@ struct Named {
 };
 
 constexpr Named kFilters[] = {
-    {"list", to_list},     {"length", count},           {"count", count},
-    {"first", first},      {"last", last},              {"reverse", reverse},
-    {"join", join},        {"sort", sort},              {"unique", unique},
-    {"min", minimum},      {"max", maximum},            {"sum", sum},
-    {"map", map},          {"select", select},          {"reject", reject},
-    {"selectattr", selectattr}, {"rejectattr", rejectattr}, {"batch", batch},
-    {"slice", slice},      {"groupby", groupby},        {"dictsort", dictsort},
-    {"items", items},      {"attr", attr},
+    {"list", to_list},
+    {"length", count},
+    {"count", count},
+    {"first", first},
+    {"last", last},
+    {"reverse", reverse},
+    {"join", join},
+    {"sort", sort},
+    {"unique", unique},
+    {"min", minimum},
+    {"max", maximum},
+    {"sum", sum},
+    {"map", map},
+    {"select", select},
+    {"reject", reject},
+    {"selectattr", selectattr},
+    {"rejectattr", rejectattr},
+    {"batch", batch},
+    {"slice", slice},
+    {"groupby", groupby},
+    {"dictsort", dictsort},
+    {"items", items},
+    {"attr", attr},
 };
 
 }  // namespace

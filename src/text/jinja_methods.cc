@@ -172,7 +172,9 @@ Value endswith(Interpreter&, const Value& self, Arguments& given) {
   return Value::of(affixed(self, given, false));
 }
 
-Value upper(Interpreter& run, const Value& self, Arguments&) { return run.text(to_upper(self.text())); }
+Value upper(Interpreter& run, const Value& self, Arguments&) {
+  return run.text(to_upper(self.text()));
+}
 Value lower(Interpreter& run, const Value& self, Arguments&) {
   return run.text(to_lower(self.text(), FinalSigma::yes));
 }
@@ -297,8 +299,8 @@ Value divided(Interpreter& run, const Value& self, const Arguments& given, bool 
     return from_right ? Value::tuple({Value::of(""), Value::of(""), self})
                       : Value::tuple({self, Value::of(""), Value::of("")});
   }
-  return Value::tuple({Value::of(text.substr(0, at)), *a[0],
-                       Value::of(text.substr(at + separator.size()))});
+  return Value::tuple(
+      {Value::of(text.substr(0, at)), *a[0], Value::of(text.substr(at + separator.size()))});
 }
 
 Value partition(Interpreter& run, const Value& self, Arguments& given) {
@@ -320,7 +322,8 @@ bool is_digit(int32_t code) {
 bool is_alphanumeric(int32_t code) { return is_letter(code) || is_numeric(code); }
 
 Value isascii(Interpreter&, const Value& self, Arguments&) {
-  return Value::of(std::ranges::all_of(codes(self.text()), [](int32_t c) { return c >= 0 && c < 128; }));
+  return Value::of(
+      std::ranges::all_of(codes(self.text()), [](int32_t c) { return c >= 0 && c < 128; }));
 }
 
 template <bool (*Is)(int32_t), bool (*Other)(int32_t)>

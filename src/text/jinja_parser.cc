@@ -112,8 +112,7 @@ class StatementParser {
       end_tag();
       return statement;
     }
-    if (name == "do")
-      tokens_.fail("the tag 'do' is an extension that chat templates do not have");
+    if (name == "do") tokens_.fail("the tag 'do' is an extension that chat templates do not have");
     if (name == "include" || name == "import" || name == "from" || name == "extends") {
       Statement statement = make_at(Kind::refused, line);
       statement.text = name;

@@ -49,8 +49,8 @@ Value template_messages(const Value& messages, std::string_view source) {
   std::vector<Value> result;
   for (const Value& message : messages.items().items) {
     if (!message.is(Value::Kind::dict))
-      throw Error(fmt::format("{}: a message is a '{}', expected an object", source,
-                              message.type_name()));
+      throw Error(
+          fmt::format("{}: a message is a '{}', expected an object", source, message.type_name()));
     const auto given = [&](const char* key) {
       const Value* value = message.find(Value::of(key));
       return value != nullptr && value->is(Value::Kind::none) ? nullptr : value;

@@ -15,7 +15,8 @@ namespace mixtral {
 /// depth and size. Immutable, so one may serve many threads.
 class JinjaTemplate {
  public:
-  /// Throws Error "SOURCE:LINE: reason" where the template cannot be parsed, or is longer than 1 MB.
+  /// Throws Error "SOURCE:LINE: reason" where the template cannot be parsed, or is longer than 1
+  /// MB.
   JinjaTemplate(std::string_view text, std::string_view source);
 
   struct Rendered {

@@ -96,8 +96,8 @@ std::string json_key(const Value& key, bool ensure_ascii) {
   if (key.is(Value::Kind::string)) return json_text(key.text(), ensure_ascii);
   if (key.is_number() || key.is(Value::Kind::none))
     return "\"" + to_json(key, {.ensure_ascii = ensure_ascii}) + "\"";
-  throw RenderError(fmt::format("keys must be str, int, float, bool or None, not {}",
-                                key.type_name()));
+  throw RenderError(
+      fmt::format("keys must be str, int, float, bool or None, not {}", key.type_name()));
 }
 
 }  // namespace
@@ -213,9 +213,8 @@ std::string to_json(const Value& value, const JsonStyle& style, int depth) {
     case Value::Kind::dict: {
       auto items = value.members().items;
       if (style.sort_keys) {
-        std::ranges::stable_sort(items, [](const auto& a, const auto& b) {
-          return compare(a.first, b.first) < 0;
-        });
+        std::ranges::stable_sort(
+            items, [](const auto& a, const auto& b) { return compare(a.first, b.first) < 0; });
       }
       std::string result;
       for (const auto& [key, item] : items) {

@@ -92,8 +92,7 @@ Value indent(Interpreter& run, const Value& value, Arguments& given) {
   Arguments none;
   // As Python does it, a newline is added first, so that the last line counts.
   const Value all = run.text(value.text() + "\n");
-  const std::vector<Value> lines =
-      run.call(find_method(all, "splitlines"), none).items().items;
+  const std::vector<Value> lines = run.call(find_method(all, "splitlines"), none).items().items;
   std::string result = a[1] && truth(*a[1]) ? indention : "";
   for (size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) result += '\n';
@@ -293,8 +292,7 @@ Value tojson(Interpreter& run, const Value& value, Arguments& given) {
 
 Value defaulted(Interpreter&, const Value& value, Arguments& given) {
   const auto a = take(given, {"default_value", "boolean"}, "default");
-  const bool replaces =
-      value.is(Value::Kind::undefined) || (a[1] && truth(*a[1]) && !truth(value));
+  const bool replaces = value.is(Value::Kind::undefined) || (a[1] && truth(*a[1]) && !truth(value));
   return replaces ? a[0].value_or(Value::of("")) : value;
 }
 
@@ -308,21 +306,21 @@ struct Named {
 };
 
 constexpr Named kFilters[] = {
-    {"upper", upper},           {"lower", lower},
-    {"title", title},           {"capitalize", capitalize},
-    {"trim", trim},             {"center", center},
-    {"replace", replace},       {"indent", indent},
-    {"truncate", truncate},     {"wordcount", wordcount},
-    {"int", to_int},            {"float", to_float},
-    {"round", round},           {"abs", abs},
-    {"string", string},         {"escape", escape},
-    {"e", escape},              {"forceescape", escape},
-    {"safe", string},           {"urlencode", urlencode},
-    {"format", format},         {"filesizeformat", filesizeformat},
-    {"tojson", tojson},         {"default", defaulted},
-    {"d", defaulted},           {"pprint", refused},
-    {"random", refused},        {"striptags", refused},
-    {"urlize", refused},        {"wordwrap", refused},
+    {"upper", upper},       {"lower", lower},
+    {"title", title},       {"capitalize", capitalize},
+    {"trim", trim},         {"center", center},
+    {"replace", replace},   {"indent", indent},
+    {"truncate", truncate}, {"wordcount", wordcount},
+    {"int", to_int},        {"float", to_float},
+    {"round", round},       {"abs", abs},
+    {"string", string},     {"escape", escape},
+    {"e", escape},          {"forceescape", escape},
+    {"safe", string},       {"urlencode", urlencode},
+    {"format", format},     {"filesizeformat", filesizeformat},
+    {"tojson", tojson},     {"default", defaulted},
+    {"d", defaulted},       {"pprint", refused},
+    {"random", refused},    {"striptags", refused},
+    {"urlize", refused},    {"wordwrap", refused},
     {"xmlattr", refused},
 };
 

@@ -138,9 +138,7 @@ void Value::set(const Value& key, Value value) const {
   dict_->items.emplace_back(key, std::move(value));
 }
 
-std::string Value::undefined_message() const {
-  return text_ ? *text_ : "a value is undefined";
-}
+std::string Value::undefined_message() const { return text_ ? *text_ : "a value is undefined"; }
 
 std::string_view Value::type_name() const {
   constexpr std::array<std::string_view, 14> names = {
@@ -275,8 +273,8 @@ size_t length(const Value& value) {
 bool contains(const Value& container, const Value& item) {
   if (container.is(Value::Kind::string)) {
     if (!item.is(Value::Kind::string)) {
-      throw RenderError(fmt::format("'in <string>' requires string as left operand, not {}",
-                                    item.type_name()));
+      throw RenderError(
+          fmt::format("'in <string>' requires string as left operand, not {}", item.type_name()));
     }
     return container.text().find(item.text()) != std::string::npos;
   }

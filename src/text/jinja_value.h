@@ -31,8 +31,8 @@ struct Arguments {
   std::vector<std::pair<std::string, Value>> named;
 };
 
-/// A value as Python has it. Copies share lists, dictionaries and namespaces; of these a template can
-/// change only namespaces.
+/// A value as Python has it. Copies share lists, dictionaries and namespaces; of these a template
+/// can change only namespaces.
 class Value {
  public:
   enum class Kind {
@@ -45,11 +45,11 @@ class Value {
     list,
     tuple,
     dict,
-    range,      // range(3)
-    view,       // the items(), keys() and values() of a dictionary
-    iterator,   // what map() and select() give: read once, of no known length
-    space,      // namespace()
-    function    // macros, methods, global functions
+    range,     // range(3)
+    view,      // the items(), keys() and values() of a dictionary
+    iterator,  // what map() and select() give: read once, of no known length
+    space,     // namespace()
+    function   // macros, methods, global functions
   };
 
   struct List {
@@ -58,7 +58,7 @@ class Value {
     size_t read = 0;   // of an iterator
   };
   struct Dict {
-    std::vector<std::pair<Value, Value>> items;  // in order of insertion
+    std::vector<std::pair<Value, Value>> items;      // in order of insertion
     std::unordered_map<std::string, size_t> places;  // of the keys that are text
   };
   struct Function {

@@ -55,11 +55,10 @@ Pattern::Pattern(std::string_view expression, std::string_view source)
   int error = 0;
   PCRE2_SIZE offset = 0;
   // ^ and $ match at every line in Oniguruma's Ruby syntax.
-  compiled_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
-                                      translated.size(),
-                                      PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF |
-                                          PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
-                                      &error, &offset, context.get()));
+  compiled_->code.reset(pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+      PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+      &error, &offset, context.get()));
   if (!compiled_->code) {
     throw Error(fmt::format("{}: the regex pattern \"{}\" cannot be read: {} (near its byte {})",
                             source, printable(expression), message_of(error), offset));
@@ -81,14 +80,15 @@ Pattern::Matches::Matches(const Pattern& pattern, std::string_view text)
 
 bool Pattern::Matches::next(size_t& begin, size_t& end) {
   while (at_ <= text_.size()) {
-    const int found = pcre2_match(pattern_.compiled_->code.get(),
-                                  reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(), at_, 0,
-                                  state_->data.get(), state_->context.get());
+    const int found =
+        pcre2_match(pattern_.compiled_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data()),
+                    text_.size(), at_, 0, state_->data.get(), state_->context.get());
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
-      throw Error(fmt::format("the tokenizer's pattern \"{}\" cannot be matched with a text of {} "
-                              "bytes: {}",
-                              printable(pattern_.expression_), text_.size(), message_of(found)));
+      throw Error(
+          fmt::format("the tokenizer's pattern \"{}\" cannot be matched with a text of {} "
+                      "bytes: {}",
+                      printable(pattern_.expression_), text_.size(), message_of(found)));
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(state_->data.get());
     begin = bounds[0];

@@ -138,7 +138,8 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(
   auto tokenizer = std::make_unique<SentencePieceTokenizer>(
       read_file(file, kMaxModelBytes), file.string(),
       in_directory ? read_tokenizer_config(file.parent_path()) : TokenizerConfig{});
-  if (in_directory) tokenizer->companions_ = read_companions(file.parent_path(), kSentencePieceFile);
+  if (in_directory)
+    tokenizer->companions_ = read_companions(file.parent_path(), kSentencePieceFile);
   return tokenizer;
 }
 

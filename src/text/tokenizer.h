@@ -23,8 +23,8 @@ class Tokenizer {
   /// Error only where a tokenizer.json has a pattern that takes too many steps.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
 
-  /// The tokens of a rendered prompt: control and added tokens that are spelled out in it are found,
-  /// each one id. Nothing is added in front. Throws as encode().
+  /// The tokens of a rendered prompt: control and added tokens that are spelled out in it are
+  /// found, each one id. Nothing is added in front. Throws as encode().
   virtual std::vector<int32_t> encode_prompt(std::string_view text) const = 0;
 
   /// The tokens that the library of the file's format makes of `text`. Hugging Face's finds added
@@ -91,8 +91,8 @@ inline constexpr std::string_view kByteTokenizerFile = "byte_tokenizer.json";
 /// Loads a tokenizer from a SentencePiece model file, a tokenizer.json of Hugging Face, a byte
 /// tokenizer's JSON file, or a directory (a model's, say) with a file of such a name, looked for in
 /// this order. Where nothing of that name exists, "bytes" and "bytes-256" are the built-in byte
-/// tokenizers with and without BOS and EOS. Throws Error, which says what was looked for, or what is
-/// wrong with the file.
+/// tokenizers with and without BOS and EOS. Throws Error, which says what was looked for, or what
+/// is wrong with the file.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 /// The tokenizer in `directory`, or null when it holds none. Throws Error when it holds a bad one.

@@ -80,9 +80,10 @@ void read_added(const Json& json, const std::vector<std::string>& special,
     const auto known = std::ranges::find(config.added, id, &AddedToken::id);
     if (known != config.added.end()) {
       if (known->content == content) continue;
-      throw Error(fmt::format("{}: is \"{}\", which tokenizer_config.json calls \"{}\"; make them "
-                              "agree",
-                              value.where(), printable(content), printable(known->content)));
+      throw Error(
+          fmt::format("{}: is \"{}\", which tokenizer_config.json calls \"{}\"; make them "
+                      "agree",
+                      value.where(), printable(content), printable(known->content)));
     }
     const bool is_special = std::ranges::find(special, content) != special.end() ||
                             config.eos == content || config.bos == content ||

@@ -10,8 +10,9 @@
 
 namespace mixtral {
 
-/// What Hugging Face's files beside a tokenizer say: tokenizer_config.json, special_tokens_map.json,
-/// added_tokens.json, chat_template.jinja and chat_template.json. What is null or absent is empty.
+/// What Hugging Face's files beside a tokenizer say: tokenizer_config.json,
+/// special_tokens_map.json, added_tokens.json, chat_template.jinja and chat_template.json. What is
+/// null or absent is empty.
 struct TokenizerConfig {
   struct Template {
     std::string name;    // "default", "tool_use", "rag"
@@ -20,7 +21,7 @@ struct TokenizerConfig {
   };
 
   std::optional<std::string> bos, eos, unk, pad;
-  std::vector<AddedToken> added;    // with their ids, in the order of these
+  std::vector<AddedToken> added;  // with their ids, in the order of these
   std::optional<bool> add_bos, add_eos;
   bool legacy = true;  // SentencePiece puts a space after each added token, too
   std::vector<Template> templates;

@@ -83,9 +83,9 @@ std::string normalize_valid(std::string_view text, NormalizationForm form) {
   if (form == NormalizationForm::nfkc || form == NormalizationForm::nfkd)
     options |= UTF8PROC_COMPAT;
   utf8proc_uint8_t* made = nullptr;
-  const utf8proc_ssize_t size = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-      static_cast<utf8proc_ssize_t>(text.size()), &made, static_cast<utf8proc_option_t>(options));
+  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                             static_cast<utf8proc_ssize_t>(text.size()), &made,
+                                             static_cast<utf8proc_option_t>(options));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(made, &std::free);
   if (size < 0) return std::string(text);  // only a text of gigabytes is refused
   return {reinterpret_cast<const char*>(made), static_cast<size_t>(size)};
@@ -99,7 +99,8 @@ Character first_character(std::string_view text) {
   const size_t length = utf8_length(text);
   if (length == 0) return {-1, 1};
   int32_t code = byte & (0x7F >> length);
-  for (size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3F);
+  for (size_t i = 1; i < length; ++i)
+    code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3F);
   return {code, length};
 }
 
@@ -145,8 +146,8 @@ bool is_cased(int32_t code) {
 
 bool is_white_space(int32_t code) {
   return (code >= 9 && code <= 13) || code == 0x20 || code == 0x85 || code == 0xA0 ||
-         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
-         code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
+         code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
+         code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
 bool is_word_character(int32_t code) {

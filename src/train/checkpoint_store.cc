@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/temporary_name.h"
 #include "io/manifest.h"
 #include "train/checkpoint_check.h"
 
@@ -16,7 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-";
-constexpr std::string_view kTemporary = ".tmp-";
+constexpr std::string_view kAside = "damaged-";
+constexpr std::string_view kPointers[] = {"latest", "best"};
 
 std::string name_of(int64_t step) { return fmt::format("{}{:08}", kPrefix, step); }
 
@@ -41,7 +43,7 @@ std::optional<CheckpointStore::Entry> follow(const fs::path& directory, std::str
     while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
   }
   const auto step = step_of(name);
-  if (!step || !fs::is_directory(directory / name, error)) return std::nullopt;
+  if (!step || !fs::is_directory(fs::symlink_status(directory / name, error))) return std::nullopt;
   return CheckpointStore::Entry{*step, directory / name};
 }
 
@@ -50,7 +52,6 @@ class TemporaryDirectory {
  public:
   explicit TemporaryDirectory(fs::path path) : path_(std::move(path)) {
     std::error_code error;
-    fs::remove_all(path_, error);
     if (!fs::create_directory(path_, error))
       throw Error(fmt::format("cannot create {}: {}", path_.string(), error.message()));
   }
@@ -66,18 +67,39 @@ class TemporaryDirectory {
   fs::path path_;
 };
 
+/// What is saved and removed in a linked directory would be so outside the run.
+void refuse_link(const fs::path& directory) {
+  std::error_code error;
+  if (fs::is_symlink(directory, error))
+    throw Error(
+        fmt::format("{} is a symbolic link, and checkpoints are kept only in the run's own "
+                    "directory; link the whole run's directory instead",
+                    directory.string()));
+}
+
 }  // namespace
 
 CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(directory)) {
+  refuse_link(directory_);
   std::error_code error;
   fs::create_directories(directory_, error);
   if (error) throw Error(fmt::format("cannot create {}: {}", directory_.string(), error.message()));
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(directory_)) {
-    if (entry.path().filename().string().find(kTemporary) != std::string::npos)
-      leftovers.push_back(entry.path());
+  removed_ = remove_temporaries(directory_);
+}
+
+void CheckpointStore::remove_all_in(const fs::path& directory) {
+  refuse_link(directory);
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) return;
+  std::vector<fs::path> own;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    std::string name = entry.path().filename().string();
+    if (name.starts_with(kAside)) name.erase(0, kAside.size());
+    if (step_of(name) || std::ranges::count(kPointers, name) > 0 || is_temporary_name(name))
+      own.push_back(entry.path());
   }
-  for (const auto& path : leftovers) fs::remove_all(path);
+  for (const fs::path& path : own) fs::remove_all(path);
+  fs::remove(directory, error);  // unless something else is in it
 }
 
 fs::path CheckpointStore::path_of(int64_t step) const { return directory_ / name_of(step); }
@@ -100,9 +122,8 @@ std::optional<CheckpointStore::Entry> CheckpointStore::pointed(std::string_view 
 
 void CheckpointStore::point(std::string_view pointer, int64_t step) {
   const fs::path path = directory_ / pointer;
-  const fs::path temporary = directory_ / fmt::format("{}{}", kTemporary, pointer);
+  const fs::path temporary = directory_ / temporary_name(pointer);
   std::error_code error;
-  fs::remove(temporary, error);
   fs::create_directory_symlink(name_of(step), temporary, error);
   if (error) {
     write_file(path, name_of(step) + "\n");
@@ -115,7 +136,7 @@ void CheckpointStore::point(std::string_view pointer, int64_t step) {
 
 CheckpointStore::Entry CheckpointStore::save(int64_t step, const CheckpointWriter& write) {
   try {
-    const TemporaryDirectory temporary(directory_ / fmt::format("{}{}", kTemporary, name_of(step)));
+    const TemporaryDirectory temporary(directory_ / temporary_name(name_of(step)));
     const auto known = write(temporary.path());
     Manifest manifest;
     for (const auto& [name, sum] : known) manifest.add(name, sum);
@@ -143,10 +164,8 @@ CheckpointStore::Entry CheckpointStore::save(int64_t step, const CheckpointWrite
 
 void CheckpointStore::remove(const Entry& entry) {
   // Renamed first, so that what is half removed no longer looks like a checkpoint.
-  const fs::path aside =
-      directory_ / fmt::format("{}old-{}", kTemporary, entry.path.filename().string());
+  const fs::path aside = directory_ / temporary_name(entry.path.filename().string());
   std::error_code error;
-  fs::remove_all(aside, error);
   fs::rename(entry.path, aside, error);
   if (!error) fs::remove_all(aside, error);
   if (error)
@@ -169,14 +188,14 @@ void CheckpointStore::set_aside_after(int64_t step) {
   std::error_code error;
   for (const Entry& entry : list()) {
     if (entry.step <= step) continue;
-    const fs::path aside = directory_ / ("damaged-" + entry.path.filename().string());
+    const fs::path aside = directory_ / (std::string(kAside) + entry.path.filename().string());
     fs::remove_all(aside, error);
     fs::rename(entry.path, aside, error);
     if (error)
       throw Error(fmt::format("cannot rename the damaged checkpoint {}: {}", entry.path.string(),
                               error.message()));
   }
-  for (const std::string_view pointer : {"latest", "best"})
+  for (const std::string_view pointer : kPointers)
     if (!pointed(pointer)) fs::remove(directory_ / pointer, error);
 }
 

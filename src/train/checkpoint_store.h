@@ -29,10 +29,16 @@ class CheckpointStore {
   };
 
   /// Opens (and creates) the directory, and removes what a killed save left behind. One process at
-  /// a time may do so: see RunDirectory's lock.
+  /// a time may do so: see RunDirectory's lock. Throws Error when the directory is a link.
   explicit CheckpointStore(std::filesystem::path directory);
 
   const std::filesystem::path& directory() const { return directory_; }
+  /// What a killed save had left, and the constructor removed.
+  const std::vector<std::filesystem::path>& removed() const { return removed_; }
+
+  /// Removes from a directory all checkpoints, also those set aside, and the pointers to them; and
+  /// the directory when nothing else is in it. Throws Error when it is a link.
+  static void remove_all_in(const std::filesystem::path& directory);
 
   /// In order of their steps.
   std::vector<Entry> list() const { return list_in(directory_); }
@@ -63,6 +69,7 @@ class CheckpointStore {
   void remove(const Entry& entry);
 
   std::filesystem::path directory_;
+  std::vector<std::filesystem::path> removed_;
 };
 
 /// Which checkpoint of a run to use, without opening the run for writing: the one `best` points to,

@@ -6,12 +6,24 @@
 #include <memory>
 #include <optional>
 
+#include "base/detailed_error.h"
 #include "model/adapter.h"
 #include "model/kv_cache.h"
 #include "train/language_model.h"
 
 namespace mixtral {
 namespace {
+
+/// Tokens of a batch, beyond which not even its plan is made.
+constexpr int64_t kMostBatchTokens = int64_t{1} << 24;
+
+void require_plannable(int64_t rows, int64_t context) {
+  if (rows <= kMostBatchTokens / std::max<int64_t>(context, 1)) return;
+  throw UsageError(
+      fmt::format("--batch-size {} x --context {}: a batch of more than {} tokens is not planned; "
+                  "give fewer rows, and --grad-accumulation for larger steps",
+                  rows, context, kMostBatchTokens));
+}
 
 /// `rows` sequences of `context` tokens, all labelled.
 HostBatch blank_batch(int64_t rows, int64_t context) {
@@ -140,6 +152,7 @@ std::string MemoryPlan::table() const {
 int64_t MemoryPlan::arena() const { return bytes_of("activations") + bytes_of("logits, a slice"); }
 
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
+  require_plannable(shape.rows, shape.context);
   const bool whole_step = shape.pass == Pass::step;
   const bool learns = whole_step || shape.pass == Pass::gradients;
   Mixtral::Options options = shape.options;
@@ -185,6 +198,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
 }
 
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
+  require_plannable(shape.sequences, shape.context);
   Mixtral::Options options = shape.options;
   options.context = shape.context;
   options.planned = true;
@@ -293,9 +307,10 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
              : shape.pass == Pass::routes
                  ? "no type makes it fit: give a shorter text, or choose a smaller model"
                  : "no type, batch or context makes it fit: choose a smaller model";
-  throw Error(fmt::format("{} more memory than is free: {} of {}; {}\n{}",
-                          whole_step ? "training needs" : "the model and a batch need",
-                          format_bytes(plan.total()), format_bytes(limit), advice, plan.table()));
+  throw DetailedError(fmt::format("{} more memory than is free: {} of {}; {}",
+                                  whole_step ? "training needs" : "the model and a batch need",
+                                  format_bytes(plan.total()), format_bytes(limit), advice),
+                      plan.table());
 }
 
 void require_memory(Backend& planner, const InferenceShape& shape,
@@ -332,8 +347,9 @@ void require_memory(Backend& planner, const InferenceShape& shape,
     try_change(fmt::format("--context {}", smaller.context));
   }
   if (advice.empty()) advice = "no type or context makes it fit: choose a smaller model";
-  throw Error(fmt::format("the model needs more memory than is free: {} of {}; {}\n{}",
-                          format_bytes(plan.total()), format_bytes(limit), advice, plan.table()));
+  throw DetailedError(fmt::format("the model needs more memory than is free: {} of {}; {}",
+                                  format_bytes(plan.total()), format_bytes(limit), advice),
+                      plan.table());
 }
 
 std::string format_bytes(int64_t bytes) {

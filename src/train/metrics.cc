@@ -26,18 +26,52 @@ double number_or_nan(const Json& value) {
   return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.as_double();
 }
 
-/// Calls take(line, number) for each whole line, until it returns false. Returns how many bytes the
-/// lines that were taken have.
+/// Calls take(line, number) for each line that has an end.
 template <class Take>
-size_t for_each_line(std::string_view text, const Take& take) {
+void for_each_line(std::string_view text, const Take& take) {
   size_t begin = 0;
   for (int64_t number = 1; begin < text.size(); ++number) {
     const size_t end = text.find('\n', begin);
     if (end == std::string_view::npos) break;
-    if (!take(text.substr(begin, end - begin), number)) break;
+    take(text.substr(begin, end - begin), number);
     begin = end + 1;
   }
-  return begin;
+}
+
+/// What a run that goes on from `last_step` keeps of its metrics.
+struct Kept {
+  std::string text;
+  std::vector<int64_t> damaged;  // numbers of the lines that cannot be read
+};
+
+Kept read_kept(const fs::path& path, std::string_view text, int64_t last_step) {
+  Kept kept;
+  for_each_line(text, [&](std::string_view line, int64_t number) {
+    try {
+      if (MetricsLine::parse(Json::parse(line, path.string())).step > last_step) return;
+      kept.text += line;
+      kept.text += '\n';
+    } catch (const Error&) {
+      kept.damaged.push_back(number);
+    }
+  });
+  return kept;
+}
+
+/// "metrics.jsonl.damaged", or with a number where there is one already.
+fs::path free_name_beside(const fs::path& path) {
+  fs::path aside = path.string() + ".damaged";
+  for (int i = 2; fs::exists(fs::symlink_status(aside)); ++i)
+    aside = fmt::format("{}.damaged-{}", path.string(), i);
+  return aside;
+}
+
+void require_own_file(const fs::path& path) {
+  const fs::file_type type = fs::symlink_status(path).type();
+  if (type == fs::file_type::regular || type == fs::file_type::not_found) return;
+  throw Error(fmt::format(
+      "{} is {}, and a run's metrics go to a regular file of its own; remove it", path.string(),
+      type == fs::file_type::symlink ? "a symbolic link" : "no regular file"));
 }
 
 }  // namespace
@@ -123,24 +157,28 @@ MetricsLine MetricsLine::parse(const Json& json) {
   return line;
 }
 
-MetricsLog::MetricsLog(fs::path path, int64_t last_step) : path_(std::move(path)) {
-  size_t keep = 0;
+MetricsLog::MetricsLog(fs::path path, int64_t last_step, const Note& note)
+    : path_(std::move(path)) {
+  require_own_file(path_);
   if (fs::exists(path_)) {
     const MappedFile file(path_);
-    keep = for_each_line(file.text(), [&](std::string_view text, int64_t) {
-      try {
-        return MetricsLine::parse(Json::parse(text, path_.string())).step <= last_step;
-      } catch (const Error&) {
-        return false;  // torn by a crash: it and what follows will be written again
-      }
-    });
+    const Kept kept = read_kept(path_, file.text(), last_step);
+    if (!kept.damaged.empty()) {
+      const fs::path aside = free_name_beside(path_);
+      write_file(aside, file.text());
+      if (note)
+        note(fmt::format(
+            "{}: {} cannot be read and {} left out; the file as it was is now {}", path_.string(),
+            kept.damaged.size() == 1 ? fmt::format("line {}", kept.damaged.front())
+                                     : fmt::format("{} lines from line {} on", kept.damaged.size(),
+                                                   kept.damaged.front()),
+            kept.damaged.size() == 1 ? "is" : "are", aside.string()));
+    }
+    if (kept.text != file.text()) write_file(path_, kept.text);
   }
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  descriptor_ = ::open(path_.c_str(),
+                       O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail("open", path_);
-  if (::ftruncate(descriptor_, static_cast<off_t>(keep)) != 0) {
-    ::close(descriptor_);
-    fail("truncate", path_);
-  }
 }
 
 MetricsLog::~MetricsLog() { ::close(descriptor_); }
@@ -166,7 +204,6 @@ std::vector<MetricsLine> read_metrics(const fs::path& path) {
   for_each_line(file.text(), [&](std::string_view text, int64_t number) {
     lines.push_back(
         MetricsLine::parse(Json::parse(text, fmt::format("{}:{}", path.string(), number))));
-    return true;
   });
   return lines;
 }

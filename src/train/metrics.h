@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -38,9 +39,13 @@ struct MetricsLine {
 /// RUN/metrics.jsonl, open for appending.
 class MetricsLog {
  public:
-  /// Opens or creates the file, and cuts off what stands after the last whole line of a step up to
-  /// `last_step`: lines of steps that will be done again, and a line that a kill tore.
-  MetricsLog(std::filesystem::path path, int64_t last_step);
+  using Note = std::function<void(std::string_view)>;
+
+  /// Opens or creates the file, and leaves out the lines of steps after `last_step`, which will be
+  /// done again, and a last line that a kill tore. Where other lines cannot be read, `note` is told
+  /// of them, and the file as it was stays beside it ("metrics.jsonl.damaged"). Throws Error when
+  /// the file is a link or no regular file.
+  MetricsLog(std::filesystem::path path, int64_t last_step, const Note& note = {});
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;

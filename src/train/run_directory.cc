@@ -10,20 +10,29 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/temporary_name.h"
+#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// Removes files that a killed process left half written (base/file.h's temporary names).
-void remove_leftovers(const fs::path& directory) {
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.is_regular_file() &&
-        entry.path().filename().string().find(".tmp-") != std::string::npos)
-      leftovers.push_back(entry.path());
-  for (const auto& path : leftovers) fs::remove(path);
+/// Removes what a run made, and nothing else.
+void remove_run(const fs::path& run) {
+  CheckpointStore::remove_all_in(run / "checkpoints");
+  const fs::path events = run / "tensorboard";
+  std::error_code error;
+  if (fs::is_directory(fs::symlink_status(events, error))) {
+    std::vector<fs::path> own;
+    for (const auto& entry : fs::directory_iterator(events))
+      if (entry.path().filename().string().starts_with("events.out.tfevents."))
+        own.push_back(entry.path());
+    for (const fs::path& path : own) fs::remove(path);
+    fs::remove(events, error);  // unless something else is in it
+  }
+  for (const std::string_view name : {"metrics.jsonl", "loss.svg", "loss.png"})
+    if (!fs::is_directory(fs::symlink_status(run / name, error))) fs::remove(run / name, error);
 }
 
 }  // namespace
@@ -53,14 +62,10 @@ RunDirectory::RunDirectory(fs::path path, Open how) : path_(std::move(path)) {
         path_.string()));
   }
   try {
-    if (how == Open::replace) {
-      fs::remove_all(path_ / "checkpoints");
-      fs::remove_all(path_ / "tensorboard");
-      for (const fs::path& file : {metrics_path(), path_ / "loss.svg", path_ / "loss.png"})
-        fs::remove(file);
-    }
-    remove_leftovers(path_);
+    if (how == Open::replace) remove_run(path_);
+    removed_ = remove_temporaries(path_);
     checkpoints_ = std::make_unique<CheckpointStore>(path_ / "checkpoints");
+    removed_.insert(removed_.end(), checkpoints_->removed().begin(), checkpoints_->removed().end());
   } catch (...) {
     ::close(lock_);
     throw;
@@ -75,11 +80,10 @@ void RunDirectory::require_space(int64_t bytes, int64_t count) const {
   const auto needed = static_cast<uintmax_t>(bytes) * static_cast<uintmax_t>(count);
   if (error || space.available >= needed) return;
   throw Error(
-      fmt::format("{} has {:.1f} GB free, but {} checkpoints of {:.1f} GB each need {:.1f} GB; "
-                  "free some space, "
-                  "choose another --out, or keep fewer with --keep-last",
-                  path_.string(), static_cast<double>(space.available) / 1e9, count,
-                  static_cast<double>(bytes) / 1e9, static_cast<double>(needed) / 1e9));
+      fmt::format("{} has {} free, but {} checkpoints of {} each need {}; free some space, choose "
+                  "another --out, or keep fewer with --keep-last",
+                  path_.string(), format_bytes(static_cast<int64_t>(space.available)), count,
+                  format_bytes(bytes), format_bytes(static_cast<int64_t>(needed))));
 }
 
 void require_outside(const fs::path& replaced, std::string_view flag, const fs::path& source) {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "train/checkpoint_store.h"
 
@@ -13,7 +14,7 @@ class RunDirectory {
  public:
   enum class Open {
     fresh,      // must not hold a run yet
-    replace,    // what a run left there is removed
+    replace,    // what a run made there is removed, and nothing else
     continued,  // must hold a run
   };
 
@@ -28,6 +29,8 @@ class RunDirectory {
   std::filesystem::path metrics_path() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path config_path() const { return path_ / "config.yaml"; }
   CheckpointStore& checkpoints() { return *checkpoints_; }
+  /// What a killed process had left half written, and opening the directory removed.
+  const std::vector<std::filesystem::path>& removed() const { return removed_; }
 
   /// Throws Error unless the disk has room for `checkpoints` more of `bytes` each.
   void require_space(int64_t bytes, int64_t checkpoints) const;
@@ -36,6 +39,7 @@ class RunDirectory {
   std::filesystem::path path_;
   int lock_ = -1;
   std::unique_ptr<CheckpointStore> checkpoints_;
+  std::vector<std::filesystem::path> removed_;
 };
 
 /// Throws Error when what a run is to start from, which `flag` names, is a checkpoint of the run

@@ -13,8 +13,11 @@ namespace {
 volatile std::sig_atomic_t arrived_signal = 0;
 bool in_use = false;
 
+struct sigaction before_hangup;
+
 void remember(int signal) {
-  if (arrived_signal != 0) ::_exit(128 + signal);
+  if (signal == SIGHUP && arrived_signal != 0) return;
+  if (arrived_signal != 0 && arrived_signal != SIGHUP) ::_exit(128 + signal);
   arrived_signal = signal;
 }
 
@@ -30,11 +33,14 @@ StopSignal::StopSignal() {
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGHUP, nullptr, &before_hangup);
+  if (before_hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
   std::signal(SIGXFSZ, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {
   for (const int signal : {SIGINT, SIGTERM, SIGXFSZ}) std::signal(signal, SIG_DFL);
+  ::sigaction(SIGHUP, &before_hangup, nullptr);
   in_use = false;
 }
 

@@ -125,7 +125,8 @@ TensorBoardEvent parse_event(std::string_view data) {
 std::vector<fs::path> event_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.is_regular_file() && entry.path().filename().string().starts_with(kPrefix))
+    if (entry.is_regular_file() && !entry.is_symlink() &&
+        entry.path().filename().string().starts_with(kPrefix))
       files.push_back(entry.path());
   std::ranges::sort(files);
   return files;
@@ -235,6 +236,9 @@ std::vector<TensorBoardEvent> parse_events(std::string_view bytes) {
 TensorBoardLog::TensorBoardLog(const fs::path& directory, int64_t last_step,
                                const std::vector<MetricsLine>& earlier) {
   std::error_code error;
+  if (fs::is_symlink(directory, error))
+    throw Error(fmt::format("{} is a symbolic link, and a run's events stay in its own directory",
+                            directory.string()));
   fs::create_directories(directory, error);
   if (error) throw Error(fmt::format("cannot create {}: {}", directory.string(), error.message()));
   const auto files = event_files(directory);

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 
 namespace mixtral {
 namespace {
+
+constexpr int64_t kMost = int64_t{1} << 53;  // what JSON's numbers hold exactly
 
 // Doubles are written as text where a number might not survive: JSON has no NaN.
 nlohmann::ordered_json exact(double value) { return fmt::format("{:a}", value); }
@@ -19,6 +22,21 @@ double read_exact(const Json& json) {
   const double value = std::strtod(text.c_str(), &end);
   if (text.empty() || end != text.c_str() + text.size())
     throw Error(fmt::format("{}: expected a number, found \"{}\"", json.where(), printable(text)));
+  return value;
+}
+
+/// A count from 0 to `most`.
+int64_t read_count(const Json& json, int64_t most) {
+  const int64_t value = json.as_int();
+  if (value < 0 || value > most)
+    throw Error(fmt::format("{}: expected 0 to {}, found {}", json.where(), most, value));
+  return value;
+}
+
+double read_finite(const Json& json) {
+  const double value = read_exact(json);
+  if (!std::isfinite(value))
+    throw Error(fmt::format("{}: expected a finite number, found {}", json.where(), value));
   return value;
 }
 
@@ -63,21 +81,25 @@ TrainState TrainState::parse(const Json& json) {
         "{}: version {} is not one this program knows (1); it was written by a newer one",
         json.where(), version));
   TrainState state;
-  state.step = json.at("step").as_int();
-  state.tokens = json.at("tokens").as_int();
+  state.step = read_count(json.at("step"), kMost);
+  state.tokens = read_count(json.at("tokens"), kMost);
   state.seed = read_seed(json.at("random").at("seed"));
-  state.optimizer_steps = json.at("optimizer").at("steps").as_int();
+  state.optimizer_steps = read_count(json.at("optimizer").at("steps"), state.step);
   if (const Json& best = json.at("best"); !best.is_null())
-    state.best = {.step = best.at("step").as_int(), .val_loss = read_exact(best.at("exact"))};
+    state.best = {.step = read_count(best.at("step"), state.step),
+                  .val_loss = read_finite(best.at("exact"))};
   if (const Json& loss = json.at("val_loss"); !loss.is_null()) state.val_loss = read_exact(loss);
-  state.evaluations_since_best = json.at("evaluations_since_best").as_int();
-  state.skipped = json.at("skipped").as_int();
-  state.skipped_in_row = json.at("skipped_in_row").as_int();
+  state.evaluations_since_best = read_count(json.at("evaluations_since_best"), state.step);
+  state.skipped = read_count(json.at("skipped"), state.step);
+  state.skipped_in_row = read_count(json.at("skipped_in_row"), state.skipped);
   const Json& window = json.at("window");
-  state.window_steps = window.at("steps").as_int();
-  state.window_loss = read_exact(window.at("loss"));
+  state.window_steps = read_count(window.at("steps"), state.step);
+  state.window_loss = read_finite(window.at("loss"));
   state.train_loss = read_exact(window.at("last_train_loss"));
   state.seconds = json.at("seconds").as_double();
+  if (!(state.seconds >= 0))
+    throw Error(fmt::format("{}: expected a time of 0 or more, found {}",
+                            json.at("seconds").where(), state.seconds));
   return state;
 }
 

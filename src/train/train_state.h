@@ -39,6 +39,7 @@ struct TrainState {
   double seconds = 0;  // spent so far
 
   std::string to_json() const;
+  /// Throws Error naming a field that is missing, of another kind, or out of its range.
   static TrainState parse(const Json& json);
 };
 

@@ -65,6 +65,11 @@ void Trainer::require_space() {
                            std::max<int64_t>(kept + 1 - present, 1));
 }
 
+void Trainer::open_metrics() {
+  metrics_.emplace(parts_.run.metrics_path(), state_.step,
+                   [&](std::string_view note) { parts_.observer.on_note(note); });
+}
+
 void Trainer::resume() {
   CheckpointStore& store = parts_.run.checkpoints();
   const auto entry =
@@ -90,6 +95,7 @@ void Trainer::resume() {
   if (state.best && settings_.keep_best)
     for (const auto& whole : store.list())
       if (whole.step == state.best->step) store.mark_best(whole.step);
+  open_metrics();
   parts_.observer.on_note(fmt::format("continuing from {} (step {} of {})", entry->path.string(),
                                       state.step, settings_.schedule.iterations));
 }
@@ -309,7 +315,7 @@ void Trainer::save(bool best) {
 
 TrainResult Trainer::run() {
   require_space();
-  metrics_.emplace(parts_.run.metrics_path(), state_.step);
+  if (!metrics_) open_metrics();
   session_start_ = last_read_ = last_sync_ = Clock::now();
   last_step_ = state_.step;
   last_tokens_ = state_.tokens;

@@ -150,6 +150,7 @@ class Trainer {
   };
 
   void require_space();
+  void open_metrics();
   void stage_step();
   void train_step();
   void read_pending(Wait wait);

@@ -134,5 +134,35 @@ TEST(AtomicFile, AKillAtAnyInstantLeavesAWholeFile) {
   }
 }
 
+TEST(MappedFile, APipeIsRefusedAtOnce) {
+  const TemporaryDirectory directory;
+  const fs::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(message_of([&] { MappedFile file(pipe); }), HasSubstr("it is a pipe"));
+}
+
+TEST(AtomicFile, PutsNothingInThePlaceOfWhatIsNoFile) {
+  const TemporaryDirectory directory;
+  const fs::path pipe = directory.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_symlink("/dev/null", directory.path() / "link");
+  EXPECT_THAT(message_of([&] { write_file(pipe, "x"); }), HasSubstr("it is a pipe"));
+  EXPECT_THAT(message_of([&] { write_file("/dev/null", "x"); }), HasSubstr("it is a device"));
+  EXPECT_THAT(message_of([&] { write_file(directory.path() / "link", "x"); }),
+              HasSubstr("it is a device"));
+  EXPECT_THAT(message_of([&] { write_file(directory.path(), "x"); }), HasSubstr("a directory"));
+}
+
+TEST(AtomicFile, TakesTheLinksPlaceAndLeavesWhatItLedTo) {
+  const TemporaryDirectory directory;
+  const fs::path victim = directory.path() / "victim", link = directory.path() / "link";
+  write_file(victim, "mine");
+  fs::create_symlink(victim, link);
+  write_file(link, "new");
+  EXPECT_EQ(read_file(victim), "mine");
+  EXPECT_EQ(read_file(link), "new");
+  EXPECT_FALSE(fs::is_symlink(link));
+}
+
 }  // namespace
 }  // namespace mixtral

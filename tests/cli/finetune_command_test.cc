@@ -356,7 +356,8 @@ TEST_F(Finetune, ARunOfAnAdapterStandsWhereModelsAreLookedAt) {
   for (const Outcome& o : {init, run(dpo)}) {
     EXPECT_EQ(o.code, 1);
     EXPECT_NE(o.err.find("holds an adapter, and here a whole model is needed; merge it into its "
-                         "base, " + path("base")),
+                         "base, " +
+                         path("base")),
               std::string::npos)
         << o.err;
   }

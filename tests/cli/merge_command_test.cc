@@ -52,6 +52,27 @@ TEST_F(Merge, MergedItIsTheSameModel) {
         << entry.name;
 }
 
+TEST_F(Merge, ADirectoryThatHoldsMoreThanAModelIsNotReplaced) {
+  ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
+  const std::vector<std::string> merge = {"merge",      "--model",   path("base"),
+                                          "--adapter",  path("run"), "--out",
+                                          path("mine"), "-q",        "--overwrite"};
+  ASSERT_EQ(run(merge).code, 0);
+  for (const std::string name : {"thesis.txt", "folder"}) {
+    const fs::path foreign = fs::path(path("mine")) / name;
+    if (name == "folder")
+      fs::create_directory(foreign);
+    else
+      write_file(foreign, "mine");
+    const Outcome o = run(merge);
+    EXPECT_EQ(o.code, 1);
+    EXPECT_NE(o.err.find(name), std::string::npos) << o.err;
+    EXPECT_TRUE(fs::exists(foreign));
+    fs::remove(foreign);
+  }
+  EXPECT_EQ(run(merge).code, 0);
+}
+
 TEST_F(Merge, MergedItTakesItsPlaceUnderAnyFormOfItsName) {
   ASSERT_EQ(run(flags("run", {"--iters", "2"})).code, 0);
   fs::create_directory(path("models"));

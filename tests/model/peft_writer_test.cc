@@ -45,8 +45,8 @@ TEST(PeftLayout, ModulesAreNamedAsInTransformers4AndAsIn5) {
       layout_of({.targets = {"q_proj", "v_proj", "gate"}, .rank = 4, .rank_of = {{"gate", 2}}});
   EXPECT_EQ(patterns(gate, "rank_pattern"),
             (Expected{{"block_sparse_moe.gate", 2}, {"mlp.gate.weight", 2}}));
-  const PeftLayout down = layout_of(
-      {.targets = {"w1", "w2", "w3"}, .rank = 4, .alpha = 8, .alpha_of = {{"w2", 3}}});
+  const PeftLayout down =
+      layout_of({.targets = {"w1", "w2", "w3"}, .rank = 4, .alpha = 8, .alpha_of = {{"w2", 3}}});
   EXPECT_EQ(patterns(down, "alpha_pattern"),
             (Expected{{"block_sparse_moe.experts.[0-9]+.w2", 3}, {"mlp.experts.down_proj", 3}}));
   const PeftLayout packed = layout_of(
@@ -63,8 +63,7 @@ TEST(PeftLayout, RootScalingOfPackedExpertsIsKept) {
 }
 
 TEST(PeftLayout, TwoScalesUnderOneParameterAreRefusedByPeft) {
-  const PeftLayout layout =
-      layout_of({.targets = {"w1", "w2", "w3"}, .alpha_of = {{"w1", 3}}});
+  const PeftLayout layout = layout_of({.targets = {"w1", "w2", "w3"}, .alpha_of = {{"w1", 3}}});
   EXPECT_EQ(patterns(layout, "rank_pattern").at("mlp.experts.gate_up_proj"), 0);
   EXPECT_THAT(layout.notes(), SizeIs(1));
 }
@@ -75,10 +74,10 @@ TEST(PeftLayout, WhatIsPackedWithTunedExpertsIsWrittenAsZeros) {
     std::vector<int64_t> experts;
     size_t tensors;  // of zeros, in two layers of three experts
   };
-  for (const Case& c : {Case{{"w1"}, {}, 2 * 2 * 3 * 2}, Case{{"w1", "w3"}, {}, 2 * 3 * 2},
-                        Case{{"w2"}, {}, 0}, Case{{"w2"}, {1}, 2 * 2 * 2},
-                        Case{{"w1", "w2", "w3"}, {0}, 2 * 3 * 2 * 2},
-                        Case{{"w1", "w3", "down_proj"}, {}, 0}}) {
+  for (const Case& c :
+       {Case{{"w1"}, {}, 2 * 2 * 3 * 2}, Case{{"w1", "w3"}, {}, 2 * 3 * 2}, Case{{"w2"}, {}, 0},
+        Case{{"w2"}, {1}, 2 * 2 * 2}, Case{{"w1", "w2", "w3"}, {0}, 2 * 3 * 2 * 2},
+        Case{{"w1", "w3", "down_proj"}, {}, 0}}) {
     const PeftLayout layout = layout_of({.targets = c.targets, .experts = c.experts});
     EXPECT_THAT(layout.zeros(), SizeIs(c.tensors)) << c.targets[0] << c.targets.size();
   }

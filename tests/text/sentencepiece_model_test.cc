@@ -260,7 +260,7 @@ TEST(Charsmap, DamageIsRefused) {
        }},
       {"a replacement is not UTF-8",
        [] { return charsmap_blob(one_rule(), std::string_view("\xFF\0", 2)); }},
-      {"a replacement is too long",
+      {"a replacement has more than 128 bytes",
        [] { return charsmap_blob(one_rule(), std::string(5000, 'x') + '\0'); }},
       {"a key is too long",
        [&] {

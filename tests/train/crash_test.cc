@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/temporary_name.h"
 #include "io/manifest.h"
 #include "tests/train/rig.h"
 
@@ -75,7 +76,7 @@ TEST(Saving, LosesNothingOverAHundredKillsDuringSavesAndEndsInTheSameWeights) {
     std::error_code gone;  // entries may come and go under the iterator
     for (fs::directory_iterator it(path / "checkpoints", gone), end; !gone && it != end;
          it.increment(gone))
-      count += it->path().filename().string().starts_with(".tmp-step-");
+      count += is_temporary_name(it->path().filename().string());
     return count;
   };
   RandomStream random(kSeed);
@@ -108,7 +109,7 @@ TEST(Saving, LosesNothingOverAHundredKillsDuringSavesAndEndsInTheSameWeights) {
     progressed += newest->step > reached;
     reached = newest->step;
     for (const auto& entry : fs::directory_iterator(path / "checkpoints"))
-      ASSERT_EQ(entry.path().filename().string().find(".tmp-"), std::string::npos);
+      ASSERT_FALSE(is_temporary_name(entry.path().filename().string()));
   }
   EXPECT_GT(progressed, 10) << "the kills came too early to test anything";
   const auto after_kills = checkpoint_hashes(last_checkpoint(path));
@@ -151,7 +152,7 @@ TEST(Saving, KeepsTheLastCheckpointWhenTheDiskIsFull) {
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
   for (const auto& entry : fs::directory_iterator(path / "checkpoints"))
-    EXPECT_EQ(entry.path().filename().string().find(".tmp-"), std::string::npos);
+    EXPECT_FALSE(is_temporary_name(entry.path().filename().string()));
   Rig rig(path, settings, {.device = "ref", .open = RunDirectory::Open::continued});
   rig.trainer->resume();
   EXPECT_EQ(rig.trainer->state().step, 4);

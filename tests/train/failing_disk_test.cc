@@ -102,7 +102,7 @@ TEST(Saving, LosesNothingWhicheverCallTheDiskRefuses) {
     ASSERT_TRUE(newest);
     EXPECT_GE(newest->step, 4);
     for (const auto& entry : fs::directory_iterator(path / "checkpoints"))
-      EXPECT_EQ(entry.path().filename().string().find(".tmp-"), std::string::npos);
+      EXPECT_FALSE(is_temporary_name(entry.path().filename().string()));
     Rig rig(path, settings, continued);
     rig.trainer->resume();
     EXPECT_EQ(rig.trainer->run().step, 8);

@@ -12,7 +12,7 @@ namespace mixtral {
 namespace {
 
 TEST(StopSignal, RemembersTheFirstSignal) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const StopSignal stop;
     EXPECT_EQ(stop.arrived(), 0);
     ::raise(signal);
@@ -37,6 +37,27 @@ TEST(StopSignal, ASecondOneEndsTheProcessAtOnce) {
     ASSERT_TRUE(WIFEXITED(status));
     EXPECT_EQ(WEXITSTATUS(status), 128 + signal);
   }
+}
+
+TEST(StopSignal, AClosedTerminalStopsOnceHoweverOftenItSaysSo) {
+  const StopSignal stop;
+  ::raise(SIGHUP);
+  ::raise(SIGHUP);
+  EXPECT_EQ(stop.arrived(), SIGHUP);
+  ::raise(SIGTERM);  // which a session's end sends, too
+  EXPECT_EQ(stop.arrived(), SIGTERM);
+  ::raise(SIGHUP);
+  EXPECT_EQ(stop.arrived(), SIGTERM);
+}
+
+TEST(StopSignal, LeavesAHangupIgnoredUnderNohup) {
+  std::signal(SIGHUP, SIG_IGN);
+  {
+    const StopSignal stop;
+    ::raise(SIGHUP);
+    EXPECT_EQ(stop.arrived(), 0);
+  }
+  EXPECT_EQ(std::signal(SIGHUP, SIG_DFL), SIG_IGN);
 }
 
 TEST(StopSignal, GivesTheSignalsBack) {
