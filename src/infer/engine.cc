@@ -247,7 +247,8 @@ void Engine::prefill(const Scheduler::Step& step) {
     const Tensor source = ctx_.allocate({count}, Dtype::i32);
     backend_.upload(Tensor(std::span(drawn)), source);
     last = ctx_.allocate({count, hidden.dim(1)});
-    ctx_.run(ops::GatherRows{.x = hidden, .source = source, .y = last});
+    // Each row is the hidden state of one token: a gather, as an embedding is.
+    ctx_.run(ops::Embedding{.table = hidden, .tokens = source, .x = last});
   }
   model_.logits(ctx_, last, rows_.logits(count));
   rows_.draw(count);

@@ -67,8 +67,8 @@ class ChatTest : public ::testing::Test {
 };
 
 TEST_F(ChatTest, AReplyIsThatOfTheEncodedConversation) {
-  Generator generator(*backend_, model_);
-  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(20));
+  Engine engine(*backend_, model_);
+  Conversation conversation(engine, tokenizer_, ChatTemplate::seed, options(20));
   conversation.set_system("Be brief.");
   std::string streamed;
   const GeneratedText reply =
@@ -77,7 +77,7 @@ TEST_F(ChatTest, AReplyIsThatOfTheEncodedConversation) {
   const auto prompt = encode_chat(tokenizer_, ChatTemplate::seed, messages).ids;
   TextOptions same = options(20);
   same.stop = {"###user:"};
-  const GeneratedText expected = generate(generator, &tokenizer_, prompt, same);
+  const GeneratedText expected = generate(engine, &tokenizer_, prompt, same);
   ASSERT_EQ(reply.tokens.size(), expected.tokens.size());
   for (size_t i = 0; i < reply.tokens.size(); ++i)
     EXPECT_EQ(reply.tokens[i].id, expected.tokens[i].id);
@@ -89,8 +89,8 @@ TEST_F(ChatTest, AReplyIsThatOfTheEncodedConversation) {
 }
 
 TEST_F(ChatTest, TheOldestTurnsGoWhenTheContextIsFull) {
-  Generator generator(*backend_, model_, 128);
-  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(8));
+  Engine engine(*backend_, model_, {.context = 128});
+  Conversation conversation(engine, tokenizer_, ChatTemplate::seed, options(8));
   for (int turn = 0; turn < 6; ++turn) {
     conversation.say("A turn of some length.", {});
     EXPECT_LE(conversation.tokens(), 128);
@@ -104,8 +104,8 @@ TEST_F(ChatTest, TheOldestTurnsGoWhenTheContextIsFull) {
 }
 
 TEST_F(ChatTest, AReplyCanBeStopped) {
-  Generator generator(*backend_, model_);
-  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(200));
+  Engine engine(*backend_, model_);
+  Conversation conversation(engine, tokenizer_, ChatTemplate::seed, options(200));
   int asked = 0;
   const GeneratedText reply = conversation.say("Hello", {}, [&] { return ++asked == 5; });
   EXPECT_EQ(reply.tokens.size(), 5u);
@@ -113,8 +113,8 @@ TEST_F(ChatTest, AReplyCanBeStopped) {
 }
 
 TEST_F(ChatTest, AReplyCanBeTakenBackAndAConversationLoaded) {
-  Generator generator(*backend_, model_);
-  Conversation conversation(generator, tokenizer_, ChatTemplate::seed, options(20));
+  Engine engine(*backend_, model_);
+  Conversation conversation(engine, tokenizer_, ChatTemplate::seed, options(20));
   EXPECT_THROW(conversation.regenerate({}), Error);
   conversation.say("Hello", {});
   const std::vector<Message> before = conversation.messages();
@@ -173,8 +173,8 @@ TEST_F(ChatTest, IdsThatTheTokenizerLacksAreKeptWithoutText) {
 }
 
 TEST_F(ChatTest, SystemTextWhereTheTemplateHasNoneIsRefused) {
-  Generator generator(*backend_, model_);
-  Conversation conversation(generator, tokenizer_, ChatTemplate::mistral_hf_old, options(4));
+  Engine engine(*backend_, model_);
+  Conversation conversation(engine, tokenizer_, ChatTemplate::mistral_hf_old, options(4));
   EXPECT_NE(message_of([&] { conversation.set_system("Be brief."); }).find("no system text"),
             std::string::npos);
 }
@@ -407,12 +407,12 @@ TEST_F(ChatTest, ExactMatchCountsAnswersThatAreRightToTheLetter) {
   EXPECT_EQ(questions[2].prompt, questions[0].prompt);
   EXPECT_DOUBLE_EQ(most_common_share(questions), 2.0 / 3);
 
-  Generator generator(*backend_, model_);
-  const ExactMatch first = exact_match(generator, tokenizer_, questions, {.max_tokens = 6});
+  Engine engine(*backend_, model_);
+  const ExactMatch first = exact_match(engine, tokenizer_, questions, {.max_tokens = 6});
   ASSERT_EQ(first.answers.size(), 3u);
   for (size_t i = 0; i < 3; ++i) questions[i].answer = first.answers[i].given;
   questions[2].answer += "!";
-  const ExactMatch second = exact_match(generator, tokenizer_, questions, {.max_tokens = 6});
+  const ExactMatch second = exact_match(engine, tokenizer_, questions, {.max_tokens = 6});
   EXPECT_EQ(second.right, 2);
   EXPECT_FALSE(second.answers[2].right);
 }
@@ -504,10 +504,10 @@ TEST_F(ChatTest, AQuestionThatDoesNotFitIsNamedBeforeAnyIsAnswered) {
   EXPECT_EQ(longest.code, 1);
   EXPECT_NE(longest.err.find("q.jsonl:2: the question's 601 tokens"), std::string::npos);
   // None is answered, not even those before it.
-  Generator generator(*backend_, model_);
+  Engine engine(*backend_, model_);
   int64_t answered = 0;
   EXPECT_NE(message_of([&] {
-              exact_match(generator, tokenizer_, read_questions(data, tokenizer_, {}, 0), {},
+              exact_match(engine, tokenizer_, read_questions(data, tokenizer_, {}, 0), {},
                           [&](int64_t) { ++answered; });
             }),
             "no error");

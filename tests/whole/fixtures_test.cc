@@ -172,12 +172,11 @@ TEST_P(Fixture, GreedyGenerationAgrees) {
   for (const double id : read_values(*expected_, "greedy"))
     expected.push_back(static_cast<int32_t>(id));
   std::vector<int32_t> ids(expected.begin(), expected.begin() + 8);
-  Generator generator(*backend_, *model_);
+  Engine engine(*backend_, *model_);
   TextOptions options;
   options.tokens.sampling.temperature = 0;
   options.tokens.max_tokens = 24;
-  for (const auto& token : generate(generator, nullptr, ids, options).tokens)
-    ids.push_back(token.id);
+  for (const auto& token : generate(engine, nullptr, ids, options).tokens) ids.push_back(token.id);
   EXPECT_THAT(ids, ::testing::ElementsAreArray(expected));
 }
 
