@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 
+#include "base/detailed_error.h"
 #include "base/error.h"
 #include "data/import_records.h"
 #include "io/checksum.h"
@@ -316,19 +317,19 @@ Corpus load_corpus(const std::filesystem::path& path, const Tokenizer* tokenizer
   if (result.problem_count > 0) {
     std::string list;
     for (size_t i = 0; i < result.problems.size() && i < kProblemsShown; ++i) {
-      list += "\n  " + result.problems[i].message;
+      list += "  " + result.problems[i].message + "\n";
     }
     const int64_t more = result.problem_count - kProblemsShown;
-    if (more > 0) list += fmt::format("\n  and {} more", more);
+    if (more > 0) list += fmt::format("  and {} more\n", more);
     const std::string advice = import_advice(path);
-    throw Error(fmt::format(
-        "{}: {} of {} lines are no usable records; {}:{}", path.string(), result.problem_count,
-        result.corpus.counts().lines,
-        advice.empty() ? fmt::format("`mixtral data check --data {} --fix FILE` shows them all and "
-                                     "writes a corrected copy",
-                                     path.string())
-                       : advice,
-        list));
+    throw DetailedError(
+        fmt::format("{}: {} of {} lines are no usable records; {}:", path.string(),
+                    result.problem_count, result.corpus.counts().lines,
+                    advice.empty() ? fmt::format("`mixtral data check --data {} --fix FILE` shows "
+                                                 "them all and writes a corrected copy",
+                                                 path.string())
+                                   : advice),
+        list);
   }
   if (result.corpus.tokens() < 2)
     throw Error(fmt::format("{}: there are fewer than two tokens{}: nothing to learn",
