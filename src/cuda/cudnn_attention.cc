@@ -9,6 +9,7 @@
 
 #include "cuda/library.h"
 #include "cuda/status.h"
+#include "cuda_plan/attention_part.h"
 
 // The frontend's way of being told where cuDNN is.
 namespace cudnn_frontend {

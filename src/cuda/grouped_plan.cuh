@@ -166,7 +166,7 @@ __device__ int rows_left(const GroupedArguments& args, const GroupedTile& tile, 
 /// An index in a ring of `size` stages, and the phase (parity) of the round, as barriers wait for
 /// it.
 template <int size>
-struct Turn {
+struct PipelineState {
   int index = 0;
   uint32_t phase = 0;
   __device__ void advance() {

@@ -315,13 +315,13 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
         static_cast<float>(static_cast<double>(logits[token]) - (largest + log(total)));
 }
 
-struct Turn {
+struct AdvanceArguments {
   const int* drawn;
   int *inputs, *positions, *history;
   int sequences, window;
 };
 
-__global__ void advance(Turn op) {
+__global__ void advance(AdvanceArguments op) {
   const int s = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (s >= op.sequences || op.positions[s] == ops::kPadding) return;
   const int token = op.drawn[s], position = op.positions[s] + 1;
@@ -355,7 +355,7 @@ void CudaBackend::run(const ops::Advance& op) {
   use_device();
   const int64_t sequences = op.drawn.dim(0);
   if (sequences == 0) return;
-  advance<<<blocks(divide_up(sequences, 128)), 128, 0, stream_>>>(Turn{
+  advance<<<blocks(divide_up(sequences, 128)), 128, 0, stream_>>>(AdvanceArguments{
       data<int>(op.drawn), data<int>(op.inputs), data<int>(op.positions), data<int>(op.history),
       static_cast<int>(sequences), op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("advance");
