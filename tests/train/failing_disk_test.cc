@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "base/temporary_name.h"
 #include "io/manifest.h"
 #include "tests/train/rig.h"
 
