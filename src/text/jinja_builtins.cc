@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <ctime>
 
 #include "text/jinja_interpreter.h"
@@ -35,11 +36,7 @@ Value range(Interpreter& run, Arguments& given) {
   std::vector<Value> items;
   for (Integer i = start; step > 0 ? i < stop : i > stop; i += step) items.push_back(Value::of(i));
   run.reserve(items.size() * sizeof(Value));
-  const std::string name = step == 1
-                               ? fmt::format("range({}, {})", number_text(start), number_text(stop))
-                               : fmt::format("range({}, {}, {})", number_text(start),
-                                             number_text(stop), number_text(step));
-  return Value::list(std::move(items), Value::Kind::range, name);
+  return range_value(std::move(items), start, stop, step);
 }
 
 Value dictionary(const Arguments& given, Value::Kind kind) {
@@ -156,8 +153,14 @@ bool divisible(const Value& value, Integer by, Integer rest) {
   const Integer remainder = whole_number(value) % by;
   return (remainder < 0 ? remainder + (by < 0 ? -by : by) : remainder) == rest;
 }
-bool is_odd(Interpreter&, const Value& value, Arguments&) { return divisible(value, 2, 1); }
-bool is_even(Interpreter&, const Value& value, Arguments&) { return divisible(value, 2, 0); }
+bool is_odd(Interpreter&, const Value& value, Arguments&) {
+  if (value.is(Value::Kind::real)) return std::abs(std::fmod(value.real(), 2)) == 1;
+  return divisible(value, 2, 1);
+}
+bool is_even(Interpreter&, const Value& value, Arguments&) {
+  if (value.is(Value::Kind::real)) return std::fmod(value.real(), 2) == 0;
+  return divisible(value, 2, 0);
+}
 
 const Value& other(const Arguments& given) {
   if (given.positional.size() != 1 || !given.named.empty())
@@ -253,6 +256,13 @@ const NamedTest* named_test(std::string_view name) {
 }
 
 }  // namespace
+
+Value range_value(std::vector<Value> items, Integer start, Integer stop, Integer step) {
+  std::string name = fmt::format("range({}, {}", number_text(start), number_text(stop));
+  if (step != 1) name += ", " + number_text(step);
+  name += ')';
+  return Value::list(std::move(items), Value::Kind::range, std::move(name));
+}
 
 const std::unordered_map<std::string, Value>& global_functions() {
   static const std::unordered_map<std::string, Value> functions = {

@@ -192,6 +192,8 @@ Value Interpreter::attribute(const Value& value, const std::string& name) {
   if (value.is(Value::Kind::function)) {
     for (const auto& [known, content] : value.callee().attributes)
       if (known == name) return content;
+    if (value.callee().more)
+      if (const std::optional<Value> made = value.callee().more(name)) return *made;
   }
   if (value.is(Value::Kind::tuple) && value.items().name == "group") {  // of groupby()
     if (name == "grouper") return value.items().items[0];
@@ -248,7 +250,7 @@ Value Interpreter::slice(const Expression& expression, const Value& value,
   if (value.is(Value::Kind::undefined)) throw RenderError(value.undefined_message());
   if (!value.is(Value::Kind::string) && !value.is(Value::Kind::list) &&
       !value.is(Value::Kind::tuple) && !value.is(Value::Kind::range))
-    return Value::undefined(fmt::format("'{}' object cannot be sliced", value.type_name()));
+    throw RenderError(fmt::format("'{}' object cannot be sliced", value.type_name()));
   if (value.is(Value::Kind::string)) reserve(value.text().size() * 4);
   const std::vector<Value> items = iterate(value);
   const Slice bounds = slice_bounds(start, stop, step, static_cast<int64_t>(items.size()));
@@ -256,6 +258,14 @@ Value Interpreter::slice(const Expression& expression, const Value& value,
   for (int64_t i = bounds.start; bounds.step > 0 ? i < bounds.stop : i > bounds.stop;
        i += bounds.step)
     taken.push_back(items[static_cast<size_t>(i)]);
+  if (value.is(Value::Kind::range)) {
+    // A range again, in terms of the first one's numbers.
+    const Integer first = items.empty() ? 0 : items[0].integer();
+    const Integer step_of = items.size() > 1 ? items[1].integer() - first : 1;
+    reserve(taken.size() * sizeof(Value));
+    return range_value(std::move(taken), first + bounds.start * step_of,
+                       first + bounds.stop * step_of, step_of * bounds.step);
+  }
   if (!value.is(Value::Kind::string))
     return list(std::move(taken),
                 value.is(Value::Kind::tuple) ? Value::Kind::tuple : Value::Kind::list);

@@ -10,6 +10,7 @@ namespace {
 using Kind = Statement::Kind;
 
 constexpr uint64_t kMostSteps = 5'000'000;
+constexpr size_t kStepsPerTurn = 8;                   // of a loop: a turn makes a scope
 constexpr uint64_t kMostBytes = uint64_t{512} << 20;  // made in all
 constexpr size_t kLongestText = size_t{32} << 20;
 constexpr int kDeepest = 1500;  // of nested statements, expressions and calls
@@ -176,16 +177,52 @@ Interpreter::Flow Interpreter::run_loop(const Statement& statement, const ScopeP
   return Flow::on;
 }
 
-/// The variable "loop" of one turn.
+/// What the variable "loop" of every turn of a loop shares.
 struct LoopState {
   std::vector<Value> items;
   std::vector<Value> last_seen;  // of loop.changed()
+  int depth = 1;
 };
+
+/// An attribute of the variable "loop" in turn `i`; nothing where there is none of that name.
+std::optional<Value> loop_attribute(const std::shared_ptr<LoopState>& state, size_t i,
+                                    const std::string& name) {
+  const size_t count = state->items.size();
+  if (name == "index") return Value::of(i + 1);
+  if (name == "index0") return Value::of(i);
+  if (name == "revindex") return Value::of(count - i);
+  if (name == "revindex0") return Value::of(count - i - 1);
+  if (name == "first") return Value::of(i == 0);
+  if (name == "last") return Value::of(i + 1 == count);
+  if (name == "length") return Value::of(count);
+  if (name == "depth") return Value::of(state->depth);
+  if (name == "depth0") return Value::of(state->depth - 1);
+  if (name == "previtem")
+    return i > 0 ? state->items[i - 1] : Value::undefined("there is no previous item");
+  if (name == "nextitem")
+    return i + 1 < count ? state->items[i + 1] : Value::undefined("there is no next item");
+  if (name == "cycle") {
+    return Value::function("cycle", [i](Interpreter&, Arguments& given) {
+      if (given.positional.empty()) throw RenderError("no items for cycling given");
+      return given.positional[i % given.positional.size()];
+    });
+  }
+  if (name == "changed") {
+    return Value::function("changed", [state](Interpreter&, Arguments& given) {
+      const bool same = !state->last_seen.empty() &&
+                        equal(Value::tuple(state->last_seen), Value::tuple(given.positional));
+      state->last_seen = given.positional;
+      return Value::of(!same);
+    });
+  }
+  return std::nullopt;
+}
 
 void Interpreter::run_items(const Statement& statement, const Value& iterated,
                             const ScopePointer& scope, std::string& out, int depth) {
   const Depth guard(*this);
   auto state = std::make_shared<LoopState>();
+  state->depth = depth;
   for (Value& item : iterate(iterated)) {
     spend();
     if (statement.condition) {
@@ -201,7 +238,7 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
   }
   const size_t count = state->items.size();
   for (size_t i = 0; i < count; ++i) {
-    spend();
+    spend(kStepsPerTurn);
     const ScopePointer inner = inner_scope(scope);
     assign(*statement.target, state->items[i], inner);
     Value loop =
@@ -213,32 +250,9 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
           run_items(statement, given.positional[0], scope, inner_text, depth + 1);
           return text(std::move(inner_text));
         });
-    loop.callee().attributes = {
-        {"index", Value::of(i + 1)},
-        {"index0", Value::of(i)},
-        {"revindex", Value::of(count - i)},
-        {"revindex0", Value::of(count - i - 1)},
-        {"first", Value::of(i == 0)},
-        {"last", Value::of(i + 1 == count)},
-        {"length", Value::of(count)},
-        {"depth", Value::of(depth)},
-        {"depth0", Value::of(depth - 1)},
-        {"previtem", i > 0 ? state->items[i - 1] : Value::undefined("there is no previous item")},
-        {"nextitem",
-         i + 1 < count ? state->items[i + 1] : Value::undefined("there is no next item")},
-        {"cycle", Value::function("cycle",
-                                  [i](Interpreter&, Arguments& given) {
-                                    if (given.positional.empty())
-                                      throw RenderError("no items for cycling given");
-                                    return given.positional[i % given.positional.size()];
-                                  })},
-        {"changed", Value::function("changed", [state](Interpreter&, Arguments& given) {
-           const bool same =
-               equal(Value::tuple(state->last_seen), Value::tuple(given.positional)) &&
-               !state->last_seen.empty();
-           state->last_seen = given.positional;
-           return Value::of(!same);
-         })}};
+    loop.callee().more = [state, i](const std::string& name) {
+      return loop_attribute(state, i, name);
+    };
     inner->variables["loop"] = std::move(loop);
     if (run(statement.body, inner, out) == Flow::leave) break;
   }

@@ -104,6 +104,9 @@ class Interpreter {
 /// joiner, cycler, lipsum (which is refused).
 const std::unordered_map<std::string, Value>& global_functions();
 
+/// range(start, stop, step), whose numbers are `items`.
+Value range_value(std::vector<Value> items, Integer start, Integer stop, Integer step);
+
 /// A method of a value, such as "upper" of text; undefined where there is none, or where it would
 /// change the value.
 Value find_method(const Value& value, const std::string& name);

@@ -188,6 +188,7 @@ Value sum(Interpreter& run, const Value& value, Arguments& given) {
 
 Value map(Interpreter& run, const Value& value, Arguments& given) {
   std::vector<Value> items;
+  if (!truth(value)) return run.list({}, Value::Kind::iterator);  // of 0 and none, too
   if (given.positional.empty()) {
     const auto a = take(given, {"attribute", "default"}, "map");
     if (!a[0]) throw RenderError("map needs a filter's name or an attribute");
@@ -210,6 +211,7 @@ enum class Keep { passing, failing };
 enum class By { item, attribute };
 
 Value chosen(Interpreter& run, const Value& value, const Arguments& given, Keep keep, By by) {
+  if (!truth(value)) return run.list({}, Value::Kind::iterator);
   Arguments rest = given;
   Value path;
   if (by == By::attribute) {

@@ -526,8 +526,16 @@ Value found_in(std::span<const Named> methods, const Value& self, const std::str
 
 Value find_method(const Value& value, const std::string& name) {
   switch (value.kind()) {
-    case Value::Kind::string:
-      return found_in(kTextMethods, value, name);
+    case Value::Kind::string: {
+      constexpr std::string_view others[] = {"encode",       "expandtabs", "format_map",
+                                             "isidentifier", "maketrans",  "isprintable",
+                                             "istitle",      "translate"};
+      if (std::ranges::find(others, name) == std::end(others))
+        return found_in(kTextMethods, value, name);
+      return Value::function(name, [name](Interpreter&, Arguments&) -> Value {
+        throw RenderError(fmt::format("the method {}() of text is not supported", name));
+      });
+    }
     case Value::Kind::list:
     case Value::Kind::tuple:
     case Value::Kind::range:

@@ -80,7 +80,7 @@ Value Value::dict(Kind kind) {
 Value Value::function(std::string name, std::function<Value(Interpreter&, Arguments&)> call) {
   Value value;
   value.kind_ = Kind::function;
-  value.function_ = std::make_shared<Function>(Function{std::move(name), std::move(call), {}});
+  value.function_ = std::make_shared<Function>(Function{std::move(name), std::move(call), {}, {}});
   return value;
 }
 

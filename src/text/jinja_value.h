@@ -65,6 +65,8 @@ class Value {
     std::string name;
     std::function<Value(Interpreter&, Arguments&)> call;
     std::vector<std::pair<std::string, Value>> attributes;
+    // What else it has, made when it is asked for; may be empty.
+    std::function<std::optional<Value>(const std::string&)> more;
   };
 
   Value() = default;  // undefined

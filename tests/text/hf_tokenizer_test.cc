@@ -43,7 +43,7 @@ TEST(HfTokenizer, MergesInTheOrderOfTheList) {
 
 TEST(HfTokenizer, TakesMergesAsPairsToo) {
   auto json = hf_tokenizer({"a", "b", "ab"}, {});
-  json["model"]["merges"] = {{"a", "b"}};
+  json["model"]["merges"] = ordered_json::array({ordered_json::array({"a", "b"})});
   EXPECT_THAT(labels(*open(json), open(json)->encode("aab")), ElementsAre("a", "ab"));
 }
 
