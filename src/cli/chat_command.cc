@@ -268,10 +268,13 @@ void run_chat(ChatOptions o) {
   const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
   const auto tokenizer = source.require_tokenizer();
   ChatTemplate chat = ChatTemplate::mistral_v1;
+  std::optional<OwnChatTemplate> own;
   if (!o.chat_template.empty())
     chat = parse_chat_template(o.chat_template);
   else if (const auto noted = source.chat_template())
     chat = *noted;
+  else if (own = source.own_chat_template(); own)
+    say(o.common, fmt::format("the chat template is the model's own ({})", own->source()));
   else
     say(o.common, fmt::format("the model does not say how it was taught to converse; trying "
                               "--chat-template {}",
@@ -281,7 +284,8 @@ void run_chat(ChatOptions o) {
   const OpenedModel open = open_model(o.common, source, o.common.open_options(context));
   Engine engine(*open.backend, *open.model);
   TextOptions options = o.sampling.text_options(o.common.seed, source.stop_ids());
-  Conversation conversation(engine, *tokenizer, chat, std::move(options));
+  Conversation conversation = own ? Conversation(engine, *tokenizer, *own, std::move(options))
+                                  : Conversation(engine, *tokenizer, chat, std::move(options));
   conversation.set_system(o.system);
   Chat(o, conversation, context).run();
 }

@@ -78,6 +78,9 @@ class Finetuning {
     refuse_training_noise(config_, base_.string());
     source.check_tokenizer();
     tokenizer_ = source.tokenizer();
+    const auto own = source.own_chat_template();
+    if (own && !o_.chat_template)
+      if (const auto builtin = own->builtin()) o_.chat_template = name(*builtin);
     if (!o_.resuming && trains_adapter(o_.kind()) && o_.adapter.empty())
       starting_adapter();  // refuses flags, before data are read
     choose_context(o_, config_);
@@ -92,6 +95,7 @@ class Finetuning {
     }
     const TrainingData data = load_training_data(o_, tokenizer_.get(), config_.vocab_size);
     check_kind(data);
+    if (own && !o_.chat_template) refuse_conversations(data, *own);
     CorpusSource train(data.train, o_.batch_options(Split::train));
     require_labels(o_, data);
     o_.resolve(default_lr, train.batches().rows_per_epoch());
@@ -150,6 +154,17 @@ class Finetuning {
         "--data {} holds no preference pairs, which --method {} needs: lines {{\"prompt\", "
         "\"chosen\", \"rejected\"}}",
         o_.data, o_.method));
+  }
+
+  /// For a model whose own chat template is none of the built-in ones: it would unlearn its form.
+  void refuse_conversations(const TrainingData& data, const OwnChatTemplate& own) const {
+    if (data.train.counts().kinds[static_cast<size_t>(RecordKind::messages)] == 0) return;
+    throw Error(fmt::format(
+        "--data {} holds conversations, and the model's own chat template ({}, with {}) is none of "
+        "those that are trained with; write the conversations with it (mixtral tokenizer template) "
+        "as {{\"prompt\", \"completion\"}} records, or teach the model another form with "
+        "--chat-template mistral-v1, mistral-hf-old or seed",
+        o_.data, own.source(), fmt::join(own.markers(), " ")));
   }
 
   std::optional<ChatTemplate> chat_template(const TrainingData& data) const {

@@ -28,7 +28,7 @@ struct GenerateOptions {
   std::string model, adapter, tokenizer, method = "generate", prompt, prompt_file, ids, out;
   SamplingOptions sampling;
   int64_t context = 0, top = 5, samples = 1;
-  bool log_probabilities = false, chat = false;
+  bool log_probabilities = false, chat = false, parse_special = false;
   std::string chat_template, system;
   GenerateDataOptions data;  // only what is not above
 };
@@ -78,7 +78,17 @@ struct Session {
   OpenedModel open;
   std::unique_ptr<Engine> engine;
   std::vector<int32_t> prompt;
+  std::vector<int64_t> ends;  // any of these ids ends the text
 };
+
+/// --prompt as plain text; with --parse-special, with the control tokens that it spells out.
+std::vector<int32_t> plain_prompt(const GenerateOptions& o, const Tokenizer& tokenizer) {
+  if (!o.parse_special) return prompt_tokens(tokenizer, o.prompt);
+  std::vector<int32_t> ids = tokenizer.encode_prompt(o.prompt);
+  const int32_t bos = tokenizer.bos_id();
+  if (bos >= 0 && (ids.empty() || ids.front() != bos)) ids.insert(ids.begin(), bos);
+  return ids;
+}
 
 bool is_chat(const GenerateOptions& o) {
   return o.chat || !o.system.empty() || !o.chat_template.empty();
@@ -93,6 +103,8 @@ std::vector<int32_t> chat_prompt(const GenerateOptions& o, const ModelSource& so
   std::vector<Message> messages;
   if (!o.system.empty()) messages.push_back({"system", o.system});
   messages.push_back({"user", o.prompt});
+  if (o.chat_template.empty() && !noted)
+    if (const auto own = source.own_chat_template()) return own->encode(messages);
   return encode_chat(tokenizer, chat, messages, "--prompt").ids;
 }
 
@@ -108,13 +120,13 @@ Session open_session(const GenerateOptions& o) {
     s.prompt = parse_ids("--ids", o.ids);
   } else {
     s.tokenizer = source.require_tokenizer({{{"ids", {}}}});
-    note_spelled_controls(o, *s.tokenizer);
-    s.prompt =
-        is_chat(o) ? chat_prompt(o, source, *s.tokenizer) : prompt_tokens(*s.tokenizer, o.prompt);
+    if (!o.parse_special) note_spelled_controls(o, *s.tokenizer);
+    s.prompt = is_chat(o) ? chat_prompt(o, source, *s.tokenizer) : plain_prompt(o, *s.tokenizer);
     if (s.prompt.empty())
       throw UsageError("the prompt is empty and this tokenizer has no begin token; give --prompt");
   }
   source.check_tokenizer();
+  s.ends = source.stop_ids();
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
   const int64_t context =
       o.context > 0 ? o.context : std::min(source.config().max_positions, needed);
@@ -124,7 +136,7 @@ Session open_session(const GenerateOptions& o) {
 }
 
 TextOptions text_options(const GenerateOptions& o, const Session& s) {
-  return o.sampling.text_options(o.common.seed, s.open.model->config().eos_ids);
+  return o.sampling.text_options(o.common.seed, s.ends);
 }
 
 std::string readable(const Tokenizer* tokenizer, int32_t id) {
@@ -152,7 +164,7 @@ void refuse_flags_of_others(const CLI::App& command, const std::string& method) 
     refuse({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
             "--logprobs"});
   if (method != "generate") refuse({"--num-samples"});
-  if (sample) refuse({"--ids", "--chat", "--chat-template", "--system"});
+  if (sample) refuse({"--ids", "--chat", "--chat-template", "--system", "--parse-special"});
 }
 
 void print_json(const ordered_json& json) {
@@ -377,6 +389,9 @@ void add_generate_command(CLI::App& app) {
                    "So many continuations, each drawn with the next seed (--method generate)")
       ->capture_default_str()
       ->check(CLI::Range(1, 10'000));
+  command->add_flag(
+      "--parse-special", o->parse_special,
+      "Take control tokens that the prompt spells out (<s>, [INST]) for these tokens");
   command->add_flag("--chat", o->chat,
                     "Take the prompt as the user's turn of a conversation, and print the reply");
   command

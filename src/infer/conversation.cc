@@ -40,10 +40,26 @@ Conversation::Conversation(Engine& engine, const Tokenizer& tokenizer, ChatTempl
   options_.stop.emplace_back(chat_template == ChatTemplate::seed ? "###user:" : "[INST]");
 }
 
+Conversation::Conversation(Engine& engine, const Tokenizer& tokenizer, const OwnChatTemplate& own,
+                           TextOptions options)
+    : engine_(engine), tokenizer_(tokenizer), own_(&own), options_(std::move(options)) {}
+
+std::vector<int32_t> Conversation::encode(const std::vector<Message>& all) const {
+  if (own_ != nullptr) return own_->encode(all);
+  return encode_chat(tokenizer_, template_, all, "the conversation").ids;
+}
+
+void Conversation::check(const std::vector<Message>& all, std::string_view source) const {
+  if (own_ != nullptr)
+    (void)own_->render(all);  // the template itself says what it refuses
+  else
+    check_messages(template_, all, source);
+}
+
 void Conversation::set_system(std::string text) {
   if (!text.empty()) {
     const std::vector<Message> probe{{"system", text}, {"user", "?"}};
-    check_messages(template_, probe, "the system text");
+    check(probe, "the system text");
   }
   system_ = std::move(text);
 }
@@ -61,7 +77,7 @@ std::vector<int32_t> Conversation::fitting_prompt() {
   std::vector<Message> all = messages();
   const auto first = static_cast<std::ptrdiff_t>(system_.empty() ? 0 : 1);
   for (forgotten_ = 0;; forgotten_ += 2) {
-    std::vector<int32_t> ids = encode_chat(tokenizer_, template_, all, "the conversation").ids;
+    std::vector<int32_t> ids = encode(all);
     if (static_cast<int64_t>(ids.size()) + room <= engine_.context()) return ids;
     if (static_cast<std::ptrdiff_t>(all.size()) - first < 3) {
       if (static_cast<int64_t>(ids.size()) < engine_.context()) return ids;
@@ -115,7 +131,7 @@ GeneratedText Conversation::regenerate(const TextSink& sink,
 }
 
 void Conversation::load(std::vector<Message> messages) {
-  check_messages(template_, messages, "the conversation");
+  check(messages, "the conversation");
   if (messages.back().role == "user")
     throw Error("the conversation ends with the user's turn; expected the reply to it, too");
   std::string system;
@@ -129,8 +145,7 @@ void Conversation::load(std::vector<Message> messages) {
 
 int64_t Conversation::all_tokens() const {
   if (turns_.empty()) return 0;
-  return static_cast<int64_t>(
-      encode_chat(tokenizer_, template_, messages(), "the conversation").ids.size());
+  return static_cast<int64_t>(encode(messages()).size());
 }
 
 }  // namespace mixtral

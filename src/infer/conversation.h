@@ -6,6 +6,7 @@
 
 #include "infer/methods.h"
 #include "text/chat_template.h"
+#include "text/own_chat.h"
 
 namespace mixtral {
 
@@ -15,6 +16,10 @@ class Conversation {
   /// `engine` and `tokenizer` must outlive this. Replies end where `options` says, at the end of
   /// the text, and where the model would go on with the user's next turn.
   Conversation(Engine& engine, const Tokenizer& tokenizer, ChatTemplate chat_template,
+               TextOptions options);
+
+  /// The same by the template that the model brings along, which must outlive this.
+  Conversation(Engine& engine, const Tokenizer& tokenizer, const OwnChatTemplate& own,
                TextOptions options);
 
   /// The text that stands before the first turn; empty: none. Throws Error where the template has
@@ -51,10 +56,13 @@ class Conversation {
 
  private:
   std::vector<int32_t> fitting_prompt();
+  std::vector<int32_t> encode(const std::vector<Message>& all) const;
+  void check(const std::vector<Message>& all, std::string_view source) const;
 
   Engine& engine_;
   const Tokenizer& tokenizer_;
-  ChatTemplate template_;
+  ChatTemplate template_ = ChatTemplate::mistral_v1;
+  const OwnChatTemplate* own_ = nullptr;  // in its place, where there is one
   TextOptions options_;
   std::string system_;
   std::vector<Message> turns_;

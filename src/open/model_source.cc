@@ -240,6 +240,15 @@ std::optional<ChatTemplate> ModelSource::chat_template() const {
   return find_chat_template_name(directory_);
 }
 
+std::optional<OwnChatTemplate> ModelSource::own_chat_template() const {
+  if (is_builtin() || !tokenizer()) return std::nullopt;
+  return OwnChatTemplate::find(directory_, *tokenizer());
+}
+
+std::vector<int64_t> ModelSource::stop_ids() const {
+  return answer_ends(config_.eos_ids, directory_, tokenizer().get());
+}
+
 const TensorSource& ModelSource::tensors() const {
   if (!tensors_) tensors_ = std::make_shared<ModelTensors>(directory());
   return *tensors_;

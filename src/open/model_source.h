@@ -13,6 +13,7 @@
 #include "model/adapter_file.h"
 #include "model/config.h"
 #include "text/chat_template.h"
+#include "text/own_chat.h"
 #include "text/tokenizer.h"
 
 namespace mixtral {
@@ -57,8 +58,11 @@ class ModelSource {
   void check_tokenizer() const;
   /// The chat template that the adapter, or else the model, was trained with, where it says so.
   std::optional<ChatTemplate> chat_template() const;
-  /// The ids that end a text.
-  const std::vector<int64_t>& stop_ids() const { return config_.eos_ids; }
+  /// The chat template that the model brings along, where it has one; see OwnChatTemplate. The
+  /// tokenizer must be there, and must outlive it.
+  std::optional<OwnChatTemplate> own_chat_template() const;
+  /// The ids that end a text: those of config.json, generation_config.json and the tokenizer.
+  std::vector<int64_t> stop_ids() const;
   /// The weights, opened at the first call. Throws Error as directory() does, and for damage.
   const TensorSource& tensors() const;
   /// The adapter's values, or nothing where there is none.

@@ -30,6 +30,21 @@ struct Segment {
   bool learnt = true;  // the answer
 };
 
+/// The tokens of [INST] and [/INST] where the vocabulary has them (Mistral's versions 2 and up);
+/// else -1.
+struct InstructionTokens {
+  int32_t begin = -1, end = -1;
+  explicit InstructionTokens(const Tokenizer& tokenizer) {
+    const auto control = [&](std::string_view label) {
+      const int32_t id = tokenizer.find(label);
+      return id >= 0 && tokenizer.is_control(id) ? id : -1;
+    };
+    begin = control("[INST]");
+    end = control("[/INST]");
+  }
+  bool exist() const { return begin >= 0 && end >= 0; }
+};
+
 /// The text before an assistant's answer.
 std::string user_turn(ChatTemplate chat_template, const std::string& content) {
   if (chat_template == ChatTemplate::seed) return "###user: " + content + " ###Assistant:";
@@ -132,6 +147,24 @@ ChatTokens encode_chat(const Tokenizer& tokenizer, ChatTemplate chat_template,
     tokens.trained.insert(tokens.trained.end(), ids.size(), trained);
   };
   if (tokenizer.bos_id() >= 0) append(std::array{tokenizer.bos_id()}, 0);
+  if (const InstructionTokens marks(tokenizer);
+      marks.exist() && chat_template != ChatTemplate::seed) {
+    std::string system;
+    for (const Message& message : messages) {
+      const uint8_t learnt = message.learnt ? 1 : 0;
+      if (message.role == "system") {
+        system = message.content + "\n\n";
+      } else if (message.role == "user") {
+        append(std::array{marks.begin}, 0);
+        append(tokenizer.encode(std::exchange(system, "") + message.content), 0);
+        append(std::array{marks.end}, 0);
+      } else {
+        append(tokenizer.encode(message.content), learnt);
+        append(std::array{tokenizer.eos_id()}, learnt);
+      }
+    }
+    return tokens;
+  }
   for (const Segment& segment : segments_of(chat_template, messages)) {
     const std::vector<int32_t> prompt = tokenizer.encode(segment.prompt);
     const std::vector<int32_t> all = tokenizer.encode(segment.prompt + segment.answer);

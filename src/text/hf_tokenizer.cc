@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "text/sentencepiece_model.h"
+#include "text/spelled_controls.h"
 
 namespace mixtral {
 namespace {
@@ -174,7 +175,9 @@ std::vector<int32_t> HfTokenizer::encode(std::string_view text, const Finders& f
       continue;
     }
     const bool first = part.text.data() == text.data();
-    const std::string normalized = normalizer_.normalize(std::string(part.text));
+    const bool prompt = &finders == &all_;
+    const std::string normalized =
+        normalizer_.normalize(prompt ? without_plain_marks(part.text) : std::string(part.text));
     for (const Segment& piece : finders.normalized.split(normalized)) {
       if (piece.id >= 0) {
         ids.push_back(piece.id);

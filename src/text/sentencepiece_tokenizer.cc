@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "text/spelled_controls.h"
 
 namespace mixtral {
 namespace {
@@ -166,7 +167,18 @@ std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text) const
 }
 
 std::vector<int32_t> SentencePieceTokenizer::encode_prompt(std::string_view text) const {
-  return encode(text, all_);
+  if (text.find(kPlainTextMark) == std::string_view::npos) return encode(text, all_);
+  std::vector<int32_t> ids;
+  for (const Segment& part : all_.split(text)) {
+    if (part.id >= 0) {
+      ids.push_back(part.id);
+      continue;
+    }
+    TokenSink sink(model_, ids);
+    const auto place = part.text.data() == text.data() ? Normalizer::Part::whole : after_token_;
+    encoder_->encode(normalizer_->normalize(without_plain_marks(part.text), place), sink);
+  }
+  return ids;
 }
 
 std::vector<int32_t> SentencePieceTokenizer::encode_like_library(std::string_view text) const {
