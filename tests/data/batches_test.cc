@@ -517,7 +517,7 @@ TEST_F(Files, WhatHoldsTooLittleIsNamed) {
 }
 
 TEST_F(Files, TinyShakespeareIsSplitAsItsUsersExpect) {
-  const fs::path path = testing::source_directory() / "../shared/data/tinyshakespeare.txt";
+  const fs::path path = source_directory() / "../shared/data/tinyshakespeare.txt";
   if (!fs::exists(path)) GTEST_SKIP() << path << " is absent";
   const auto tokenizer = load_tokenizer("bytes-256");
   const DataFiles files = DataFiles::find(path);

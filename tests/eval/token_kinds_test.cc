@@ -62,7 +62,7 @@ TEST(TokenKinds, TakeAnyIds) {
 
 TEST(TokenKinds, JudgeSentencePiecesByTheirFirstCharacter) {
   const std::filesystem::path file =
-      testing::source_directory() / "../shared/data/mistral-tokenizer-v1.model";
+      source_directory() / "../shared/data/mistral-tokenizer-v1.model";
   if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is not there";
   const auto tokenizer = load_tokenizer(file);
   const auto ids = tokenizer->encode("The old man met Elizabeth in 1805.\nYes, — é 𓀀");

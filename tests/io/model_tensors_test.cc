@@ -319,7 +319,7 @@ TEST(ModelTensors, RepeatedNamesAreRefused) {
 }
 
 TEST(ModelTensors, ReadsTheFixtures) {
-  const fs::path fixtures = testing::source_directory() / "../shared/fixtures";
+  const fs::path fixtures = source_directory() / "../shared/fixtures";
   if (!fs::exists(fixtures)) GTEST_SKIP() << fixtures << " is absent";
   for (const char* name : {"gqa", "mha8x2", "headdim", "sliding", "sharded", "tied"}) {
     const ModelTensors tensors(fixtures / name);
@@ -332,7 +332,7 @@ TEST(ModelTensors, ReadsTheFixtures) {
 
 // A fixture rewritten has the same bytes as what Hugging Face's library wrote: header and all.
 TEST(ModelTensors, WritesWhatHuggingFaceWrites) {
-  const fs::path path = testing::source_directory() / "../shared/fixtures/gqa/model.safetensors";
+  const fs::path path = source_directory() / "../shared/fixtures/gqa/model.safetensors";
   if (!fs::exists(path)) GTEST_SKIP() << path << " is absent";
   const SafetensorsFile file(path);
   std::map<std::string, Tensor> tensors;

@@ -291,7 +291,7 @@ TEST(Config, BuiltInConfigurationsAreValid) {
 }
 
 TEST(Config, ReadsTheFixtures) {
-  const fs::path fixtures = testing::source_directory() / "../shared/fixtures";
+  const fs::path fixtures = source_directory() / "../shared/fixtures";
   if (!fs::exists(fixtures)) GTEST_SKIP() << fixtures << " is absent";
   int count = 0;
   for (const auto& entry : fs::recursive_directory_iterator(fixtures)) {

@@ -1,7 +1,7 @@
 #include "tests/support/source_directory.h"
 
-namespace mixtral::testing {
+namespace mixtral {
 
 std::filesystem::path source_directory() { return MIXTRAL_SOURCE_DIR; }
 
-}  // namespace mixtral::testing
+}  // namespace mixtral

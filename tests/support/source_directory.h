@@ -2,10 +2,10 @@
 
 #include <filesystem>
 
-namespace mixtral::testing {
+namespace mixtral {
 
 /// The repository's root. One file knows it, so that a checkout elsewhere compiles that one alone
 /// again.
 std::filesystem::path source_directory();
 
-}  // namespace mixtral::testing
+}  // namespace mixtral

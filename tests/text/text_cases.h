@@ -17,7 +17,7 @@ namespace mixtral {
 
 /// Real inputs that stand outside the repository; empty where they are absent.
 inline std::filesystem::path shared_file(const std::string& name) {
-  const auto path = testing::source_directory() / ".." / "shared" / name;
+  const auto path = source_directory() / ".." / "shared" / name;
   return std::filesystem::exists(path) ? path : std::filesystem::path{};
 }
 

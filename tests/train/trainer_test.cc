@@ -34,7 +34,7 @@ struct Fixture {
 class AdamWFixture : public ::testing::TestWithParam<Fixture> {};
 
 TEST_P(AdamWFixture, GivesTheReferenceLosses) {
-  const fs::path folder = testing::source_directory() / "../shared/fixtures" / GetParam().name;
+  const fs::path folder = source_directory() / "../shared/fixtures" / GetParam().name;
   if (!fs::exists(folder)) GTEST_SKIP() << folder << " is absent";
   const auto backend = make_backend(GetParam().device, 2);
   const auto model = load_model(*backend, folder, {.trainable = true});
