@@ -16,12 +16,25 @@ namespace fs = std::filesystem;
 constexpr std::string_view kSingle = "model.safetensors";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
 constexpr size_t kMostShards = 10'000;
+constexpr uint64_t kLongestLink = 1024;
 
 bool is_base_name(std::string_view name) {
   return !name.empty() && name.size() <= 255 && !name.starts_with('.') &&
          name.find_first_of("/\\") == std::string_view::npos &&
          std::ranges::none_of(name, [](unsigned char c) { return c < 0x20; }) &&
          name.ends_with(".safetensors");
+}
+
+/// The file that a path stands for. Where links are not supported, git writes one as a short text
+/// file with its target (core.symlinks); such a link is followed like any other.
+fs::path linked_file(const fs::path& path) {
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error || size == 0 || size > kLongestLink) return path;
+  const std::string target = read_file(path, kLongestLink);
+  if (std::ranges::any_of(target, [](unsigned char c) { return c < 0x20; })) return path;
+  const fs::path file = path.parent_path() / target;
+  return fs::is_regular_file(file, error) ? file : path;
 }
 
 /// What a directory without safetensors files holds instead, and what to do about it.
@@ -72,14 +85,14 @@ ModelTensors::ModelTensors(const fs::path& path) : path_(path) {
 
 void ModelTensors::add(const fs::path& path) {
   verify_listed(path);
-  files_.emplace_back(path);
+  files_.emplace_back(linked_file(path));
   for (const auto& entry : files_.back().entries())
     place_.try_emplace(entry.name, files_.size() - 1);
 }
 
 void ModelTensors::open_index(const fs::path& index) {
   const std::string source = index.string();
-  const Json json = Json::load(index, {.bytes = uint64_t{64} << 20, .depth = 8});
+  const Json json = Json::load(linked_file(index), {.bytes = uint64_t{64} << 20, .depth = 8});
   const auto& map = json.at("weight_map").members();
   const fs::path folder = index.has_parent_path() ? index.parent_path() : fs::path(".");
 
@@ -110,15 +123,11 @@ void ModelTensors::open_index(const fs::path& index) {
     number.emplace(name, files_.size());
     add(folder / name);
   }
+  // A tensor that is named but in no shard is missed where the model needs it (check_weights).
   for (const auto& [tensor, file] : map) {
-    const auto place = place_.find(tensor);
-    if (place == place_.end())
-      throw Error(fmt::format("{}: tensor \"{}\" should be in {}, but is in no shard", source,
-                              printable(tensor), printable(file.as_string())));
     const size_t named = number.at(file.as_string());
-    if (files_[named].find(tensor)) place->second = named;
+    if (files_[named].find(tensor)) place_.at(tensor) = named;
   }
-  if (map.size() == place_.size()) return;
   for (size_t i = 0; i < files_.size(); ++i)
     for (const auto& entry : files_[i].entries())
       if (place_.at(entry.name) != i && !json.at("weight_map").find(entry.name))

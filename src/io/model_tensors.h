@@ -16,7 +16,7 @@ class ModelTensors : public TensorSource {
   /// or one .safetensors file. Links are followed. A shard's tensors are read whether or not the
   /// index names them, from the file that has them; the index decides between two files that do.
   /// Throws Error when files are missing or damaged (verify_listed), the index names a file outside
-  /// its directory, or a tensor that no shard has.
+  /// its directory, or two files have a tensor and the index does not say which counts.
   explicit ModelTensors(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const override { return path_; }

@@ -66,8 +66,9 @@ std::string base_of(const fs::path& adapter, const ModelSource::Names& names) {
   if (!base || !base->is_string() || base->as_string().empty())
     throw AdvisedError("holds an adapter, which does not say for which model it is", advice);
   const std::string& name = base->as_string();
-  std::error_code error;
-  if (!is_builtin_config(name) && !fs::exists(folder_of(name), error))
+  const fs::path folder = folder_of(name);
+  if (!is_builtin_config(name) && !holds_model(folder) && !find_checkpoint(folder) &&
+      !find_adapter(folder))
     throw AdvisedError(
         fmt::format("holds an adapter for the model {}, which is not there", printable(name)),
         advice);
