@@ -1,8 +1,8 @@
 """Compares adapters with PEFT in both directions (run by the script `peft` beside this file).
 
 One process drives; for each peer it starts this file again with --peer, and with that peer's packages first
-in PYTHONPATH. A peer first writes adapters with random values for every combination and the logits that it
-computes; then it reads the adapters that were trained here. Each line is a combination and the largest
+in PYTHONPATH. A peer first writes adapters with random values for every combination, reads them again and computes
+their logits; then it reads the adapters that were trained here. Each line is a combination and the largest
 difference of the logits, by the largest logit.
 """
 import argparse
@@ -138,18 +138,21 @@ def serve_peer(base):
     answer(peft=peft.__version__, transformers=transformers.__version__)
     for line in sys.stdin:
         request = json.loads(line)
+        written = False
         try:
             if "write" in request:
                 torch.manual_seed(7)
                 config = peft.LoraConfig(**request["config"])
                 wrapped = peft.get_peft_model(model(), config)
                 wrapped.save_pretrained(request["write"])
-            else:
-                wrapped = peft.PeftModel.from_pretrained(model(), request["read"])
+                written = True
+            # What a file means is what PEFT reads from it: it sorts the patterns when it writes them, and
+            # the first that matches counts.
+            wrapped = peft.PeftModel.from_pretrained(model(), request.get("read") or request["write"])
             np.save(request["logits"], logits(wrapped))
             answer(ok=True)
         except Exception as error:
-            answer(ok=False, error=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+            answer(ok=False, written=written, error=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
 
 
 class Comparison:
@@ -210,12 +213,17 @@ class Comparison:
         directory = self.work / f"{peer.name.replace(' ', '-')}-{self.count}"
         logits = self.work / "theirs.npy"
         reply = peer.ask(write=str(directory), config=config, logits=str(logits))
-        if not reply["ok"]:
-            return self.line(what, refusal="PEFT itself: " + reply["error"])
+        if not reply["ok"] and not reply["written"]:
+            return self.line(what, problem="PEFT cannot make it: " + reply["error"])
         try:
-            self.compare(what, self.ours(directory), np.load(logits))
+            ours = self.ours(directory)
         except RuntimeError as error:
-            self.line(what, problem=str(error))
+            if reply["ok"]:
+                return self.line(what, problem=str(error))
+            return self.line(what, refusal="by both; PEFT says " + reply["error"])
+        if not reply["ok"]:
+            return self.line(what, problem="read here, but PEFT says " + reply["error"])
+        self.compare(what, ours, np.load(logits))
 
     def write_for(self, peers, targets, options):
         import numpy as np
@@ -285,7 +293,7 @@ def main(options):
                 comparison.write_for((five, four), targets, more)
         agreed = comparison.count - comparison.refused - comparison.wrong
         print(f"{comparison.count} combinations: {agreed} agree, to {comparison.largest:.1e} of the largest logit; "
-              f"{comparison.refused} refused by PEFT as they must be; {comparison.wrong} wrong")
+              f"{comparison.refused} refused, as they must be; {comparison.wrong} wrong")
         return 1 if comparison.wrong else 0
 
 
