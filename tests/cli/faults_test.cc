@@ -279,7 +279,9 @@ TEST_F(Faults, ImportsStayInTheirFolder) {
   const Outcome o = run_command({"data", "import", path("texts"), "--out", path("imported")});
   EXPECT_EQ(o.code, 0) << o.err;
   for (const auto& entry : fs::recursive_directory_iterator(path("imported")))
-    if (entry.is_regular_file()) EXPECT_THAT(read_file(entry.path()), Not(HasSubstr("secret")));
+    if (entry.is_regular_file()) {
+      EXPECT_THAT(read_file(entry.path()), Not(HasSubstr("secret")));
+    }
 }
 
 }  // namespace

@@ -83,8 +83,9 @@ TEST(Help, OfAllOptionsHasEachOfThemAndNoDescriptionAtTheMargin) {
     bool options = false;
     for (std::string line; std::getline(lines, line);) {
       options |= line.ends_with(":");
-      if (options && !line.empty() && !line.ends_with(":"))
+      if (options && !line.empty() && !line.ends_with(":")) {
         EXPECT_THAT(line, StartsWith("  ")) << command.path;
+      }
       EXPECT_LE(columns(line), 80u) << line;
     }
   });
@@ -194,8 +195,9 @@ TEST(Completion, OfEveryShellHasEveryOption) {
     });
   }
   for (const char* shell : {"zsh", "fish"})
-    if (std::system(fmt::format("command -v {} >/dev/null", shell).c_str()) == 0)
+    if (std::system(fmt::format("command -v {} >/dev/null", shell).c_str()) == 0) {
       EXPECT_EQ(printed_by(fmt::format("{} -n", shell), completion_script(root, shell)), "");
+    }
   EXPECT_EQ(run_command({"completion", "tcsh"}).code, 2);
 }
 

@@ -36,7 +36,9 @@ TEST(StatusLine, FitsEveryWidthAndDropsTheLeastImportantFirst) {
     int first = 0;
     for (int width = 20; width <= 200; ++width) {
       if (first == 0 && holds(width, field)) first = width;
-      if (first > 0) EXPECT_TRUE(holds(width, field)) << field << " at " << width;
+      if (first > 0) {
+        EXPECT_TRUE(holds(width, field)) << field << " at " << width;
+      }
     }
     EXPECT_GT(first, 0) << field;
   }
