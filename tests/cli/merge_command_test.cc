@@ -108,9 +108,13 @@ TEST_F(Merge, MergedItConversesAsItsLastAdapterLearntTo) {
   EXPECT_EQ(merged(), std::nullopt);
   save_chat_template_name(path("base"), ChatTemplate::mistral_v1);
   EXPECT_EQ(merged(), ChatTemplate::mistral_v1);
-  save_chat_template_name(checkpoint("run", 1), ChatTemplate::seed);
+  const auto learn = [&](const std::string& out, const std::string& name) {
+    const Outcome o = run(flags(out, {"--iters", "1", "--overwrite", "--chat-template", name}));
+    EXPECT_EQ(o.code, 0) << o.err;
+  };
+  learn("run", "seed");
   EXPECT_EQ(merged(), ChatTemplate::seed);
-  save_chat_template_name(checkpoint("other", 1), ChatTemplate::mistral_hf_old);
+  learn("other", "mistral-hf-old");
   EXPECT_EQ(merged(), ChatTemplate::mistral_hf_old);
 }
 

@@ -21,8 +21,8 @@ ModelConfig small() { return testing::uneven_config(); }
 
 std::map<std::string, double> patterns(const PeftLayout& layout, const char* key) {
   std::map<std::string, double> result;
-  for (const auto& [pattern, value] : Json::parse(layout.config(), "config").at(key).members())
-    result[pattern] = value.as_double();
+  const Json config = Json::parse(layout.config(), "config");
+  for (const auto& [pattern, value] : config.at(key).members()) result[pattern] = value.as_double();
   return result;
 }
 
