@@ -161,7 +161,8 @@ class Chat {
 
   void load_conversation(const std::string& path) {
     const std::string text = read_file(path, uint64_t{64} << 20);
-    const std::string_view line = std::string_view(text).substr(0, text.find('\n'));
+    // A reply may hold what records may not: a NUL that a young model has drawn.
+    const std::string line = mend_line(std::string_view(text).substr(0, text.find('\n')));
     Record record = parse_record(line, path, {.chat_template = conversation_.chat_template()});
     if (record.kind != RecordKind::messages)
       throw Error(fmt::format("{}: holds no conversation; expected a line {{\"messages\"}}", path));

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -38,7 +39,7 @@ struct CheckCommandOptions {
   int64_t vocab_size = 0, iters = 0, grad_accumulation = 1, shown_problems = 50;
   double tokens_per_second = 0;
   int threads = 0;
-  bool no_bos = false, no_eos = false, quiet = false, json = false;
+  bool no_bos = false, no_eos = false, quiet = false, json = false, context_given = false;
 };
 
 /// How long a run takes: steps, tokens a step, epochs.
@@ -225,6 +226,15 @@ void fix(const DataFiles& files, const CheckCommandOptions& options) {
   }
 }
 
+/// Tokens of the longest answer with its prompt; 0 where there are no pairs.
+int64_t longest_pair(const CheckReport& report) {
+  int64_t longest = 0;
+  for (const SplitReport& split : report.splits)
+    if (split.counts.kinds[static_cast<size_t>(RecordKind::preference)] > 0)
+      longest = std::max(longest, split.counts.longest);
+  return longest;
+}
+
 void run_check(CheckCommandOptions options) {
   EncodeOptions& encode = options.check.corpus.encode;
   encode.rules.chat_template = parse_chat_template(options.chat_template);
@@ -255,6 +265,12 @@ void run_check(CheckCommandOptions options) {
     };
     options.check.corpus.problem_limit = std::max<int64_t>(options.shown_problems, 1000);
     report = check_data(files, tokenizer.get(), options.check, pool);
+    // As in training, pairs are read whole unless a context is given.
+    const int64_t longest = longest_pair(report);
+    if (!options.context_given && longest > options.check.batches.context) {
+      options.check.batches.context = (longest + 63) / 64 * 64;
+      report = check_data(files, tokenizer.get(), options.check, pool);
+    }
   }
   // Ids of an unknown vocabulary are shown as numbers.
   for (SplitReport& split : report.splits) {
@@ -355,7 +371,10 @@ void add_data_check(CLI::App& parent) {
   command->add_option("--threads,-t", options->threads, "Threads; 0: one a core")->default_str("0");
   command->add_flag("--quiet,-q", options->quiet, "No notes on standard error");
   command->add_flag("--json", options->json, "As JSON");
-  command->callback([options] { run_check(*options); });
+  command->callback([options, command] {
+    options->context_given = command->count("--context") > 0;
+    run_check(*options);
+  });
 }
 
 }  // namespace mixtral

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -28,8 +29,13 @@ constexpr std::array kKinds = {QuestionKind::person_place, QuestionKind::holder,
 
 /// One question that could be asked: its answer, and the others that the story offers.
 struct Choice {
-  std::string question, answer;
-  std::vector<std::string> others;
+  /// An answer, and the words by which a story mentions it: of "in the park", "the park".
+  struct Answer {
+    std::string text, mention;
+  };
+  std::string question;
+  Answer answer;
+  std::vector<Answer> others;
   int being = -1, thing = -1, place = -1;
 };
 
@@ -94,49 +100,54 @@ class SmallDay {
     for (int i = 0; i < kPeople; ++i) {
       Choice choice;
       if (kind == QuestionKind::person_place) {
-        choice = {fmt::format("Where is {} now?", name(i)),
-                  in(world_.being(i).place),
-                  {},
-                  i,
-                  -1,
-                  world_.being(i).place};
-        for (int p = 0; p < kPlaces; ++p) choice.others.push_back(in(p));
+        choice = {.question = fmt::format("Where is {} now?", name(i)),
+                  .answer = answer_of(world_.being(i).place),
+                  .others = {},
+                  .being = i,
+                  .place = world_.being(i).place};
+        for (int p = 0; p < kPlaces; ++p) choice.others.push_back(answer_of(p));
       } else if (kind == QuestionKind::holder) {
         const int holder = world_.thing(i).holder;
-        choice = {
-            fmt::format("Who has the {} now?", world_.kind(i).noun), name(holder), {}, holder, i};
-        for (int b = 0; b < kPeople; ++b) choice.others.push_back(name(b));
+        choice = {.question = fmt::format("Who has the {} now?", world_.kind(i).noun),
+                  .answer = {name(holder), name(holder)},
+                  .others = {},
+                  .being = holder,
+                  .thing = i};
+        for (int b = 0; b < kPeople; ++b) choice.others.push_back({name(b), name(b)});
       } else {
-        choice = {fmt::format("What colour is the {}?", world_.kind(i).noun),
-                  world_.thing(i).colour,
-                  {},
-                  -1,
-                  i};
-        for (const Thing& thing : world_.things) choice.others.push_back(thing.colour);
+        const std::string colour(world_.thing(i).colour);
+        choice = {.question = fmt::format("What colour is the {}?", world_.kind(i).noun),
+                  .answer = {colour, colour},
+                  .others = {},
+                  .thing = i};
+        for (const Thing& thing : world_.things)
+          choice.others.push_back({std::string(thing.colour), std::string(thing.colour)});
       }
       // Only what the story mentions is an answer that it offers.
-      std::erase_if(choice.others, [&](const std::string& other) {
-        return other == choice.answer || text_.find(other) == std::string::npos;
+      std::erase_if(choice.others, [&](const Choice::Answer& other) {
+        return other.text == choice.answer.text || text_.find(other.mention) == std::string::npos;
       });
       if (!choice.others.empty()) found.push_back(std::move(choice));
     }
     return found;
   }
 
-  /// One of them: first an answer, all answers alike, then a question that has it.
-  Choice choose(QuestionKind kind) {
+  /// One of them: first an answer, all answers alike, then a question that has it. Nothing where
+  /// the story so far offers no second answer to any such question.
+  std::optional<Choice> choose(QuestionKind kind) {
     const std::vector<Choice> found = choices(kind);
+    if (found.empty()) return std::nullopt;
     std::vector<std::string> answers;
-    for (const Choice& choice : found) answers.push_back(choice.answer);
+    for (const Choice& choice : found) answers.push_back(choice.answer.text);
     std::ranges::sort(answers);
     answers.erase(std::unique(answers.begin(), answers.end()), answers.end());
     const std::string& answer = answers[index(pick(answers.size()))];
     std::vector<const Choice*> right;
     for (const Choice& choice : found)
-      if (choice.answer == answer) right.push_back(&choice);
+      if (choice.answer.text == answer) right.push_back(&choice);
     return *right[index(pick(right.size()))];
   }
-  Choice choose_any() { return choose(kKinds[index(pick(kKinds.size()))]); }
+  std::optional<Choice> choose_any() { return choose(kKinds[index(pick(kKinds.size()))]); }
 
   void say(std::string_view sentence) {
     if (!text_.empty() && text_.back() != '\n') text_ += ' ';
@@ -152,6 +163,9 @@ class SmallDay {
   static size_t index(int i) { return static_cast<size_t>(i); }
   const std::string& name(int b) const { return world_.being(b).name; }
   std::string in(int place) const { return std::string(world_.place(place).in); }
+  Choice::Answer answer_of(int place) const {
+    return {in(place), std::string(world_.place(place).name)};
+  }
 
   std::string_view one_of(std::initializer_list<std::string_view> texts) {
     return texts.begin()[random_.below(texts.size())];
@@ -189,18 +203,19 @@ class SmallDay {
 };
 
 void add_riddle(SmallDay& day, std::vector<std::string>& asked) {
-  const Choice choice = day.choose_any();
-  if (std::ranges::find(asked, choice.question) != asked.end()) return;
-  asked.push_back(choice.question);
-  day.say(fmt::format("{} Answer: {}.", choice.question, choice.answer));
+  const std::optional<Choice> choice = day.choose_any();
+  if (!choice || std::ranges::find(asked, choice->question) != asked.end()) return;
+  asked.push_back(choice->question);
+  day.say(fmt::format("{} Answer: {}.", choice->question, choice->answer.text));
 }
 
 bool is_last_mentioned(const std::string& story, const Choice& choice) {
-  const auto last = [&](const std::string& text) {
-    return static_cast<int64_t>(story.rfind(text) + 1);  // 0 where it is not there
+  const auto last = [&](const Choice::Answer& answer) {
+    return static_cast<int64_t>(story.rfind(answer.mention) + 1);  // 0 where it is not there
   };
-  return std::ranges::all_of(
-      choice.others, [&](const std::string& other) { return last(choice.answer) > last(other); });
+  return std::ranges::all_of(choice.others, [&](const Choice::Answer& other) {
+    return last(choice.answer) > last(other);
+  });
 }
 
 }  // namespace
@@ -236,13 +251,15 @@ Question ask_small(uint64_t seed, Split split, uint64_t stream, uint64_t index, 
     SmallDay day(random);
     if (split_of(day.combination()) != split) continue;
     day.tell(2 + day.pick(3));
-    const Choice choice = day.choose(kind);
+    const std::optional<Choice> chosen = day.choose(kind);
+    if (!chosen) continue;
+    const Choice& choice = *chosen;
     Question result;
     result.kind = kind;
     result.story = day.text();
     result.question = choice.question;
-    result.answer = choice.answer;
-    result.wrong = choice.others[random.below(choice.others.size())];
+    result.answer = choice.answer.text;
+    result.wrong = choice.others[random.below(choice.others.size())].text;
     result.candidates = static_cast<int>(choice.others.size()) + 1;
     result.answer_is_last = is_last_mentioned(result.story, choice);
     result.being = choice.being;
@@ -250,10 +267,10 @@ Question ask_small(uint64_t seed, Split split, uint64_t stream, uint64_t index, 
     result.place = choice.place;
     std::vector<std::string> asked{choice.question};
     for (int i = 0; i < 20 && static_cast<int>(asked.size()) < turns; ++i) {
-      const Choice more = day.choose_any();
-      if (std::ranges::find(asked, more.question) != asked.end()) continue;
-      asked.push_back(more.question);
-      result.more.push_back({more.question, more.answer});
+      const std::optional<Choice> more = day.choose_any();
+      if (!more || std::ranges::find(asked, more->question) != asked.end()) continue;
+      asked.push_back(more->question);
+      result.more.push_back({more->question, more->answer.text});
     }
     result.world = std::move(day.world());
     return result;

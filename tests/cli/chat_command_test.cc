@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <iostream>
 #include <sstream>
 
@@ -325,12 +326,13 @@ TEST_F(ChatTest, AtATerminalCtrlCClearsTheLineAndASecondOneLeaves) {
   std::string shown;
   const auto wait_for = [&](const char* text) {
     char part[256];
-    while (shown.find(text) == std::string::npos) {
+    size_t found;
+    while ((found = shown.find(text)) == std::string::npos) {
       const ssize_t n = ::read(terminal, part, sizeof part);
       if (n <= 0) return;
       shown.append(part, static_cast<size_t>(n));
     }
-    shown.clear();
+    shown.erase(0, found + std::strlen(text));  // what stands behind it may be waited for next
   };
   const auto type = [&](std::string_view text) {
     ASSERT_EQ(::write(terminal, text.data(), text.size()), static_cast<ssize_t>(text.size()));

@@ -144,7 +144,7 @@ TEST_F(Pretrain, TakesAFolderOfTextsAndSaysWhatValidates) {
   const Outcome o = run(all);
   ASSERT_EQ(o.code, 0) << o.err;
   EXPECT_NE(o.err.find("the last 10% of each text"), std::string::npos) << o.err;
-  const Outcome resumed = run({"pretrain", "--resume", run_path().string(), "--threads", "1"});
+  const Outcome resumed = run({"--resume", run_path().string(), "--threads", "1"});
   EXPECT_EQ(resumed.code, 0) << resumed.err;
 }
 
@@ -157,7 +157,7 @@ TEST_F(Pretrain, ADumpedConfigurationFollowsWhatIsEdited) {
   std::string edited = dumped.out;
   edited.replace(edited.find("iters: 200"), 10, "iters: 1000");
   write_file(folder_ / "edited.yaml", edited);
-  const Outcome again = run({"pretrain", "--config", path("edited.yaml"), "--dump-config"});
+  const Outcome again = run({"--config", path("edited.yaml"), "--dump-config"});
   ASSERT_EQ(again.code, 0) << again.err;
   EXPECT_NE(again.out.find("\n# warmup: 100  # derived\n"), std::string::npos) << again.out;
 }

@@ -72,7 +72,7 @@ TEST(Record, EveryBadLineHasItsReason) {
       {R"({"text":""})", "text: is empty"},
       {R"({"text":" \n"})", "text: is empty"},
       {R"({"text":5})", "text: expected a string"},
-      {R"({"text":null})", "text: expected a string"},
+      {R"({"text":null})", "no known key"},
       {R"({"text":"a","messages":[]})", "both"},
       {R"({"text":"a","text":"b"})", "twice"},
       {R"({"prompt":"a"})", "\"completion\" is missing"},

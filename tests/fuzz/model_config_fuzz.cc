@@ -16,7 +16,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK(count.active > 0 && count.total > 0 && count.total <= int64_t{1} << 50);
     CHECK(config.num_heads % config.num_kv_heads == 0);
     CHECK(config.experts_per_token <= config.num_experts);
-    CHECK(ModelConfig::parse(Json::parse(config.to_json(), "again")) == config);
+    ModelConfig named = config;  // what is written names the type that was left open
+    named.dtype_is_open = false;
+    CHECK(ModelConfig::parse(Json::parse(config.to_json(), "again")) == named);
   } catch (const mixtral::Error&) {
   }
   return 0;

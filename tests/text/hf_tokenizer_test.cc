@@ -206,7 +206,7 @@ TEST(HfTokenizer, WhatIsNotSupportedIsNamed) {
 TEST(HfTokenizer, HostilePatternsEndInAnError) {
   auto json = byte_level_tokenizer();
   json["pre_tokenizer"] = {
-      {"type", "Split"}, {"pattern", {{"Regex", "(a|a)*b"}}}, {"behavior", "Isolated"}};
+      {"type", "Split"}, {"pattern", {{"Regex", "(a|a)*[bc]"}}}, {"behavior", "Isolated"}};
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_THROW(open(json)->encode(std::string(5000, 'a')), Error);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
