@@ -26,7 +26,7 @@ endforeach()
 add_library(mixtral_cuda_flags INTERFACE)
 target_compile_options(mixtral_cuda_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_90a,code=sm_90a
-                             --expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
+                             --expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wno-parentheses>
   $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${MIXTRAL_WERROR}>>:--Werror=all-warnings>)
 # The CUDA runtime is linked statically; cuBLASLt and cuDNN are opened at run time, so that the
 # program also starts where they, or the driver, are missing.
