@@ -218,7 +218,7 @@ std::shared_ptr<const Tokenizer> ModelSource::require_tokenizer(std::vector<Reme
   check_tokenizer();
   if (tokenizer()) return tokenizer();
   const bool other = !is_builtin() && has_file(directory_, "tokenizer.json");
-  instead.insert(instead.begin(), {{"tokenizer", {}}});
+  instead.insert(instead.begin(), Remedy{.setting = {.name = "tokenizer", .value = ""}});
   throw AdvisedUsageError(
       fmt::format(
           "{} has no tokenizer{}", names_.model,

@@ -213,8 +213,10 @@ TEST(Config, RefusesFieldsThatAreTooLargeTogether) {
   config.hidden_size = 1 << 17;
   config.intermediate_size = 1 << 20;
   config.num_layers = 1024;
-  config.num_experts = 4096;
+  config.num_experts = 128;
   EXPECT_THAT(message_of([&] { config.validate("c"); }), HasSubstr("parameters"));
+  config.num_experts = 4096;
+  EXPECT_THAT(message_of([&] { config.validate("c"); }), HasSubstr("found 4194304"));
 }
 
 TEST(Config, SavesWhatItReads) {
