@@ -32,7 +32,7 @@ class HostMemory : public Allocator {
 }  // namespace
 
 Allocator& host_memory() {
-  static HostMemory memory;  // stateless
+  static HostMemory& memory = *new HostMemory;  // never destroyed: static buffers outlive the rest
   return memory;
 }
 
