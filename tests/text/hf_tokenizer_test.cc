@@ -86,7 +86,7 @@ TEST(HfTokenizer, OnlyAPromptHoldsControlTokens) {
 TEST(HfTokenizer, TypedTextNeverIsAControlTokenThatIsAWholeWord) {
   auto json = hf_tokenizer({"[", "I", "]", "[I]"}, {});
   json["model"]["ignore_merges"] = true;
-  json["added_tokens"] = {hf_added(3, "[I]")};
+  json["added_tokens"] = ordered_json::array({hf_added(3, "[I]")});
   EXPECT_THAT(open(json)->encode("[I]"), ElementsAre(0, 1, 2));
   EXPECT_THAT(open(json)->encode_prompt("[I]"), ElementsAre(3));
 }
@@ -94,7 +94,7 @@ TEST(HfTokenizer, TypedTextNeverIsAControlTokenThatIsAWholeWord) {
 TEST(HfTokenizer, AddedTokensTakeSpacesAndWordsAsTheirFlagsSay) {
   auto json = hf_tokenizer({"a", " ", "W"}, {});
   const auto with = [&](const char* flag, const std::string& text) {
-    json["added_tokens"] = {hf_added(3, "W2", false)};
+    json["added_tokens"] = ordered_json::array({hf_added(3, "W2", false)});
     json["added_tokens"][0]["id"] = 3;
     if (*flag != '\0') json["added_tokens"][0][flag] = true;
     return open(json)->encode_prompt(text);
@@ -109,7 +109,7 @@ TEST(HfTokenizer, AddedTokensTakeSpacesAndWordsAsTheirFlagsSay) {
 TEST(HfTokenizer, MetaspacePutsItsSymbolWhereItsSchemeSays) {
   const auto with = [&](const char* scheme, bool split) {
     auto json = hf_tokenizer({"\u2581", "a", "<x>"}, {});
-    json["added_tokens"] = {hf_added(2, "<x>")};
+    json["added_tokens"] = ordered_json::array({hf_added(2, "<x>")});
     json["pre_tokenizer"] = {{"type", "Metaspace"},
                              {"replacement", "\u2581"},
                              {"prepend_scheme", scheme},
@@ -191,9 +191,9 @@ TEST(HfTokenizer, WhatIsNotSupportedIsNamed) {
        "Dropped"},
       {"/decoder", {{"type", "CTC"}}, "CTC"},
       {"/post_processor", {{"type", "Other"}}, "Other"},
-      {"/added_tokens", {hf_added(0, "b")}, "\"b\""},
-      {"/added_tokens", {hf_added(1, "new")}, "\"new\""},
-      {"/added_tokens", {hf_added(1 << 30, "new")}, "1073741824"},
+      {"/added_tokens", ordered_json::array({hf_added(0, "b")}), "\"b\""},
+      {"/added_tokens", ordered_json::array({hf_added(1, "new")}), "\"new\""},
+      {"/added_tokens", ordered_json::array({hf_added(1 << 30, "new")}), "1073741824"},
   };
   for (const Case& c : cases) {
     auto json = hf_tokenizer({"a", "b", "ab"}, {"a b"});
