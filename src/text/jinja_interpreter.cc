@@ -28,6 +28,10 @@ Interpreter::Depth::Depth(Interpreter& interpreter) : owner(interpreter) {
   ++owner.depth_;
 }
 
+Interpreter::~Interpreter() {
+  for (const ScopePointer& scope : macro_scopes_) scope->variables.clear();
+}
+
 void Interpreter::fail(int line, std::string_view reason) const {
   throw Error(fmt::format("{}:{}: {}", source_, line, reason));
 }
@@ -260,6 +264,7 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
 
 Value Interpreter::make_macro(const Statement& statement, const ScopePointer& scope,
                               std::string name) {
+  macro_scopes_.push_back(scope);
   // The macro is a variable of this scope, and would keep it alive for ever.
   const std::weak_ptr<Scope> defined_in = scope;
   Value macro =

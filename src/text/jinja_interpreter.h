@@ -37,6 +37,9 @@ struct GeneratedSpan {
 class Interpreter {
  public:
   explicit Interpreter(std::string_view source) : source_(source) {}
+  ~Interpreter();
+  Interpreter(const Interpreter&) = delete;
+  Interpreter& operator=(const Interpreter&) = delete;
 
   /// Renders with the variables. Throws Error "SOURCE:LINE: reason".
   std::string render(const Body& body, const Value& variables);
@@ -64,6 +67,7 @@ class Interpreter {
 
  private:
   enum class Flow { on, leave, again };
+  std::vector<ScopePointer> macro_scopes_;  // a macro and the scope that holds it keep each other
   /// Counts how deeply statements, expressions and calls are nested.
   struct Depth {
     explicit Depth(Interpreter& interpreter);
