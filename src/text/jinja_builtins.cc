@@ -272,8 +272,9 @@ const std::unordered_map<std::string, Value>& global_functions() {
                                  return dictionary(given, Value::Kind::dict);
                                })},
       {"namespace", Value::function("namespace",
-                                    [](Interpreter&, Arguments& given) {
-                                      return dictionary(given, Value::Kind::space);
+                                    [](Interpreter& interpreter, Arguments& given) {
+                                      return interpreter.keep(
+                                          dictionary(given, Value::Kind::space));
                                     })},
       {"raise_exception", Value::function("raise_exception", raise_exception)},
       {"strftime_now", Value::function("strftime_now", strftime_now)},

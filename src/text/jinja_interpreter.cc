@@ -29,7 +29,7 @@ Interpreter::Depth::Depth(Interpreter& interpreter) : owner(interpreter) {
 }
 
 Interpreter::~Interpreter() {
-  for (const ScopePointer& scope : macro_scopes_) scope->variables.clear();
+  for (const Value& space : spaces_) space.members() = {};
 }
 
 void Interpreter::fail(int line, std::string_view reason) const {
@@ -240,6 +240,11 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
     run(statement.otherwise, inner_scope(scope), out);
     return;
   }
+  // What loop.changed() saw may be the loop itself.
+  const struct Forget {
+    ~Forget() { state.last_seen.clear(); }
+    LoopState& state;
+  } forget{*state};
   const size_t count = state->items.size();
   for (size_t i = 0; i < count; ++i) {
     spend(kStepsPerTurn);
@@ -264,7 +269,6 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
 
 Value Interpreter::make_macro(const Statement& statement, const ScopePointer& scope,
                               std::string name) {
-  macro_scopes_.push_back(scope);
   // The macro is a variable of this scope, and would keep it alive for ever.
   const std::weak_ptr<Scope> defined_in = scope;
   Value macro =

@@ -52,6 +52,12 @@ class Interpreter {
   Value attribute(const Value& value, const std::string& name);
   Value item(const Value& value, const Value& key);
 
+  /// Keeps a namespace until the interpreter goes, and empties it then: a template can make one
+  /// refer to itself, which reference counts do not free.
+  Value keep(Value space) {
+    spaces_.push_back(space);
+    return space;
+  }
   /// Counts work; throws RenderError past the bound.
   void spend(size_t steps = 1);
   /// Counts the bytes of a text, or the items of a list, that is about to be made.
@@ -67,7 +73,6 @@ class Interpreter {
 
  private:
   enum class Flow { on, leave, again };
-  std::vector<ScopePointer> macro_scopes_;  // a macro and the scope that holds it keep each other
   /// Counts how deeply statements, expressions and calls are nested.
   struct Depth {
     explicit Depth(Interpreter& interpreter);
@@ -100,6 +105,7 @@ class Interpreter {
   std::string source_;
   std::string* output_ = nullptr;  // of the template itself, not of a macro or block
   std::vector<GeneratedSpan> generated_;
+  std::vector<Value> spaces_;
   uint64_t steps_ = 0, bytes_ = 0;
   int depth_ = 0;
 };
