@@ -39,7 +39,7 @@ struct CheckCommandOptions {
   int64_t vocab_size = 0, iters = 0, grad_accumulation = 1, shown_problems = 50;
   double tokens_per_second = 0;
   int threads = 0;
-  bool no_bos = false, no_eos = false, quiet = false, json = false, context_given = false;
+  bool no_bos = false, no_eos = false, quiet = false, json = false;
 };
 
 /// How long a run takes: steps, tokens a step, epochs.
@@ -86,6 +86,7 @@ ordered_json to_json(const SplitReport& report) {
           {"tokens", report.counts.tokens},
           {"label_tokens", report.counts.label_tokens},
           {"longest", report.counts.longest},
+          {"context", report.context},
           {"rows", report.rows},
           {"arranged_tokens", report.arranged_tokens},
           {"long_records", report.long_records},
@@ -147,10 +148,9 @@ void print_report(const CheckReport& report, const CheckCommandOptions& options)
     for (int k = 0; k < kRecordKinds; ++k)
       pairs |=
           is_preference(static_cast<RecordKind>(k)) && counts.kinds[static_cast<size_t>(k)] > 0;
-    const int64_t room = split.rows * options.check.batches.context * (pairs ? 2 : 1);
+    const int64_t room = split.rows * split.context * (pairs ? 2 : 1);
     put(fmt::format(
-        "  rows          {} of up to {} tokens ({}), {:.1f}% filled\n", split.rows,
-        options.check.batches.context,
+        "  rows          {} of up to {} tokens ({}), {:.1f}% filled\n", split.rows, split.context,
         pairs ? "a pair each, both answers with the prompt" : "--pack " + options.pack,
         room == 0 ? 0.0
                   : 100 * static_cast<double>(split.arranged_tokens) / static_cast<double>(room)));
@@ -226,15 +226,6 @@ void fix(const DataFiles& files, const CheckCommandOptions& options) {
   }
 }
 
-/// Tokens of the longest answer with its prompt; 0 where there are no pairs.
-int64_t longest_pair(const CheckReport& report) {
-  int64_t longest = 0;
-  for (const SplitReport& split : report.splits)
-    if (split.counts.kinds[static_cast<size_t>(RecordKind::preference)] > 0)
-      longest = std::max(longest, split.counts.longest);
-  return longest;
-}
-
 void run_check(CheckCommandOptions options) {
   EncodeOptions& encode = options.check.corpus.encode;
   encode.rules.chat_template = parse_chat_template(options.chat_template);
@@ -265,12 +256,6 @@ void run_check(CheckCommandOptions options) {
     };
     options.check.corpus.problem_limit = std::max<int64_t>(options.shown_problems, 1000);
     report = check_data(files, tokenizer.get(), options.check, pool);
-    // As in training, pairs are read whole unless a context is given.
-    const int64_t longest = longest_pair(report);
-    if (!options.context_given && longest > options.check.batches.context) {
-      options.check.batches.context = (longest + 63) / 64 * 64;
-      report = check_data(files, tokenizer.get(), options.check, pool);
-    }
   }
   // Ids of an unknown vocabulary are shown as numbers.
   for (SplitReport& split : report.splits) {
@@ -326,7 +311,10 @@ void add_data_check(CLI::App& parent) {
   command->add_option("--tokenizer", options->tokenizer, "Tokenizer file or model directory");
   command->add_option("--fix", options->fix,
                       "Write a corrected copy: a file, or a directory for one");
-  command->add_option("--context,-c", options->check.batches.context, "Tokens of a row")
+  command
+      ->add_option("--context,-c", options->check.batches.context,
+                   "Tokens of a row; unless it is given, pairs and --pack off have rows as long as "
+                   "the longest record")
       ->check(count_between(1, kMostContext))
       ->default_str("256");
   command->add_option("--batch-size", options->check.batches.rows, "Rows of a batch")
@@ -372,7 +360,7 @@ void add_data_check(CLI::App& parent) {
   command->add_flag("--quiet,-q", options->quiet, "No notes on standard error");
   command->add_flag("--json", options->json, "As JSON");
   command->callback([options, command] {
-    options->context_given = command->count("--context") > 0;
+    options->check.whole_records = command->count("--context") == 0;
     run_check(*options);
   });
 }

@@ -103,15 +103,6 @@ std::string note_on_unlabelled(const TrainOptions& o, const CorpusSource& train,
       o.pairs ? "pairs" : "records", *o.context, counts);
 }
 
-/// What training takes beside the plan whatever the model, as measured on x86-64: the kernels' code
-/// and scratch, safetensors and plots take 19 MB, and each thread's stack and heap 2 MB.
-int64_t fixed_bytes() {
-  std::error_code error;
-  const auto threads = std::distance(std::filesystem::directory_iterator("/proc/self/task", error),
-                                     std::filesystem::directory_iterator());
-  return 19'000'000 + 2'000'000 * int64_t{std::max<std::ptrdiff_t>(threads, 1)};
-}
-
 int64_t resident_bytes() {
   long pages = 0, resident = 0;
   if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
@@ -199,6 +190,15 @@ RunDirectory::Open open_mode(const TrainOptions& o) {
                        : RunDirectory::Open::fresh;
 }
 
+int64_t fixed_training_bytes() {
+  // As measured on x86-64: safetensors, plots and the kernels take 19 MB, each thread's stack and
+  // heap 2 MB.
+  std::error_code error;
+  const auto threads = std::distance(std::filesystem::directory_iterator("/proc/self/task", error),
+                                     std::filesystem::directory_iterator());
+  return 19'000'000 + 2'000'000 * int64_t{std::max<std::ptrdiff_t>(threads, 1)};
+}
+
 TrainingMemory require_training_memory(const Backend& backend, const TrainingShape& shape) {
   const auto planner = make_planning_backend(&backend);
   MemoryPlan plan = plan_training(*planner, shape);
@@ -208,7 +208,7 @@ TrainingMemory require_training_memory(const Backend& backend, const TrainingSha
     const int64_t resident = resident_bytes();
     plan.items.push_back({"program and data", resident});
     memory.opened += resident;  // what is available is so beside it
-    plan.items.push_back({"kernels, threads and plots", fixed_bytes()});
+    plan.items.push_back({"kernels, threads and plots", fixed_training_bytes()});
   }
   require_memory(*planner, shape, plan, memory);
   return {.arena = arena, .planned = plan.total()};

@@ -20,6 +20,10 @@ int64_t planned_context(const TrainOptions& options, const TrainingData& data);
 /// How --resume and --overwrite want the run's directory.
 RunDirectory::Open open_mode(const TrainOptions& options);
 
+/// What training on a CPU takes beside the plan, whatever the model: the kernels' code and scratch,
+/// plots, and the stacks and heaps of the program's threads.
+int64_t fixed_training_bytes();
+
 /// What a run will need.
 struct TrainingMemory {
   int64_t arena = 0;    // activations of a step

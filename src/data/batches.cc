@@ -223,6 +223,8 @@ void Batches::pack_exact(const std::vector<Piece>& pieces) {
         row_starts_.push_back(static_cast<int64_t>(arranged_.size()));
         used = 0;
       }
+      // As in cut_pieces(): a last token alone is the last label of the row that was just cut.
+      if (piece.length == 1 && !piece.goes_on) break;
     }
   }
   if (used > 0) row_starts_.push_back(static_cast<int64_t>(arranged_.size()));

@@ -32,9 +32,19 @@ void show_sample(const Corpus& corpus, const Tokenizer* tokenizer, int64_t recor
   }
 }
 
+int64_t longest_record(const Corpus& corpus) {
+  int64_t longest = 1;
+  for (int64_t d = 0; d < corpus.documents(); ++d) longest = std::max(longest, corpus.length(d));
+  return longest;
+}
+
 /// Counts rows as training will make them; that there would be none is a problem of the split.
-void arrange(const Corpus& corpus, BatchOptions options, SplitReport& report) {
+void arrange(const Corpus& corpus, const CheckOptions& check, SplitReport& report) {
+  BatchOptions options = check.batches;
   options.data = report.path.string();
+  if (check.whole_records && (corpus.is_paired() || options.packing == Packing::off))
+    options.context = longest_record(corpus);
+  report.context = options.context;
   try {
     const Batches batches(corpus, options);
     report.rows = batches.rows_per_epoch();
@@ -82,7 +92,7 @@ CheckReport check_data(const DataFiles& files, const Tokenizer* tokenizer,
       report.also_in_train = static_cast<int64_t>(both.size());
     }
     if (read.corpus.tokens() > 0) {
-      arrange(read.corpus, options.batches, report);
+      arrange(read.corpus, options, report);
       show_sample(read.corpus, tokenizer, options.sample, report);
     }
     if (tokenizer != nullptr && files.texts.empty())

@@ -14,6 +14,9 @@ namespace mixtral {
 struct CheckOptions {
   CorpusOptions corpus;
   BatchOptions batches;
+  /// Where records have rows of their own (pairs, Packing::off), those are as long as the longest,
+  /// whatever batches.context says: what training does that is given no context.
+  bool whole_records = false;
   double validation_fraction = 0.1;
   int64_t sample = 0;  // the record to show, from 0
 };
@@ -35,6 +38,7 @@ struct SplitReport {
   int64_t problem_count = 0;
   int64_t also_in_train = 0;  // records of val or test whose line is in train, too
   // As arranged into batches; 0 where there are problems only.
+  int64_t context = 0;  // tokens of a row at most
   int64_t rows = 0, arranged_tokens = 0, long_records = 0, dropped_tokens = 0;
   int64_t unlabelled_records = 0;  // left out: no label of theirs is within a row
   /// Control tokens that the file spells out as text, which training takes for ordinary pieces.
