@@ -35,11 +35,11 @@ StopSignal::StopSignal() {
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGHUP, nullptr, &before_hangup);
   if (before_hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
-  std::signal(SIGXFSZ, SIG_IGN);
+  for (const int signal : {SIGXFSZ, SIGPIPE}) std::signal(signal, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {
-  for (const int signal : {SIGINT, SIGTERM, SIGXFSZ}) std::signal(signal, SIG_DFL);
+  for (const int signal : {SIGINT, SIGTERM, SIGXFSZ, SIGPIPE}) std::signal(signal, SIG_DFL);
   ::sigaction(SIGHUP, &before_hangup, nullptr);
   in_use = false;
 }

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <thread>
@@ -48,6 +49,16 @@ TEST(StopSignal, AClosedTerminalStopsOnceHoweverOftenItSaysSo) {
   EXPECT_EQ(stop.arrived(), SIGTERM);
   ::raise(SIGHUP);
   EXPECT_EQ(stop.arrived(), SIGTERM);
+}
+
+TEST(StopSignal, AReaderThatIsGoneIsAFailedWrite) {
+  const StopSignal stop;
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  ::close(ends[0]);
+  EXPECT_EQ(::write(ends[1], "x", 1), -1);  // without it the process would end here
+  EXPECT_EQ(errno, EPIPE);
+  ::close(ends[1]);
 }
 
 TEST(StopSignal, LeavesAHangupIgnoredUnderNohup) {
