@@ -3,6 +3,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 #include "tensor/dtype.h"
 
@@ -52,16 +53,89 @@ struct FormatRow {
   double error = 0;
   /// Packing what `unpack` gave writes the same bytes (unless a scale is subnormal).
   bool repacks = true;
-  /// Packs a row. `values` must be finite; every byte of the row's pieces is written.
+  /// Packs a row. `values` must be finite; every byte of the row's pieces is written. Null of a
+  /// format that is only read.
   void (*pack)(std::span<const float> values, const RowPieces& to) = nullptr;
   void (*unpack)(const RowPieces& from, std::span<float> values) = nullptr;
 };
 
-// One file a format family: format_fp8.cc, format_nf4.cc.
+// One file a format family: format_fp8.cc, format_nf4.cc, format_q.cc, format_k.cc,
+// format_levels.cc, format_groups.cc.
 void pack_fp8(std::span<const float> values, const RowPieces& to);
 void unpack_fp8(const RowPieces& from, std::span<float> values);
 void pack_nf4(std::span<const float> values, const RowPieces& to);
 void unpack_nf4(const RowPieces& from, std::span<float> values);
+
+// GGUF's.
+void pack_q8_0(std::span<const float> values, const RowPieces& to);
+void pack_q4_0(std::span<const float> values, const RowPieces& to);
+void pack_q4_1(std::span<const float> values, const RowPieces& to);
+void pack_q5_0(std::span<const float> values, const RowPieces& to);
+void pack_q5_1(std::span<const float> values, const RowPieces& to);
+void pack_q4_k(std::span<const float> values, const RowPieces& to);
+void pack_q5_k(std::span<const float> values, const RowPieces& to);
+void pack_q6_k(std::span<const float> values, const RowPieces& to);
+void unpack_q8_0(const RowPieces& from, std::span<float> values);
+void unpack_q4_0(const RowPieces& from, std::span<float> values);
+void unpack_q4_1(const RowPieces& from, std::span<float> values);
+void unpack_q5_0(const RowPieces& from, std::span<float> values);
+void unpack_q5_1(const RowPieces& from, std::span<float> values);
+void unpack_q2_k(const RowPieces& from, std::span<float> values);
+void unpack_q3_k(const RowPieces& from, std::span<float> values);
+void unpack_q4_k(const RowPieces& from, std::span<float> values);
+void unpack_q5_k(const RowPieces& from, std::span<float> values);
+void unpack_q6_k(const RowPieces& from, std::span<float> values);
+void unpack_iq4_nl(const RowPieces& from, std::span<float> values);
+void unpack_iq4_xs(const RowPieces& from, std::span<float> values);
+void unpack_mxfp4(const RowPieces& from, std::span<float> values);
+
+// MLX's groups, for the rows below.
+template <int bits, int block, class Half>
+void pack_group(std::span<const float> values, const RowPieces& to);
+template <int bits, int block, class Half>
+void unpack_group(const RowPieces& from, std::span<float> values);
+
+/// A row of a format in blocks of bytes.
+struct BlockRow {
+  std::string_view name;
+  int bits = 0, block = 0, super_block = 0, bytes = 0;
+  double error = 0;
+  bool repacks = true;
+  BlockOffset offset = BlockOffset::none;
+  void (*pack)(std::span<const float> values, const RowPieces& to) = nullptr;
+  void (*unpack)(const RowPieces& from, std::span<float> values) = nullptr;
+};
+constexpr FormatRow block_format(const BlockRow& row) {
+  return {.name = row.name,
+          .kind = FormatKind::blocks,
+          .bits = row.bits,
+          .block = row.block,
+          .super_block = row.super_block,
+          .block_bytes = row.bytes,
+          .offset = row.offset,
+          .error = row.error,
+          .repacks = row.repacks,
+          .pack = row.pack,
+          .unpack = row.unpack};
+}
+
+/// A row of a format in groups, whose scales and minima are of the type Half.
+template <int bits, int block, class Half>
+constexpr FormatRow group_format(std::string_view name) {
+  return {.name = name,
+          .kind = FormatKind::separate,
+          .bits = bits,
+          .block = block,
+          .offset = BlockOffset::minimum,
+          .scale_type = dtype_of<Half>,
+          .minimum_type = dtype_of<Half>,
+          .error = bits == 4                    ? 0.13
+                   : std::is_same_v<Half, bf16> ? 0.016
+                                                : 0.011,
+          .repacks = false,
+          .pack = pack_group<bits, block, Half>,
+          .unpack = unpack_group<bits, block, Half>};
+}
 
 inline constexpr FormatRow kWeightFormats[] = {
     {.name = "f64", .type = Dtype::f64, .bits = 64},
@@ -84,12 +158,104 @@ inline constexpr FormatRow kWeightFormats[] = {
      .error = 0.152,
      .pack = pack_nf4,
      .unpack = unpack_nf4},
+    // GGUF's: format_q.cc, format_k.cc, format_levels.cc.
+    block_format({.name = "q8_0",
+                  .bits = 8,
+                  .block = 32,
+                  .bytes = 34,
+                  .error = 0.0045,
+                  .pack = pack_q8_0,
+                  .unpack = unpack_q8_0}),
+    block_format({.name = "q4_0",
+                  .bits = 4,
+                  .block = 32,
+                  .bytes = 18,
+                  .error = 0.1255,
+                  .pack = pack_q4_0,
+                  .unpack = unpack_q4_0}),
+    block_format({.name = "q4_1",
+                  .bits = 4,
+                  .block = 32,
+                  .bytes = 20,
+                  .error = 0.068,
+                  .offset = BlockOffset::minimum,
+                  .pack = pack_q4_1,
+                  .unpack = unpack_q4_1}),
+    block_format({.name = "q5_0",
+                  .bits = 5,
+                  .block = 32,
+                  .bytes = 22,
+                  .error = 0.063,
+                  .pack = pack_q5_0,
+                  .unpack = unpack_q5_0}),
+    block_format({.name = "q5_1",
+                  .bits = 5,
+                  .block = 32,
+                  .bytes = 24,
+                  .error = 0.034,
+                  .offset = BlockOffset::minimum,
+                  .pack = pack_q5_1,
+                  .unpack = unpack_q5_1}),
+    block_format({.name = "q2_k",
+                  .bits = 2,
+                  .block = 16,
+                  .super_block = 256,
+                  .bytes = 84,
+                  .offset = BlockOffset::minimum,
+                  .unpack = unpack_q2_k}),
+    block_format({.name = "q3_k",
+                  .bits = 3,
+                  .block = 16,
+                  .super_block = 256,
+                  .bytes = 110,
+                  .unpack = unpack_q3_k}),
+    block_format({.name = "q4_k",
+                  .bits = 4,
+                  .block = 32,
+                  .super_block = 256,
+                  .bytes = 144,
+                  .offset = BlockOffset::minimum,
+                  .unpack = unpack_q4_k}),
+    block_format({.name = "q5_k",
+                  .bits = 5,
+                  .block = 32,
+                  .super_block = 256,
+                  .bytes = 176,
+                  .offset = BlockOffset::minimum,
+                  .unpack = unpack_q5_k}),
+    block_format({.name = "q6_k",
+                  .bits = 6,
+                  .block = 16,
+                  .super_block = 256,
+                  .bytes = 210,
+                  .unpack = unpack_q6_k}),
+    block_format({.name = "iq4_nl", .bits = 4, .block = 32, .bytes = 18, .unpack = unpack_iq4_nl}),
+    block_format({.name = "iq4_xs",
+                  .bits = 4,
+                  .block = 32,
+                  .super_block = 256,
+                  .bytes = 136,
+                  .unpack = unpack_iq4_xs}),
+    block_format({.name = "mxfp4", .bits = 4, .block = 32, .bytes = 17, .unpack = unpack_mxfp4}),
+    // MLX's, by bits, group and the type of scale and minimum: format_groups.cc.
+    group_format<4, 32, f16>("int4_g32_f16"),
+    group_format<4, 64, f16>("int4_g64_f16"),
+    group_format<4, 128, f16>("int4_g128_f16"),
+    group_format<8, 32, f16>("int8_g32_f16"),
+    group_format<8, 64, f16>("int8_g64_f16"),
+    group_format<8, 128, f16>("int8_g128_f16"),
+    group_format<4, 32, bf16>("int4_g32_bf16"),
+    group_format<4, 64, bf16>("int4_g64_bf16"),
+    group_format<4, 128, bf16>("int4_g128_bf16"),
+    group_format<8, 32, bf16>("int8_g32_bf16"),
+    group_format<8, 64, bf16>("int8_g64_bf16"),
+    group_format<8, 128, bf16>("int8_g128_bf16"),
 };
 
 /// The format of a weight: a reference to its row. Comparing two compares which rows they are.
 class WeightFormat {
  public:
-  static const WeightFormat f64, f32, bf16, f16, fp8, nf4;
+  static const WeightFormat f64, f32, bf16, f16, fp8, nf4, q8_0, q4_0, q4_k, q5_k, q6_k;
 
   /// f32.
   constexpr WeightFormat() : row_(&kWeightFormats[1]) {}
@@ -152,6 +318,11 @@ inline constexpr WeightFormat WeightFormat::bf16 = *find_weight_format("bf16");
 inline constexpr WeightFormat WeightFormat::f16 = *find_weight_format("f16");
 inline constexpr WeightFormat WeightFormat::fp8 = *find_weight_format("fp8");
 inline constexpr WeightFormat WeightFormat::nf4 = *find_weight_format("nf4");
+inline constexpr WeightFormat WeightFormat::q8_0 = *find_weight_format("q8_0");
+inline constexpr WeightFormat WeightFormat::q4_0 = *find_weight_format("q4_0");
+inline constexpr WeightFormat WeightFormat::q4_k = *find_weight_format("q4_k");
+inline constexpr WeightFormat WeightFormat::q5_k = *find_weight_format("q5_k");
+inline constexpr WeightFormat WeightFormat::q6_k = *find_weight_format("q6_k");
 
 /// The format of a tensor of plain numbers.
 constexpr WeightFormat dense_format(Dtype dtype) {

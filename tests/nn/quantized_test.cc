@@ -432,11 +432,12 @@ class Interleaving final : public ref::RefBackend {
 
 TEST(WeightLayouts, ThatABackendPrefersAreMadeOnceAndUndoneExactly) {
   for (const WeightFormat format : mixtral::testing::packed_formats()) {
+    const int64_t columns = std::max<int64_t>(160, format.unit());
     Interleaving backend;
     ref::RefBackend plain;
     Arena arena(backend), plain_arena(plain);
     Context ctx(backend, arena, Dtype::f32), plain_ctx(plain, plain_arena, Dtype::f32);
-    Parameter p = make_parameter("a", {16, 160}, Role::projection);
+    Parameter p = make_parameter("a", {16, columns}, Role::projection);
     p.format = format;
     Linear mixed(p), rows(p);
     const ParameterSource mixed_source = [&](const auto& v) { mixed.for_each_parameter(v); };
@@ -447,13 +448,14 @@ TEST(WeightLayouts, ThatABackendPrefersAreMadeOnceAndUndoneExactly) {
       initialise(backend, mixed_source, {.seed = 7});
       initialise(plain, rows_source, {.seed = 7});
       const bool interleaved =
-          ops::has_layout(format, {1, 16, 160}, ops::WeightLayout::interleaved8);
+          ops::has_layout(format, {1, 16, columns}, ops::WeightLayout::interleaved8);
       EXPECT_EQ(mixed.parameter().packed.layout == ops::WeightLayout::interleaved8, interleaved);
       for (const int64_t count : {2, 5}) {
-        std::vector<float> x(static_cast<size_t>(count * 160)), y(static_cast<size_t>(count * 16));
+        std::vector<float> x(static_cast<size_t>(count * columns)),
+            y(static_cast<size_t>(count * 16));
         for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 13) - 6;
         std::vector<float> expected = y;
-        const Tensor input(x.data(), {count, 160}, Dtype::f32);
+        const Tensor input(x.data(), {count, columns}, Dtype::f32);
         backend.direct = 0;
         mixed.forward(ctx, input, {}, Tensor(y.data(), {count, 16}, Dtype::f32));
         EXPECT_EQ(backend.direct, interleaved && count == 2 ? 1 : 0) << format.name();

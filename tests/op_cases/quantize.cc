@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "base/random.h"
 #include "ops/format_nf4.h"
 #include "tests/op_cases.h"
 
@@ -103,6 +107,35 @@ OpCase dequantize_all_codes(WeightFormat format) {
           kFloats};
 }
 
+/// A row of random bytes, drawn again until all of its numbers are finite.
+std::vector<double> random_codes(WeightFormat format, int64_t columns, RandomStream& random) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(format.codes(columns)));
+  std::vector<float> values(static_cast<size_t>(columns));
+  do {
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.below(256));
+    format.row().unpack({.codes = bytes.data()}, values);
+  } while (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }));
+  return {bytes.begin(), bytes.end()};
+}
+
+/// A format in blocks that is only read.
+OpCase dequantize_bytes(WeightFormat format, int64_t rows, int64_t columns, Dtype to) {
+  return {fmt::format("Dequantize_{}_bytes_to_{}", format.name(), to_string(to)),
+          [=](Rig& rig) {
+            RandomStream random(11, 0);
+            std::vector<double> codes;
+            for (int64_t row = 0; row < rows; ++row)
+              for (int64_t first = 0; first < columns; first += format.unit())
+                for (const double code : random_codes(format, format.unit(), random))
+                  codes.push_back(code);
+            const Weight weight = ops::make_weight(
+                {1, rows, columns}, format,
+                [&](Shape shape, Dtype dtype) { return rig.values("codes", shape, dtype, codes); });
+            rig.run(ops::Dequantize{.weight = weight, .y = rig.output("y", {rows, columns}, to)});
+          },
+          {to == Dtype::f64 ? Dtype::f64 : Dtype::f32}};
+}
+
 }  // namespace
 
 std::vector<OpCase> quantize_cases() {
@@ -111,6 +144,11 @@ std::vector<OpCase> quantize_cases() {
     const WeightFormat format(row);
     if (format.dense()) continue;
     const int64_t block = format.unit() > 1 ? format.unit() : row.block;
+    if (row.pack == nullptr) {
+      for (const Dtype to : {Dtype::f64, Dtype::f32, Dtype::bf16})
+        cases.push_back(dequantize_bytes(format, 9, 4 * block, to));
+      continue;
+    }
     cases.push_back(quantize("whole_blocks", format, 5, 2 * block));
     cases.push_back(quantize("large_values", format, 2, block, {1e6, 1e5}));
     cases.push_back(quantize("benchmark", format, 14336, 4096, {0.02}, {Dtype::bf16}, true));

@@ -117,11 +117,11 @@ inline constexpr ops::FormatRow kToy6Pieces{.name = "toy6_pieces",
                                             .pack = pack_toy6_pieces,
                                             .unpack = unpack_toy6_pieces};
 
-/// Every format that is not dense: those of the table, and the two above.
+/// Every format that is packed here: those of the table, and the two above.
 inline std::vector<ops::WeightFormat> packed_formats() {
   std::vector<ops::WeightFormat> formats;
   for (const ops::FormatRow& row : ops::kWeightFormats)
-    if (row.kind != ops::FormatKind::dense) formats.emplace_back(row);
+    if (row.pack != nullptr) formats.emplace_back(row);
   formats.emplace_back(kToy6);
   formats.emplace_back(kToy6Pieces);
   return formats;
