@@ -66,6 +66,14 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
         "the key-value cache has room for {} tokens, but one sequence of {} tokens needs {}; give "
         "the cache more room, or the sequences a shorter context",
         cache_.pages() * cache_.page_tokens(), cache_.context(), least * cache_.page_tokens()));
+  if (!options.count_experts) return;
+  make_routes();
+  load_.emplace(model.config());
+}
+
+void Engine::make_routes() {
+  // A step has at most a chunk of prompts' tokens and one token of each sequence.
+  if (!routes_) routes_.emplace(ctx_, model_.config(), cache_.chunk() + cache_.sequences());
 }
 
 void Engine::check(const Request& request) const {
@@ -93,6 +101,7 @@ RequestId Engine::submit(Request request) {
     recordings_.clear();
     rows_moved_ = true;
   }
+  if (request.routes || request.on_prompt_routes) make_routes();
   auto sequence = std::make_shared<Sequence>();
   sequence->id = ++last_id_;
   sequence->tokens = request.prompt;
@@ -130,6 +139,7 @@ void Engine::compute() {
     rows_.upload();
     arena_.reset();
     if (!step.prefill.empty()) {
+      prepare_routes(step, step.tokens());
       prefill(step);
     } else {
       const auto count = static_cast<uint64_t>(seats_.size());
@@ -137,9 +147,11 @@ void Engine::compute() {
           padding_ == Padding::none
               ? count
               : std::min(std::bit_ceil(count), static_cast<uint64_t>(cache_.sequences())));
-      recordings_.run({rows}, [this, rows] { decode(rows); });
+      prepare_routes(step, rows);
+      recordings_.run({rows, reports_ ? 1 : 0}, [this, rows] { decode(rows); });
     }
     if (!seats_.empty()) rows_.read();
+    if (reports_) collect_routes(step);
   } catch (...) {
     // Pages that this step was to fill are kept already, and were perhaps not filled.
     scheduler_.forget_prefixes();
@@ -205,14 +217,15 @@ void Engine::decode(int64_t rows) {
                      .longest = 1,
                      .rows = rows_.cache_rows(rows),
                      .decode_rows = rows};
-  model_.logits(ctx_, model_.forward(ctx_, batch, &cache_, nullptr, nullptr), rows_.logits(rows));
+  model_.logits(ctx_, model_.forward(ctx_, batch, &cache_, nullptr, reports_), rows_.logits(rows));
   rows_.draw(rows);
 }
 
 void Engine::prefill(const Scheduler::Step& step) {
   const ArenaScope scope(arena_);
   HostBatch host;
-  std::vector<int32_t> drawn;  // tokens of the batch whose logits are wanted, a seat each
+  std::vector<int32_t>& drawn = drawn_from_;
+  drawn.clear();
   host.decode_rows = static_cast<int64_t>(step.decode.size());
   host.sequence_starts.push_back(0);
   const auto append = [&](const Sequence& sequence, int64_t count) {
@@ -233,7 +246,7 @@ void Engine::prefill(const Scheduler::Step& step) {
   }
   CHECK(drawn.size() == seats_.size());
   const Batch batch = upload_batch(ctx_, host);
-  const Tensor hidden = model_.forward(ctx_, batch, &cache_, nullptr, nullptr);
+  const Tensor hidden = model_.forward(ctx_, batch, &cache_, nullptr, reports_);
   for (size_t i = 0; i < step.prefill.size(); ++i) {
     const auto run = step.decode.size() + i;
     if (step.prefill[i].sequence->wants_logits())
@@ -271,6 +284,38 @@ void Engine::report_prompt_logits(const Scheduler::Slice& slice, const Tensor& h
   sequence.reported = end;
 }
 
+/// Gives the routers of a step over so many tokens a place to report to, where anybody asks.
+void Engine::prepare_routes(const Scheduler::Step& step, int64_t tokens) {
+  const auto asks = [](const Sequence& sequence) {
+    return sequence.request.routes || sequence.wants_prompt_routes();
+  };
+  const bool asked =
+      load_ || std::ranges::any_of(step.decode, [&](const Sequence* s) { return asks(*s); }) ||
+      std::ranges::any_of(step.prefill, [&](const auto& slice) { return asks(*slice.sequence); });
+  reports_ = asked ? routes_->prepare(tokens) : nullptr;
+}
+
+/// Reads where the step's tokens went, before they count as cached.
+void Engine::collect_routes(const Scheduler::Step& step) {
+  routes_->read();
+  if (load_) routes_->add_to(*load_);
+  auto token = static_cast<int64_t>(step.decode.size());
+  for (const Scheduler::Slice& slice : step.prefill) {
+    Sequence& sequence = *slice.sequence;
+    const auto prompt = static_cast<int64_t>(sequence.request.prompt.size());
+    const int64_t first = std::max(sequence.cached, sequence.routed);
+    const int64_t end = std::min(sequence.cached + slice.count, prompt);
+    if (sequence.wants_prompt_routes() && first < end) {
+      Event event{.id = sequence.id, .first = first};
+      for (int64_t position = first; position < end; ++position)
+        event.routes.push_back(routes_->of(token + position - sequence.cached));
+      events_.push_back(std::move(event));
+      sequence.routed = end;
+    }
+    token += slice.count;
+  }
+}
+
 void Engine::collect(const Scheduler::Step& step) {
   for (const Scheduler::Slice& slice : step.prefill)
     if (slice.sequence->pending() == 0 && slice.sequence->seat < 0)
@@ -285,6 +330,10 @@ void Engine::collect(const Scheduler::Step& step) {
       event.token = {.id = id, .log_probability = rows_.log_probability(sequence->seat)};
       if (sequence->request.best > 0)
         event.token->best = best_tokens(sequence->seat, sequence->request.best);
+      if (sequence->request.routes)
+        event.token->routes =
+            routes_->of(step.prefill.empty() ? sequence->seat
+                                             : drawn_from_[static_cast<size_t>(sequence->seat)]);
       sequence->tokens.push_back(id);
       if (sequence->drawn() >= options.max_tokens)
         event.finish = FinishReason::length;
@@ -330,6 +379,9 @@ void Engine::deliver() {
     const std::shared_ptr<Sequence> sequence = found->second;  // its functions may cancel it
     const Request& request = sequence->request;
     if (event.logits) request.on_prompt_logits(event.first, event.logits);
+    for (size_t i = 0; i < event.routes.size() && sequences_.contains(event.id); ++i)
+      request.on_prompt_routes(event.first + static_cast<int64_t>(i), event.routes[i]);
+    if (!sequences_.contains(event.id)) continue;
     Next next = Next::go_on;
     if (event.token && request.on_token) next = request.on_token(*event.token);
     if (!sequences_.contains(event.id)) continue;

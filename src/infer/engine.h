@@ -9,6 +9,7 @@
 #include "infer/decode_rows.h"
 #include "infer/request.h"
 #include "infer/scheduler.h"
+#include "infer/step_routes.h"
 #include "model/mixtral.h"
 #include "ops/recordings.h"
 
@@ -35,6 +36,7 @@ class Engine {
     int64_t chunk = 256;       // prompt tokens of a step, at most
     bool share_pages = true;   // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
+    bool count_experts = false;            // keep an ExpertLoad
   };
 
   /// Sequences and pages now.
@@ -80,6 +82,8 @@ class Engine {
   Usage usage() const;
   /// Gives back the pages that are kept for requests to come.
   void forget_prefixes() { scheduler_.forget_prefixes(); }
+  /// What the experts have taken so far; null without Options::count_experts.
+  const ExpertLoad* expert_load() const { return load_ ? &*load_ : nullptr; }
   int64_t replayed() const { return recordings_.replayed(); }  // steps that were replays
 
  private:
@@ -88,9 +92,10 @@ class Engine {
     RequestId id = 0;
     std::optional<GeneratedToken> token;
     std::optional<FinishReason> finish;
-    int64_t first = 0;  // of the prompt's logits
+    int64_t first = 0;  // of the prompt's logits or routes
     Buffer logits_buffer;
     Tensor logits;
+    std::vector<TokenRoutes> routes;
   };
 
   void check(const Request& request) const;
@@ -101,6 +106,9 @@ class Engine {
   void decode(int64_t rows);
   void prefill(const Scheduler::Step& step);
   void report_prompt_logits(const Scheduler::Slice& slice, const Tensor& hidden);
+  void make_routes();
+  void prepare_routes(const Scheduler::Step& step, int64_t tokens);
+  void collect_routes(const Scheduler::Step& step);
   void collect(const Scheduler::Step& step);
   std::vector<TokenProbability> best_tokens(int64_t row, int64_t count);
   void deliver();
@@ -117,6 +125,11 @@ class Engine {
   Recordings recordings_;
   Scheduler scheduler_;
   std::map<RequestId, std::shared_ptr<Sequence>> sequences_;
+  std::optional<StepRoutes> routes_;  // made when first asked for
+  std::optional<ExpertLoad> load_;
+  const Mixtral::RouterReports* reports_ = nullptr;  // of this step; null: nobody asks
+  std::vector<int32_t>
+      drawn_from_;  // [seats]: which token of a step with prompts gave each its logits
   std::vector<Sequence*> seats_;  // which sequence has which of the rows; null: none
   int64_t device_seats_ = 0;      // rows on the device from here on are padding
   bool rows_moved_ = false;       // the device has lost what stood in the rows

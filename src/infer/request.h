@@ -22,11 +22,19 @@ struct TokenProbability {
   double log_probability = 0;
 };
 
+/// Where one token went on its way through the model: in each of L layers its k experts, the
+/// heaviest first, and their weights in the sum.
+struct TokenRoutes {
+  std::vector<int32_t> expert;  // [L, k]
+  std::vector<float> weight;    // [L, k]
+};
+
 /// A drawn token, with the model's log-probability of it (before temperature and filters).
 struct GeneratedToken {
   int32_t id = 0;
   double log_probability = 0;
   std::vector<TokenProbability> best;  // the most probable tokens in order, where asked for
+  TokenRoutes routes;  // of the pass that made it, that of the token before; where asked for
 };
 
 /// Why a generation ended: at a stop token or because the receiver of the tokens said so; after
@@ -50,6 +58,7 @@ struct Request {
   GenerationOptions options;
   int32_t adapter = kNoAdapter;  // an index into the engine's adapters
   int64_t best = 0;              // so many of GeneratedToken::best
+  bool routes = false;           // whether to fill GeneratedToken::routes
 
   /// Called for each new token.
   std::function<Next(const GeneratedToken&)> on_token;
@@ -62,6 +71,9 @@ struct Request {
   /// memory. Where given, all of the prompt is computed, even what another request left in the
   /// cache.
   std::function<void(int64_t first, const Tensor& logits)> on_prompt_logits;
+  /// Where the prompt's token at `position` went; called for each position in order. Where given,
+  /// all of the prompt is computed.
+  std::function<void(int64_t position, const TokenRoutes& routes)> on_prompt_routes;
 };
 
 }  // namespace mixtral

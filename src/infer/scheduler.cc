@@ -5,6 +5,12 @@
 
 namespace mixtral {
 
+int64_t Scheduler::Step::tokens() const {
+  auto count = static_cast<int64_t>(decode.size());
+  for (const Slice& slice : prefill) count += slice.count;
+  return count;
+}
+
 void Scheduler::remove(Sequence& sequence) {
   if (sequence.cache_row < 0) {
     waiting_.erase(std::ranges::find(waiting_, &sequence));
@@ -66,7 +72,7 @@ void Scheduler::complete(const Step& step) {
 bool Scheduler::admit(Sequence& sequence) {
   if (cache_.free_sequences() == 0) return false;
   std::vector<int32_t> shared;
-  if (options_.share_pages && !sequence.wants_logits())
+  if (options_.share_pages && !sequence.wants_prompt())
     // At least the last token goes through the model: its logits are wanted.
     shared = prefixes_.find(std::span(sequence.tokens).first(sequence.tokens.size() - 1),
                             sequence.request.adapter);

@@ -23,18 +23,25 @@ struct Sequence {
   bool preempted = false;       // has lost its place in the cache since it got its seat
   size_t indexed = 0;           // of its pages: those that were offered to the prefix index
   int64_t reported = 0;         // of the prompt: positions whose logits were handed out
+  int64_t routed = 0;           // of the prompt: positions whose routes were handed out
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t pending() const { return length() - cached; }
   int64_t drawn() const { return length() - static_cast<int64_t>(request.prompt.size()); }
   /// Whether the last token is all that is to go through the model before the next draw.
   bool decodes() const {
-    return pending() == 1 && request.options.max_tokens > 0 && !wants_logits();
+    return pending() == 1 && request.options.max_tokens > 0 && !wants_prompt();
   }
   /// Whether logits of its prompt are still to be handed out.
   bool wants_logits() const {
     return request.on_prompt_logits && reported < static_cast<int64_t>(request.prompt.size());
   }
+  /// Whether routes of its prompt are still to be handed out.
+  bool wants_prompt_routes() const {
+    return request.on_prompt_routes && routed < static_cast<int64_t>(request.prompt.size());
+  }
+  /// Whether all of its prompt has to go through the model, cached or not.
+  bool wants_prompt() const { return wants_logits() || wants_prompt_routes(); }
 };
 
 /// Decides what each step of an engine computes, and gives sequences their pages of the cache.
@@ -53,6 +60,7 @@ class Scheduler {
     std::vector<Sequence*> decode;  // one token each
     std::vector<Slice> prefill;     // prompts, or what is to be computed again
     bool empty() const { return decode.empty() && prefill.empty(); }
+    int64_t tokens() const;
   };
 
   struct Options {

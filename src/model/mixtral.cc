@@ -167,15 +167,14 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
     const Block& block = blocks_[i];
     const ops::KvView view = cache ? cache->layer(layer) : ops::KvView{};
     nn::RouterReport report;
-    if (reports) {
+    if (reports && reports->load)
       report = {.load = reports->load[layer],
                 .importance = reports->importance[layer],
                 .z = reports->z.slice(layer, layer + 1),
                 .entropy = reports->entropy.slice(layer, layer + 1)};
-      if (reports->logits) {
-        report.logits = reports->logits[layer];
-        report.expert = reports->expert[layer];
-      }
+    if (reports && reports->logits) {
+      report.logits = reports->logits[layer];
+      report.expert = reports->expert[layer];
     }
     const bool keep = saved && layer >= first;
     const Tensor out = keep ? ctx.allocate(shape) : x;

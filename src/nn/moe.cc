@@ -33,7 +33,7 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& posi
                      .slot = s.slot,
                      .source = s.source,
                      .offsets = s.offsets});
-  if (report) {
+  if (report && report->load) {
     ctx.run(ops::RouterStatistics{.logits = s.logits,
                                   .positions = positions,
                                   .offsets = s.offsets,
