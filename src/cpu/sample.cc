@@ -226,8 +226,15 @@ void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
   ops::SamplingSettings settings;
   std::memcpy(&settings, op.settings[s].data(), sizeof settings);
   double* z = room.logits;
-  for (int64_t v = 0; v < vocabulary; ++v)
-    z[v] = std::isnan(logits[v]) ? kMinusInfinity : static_cast<double>(logits[v]);
+  const float* bias = op.bias ? op.bias.as<float>() + s * vocabulary : nullptr;
+  const auto biased = [&](int64_t v) {
+    const auto logit = static_cast<double>(logits[v]);
+    return bias != nullptr ? logit + static_cast<double>(bias[v]) : logit;
+  };
+  for (int64_t v = 0; v < vocabulary; ++v) {
+    z[v] = biased(v);
+    if (std::isnan(z[v])) z[v] = kMinusInfinity;
+  }
   std::fill(z + vocabulary, z + count, kMinusInfinity);
   const auto penalty = static_cast<double>(settings.repeat_penalty);
   if (op.history && settings.repeat_penalty != 1) {
@@ -238,7 +245,7 @@ void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
       // A token is penalised once: where it occurs again, its logit is computed again.
       if (token < 0 || token >= vocabulary) continue;
       if (!ops::in_history(i, width, position, settings.repeat_last_n)) continue;
-      const auto plain = static_cast<double>(logits[token]);
+      const double plain = biased(token);
       if (!std::isnan(plain)) z[token] = plain > 0 ? plain / penalty : plain * penalty;
     }
   }

@@ -44,6 +44,7 @@ struct Request {
   const unsigned char* settings;
   const int* history;
   const unsigned* allowed;  // [S, ⌈V/32⌉], or null
+  const float* bias;        // [S, V], or null
   const int* positions;
   int* tokens;
   float* log_probability;
@@ -276,9 +277,13 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   ops::SamplingSettings settings;  // of bytes, so aligned to nothing
   for (size_t i = 0; i < sizeof settings; ++i)
     reinterpret_cast<unsigned char*>(&settings)[i] = op.settings[s * sizeof settings + i];
+  const float* bias = op.bias ? op.bias + s * op.vocabulary : nullptr;
+  const auto biased = [&](int v) {
+    const auto logit = static_cast<double>(logits[v]);
+    return bias ? logit + static_cast<double>(bias[v]) : logit;
+  };
 #pragma unroll 8
-  for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads)
-    z[v] = static_cast<double>(logits[v]);
+  for (int v = static_cast<int>(threadIdx.x); v < op.vocabulary; v += kThreads) z[v] = biased(v);
   __syncthreads();
   // From the original logit, so that a token that occurs twice is penalised once.
   const auto penalty = static_cast<double>(settings.repeat_penalty);
@@ -287,7 +292,7 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
     const int token = op.history[s * op.window + i];
     if (token < 0 || token >= op.vocabulary) continue;
     if (!ops::in_history(i, op.window, position, settings.repeat_last_n)) continue;
-    const auto logit = static_cast<double>(logits[token]);
+    const double logit = biased(token);
     z[token] = logit > 0 ? logit / penalty : logit * penalty;
   }
   __syncthreads();
@@ -345,9 +350,9 @@ void CudaBackend::run(const ops::Sample& op) {
   auto* weights = room.take<Count>(sequences * vocabulary);
   sample<<<blocks(sequences), kThreads, 0, stream_>>>(
       Request{data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
-              data<unsigned>(op.allowed), data<int>(op.positions), data<int>(op.tokens),
-              data<float>(op.log_probability), penalised, weights, static_cast<int>(vocabulary),
-              op.history ? static_cast<int>(op.history.dim(1)) : 0});
+              data<unsigned>(op.allowed), data<float>(op.bias), data<int>(op.positions),
+              data<int>(op.tokens), data<float>(op.log_probability), penalised, weights,
+              static_cast<int>(vocabulary), op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("sample");
 }
 

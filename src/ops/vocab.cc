@@ -58,6 +58,10 @@ void check(const Sample& op) {
     expect_shape("allowed", op.allowed, {s, allowed_words(op.logits.dim(1))});
     expect_dtype("allowed", op.allowed, Dtype::i32);
   }
+  if (op.bias) {
+    expect_shape("bias", op.bias, op.logits.shape());
+    expect_dtype("bias", op.bias, Dtype::f32);
+  }
   expect_shape("positions", op.positions, {s});
   expect_shape("tokens", op.tokens, {s});
   if (op.log_probability) {

@@ -44,9 +44,9 @@ struct SegmentSum {
   bool accumulate = false;
 };
 
-/// How one sequence's next token is drawn. Filters apply in this order: allowed tokens, repetition
-/// penalty, temperature, top-k, top-p, min-p; each sees the distribution that the ones before it
-/// left, renormalised. All arithmetic is in f64.
+/// How one sequence's next token is drawn. Filters apply in this order: allowed tokens, bias,
+/// repetition penalty, temperature, top-k, top-p, min-p; each sees the distribution that the ones
+/// before it left, renormalised. All arithmetic is in f64.
 struct SamplingSettings {
   float temperature = 1;  // logits are divided by it; 0: the largest (after the penalty) is taken
   int32_t top_k = 0;      // keep this many most probable tokens; 0: no limit
@@ -73,6 +73,7 @@ struct Sample {
                      // entry p mod W (see Advance)
   Tensor allowed;    // [S, ⌈V/32⌉] i32: bit v mod 32 of word v / 32 says whether token v may be
                      // drawn, at least one of them; or empty: all may
+  Tensor bias;       // [S, V] f32, added to the logits before the penalty; or empty
   Tensor positions;  // [S] i32: of the tokens whose logits these are, or kPadding
   Tensor tokens;     // [S] i32, assigned
   Tensor

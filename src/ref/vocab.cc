@@ -128,7 +128,7 @@ void RefBackend::run(const ops::SegmentSum& op) {
 
 void RefBackend::run(const ops::Sample& op) {
   const int64_t vocabulary = op.logits.dim(1);
-  const Floats logits(op.logits), log_probability(op.log_probability);
+  const Floats logits(op.logits), bias(op.bias), log_probability(op.log_probability);
   const Integers history(op.history), allowed(op.allowed), positions(op.positions),
       tokens(op.tokens);
   for (int64_t s = 0; s < op.logits.dim(0); ++s) {
@@ -136,7 +136,8 @@ void RefBackend::run(const ops::Sample& op) {
     ops::SamplingSettings settings;
     std::memcpy(&settings, op.settings[s].data(), sizeof settings);
     std::vector<double> z;
-    for (int64_t v = 0; v < vocabulary; ++v) z.push_back(logits(s, v));
+    for (int64_t v = 0; v < vocabulary; ++v)
+      z.push_back(logits(s, v) + (op.bias ? bias(s, v) : 0.0));
     if (op.history) {
       const int64_t width = op.history.dim(1);
       const auto penalty = static_cast<double>(settings.repeat_penalty);

@@ -112,6 +112,7 @@ struct Draw {
   std::vector<ops::SamplingSettings> settings;
   std::vector<int32_t> history = {};  // [S, W]
   int64_t allow_each = 0;             // only one token in so many may be drawn; 0: all may
+  bool biased = false;                // a third of the logits
   bool log_probability = true;
   bool ties = false;
   std::vector<size_t> padding = {};  // rows that are padding
@@ -140,6 +141,12 @@ void sample(Rig& rig, const Draw& c) {
       for (int64_t v = s; v < c.vocabulary; v += c.allow_each)
         allowed[static_cast<size_t>(s * words + v / 32)] |= static_cast<int32_t>(1U << (v % 32));
     op.allowed = rig.indices("allowed", {count, words}, allowed);
+  }
+  if (c.biased) {
+    std::vector<double> bias;
+    for (int64_t i = 0; i < count * c.vocabulary; ++i)
+      bias.push_back(i % 3 == 0 ? 2 * rig.random().normal() : 0);
+    op.bias = rig.values("bias", {count, c.vocabulary}, Dtype::f32, bias);
   }
   op.positions = rig.indices("positions", {count}, positions);
   // Rows of padding keep what stood there.
@@ -290,6 +297,12 @@ std::vector<OpCase> vocab_cases() {
             .vocabulary = 64,
             .settings = {S{.temperature = 0}, S{.seed = 2}},
             .allow_each = 64},
+           {.name = "biased",
+            .vocabulary = 70,
+            .settings = {S{.temperature = 0}, S{.top_p = 0.9F, .seed = 2},
+                         S{.top_k = 5, .repeat_penalty = 2, .seed = 3}},
+            .history = {0, 7, 14},
+            .biased = true},
            {.name = "top_k",
             .vocabulary = 99,
             .settings = {S{.top_k = 1, .seed = 1}, S{.top_k = 5, .seed = 2},

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "serve/api_error.h"
+#include "serve/http.h"
+
+namespace mixtral::serve {
+
+/// Who may use a route.
+enum class Access { with_key, open };
+
+/// One path and method.
+struct Route {
+  std::string method, path;  // "GET", "/v1/models/{model}"; {…} takes one part of the path
+  /// Answers now or later. What it throws becomes an answer with an error object.
+  std::function<void(const HttpRequest&, const std::shared_ptr<Reply>&)> handler;
+  Access access = Access::with_key;
+  ErrorWriter error = openai_error;
+};
+
+/// Finds the route of a request, and refuses what nobody may send: unknown paths (404), other
+/// methods (405), wrong keys (401), foreign hosts and sites (403), compressed bodies (415). A path
+/// is the same with a slash at its end, and one under /v1 also without it.
+class Router : public HttpHandler {
+ public:
+  struct Options {
+    std::vector<std::string> keys;             // empty: none is asked for
+    std::vector<std::string> allowed_origins;  // that other sites' pages may call from
+    bool loopback = true;                      // only a loopback Host is served
+    uint64_t most_body = uint64_t{16} << 20;
+  };
+  explicit Router(Options options) : options_(std::move(options)) {}
+
+  /// Before the server starts.
+  void add(Route route);
+
+  std::optional<HttpResponse> refuse(const HttpHead& head) override;
+  uint64_t most_body(const HttpHead& head) override;
+  HttpResponse broken(int status, std::string_view reason) override;
+  void handle(HttpRequest request, std::shared_ptr<Reply> reply) override;
+
+ private:
+  struct Found {
+    const Route* route = nullptr;
+    std::vector<std::string> parts;
+    std::string allow;  // the methods of the path's routes; empty: there are none
+  };
+  Found find(const HttpHead& head) const;
+  std::optional<HttpResponse> check(const HttpHead& head, const Found& found) const;
+  void check_site(const HttpHead& head) const;
+  void check_key(const HttpHead& head) const;
+  HttpResponse preflight(const HttpHead& head, const Found& found) const;
+  void add_common_headers(const HttpHead& head, HttpResponse& response) const;
+
+  Options options_;
+  std::vector<Route> routes_;
+};
+
+}  // namespace mixtral::serve
