@@ -47,10 +47,7 @@ ordered_json text_or_null(const std::string& text) {
 }  // namespace
 
 ApiError::ApiError(int status, const std::string& message, std::string param, std::string code)
-    : Error(bounded(message)),
-      status_(status),
-      param_(std::move(param)),
-      code_(std::move(code)) {}
+    : Error(bounded(message)), status_(status), param_(std::move(param)), code_(std::move(code)) {}
 
 ApiError bad_field(const std::string& field, const std::string& message) {
   return {400, fmt::format("{}: {}", field, message), field};

@@ -116,9 +116,8 @@ std::optional<std::string> Fields::text(std::string_view name, size_t most_bytes
   if (!value->is_string())
     throw bad_field(path_of(name), "expected a text, found " + found(*value));
   if (value->as_string().size() > most_bytes)
-    throw bad_field(path_of(name),
-                    fmt::format("expected a text of at most {} bytes, found {}", most_bytes,
-                                value->as_string().size()));
+    throw bad_field(path_of(name), fmt::format("expected a text of at most {} bytes, found {}",
+                                               most_bytes, value->as_string().size()));
   return value->as_string();
 }
 
