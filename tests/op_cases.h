@@ -31,6 +31,7 @@ std::vector<OpCase> norm_cases();
 std::vector<OpCase> attention_cases();
 std::vector<OpCase> kv_view_cases();
 std::vector<OpCase> moe_cases();
+std::vector<OpCase> adapters_cases();
 std::vector<OpCase> vocab_cases();
 std::vector<OpCase> optim_cases();
 std::vector<OpCase> elementwise_cases();

@@ -74,6 +74,7 @@ class CudaBackend final : public Backend {
   void run(const ops::SwiGlu&) override;
   void run(const ops::SwiGluBackward&) override;
   void run(const ops::GroupedMatmulSwiGlu&) override;
+  void run(const ops::SortByAdapter&) override;
   void run(const ops::Embedding&) override;
   void run(const ops::EmbeddingBackward&) override;
   void run(const ops::CrossEntropy&) override;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "ops/adapters.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/kv_view.h"
@@ -113,6 +114,7 @@ class Backend : public Allocator {
   virtual void run(const ops::SwiGlu&) = 0;
   virtual void run(const ops::SwiGluBackward&) = 0;
   virtual void run(const ops::GroupedMatmulSwiGlu&) = 0;
+  virtual void run(const ops::SortByAdapter&) = 0;
   virtual void run(const ops::Embedding&) = 0;
   virtual void run(const ops::EmbeddingBackward&) = 0;
   virtual void run(const ops::CrossEntropy&) = 0;

@@ -36,6 +36,7 @@ class RefBackend : public HostBackend {
     run(op.product());
     run(op.activation());
   }
+  void run(const ops::SortByAdapter&) override;
   void run(const ops::Embedding&) override;
   void run(const ops::EmbeddingBackward&) override;
   void run(const ops::CrossEntropy&) override;

@@ -8,7 +8,7 @@ namespace mixtral::test {
 std::vector<OpCase> op_cases() {
   std::vector<OpCase> all;
   for (auto* part : {matmul_cases, norm_cases, attention_cases, kv_view_cases, moe_cases,
-                     vocab_cases, optim_cases, elementwise_cases, quantize_cases})
+                     adapters_cases, vocab_cases, optim_cases, elementwise_cases, quantize_cases})
     for (auto& one : part()) all.push_back(std::move(one));
   return all;
 }
