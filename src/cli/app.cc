@@ -41,8 +41,8 @@ int print(const std::string& text) {
 }
 
 /// The command that --help stands behind.
-const CLI::App& last_parsed(const CLI::App& app) {
-  const CLI::App* command = &app;
+const cli::App& last_parsed(const cli::App& app) {
+  const cli::App* command = &app;
   while (!command->get_subcommands().empty()) command = command->get_subcommands().back();
   return *command;
 }
@@ -60,28 +60,27 @@ int report(const Error& error, int code) {
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
-  CLI::App app(kAbout, "mixtral");
+  cli::App app(kAbout, "mixtral");
   app.footer(kFooter);
   app.set_help_flag("-h,--help", "The options that people use");
   app.set_help_all_flag("--help-all", "All options");
   app.set_version_flag("--version", version_text, "The version, how it was built, and for what");
   app.require_subcommand(1);
-  app.option_defaults()->always_capture_default(false);
   add_commands(app);
   read_numbers_as_written(app);
   try {
     if (argc == 1) return print(short_help(describe(app)));
     app.parse(argc, argv);
     return output_status();
-  } catch (const CLI::CallForHelp&) {
+  } catch (const cli::CallForHelp&) {
     return print(short_help(describe(last_parsed(app))));
-  } catch (const CLI::CallForAllHelp&) {
+  } catch (const cli::CallForAllHelp&) {
     return print(full_help(describe(last_parsed(app))));
-  } catch (const CLI::Success& request) {  // --version
+  } catch (const cli::Success& request) {  // --version
     return print(std::string(request.what()) + "\n");
   } catch (const ExitStatus& status) {
     return status.code;
-  } catch (const CLI::ParseError& error) {
+  } catch (const cli::ParseError& error) {
     messages::print("mixtral: {}", usage_error(app, error));
     return 2;
   } catch (const UsageError& error) {

@@ -379,7 +379,7 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
 }
 
 /// Refuses flags of which a work could make nothing.
-void refuse_flags_of_others(const CLI::App& command, const BenchOptions& o) {
+void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
   const auto refuse = [&](const std::vector<std::string>& flags) {
     refuse_unused(command, "bench " + o.work, flags);
   };
@@ -432,8 +432,8 @@ void run_bench(const BenchOptions& o) {
 
 }  // namespace
 
-void add_bench_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_bench_command(cli::App& app) {
+  cli::App* command = app.add_subcommand(
       "bench", "Measure training and generation beside the machine's ceilings, kernel by kernel");
   command->footer(kExamples);
   auto o = std::make_shared<BenchOptions>();
@@ -442,16 +442,16 @@ void add_bench_command(CLI::App& app) {
           "work", o->work,
           "pretrain, finetune, prefill, decode, or ops: of pretrain, the table of kernels alone")
       ->required()
-      ->check(CLI::IsMember({"pretrain", "finetune", "prefill", "decode", "ops"}));
+      ->check(cli::IsMember({"pretrain", "finetune", "prefill", "decode", "ops"}));
   command->add_option("-m,--model", o->model, "A built-in configuration or a model directory")
       ->capture_default_str();
   auto count = [&](const char* flag, int64_t& value, int64_t least, const char* help) {
     command->add_option(flag, value, help)
         ->capture_default_str()
-        ->check(CLI::Range(least, int64_t{1} << 24));
+        ->check(cli::Range(least, int64_t{1} << 24));
   };
   command->add_option("--layers", o->layers, "Instead of the configuration's")
-      ->check(CLI::Range(int64_t{1}, int64_t{1024}));
+      ->check(cli::Range(int64_t{1}, int64_t{1024}));
   count("--context", o->context, 1,
         "Tokens of a sequence (training), or of the prompt (prefill, decode)");
   count("--batch-size", o->batch_size, 1, "Sequences of a micro-batch (training)");
@@ -464,10 +464,10 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16 (training)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16"}));
+      ->check(cli::IsMember({"fp32", "bf16"}));
   command->add_option("--graph", o->graph, std::string(kGraphHelp) + " (pretrain, finetune)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "on", "off"}));
+      ->check(cli::IsMember({"auto", "on", "off"}));
   command->add_flag("--recompute", o->recompute,
                     "Keep only the blocks' inputs for backward (training)");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/messages.h"
+#include "base/numbers.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/line_editor.h"
@@ -178,12 +179,12 @@ class Chat {
     const std::string name = text.substr(0, space);
     if (!name.empty()) {
       const auto number = [&](double least, double most) {
-        std::string value = text.substr(std::min(space + 1, text.size()));
-        double result = 0;
-        if (!CLI::detail::lexical_cast(value, result) || !(result >= least && result <= most))
+        const std::string value = text.substr(std::min(space + 1, text.size()));
+        const auto result = parse_number(value);
+        if (!result || !(*result >= least && *result <= most))
           throw Error(fmt::format("/set {}: expected {} to {}, found \"{}\"", name, least, most,
                                   printable(value)));
-        return result;
+        return *result;
       };
       const auto whole = [&](double least, double most) {
         const double value = number(least, most);
@@ -293,11 +294,11 @@ void run_chat(ChatOptions o) {
 
 }  // namespace
 
-void add_chat_command(CLI::App& app) {
+void add_chat_command(cli::App& app) {
   auto o = std::make_shared<ChatOptions>();
   o->sampling.max_tokens = 512;
   o->sampling.temperature = 0.7f;
-  CLI::App* command = app.add_subcommand("chat", "Converse with a model in the terminal");
+  cli::App* command = app.add_subcommand("chat", "Converse with a model in the terminal");
   command->footer(std::string("In the conversation:\n") + kHelp +
                   "\n\nExample: mixtral chat --model runs/qa --chat-template seed --temp 0\n");
   command->add_option("-m,--model", o->model, "A model directory, or a run (also of an adapter)")
@@ -308,7 +309,7 @@ void add_chat_command(CLI::App& app) {
       ->add_option("--chat-template", o->chat_template,
                    "mistral-v1, mistral-hf-old, or seed (###user: ... ###Assistant:); default: "
                    "what the model was trained with")
-      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+      ->check(cli::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   command->add_option("--system", o->system, "What stands before the first turn");
   command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
       ->check(count_between(0, kMostContext));

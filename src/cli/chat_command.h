@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral chat`: a conversation with a model in the terminal.
-void add_chat_command(CLI::App& app);
+void add_chat_command(cli::App& app);
 
 }  // namespace mixtral

@@ -13,7 +13,7 @@
 
 namespace mixtral {
 
-void add_commands(CLI::App& app) {
+void add_commands(cli::App& app) {
   add_bench_command(app);
   add_chat_command(app);
   add_data_command(app);

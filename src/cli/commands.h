@@ -1,6 +1,6 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
@@ -10,9 +10,9 @@ struct ExitStatus {
 };
 
 /// help, completion and man.
-void add_reference_commands(CLI::App& app);
+void add_reference_commands(cli::App& app);
 
 /// Adds every subcommand to the program.
-void add_commands(CLI::App& app);
+void add_commands(cli::App& app);
 
 }  // namespace mixtral

@@ -11,35 +11,35 @@
 #include "base/messages.h"
 
 namespace mixtral {
-void CommonOptions::add_to(CLI::App& command) {
+void CommonOptions::add_to(cli::App& command) {
   command
       .add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
       ->capture_default_str();
   command
       .add_option("--dtype", dtype, "auto, fp32, bf16 or fp64: how numbers are held and multiplied")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp64"}));
+      ->check(cli::IsMember({"auto", "fp32", "bf16", "fp64"}));
   command
       .add_option(
           "--rope-frequencies", rope_frequencies,
           "fp32, as transformers has them after loading; bf16 or fp16 reproduce a model that "
           "was cast as a whole (model.half())")
       ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+      ->check(cli::IsMember({"fp32", "bf16", "fp16"}));
   command.add_option("-t,--threads", threads, "CPU threads; 0: one a core")
       ->capture_default_str()
-      ->check(CLI::Range(0, 1024));
+      ->check(cli::Range(0, 1024));
   command.add_option("-s,--seed", seed, "Seed of everything random")->capture_default_str();
   command.add_flag("-q,--quiet", quiet, "Say nothing on stderr but errors");
   command.add_flag("--json", json, "Print results as one JSON object");
 }
 
-void CommonOptions::add_model_flags(CLI::App& command) {
+void CommonOptions::add_model_flags(cli::App& command) {
   add_quantize_base(command);
   add_random_weights(command);
 }
 
-CLI::Option* CommonOptions::add_quantize_base(CLI::App& command) {
+cli::Option* CommonOptions::add_quantize_base(cli::App& command) {
   return command
       .add_option(
           "--quantize-base", quantize_base,
@@ -47,10 +47,10 @@ CLI::Option* CommonOptions::add_quantize_base(CLI::App& command) {
           "of 16-bit weights), nf4 in 4 (a quarter); off: as they are. Costs time and "
           "accuracy: weights are dequantized on each pass")
       ->capture_default_str()
-      ->check(CLI::IsMember({"off", "fp8", "nf4"}));
+      ->check(cli::IsMember({"off", "fp8", "nf4"}));
 }
 
-CLI::Option* CommonOptions::add_random_weights(CLI::App& command) {
+cli::Option* CommonOptions::add_random_weights(cli::App& command) {
   return command.add_flag(
       "--random-weights", random_weights,
       "Draw the weights on the device, from --seed, instead of reading any: --model gives the "
@@ -110,7 +110,7 @@ std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text) {
   return ids;
 }
 
-void refuse_unused(const CLI::App& command, std::string_view what,
+void refuse_unused(const cli::App& command, std::string_view what,
                    const std::vector<std::string>& flags) {
   for (const std::string& flag : flags)
     if (command.count(flag) > 0)

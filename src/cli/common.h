@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "open/model_source.h"
 #include "open/open_model.h"
 
@@ -27,10 +27,10 @@ struct CommonOptions {
   bool random_weights = false;
   std::string quantize_base = "off";
 
-  void add_to(CLI::App& command);
-  void add_model_flags(CLI::App& command);                // the following two
-  CLI::Option* add_quantize_base(CLI::App& command);      // --quantize-base
-  CLI::Option* add_random_weights(CLI::App& command);     // --random-weights
+  void add_to(cli::App& command);
+  void add_model_flags(cli::App& command);                // the following two
+  cli::Option* add_quantize_base(cli::App& command);      // --quantize-base
+  cli::Option* add_random_weights(cli::App& command);     // --random-weights
   std::optional<ops::WeightFormat> quantization() const;  // of --quantize-base
   OpenOptions open_options(int64_t context, int64_t sequences = 1) const;
   std::unique_ptr<Backend> open_device() const;
@@ -50,7 +50,7 @@ std::vector<int32_t> parse_ids(std::string_view flag, std::string_view text);
 
 /// Throws UsageError for the first of `flags` that was given although `what` can make nothing of
 /// it.
-void refuse_unused(const CLI::App& command, std::string_view what,
+void refuse_unused(const cli::App& command, std::string_view what,
                    const std::vector<std::string>& flags);
 
 /// Prints one line to stderr, unless --quiet.

@@ -294,9 +294,9 @@ void run_check(CheckCommandOptions options) {
 
 }  // namespace
 
-void add_data_check(CLI::App& parent) {
+void add_data_check(cli::App& parent) {
   auto options = std::make_shared<CheckCommandOptions>();
-  CLI::App* command = parent.add_subcommand(
+  cli::App* command = parent.add_subcommand(
       "check", "Count records and tokens, find every bad line, and show what training will see");
   command->footer(
       "Examples:\n"

@@ -27,8 +27,8 @@ void ProgressLine::show(std::string_view what, double share) {
   messages::redraw(fmt::format("{} {:3.0f}%", what, 100 * share));
 }
 
-void add_data_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("data", "Make, import and check data for training");
+void add_data_command(cli::App& app) {
+  cli::App* command = app.add_subcommand("data", "Make, import and check data for training");
   command->require_subcommand(1);
   command->footer(
       "Examples:\n"

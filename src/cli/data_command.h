@@ -1,16 +1,17 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string_view>
+
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral data`: makes, imports and checks data.
-void add_data_command(CLI::App& app);
+void add_data_command(cli::App& app);
 // Its parts.
-void add_data_stories(CLI::App& parent);
-void add_data_import(CLI::App& parent);
-void add_data_check(CLI::App& parent);
+void add_data_stories(cli::App& parent);
+void add_data_import(cli::App& parent);
+void add_data_check(cli::App& parent);
 
 /// Prints to standard output. Throws Error when that cannot be written.
 void put(std::string_view text);

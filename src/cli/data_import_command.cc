@@ -100,7 +100,7 @@ char parse_delimiter(const std::string& text) {
   return text.front();
 }
 
-void run_import(const CLI::App& command, const ImportCommandOptions& o) {
+void run_import(const cli::App& command, const ImportCommandOptions& o) {
   const std::vector<std::filesystem::path> inputs(o.inputs.begin(), o.inputs.end());
   if (o.from != "text") {
     refuse_unused(command, "--from " + o.from, {"--max-chars", "--extensions", "--encoding"});
@@ -129,10 +129,10 @@ void run_import(const CLI::App& command, const ImportCommandOptions& o) {
 
 }  // namespace
 
-void add_data_import(CLI::App& parent) {
+void add_data_import(cli::App& parent) {
   auto options = std::make_shared<ImportCommandOptions>();
   ImportCommandOptions& o = *options;
-  CLI::App* command = parent.add_subcommand(
+  cli::App* command = parent.add_subcommand(
       "import", "Turn texts, or a published data set, into train, val and test .jsonl files");
   command->footer(
       "Examples:\n"
@@ -170,7 +170,7 @@ void add_data_import(CLI::App& parent) {
       ->delimiter(',')
       ->default_str("txt,md");
   command->add_option("--encoding", o.encoding, "Of text files: utf8 or latin1")
-      ->check(CLI::IsMember({"utf8", "latin1"}))
+      ->check(cli::IsMember({"utf8", "latin1"}))
       ->default_str("utf8");
   command->add_option("--seed,-s", o.shares.seed, "Deals the documents out to the splits")
       ->default_str("1");

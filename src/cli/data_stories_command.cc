@@ -25,7 +25,7 @@ constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 
 }  // namespace
 
-void add_data_stories(CLI::App& parent) {
+void add_data_stories(cli::App& parent) {
   struct Options {
     stories::StoryFilesOptions files;
     uint64_t bytes = 20'000'000;
@@ -34,7 +34,7 @@ void add_data_stories(CLI::App& parent) {
     bool quiet = false, json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = parent.add_subcommand("stories",
+  cli::App* command = parent.add_subcommand("stories",
                                             "Generate the built-in corpus: stories from a "
                                             "simulated world to pretrain on, questions about "
                                             "such stories to fine-tune on, and preference pairs");
@@ -48,13 +48,13 @@ void add_data_stories(CLI::App& parent) {
                    "Directory; gets pretrain_data, finetune_data and preference_data")
       ->required();
   command->add_option("--size", options->bytes, "Story text over all splits, such as 20MB")
-      ->transform(CLI::AsSizeValue(true))
+      ->transform(cli::AsSizeValue(true))
       ->default_str("20MB");
   command
       ->add_option("--world", options->world,
                    "full: 24 plots, nine kinds of questions; small: one plain kind of story and "
                    "three kinds of questions, which a small model learns in minutes")
-      ->check(CLI::IsMember({"full", "small"}))
+      ->check(cli::IsMember({"full", "small"}))
       ->default_str("full");
   command->add_option("--seed,-s", options->files.seed, "The same seed gives the same bytes")
       ->default_str("1");
@@ -75,12 +75,12 @@ void add_data_stories(CLI::App& parent) {
       ->add_option("--turns", options->files.turns,
                    "Questions about each story to train on, at most; from 2, a conversation: "
                    "{\"messages\"}, to be read with --chat-template seed")
-      ->check(CLI::Range(1, 20))
+      ->check(cli::Range(1, 20))
       ->default_str("1");
   command
       ->add_option("--form", options->form,
                    "Questions as text ({\"text\"}) or completion ({\"prompt\", \"completion\"})")
-      ->check(CLI::IsMember({"text", "completion"}))
+      ->check(cli::IsMember({"text", "completion"}))
       ->default_str("text");
   command->add_option("--threads,-t", options->threads, "Threads; 0: one a core")->default_str("0");
   command->add_flag("--quiet,-q", options->quiet, "No summary");

@@ -218,16 +218,16 @@ void run_evaluate(const ScoringOptions& o) {
 
 }  // namespace
 
-void add_evaluate_command(CLI::App& app) {
+void add_evaluate_command(cli::App& app) {
   auto o = std::make_shared<EvaluateOptions>();
-  CLI::App* command = app.add_subcommand("evaluate", "Loss and perplexity of a model on data");
+  cli::App* command = app.add_subcommand("evaluate", "Loss and perplexity of a model on data");
   command->footer(
       "Examples:\n"
       "  mixtral evaluate --model runs/first --data data/pretrain_data --split test\n"
       "  mixtral evaluate --model runs/qa --data data/finetune_data --split test --exact-match\n"
       "  mixtral evaluate --model runs/first --stories 20\n");
   o->add_to(*command, "on");
-  CLI::Option* context = command->get_option("--context");
+  cli::Option* context = command->get_option("--context");
   context->description(context->get_description() +
                        " (--exact-match: tokens of a question and its answer; 0: the model's "
                        "positions)");
@@ -251,7 +251,7 @@ void add_evaluate_command(CLI::App& app) {
   command
       ->add_option("-n,--max-tokens", o->max_tokens,
                    "Tokens of an answer (default: 32), or of a story (default: 200), at most")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->check(cli::Range(int64_t{1}, int64_t{1} << 30))
       ->group(group);
   command->add_option("--show", o->show, "Print the first so many questions, or stories")
       ->check(at_least(0))
@@ -261,12 +261,12 @@ void add_evaluate_command(CLI::App& app) {
       ->add_option("--stories", o->stories,
                    "Tell so many stories, without --data, and count the names in them that the "
                    "story had introduced")
-      ->check(CLI::Range(int64_t{1}, int64_t{100'000}))
+      ->check(cli::Range(int64_t{1}, int64_t{100'000}))
       ->group(story_group);
   command->add_option("--temp", o->temperature, "Temperature of the stories (default: 0.6)")
       ->check(between(0, 100))
       ->group(story_group);
-  CLI::Option* data = command->get_option("--data")->required(false);
+  cli::Option* data = command->get_option("--data")->required(false);
   command->callback([o, command, data] {
     if (o->stories > 0) {
       refuse_unused(

@@ -355,8 +355,8 @@ class Finetuning {
 
 }  // namespace
 
-void add_finetune_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_finetune_command(cli::App& app) {
+  cli::App* command = app.add_subcommand(
       "finetune", "Tune a model on texts, conversations or preferences: LoRA, full or DPO");
   command->footer(kExamples);
   auto options = std::make_shared<FinetuneOptions>();

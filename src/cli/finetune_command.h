@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral finetune`: tunes a model, or an adapter on it, on texts, conversations or preferences.
-void add_finetune_command(CLI::App& app);
+void add_finetune_command(cli::App& app);
 
 }  // namespace mixtral

@@ -113,7 +113,7 @@ FinetuneOptions::FinetuneOptions() {
   sample_prompt = "";
 }
 
-void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
+void FinetuneOptions::add_to(cli::App& app, RunConfig& config) {
   const auto fixed = OnResume::run("the checkpoint was trained that way");
   const char *model_group = "Model", *adapter_group = "Adapter (lora, dpo)";
   config.group(model_group);
@@ -128,7 +128,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
            "lora: an adapter on a model that stays as it is; full: all weights; dpo, dpo-full: the "
            "same on preference pairs",
            fixed)
-      ->check(CLI::IsMember({"lora", "full", "dpo", "dpo-full"}));
+      ->check(cli::IsMember({"lora", "full", "dpo", "dpo-full"}));
   config.group(adapter_group);
   config.add("--adapter,--lora", adapter,
              "Start from this adapter (PEFT or mlx-lm), whose rank, alpha and targets count",
@@ -142,7 +142,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
              fixed);
   config.add("--rank,--lora-rank", rank, fmt::format("Rank (default: {})", kRank), fixed)
       ->check(count_between(1, 1 << 16));
-  CLI::Option* alpha_option =
+  cli::Option* alpha_option =
       config.add("--alpha,--lora-alpha", alpha,
                  fmt::format("Updates are scaled by alpha / rank (default: {})", kAlpha), fixed);
   config.add("--scale", scale, "Instead of --alpha: the scale itself", fixed)
@@ -179,7 +179,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
   config
       .add("--dpo-loss", dpo_loss,
            "sigmoid; normalized: of means over the tokens; ipo: a squared distance of such means")
-      ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
+      ->check(cli::IsMember({"sigmoid", "normalized", "ipo"}));
   add_data(config);
   app.get_option("--data")->description(
       "Directory with train.jsonl and, where there are, val.jsonl and test.jsonl (or .txt), or one "
@@ -189,7 +189,7 @@ void FinetuneOptions::add_to(CLI::App& app, RunConfig& config) {
       .add("--chat-template", chat_template,
            "How {\"messages\"} become text (default: the model's own, else mistral-v1)",
            OnResume::run("the model was trained with it"))
-      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+      ->check(cli::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   add_optimization(config);
   app.get_option("--lr")->description(
       "Peak learning rate (default: by the model's width and --method)");

@@ -51,7 +51,7 @@ struct FinetuneOptions : TrainOptions {
   std::string reference, dpo_loss = "sigmoid";
   double beta = 0.1, label_smoothing = 0;
 
-  void add_to(CLI::App& app, RunConfig& config);
+  void add_to(cli::App& app, RunConfig& config);
   /// After parsing: settles what follows from the method. Throws UsageError for flags that make no
   /// sense together.
   void settle(const RunConfig& config);

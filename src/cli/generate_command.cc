@@ -144,7 +144,7 @@ std::string readable(const Tokenizer* tokenizer, int32_t id) {
 }
 
 /// Refuses flags that --data or, without it, a method has no use for.
-void refuse_flags_of_others(const CLI::App& command, const std::string& method) {
+void refuse_flags_of_others(const cli::App& command, const std::string& method) {
   if (command.count("--data") > 0)
     return refuse_unused(
         command, "generate --data",
@@ -353,9 +353,9 @@ void run_data(const GenerateOptions& o) {
 
 }  // namespace
 
-void add_generate_command(CLI::App& app) {
+void add_generate_command(cli::App& app) {
   auto o = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a prompt with a model");
+  cli::App* command = app.add_subcommand("generate", "Continue a prompt with a model");
   command->footer(
       "Methods:\n"
       "  generate                          text from a prompt, streamed as it comes\n"
@@ -380,7 +380,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("--method", o->method, "How to generate (see below)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"generate", "generate_raw", "generate_one_token",
+      ->check(cli::IsMember({"generate", "generate_raw", "generate_one_token",
                              "just_generate_one_god_damn_token", "generate_after_training"}));
   command->add_option("-p,--prompt", o->prompt, "The text to continue; -: from standard input");
   command->add_option("-f,--file", o->prompt_file, "A file with the text to continue");
@@ -388,7 +388,7 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--num-samples", o->samples,
                    "So many continuations, each drawn with the next seed (--method generate)")
       ->capture_default_str()
-      ->check(CLI::Range(1, 10'000));
+      ->check(cli::Range(1, 10'000));
   command->add_flag(
       "--parse-special", o->parse_special,
       "Take control tokens that the prompt spells out (<s>, [INST]) for these tokens");
@@ -398,7 +398,7 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--chat-template", o->chat_template,
                    "The same by this template: mistral-v1, mistral-hf-old or seed (default: what "
                    "the model was trained with, or mistral-v1)")
-      ->check(CLI::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
+      ->check(cli::IsMember({"mistral-v1", "mistral-hf-old", "seed"}));
   command->add_option("--system", o->system, "The same with this text before the turn");
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
   o->sampling.add_to(*command);
@@ -407,7 +407,7 @@ void add_generate_command(CLI::App& app) {
   command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");
   command->add_option("--top", o->top, "How many tokens tables show")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->check(cli::Range(1, 1000));
   command->add_option("--out", o->out,
                       "With --data: write the results to this .jsonl file (default: standard "
                       "output). generate_raw: write the logits to this .safetensors file");
@@ -420,7 +420,7 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--parallel", o->data.parallel,
                    "Rows that are generated at once; more of them need more memory")
       ->capture_default_str()
-      ->check(CLI::Range(1, 4096))
+      ->check(cli::Range(1, 4096))
       ->group("Many prompts");
   command
       ->add_flag("--resume", o->data.resume,

@@ -199,9 +199,9 @@ void run_info(const InfoOptions& o) {
 
 }  // namespace
 
-void add_info_command(CLI::App& app) {
+void add_info_command(cli::App& app) {
   auto o = std::make_shared<InfoOptions>();
-  CLI::App* command =
+  cli::App* command =
       app.add_subcommand("info", "A model's parameters, and the memory it needs; loads nothing");
   command->footer(
       "Examples:\n"
@@ -214,10 +214,10 @@ void add_info_command(CLI::App& app) {
       ->add_option("-c,--context", o->context,
                    "Tokens of a sequence; 0: 2048, or the model's positions if fewer")
       ->capture_default_str()
-      ->check(CLI::Range(0, 1 << 24));
+      ->check(cli::Range(0, 1 << 24));
   command->add_option("--batch-size", o->batch_size, "Sequences at once")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(cli::Range(1, 1 << 20));
   command->add_flag("--recompute", o->recompute, "Plan training with recomputation by block");
   command->add_flag("--bf16-state", o->bf16_state, "Plan training with bf16 optimizer state");
   command
@@ -225,7 +225,7 @@ void add_info_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--rank", o->rank, "Rank of that adapter")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 16));
+      ->check(cli::Range(1, 1 << 16));
   o->common.add_quantize_base(*command)->description(
       "Plan generating and that tuning with the base in few bits");
   command->add_option("--num-layers", o->num_layers, "It is on the last so many layers; 0: all")

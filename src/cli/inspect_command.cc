@@ -133,8 +133,8 @@ void run_gradients(const GradientsOptions& o) {
 
 }  // namespace
 
-void add_inspect_command(CLI::App& app) {
-  CLI::App* inspect =
+void add_inspect_command(cli::App& app) {
+  cli::App* inspect =
       app.add_subcommand("inspect", "Look inside a model: gradients, routing, experts");
   inspect->require_subcommand(1);
   inspect->footer(
@@ -144,7 +144,7 @@ void add_inspect_command(CLI::App& app) {
       "  mixtral inspect gradients --model runs/first --data data/pretrain_data\n");
   {
     auto o = std::make_shared<GradientsOptions>();
-    CLI::App* command = inspect->add_subcommand(
+    cli::App* command = inspect->add_subcommand(
         "gradients", "Every parameter's gradient for the first batch of some data");
     command->footer(
         "Examples:\n"
@@ -160,7 +160,7 @@ void add_inspect_command(CLI::App& app) {
         ->add_option("--method", o->method,
                      "lm: next-token prediction; dpo: preference pairs, against a reference")
         ->capture_default_str()
-        ->check(CLI::IsMember({"lm", "dpo"}));
+        ->check(cli::IsMember({"lm", "dpo"}));
     command->add_option("--reference", o->reference,
                         "dpo: the reference model (default: --model without the --adapter)");
     command->add_option("--beta", o->beta, "dpo: how strongly the reference holds")
@@ -171,7 +171,7 @@ void add_inspect_command(CLI::App& app) {
         ->capture_default_str();
     command->add_option("--dpo-loss", o->dpo_loss, "dpo: sigmoid, normalized or ipo")
         ->capture_default_str()
-        ->check(CLI::IsMember({"sigmoid", "normalized", "ipo"}));
+        ->check(cli::IsMember({"sigmoid", "normalized", "ipo"}));
     command->callback([o, command] {
       if (o->method == "lm") return run_gradients(*o);
       if (command->count("--aux-loss") == 0) o->scoring.aux_loss = "off";

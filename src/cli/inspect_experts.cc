@@ -266,9 +266,9 @@ void run_route(const RouteOptions& o) {
 
 }  // namespace
 
-void add_inspect_experts(CLI::App& inspect) {
+void add_inspect_experts(cli::App& inspect) {
   auto o = std::make_shared<ExpertsOptions>();
-  CLI::App* command = inspect.add_subcommand(
+  cli::App* command = inspect.add_subcommand(
       "experts", "What each expert takes of some data: load, kinds of token, partners");
   command->footer(
       "Examples:\n"
@@ -285,13 +285,13 @@ void add_inspect_experts(CLI::App& inspect) {
       ->add_option("--sample-tokens", o->sample_tokens,
                    "Of the first tokens, how many --html shows in their experts' colours")
       ->capture_default_str()
-      ->check(CLI::Range(0, 100000));
+      ->check(cli::Range(0, 100000));
   command->callback([o] { run_experts(*o); });
 }
 
-void add_inspect_route(CLI::App& inspect) {
+void add_inspect_route(cli::App& inspect) {
   auto o = std::make_shared<RouteOptions>();
-  CLI::App* command = inspect.add_subcommand("route", "Which experts each token of a text goes to");
+  cli::App* command = inspect.add_subcommand("route", "Which experts each token of a text goes to");
   command->footer(
       "Examples:\n"
       "  mixtral inspect route --model runs/first --prompt \"Mia has the red kite.\"\n"

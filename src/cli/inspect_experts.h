@@ -1,12 +1,12 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral inspect experts`: what the experts do with some data.
-void add_inspect_experts(CLI::App& inspect);
+void add_inspect_experts(cli::App& inspect);
 /// `mixtral inspect route`: where each token of a text goes.
-void add_inspect_route(CLI::App& inspect);
+void add_inspect_route(cli::App& inspect);
 
 }  // namespace mixtral

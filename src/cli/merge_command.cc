@@ -282,9 +282,9 @@ void run_merge(const MergeOptions& o) {
 
 }  // namespace
 
-void add_merge_command(CLI::App& app) {
+void add_merge_command(cli::App& app) {
   auto o = std::make_shared<MergeOptions>();
-  CLI::App* command =
+  cli::App* command =
       app.add_subcommand("merge", "Add an adapter's updates to its base: one plain model");
   command->footer(
       "Sums are in double precision; the result has the base's dtype.\n"

@@ -25,7 +25,7 @@ std::string placeholder(std::string_view type) {
   return type.starts_with("FLOAT") ? "X" : "TEXT";
 }
 
-OptionRow row_of(const CLI::Option& option) {
+OptionRow row_of(const cli::Option& option) {
   OptionRow row;
   for (const std::string& name : option.get_snames())
     if (row.short_name.empty()) row.short_name = "-" + name;
@@ -46,15 +46,15 @@ OptionRow row_of(const CLI::Option& option) {
 
 }  // namespace
 
-CommandRow describe(const CLI::App& command) {
+CommandRow describe(const cli::App& command) {
   CommandRow row{.path = command.get_name(),
                  .description = command.get_description(),
                  .footer = command.get_footer()};
-  for (const CLI::App* parent = command.get_parent(); parent; parent = parent->get_parent())
+  for (const cli::App* parent = command.get_parent(); parent; parent = parent->get_parent())
     row.path = parent->get_name() + " " + row.path;
-  for (const CLI::Option* option : command.get_options())
+  for (const cli::Option* option : command.get_options())
     if (!option->get_group().empty()) row.options.push_back(row_of(*option));
-  for (const CLI::App* inner : command.get_subcommands([](const CLI::App*) { return true; }))
+  for (const cli::App* inner : command.get_subcommands([](const cli::App*) { return true; }))
     row.commands.push_back(describe(*inner));
   return row;
 }

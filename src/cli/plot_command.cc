@@ -65,8 +65,8 @@ void plot(const PlotOptions& o) {
 
 }  // namespace
 
-void add_plot_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_plot_command(cli::App& app) {
+  cli::App* command = app.add_subcommand(
       "plot",
       "Draw runs: training and validation loss, learning rate, speed, gradient norm, and the load "
       "and entropy of the experts");
@@ -77,14 +77,14 @@ void add_plot_command(CLI::App& app) {
   command->add_option("-o,--out", options->out, "A .svg or .png file (default: in the first run)");
   command->add_option("--panels", options->panels, "Draw these only")
       ->delimiter(',')
-      ->check(CLI::IsMember(std::vector<std::string>(kPanelKeys.begin(), kPanelKeys.end())));
+      ->check(cli::IsMember(std::vector<std::string>(kPanelKeys.begin(), kPanelKeys.end())));
   command->add_flag("--ascii", options->ascii, "Draw with characters on stdout");
   command->add_option("--width", options->width, "Characters a line, with --ascii")
       ->capture_default_str()
-      ->check(CLI::Range(40, 400));
+      ->check(cli::Range(40, 400));
   command->add_option("--height", options->height, "Lines a panel, with --ascii")
       ->capture_default_str()
-      ->check(CLI::Range(5, 100));
+      ->check(cli::Range(5, 100));
   command->callback([options] { plot(*options); });
 }
 

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral plot`: draw the metrics of one or several runs.
-void add_plot_command(CLI::App& app);
+void add_plot_command(cli::App& app);
 
 }  // namespace mixtral

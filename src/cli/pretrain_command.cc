@@ -317,8 +317,8 @@ class Pretraining {
 
 }  // namespace
 
-void add_pretrain_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_pretrain_command(cli::App& app) {
+  cli::App* command = app.add_subcommand(
       "pretrain", "Train a Mixtral on text from scratch, or go on training one (all weights)");
   command->footer(kExamples);
   auto options = std::make_shared<PretrainOptions>();

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral pretrain`: train a model from scratch, or go on training one.
-void add_pretrain_command(CLI::App& app);
+void add_pretrain_command(cli::App& app);
 
 }  // namespace mixtral

@@ -14,17 +14,17 @@
 
 namespace mixtral {
 
-void add_reference_commands(CLI::App& app) {
-  const CLI::App* const root = &app;
+void add_reference_commands(cli::App& app) {
+  const cli::App* const root = &app;
   auto words = std::make_shared<std::vector<std::string>>();
-  CLI::App* help = app.add_subcommand("help", "Explain a command, or list all");
+  cli::App* help = app.add_subcommand("help", "Explain a command, or list all");
   help->footer("Example: mixtral help data check\n");
   help->add_option("command", *words, "The command, such as data check");
   help->callback(
       [root, words] { fmt::print("{}", short_help(find_command(describe(*root), *words))); });
 
   auto shell = std::make_shared<std::string>();
-  CLI::App* completion = app.add_subcommand(
+  cli::App* completion = app.add_subcommand(
       "completion", "Print the script with which a shell completes commands and options");
   completion->footer(
       "Examples:\n"
@@ -33,11 +33,11 @@ void add_reference_commands(CLI::App& app) {
       "  mixtral completion fish > ~/.config/fish/completions/mixtral.fish\n");
   completion->add_option("shell", *shell, "bash, zsh or fish")
       ->required()
-      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+      ->check(cli::IsMember({"bash", "zsh", "fish"}));
   completion->callback(
       [root, shell] { fmt::print("{}", completion_script(describe(*root), *shell)); });
 
-  CLI::App* man = app.add_subcommand("man", "Print the manual page of all commands");
+  cli::App* man = app.add_subcommand("man", "Print the manual page of all commands");
   man->footer("Example: mixtral man | man -l -\n");
   man->callback([root] { fmt::print("{}", man_page(describe(*root), version())); });
 }

@@ -79,7 +79,7 @@ std::string shown(const std::string& text) { return text.empty() ? "(none)" : pr
 
 std::string RunConfig::number_text(double value) { return fmt::format("{}", value); }
 
-CLI::Validator at_least(int64_t least) {
+cli::Validator at_least(int64_t least) {
   return {[least](std::string& text) {
             const auto value = parse_integer(text);
             if (!value)
@@ -90,7 +90,7 @@ CLI::Validator at_least(int64_t least) {
           ""};
 }
 
-CLI::Validator count_between(int64_t least, int64_t most) {
+cli::Validator count_between(int64_t least, int64_t most) {
   return {[least, most](std::string& text) {
             const auto value = parse_integer(text);
             if (!value)
@@ -102,7 +102,7 @@ CLI::Validator count_between(int64_t least, int64_t most) {
           ""};
 }
 
-CLI::Validator between(double least, double most) {
+cli::Validator between(double least, double most) {
   return {[least, most](std::string& text) {
             const auto value = parse_number(text);
             if (!value) return fmt::format("expected a number, found \"{}\"", printable(text));
@@ -113,7 +113,7 @@ CLI::Validator between(double least, double most) {
           ""};
 }
 
-CLI::Validator on_off() { return CLI::IsMember({"on", "off"}); }
+cli::Validator on_off() { return cli::IsMember({"on", "off"}); }
 
 std::string yaml_scalar(const std::string& text) {
   const bool plain = !text.empty() && text.front() != '-' && text.front() != '~' &&
@@ -163,7 +163,7 @@ void RunConfig::set(const Entry& entry, const fs::path& file, const Value& value
     entry.option->clear();
     entry.option->add_result(value.text);
     entry.option->run_callback();
-  } catch (const CLI::Error& error) {
+  } catch (const cli::Error& error) {
     throw UsageError(
         fmt::format("{}:{}: {}: {}", file.string(), value.line, entry.key, flag_error(error)));
   }
@@ -171,7 +171,7 @@ void RunConfig::set(const Entry& entry, const fs::path& file, const Value& value
 
 void RunConfig::load(const fs::path& file) {
   const auto values = read(file);
-  std::set<const CLI::Option*> given;
+  std::set<const cli::Option*> given;
   for (const Entry& entry : entries_)
     if (entry.option->count() > 0) given.insert(entry.option);
   for (const Entry& entry : entries_) {
@@ -186,9 +186,9 @@ void RunConfig::load(const fs::path& file) {
     }
     // Of two that say the same thing, the one on the command line counts.
     const auto others = entry.option->get_excludes();
-    if (std::ranges::any_of(others, [&](const CLI::Option* o) { return given.contains(o); }))
+    if (std::ranges::any_of(others, [&](const cli::Option* o) { return given.contains(o); }))
       continue;
-    for (const CLI::Option* other : others)
+    for (const cli::Option* other : others)
       if (other->count() > 0)
         throw UsageError(fmt::format("{}:{}: {} and {} exclude each other; leave one out",
                                      file.string(), value->second.line, entry.key,

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -8,6 +7,8 @@
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#include "cli/command_line.h"
 
 namespace mixtral {
 
@@ -40,13 +41,13 @@ struct OnResume {
 /// dashes ("batch-size"; "batch_size" is accepted).
 class RunConfig {
  public:
-  explicit RunConfig(CLI::App& app) : app_(app) {}
+  explicit RunConfig(cli::App& app) : app_(app) {}
 
   /// Adds an option in a group of the help text.
   template <class T>
-  CLI::Option* add(const std::string& flags, T& value, const std::string& help,
+  cli::Option* add(const std::string& flags, T& value, const std::string& help,
                    const OnResume& rule = OnResume::flag()) {
-    CLI::Option* option;
+    cli::Option* option;
     if constexpr (std::is_same_v<T, bool>)
       option = app_.add_flag(flags, value, help);
     else
@@ -62,7 +63,7 @@ class RunConfig {
   }
   /// Takes in an option that was added elsewhere.
   template <class T>
-  void adopt(CLI::Option* option, T& value, const OnResume& rule) {
+  void adopt(cli::Option* option, T& value, const OnResume& rule) {
     entries_.push_back({.key = option->get_lnames().front(),
                         .option = option,
                         .text = [&value] { return as_text(value); },
@@ -95,7 +96,7 @@ class RunConfig {
  private:
   struct Entry {
     std::string key;
-    CLI::Option* option;
+    cli::Option* option;
     std::function<std::string()> text;  // "" when there is no value
     std::function<void()> reset;        // to the value that no flag gives
     OnResume rule;
@@ -123,7 +124,7 @@ class RunConfig {
   std::map<std::string, Value> read(const std::filesystem::path& file) const;
   void set(const Entry& entry, const std::filesystem::path& file, const Value& value);
 
-  CLI::App& app_;
+  cli::App& app_;
   std::string group_;
   std::vector<Entry> entries_;
 };
@@ -132,10 +133,10 @@ class RunConfig {
 inline constexpr int64_t kMostContext = int64_t{1} << 24, kMostRows = int64_t{1} << 20;
 
 /// Checks of values that leave the help text short.
-CLI::Validator at_least(int64_t least);
-CLI::Validator count_between(int64_t least, int64_t most);
-CLI::Validator between(double least, double most);
-CLI::Validator on_off();
+cli::Validator at_least(int64_t least);
+cli::Validator count_between(int64_t least, int64_t most);
+cli::Validator between(double least, double most);
+cli::Validator on_off();
 
 /// The text of a YAML scalar: quoted where YAML would read it as something else.
 std::string yaml_scalar(const std::string& text);

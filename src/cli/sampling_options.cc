@@ -4,10 +4,10 @@
 
 namespace mixtral {
 
-void SamplingOptions::add_to(CLI::App& command) {
+void SamplingOptions::add_to(cli::App& command) {
   command.add_option("-n,--max-tokens", max_tokens, "New tokens, at most")
       ->capture_default_str()
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+      ->check(cli::Range(int64_t{1}, int64_t{1} << 30));
   command.add_option("--temp,--temperature", temperature, "0: always the most probable token")
       ->capture_default_str()
       ->check(between(0, 100));
@@ -25,7 +25,7 @@ void SamplingOptions::add_to(CLI::App& command) {
       ->check(between(0.01, 100));
   command.add_option("--repeat-last-n", repeat_last_n, "Tokens that the penalty looks back on")
       ->capture_default_str()
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(cli::Range(0, 1 << 20));
   command.add_option("--stop", stop, "Text that ends the generation (may be repeated)");
   command.add_flag("--ignore-eos", ignore_eos, "Go on past the end-of-text token");
 }

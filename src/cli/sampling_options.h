@@ -1,9 +1,9 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "infer/methods.h"
 
 namespace mixtral {
@@ -16,7 +16,7 @@ struct SamplingOptions {
   std::vector<std::string> stop;
   bool ignore_eos = false;
 
-  void add_to(CLI::App& command);
+  void add_to(cli::App& command);
   TextOptions text_options(uint64_t seed, const std::vector<int64_t>& eos_ids) const;
 };
 

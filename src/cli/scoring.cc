@@ -38,7 +38,7 @@ BatchSize largest_batch(const Corpus& corpus, const BatchOptions& options, Pass 
 
 }  // namespace
 
-void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) {
+void ScoringOptions::add_to(cli::App& command, const std::string& default_pack) {
   pack = default_pack;
   command.add_option("-m,--model", model, "A model directory, a run, or a built-in name")
       ->required();
@@ -49,10 +49,10 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
       ->required();
   command.add_option("--split", split, "Of a directory: train, val or test")
       ->capture_default_str()
-      ->check(CLI::IsMember({"train", "val", "test"}));
+      ->check(cli::IsMember({"train", "val", "test"}));
   command.add_option("--batch-size", batch_size, "Rows that go through the model at once")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(cli::Range(1, 1 << 20));
   command
       .add_option("-c,--context", context,
                   "Tokens of a row at most; 0: as many as the longest record has, but no more than "
@@ -62,15 +62,15 @@ void ScoringOptions::add_to(CLI::App& command, const std::string& default_pack) 
   command
       .add_option("--pack", pack, "off: a record a row; on: several share one, unseen by another")
       ->capture_default_str()
-      ->check(CLI::IsMember({"on", "off", "fill"}));
+      ->check(cli::IsMember({"on", "off", "fill"}));
   command.add_option("--shuffle", shuffle, "off: in file order")
       ->capture_default_str()
-      ->check(CLI::IsMember({"on", "off"}));
+      ->check(cli::IsMember({"on", "off"}));
   command
       .add_option("--aux-loss", aux_loss,
                   "Balancing loss: per-layer, hf (transformers' pooled formula) or off")
       ->capture_default_str()
-      ->check(CLI::IsMember({"per-layer", "hf", "off"}));
+      ->check(cli::IsMember({"per-layer", "hf", "off"}));
   command.add_option("--aux-coef", aux_coefficient, "Its coefficient; otherwise config.json's")
       ->check(between(0, 1000));
   command.add_option("--z-coef", z_coefficient, "Coefficient of the router z-loss")

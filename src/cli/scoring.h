@@ -22,7 +22,7 @@ struct ScoringOptions {
   int64_t batch_size = 8, context = 0;
   double aux_coefficient = -1, z_coefficient = 0;
 
-  void add_to(CLI::App& command, const std::string& default_pack);
+  void add_to(cli::App& command, const std::string& default_pack);
   Objective objective(const ModelConfig& config) const;
 };
 

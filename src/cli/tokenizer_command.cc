@@ -137,9 +137,9 @@ void run_train(const TrainOptions& options) {
   }
 }
 
-void add_train(CLI::App& parent) {
+void add_train(cli::App& parent) {
   auto options = std::make_shared<TrainOptions>();
-  CLI::App* command = parent.add_subcommand(
+  cli::App* command = parent.add_subcommand(
       "train", "Learn a tokenizer from text: a SentencePiece BPE model like Mixtral's");
   command->footer(
       "Examples:\n"
@@ -152,7 +152,7 @@ void add_train(CLI::App& parent) {
                       "JSONL records, text files, or directories of them (their train.jsonl)");
   command->add_option("--out,-o", options->out, "Directory, or a file named *.model")->required();
   command->add_option("--kind", options->kind, "bpe, or bytes (a token a byte; needs no data)")
-      ->check(CLI::IsMember({"bpe", "bytes"}))
+      ->check(cli::IsMember({"bpe", "bytes"}))
       ->capture_default_str();
   command->add_option("--vocab-size", options->settings.vocab_size, "Pieces, 259 special ones too")
       ->capture_default_str();
@@ -182,7 +182,7 @@ struct EncodeOptions {
   bool jsonl = false, bos = false, special = false, parse_special = false;
 };
 
-void add_tokenizer_option(CLI::App& command, std::string& tokenizer) {
+void add_tokenizer_option(cli::App& command, std::string& tokenizer) {
   command
       .add_option("--tokenizer,--model,-m", tokenizer,
                   "A tokenizer.model, tokenizer.json or byte_tokenizer.json, a directory with one, "
@@ -219,9 +219,9 @@ void run_encode(const EncodeOptions& options) {
   }
 }
 
-void add_encode(CLI::App& parent) {
+void add_encode(cli::App& parent) {
   auto options = std::make_shared<EncodeOptions>();
-  CLI::App* command =
+  cli::App* command =
       parent.add_subcommand("encode", "Text to token ids, on one line; no BOS unless asked for");
   command->footer(
       "Examples:\n"
@@ -316,9 +316,9 @@ void run_decode(const DecodeOptions& options) {
   if (::isatty(STDOUT_FILENO) != 0) put("\n");  // elsewhere the output is exactly the text
 }
 
-void add_decode(CLI::App& parent) {
+void add_decode(cli::App& parent) {
   auto options = std::make_shared<DecodeOptions>();
-  CLI::App* command = parent.add_subcommand("decode", "Token ids to text, byte for byte");
+  cli::App* command = parent.add_subcommand("decode", "Token ids to text, byte for byte");
   command->footer(
       "Examples:\n"
       "  mixtral tokenizer decode --tokenizer tok --ids 300,301,302\n"
@@ -390,13 +390,13 @@ std::string for_people(const nlohmann::ordered_json& value) {
   return line.empty() ? "none" : line;
 }
 
-void add_info(CLI::App& parent) {
+void add_info(cli::App& parent) {
   struct Options {
     std::string tokenizer;
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = parent.add_subcommand("info", "What a tokenizer is and holds");
+  cli::App* command = parent.add_subcommand("info", "What a tokenizer is and holds");
   command->footer(
       "Examples:\n"
       "  mixtral tokenizer info --tokenizer tok\n"
@@ -419,8 +419,8 @@ void add_info(CLI::App& parent) {
 
 }  // namespace
 
-void add_tokenizer_command(CLI::App& app) {
-  CLI::App* command =
+void add_tokenizer_command(cli::App& app) {
+  cli::App* command =
       app.add_subcommand("tokenizer", "Train tokenizers, encode and decode text with them");
   command->require_subcommand(1);
   command->footer(

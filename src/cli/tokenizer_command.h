@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// Adds `mixtral tokenizer train | encode | decode | info`.
-void add_tokenizer_command(CLI::App& app);
+void add_tokenizer_command(cli::App& app);
 
 }  // namespace mixtral

@@ -110,9 +110,9 @@ void run_template(const Options& options) {
 
 }  // namespace
 
-void add_tokenizer_template(CLI::App& tokenizer) {
+void add_tokenizer_template(cli::App& tokenizer) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = tokenizer.add_subcommand(
+  cli::App* command = tokenizer.add_subcommand(
       "template", "Conversations as a model's own chat template writes them");
   command->footer(
       "Standard input has a conversation a line: {\"messages\": [...], \"tools\", "

@@ -53,7 +53,7 @@ void TrainOptions::add_data(RunConfig& config) {
            "on: whole documents share rows; fill: rows are full, documents are cut where one ends; "
            "off: a record a row, cut off at --context. Attention never crosses documents",
            same_data())
-      ->check(CLI::IsMember({"on", "fill", "off"}));
+      ->check(cli::IsMember({"on", "fill", "off"}));
   config
       .add("--shuffle", shuffle, "on: a new order in each epoch; off: in file order", same_data())
       ->check(on_off());
@@ -62,7 +62,7 @@ void TrainOptions::add_data(RunConfig& config) {
            "documents: each once an epoch; random: --context tokens from anywhere in the text, as "
            "suits one long text",
            same_data())
-      ->check(CLI::IsMember({"documents", "random"}));
+      ->check(cli::IsMember({"documents", "random"}));
   config
       .add("--val-fraction", validation_fraction,
            "Share of one file, or of a folder of texts, that is kept for validation: the end of a "
@@ -94,7 +94,7 @@ void TrainOptions::add_optimization(RunConfig& config) {
   config
       .add("--schedule", schedule,
            "After the warm-up: wsd (stable, then decay), cosine, or constant")
-      ->check(CLI::IsMember({"cosine", "constant", "wsd"}));
+      ->check(cli::IsMember({"cosine", "constant", "wsd"}));
   config.add("--warmup", warmup, "Steps until the peak (default: a tenth, at most 100)");
   config.add("--min-lr", min_lr,
              "Final learning rate (default: 0 for wsd, a tenth of --lr for cosine)");
@@ -107,7 +107,7 @@ void TrainOptions::add_optimization(RunConfig& config) {
   config
       .add("--aux-loss", aux_loss,
            "Load-balancing loss: per-layer, hf (transformers' formula, which pools layers), off")
-      ->check(CLI::IsMember({"per-layer", "hf", "off"}));
+      ->check(cli::IsMember({"per-layer", "hf", "off"}));
   config.add("--aux-coef", aux_coefficient, "Its coefficient (default: the model's, 0.02)")
       ->check(between(0, 1000));
   config.add("--z-coef", z_coefficient, "Coefficient of the router z-loss")
@@ -116,7 +116,7 @@ void TrainOptions::add_optimization(RunConfig& config) {
       .add("--optimizer-state", optimizer_state,
            "fp32, or bf16: half the memory of the moments, stochastically rounded",
            OnResume::run("the checkpoint's optimizer state has it"))
-      ->check(CLI::IsMember({"fp32", "bf16"}));
+      ->check(cli::IsMember({"fp32", "bf16"}));
   config.add("--recompute", recompute,
              "Recompute activations in the backward pass: less memory, a third slower",
              OnResume::unnoticed());
@@ -127,7 +127,7 @@ void TrainOptions::add_optimization(RunConfig& config) {
       ->check(at_least(0));
 }
 
-void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
+void TrainOptions::add_run(cli::App& app, RunConfig& config) {
   config.group("Run");
   config.add("-o,--out", out, "Run directory: configuration, metrics, plots, checkpoints",
              OnResume::unnoticed());
@@ -161,7 +161,7 @@ void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
   count("--max-skipped", max_skipped,
         "Stop after so many steps in a row whose loss or gradient was not finite", 1);
   config.add("--graph", graph, kGraphHelp, OnResume::unnoticed())
-      ->check(CLI::IsMember({"auto", "on", "off"}));
+      ->check(cli::IsMember({"auto", "on", "off"}));
   config.add("--tensorboard", tensorboard,
              "Also write the metrics as TensorBoard events, to the run's tensorboard/",
              OnResume::unnoticed());
@@ -170,7 +170,7 @@ void TrainOptions::add_run(CLI::App& app, RunConfig& config) {
   count("--sample-tokens", sample_tokens, "Tokens of that sample; 0: none", 0);
 }
 
-void TrainOptions::add_common(CLI::App& app, RunConfig& config) {
+void TrainOptions::add_common(cli::App& app, RunConfig& config) {
   common.add_to(app);
   for (const char* name :
        {"--device", "--dtype", "--rope-frequencies", "--threads", "--seed", "--quiet", "--json"})
@@ -186,7 +186,7 @@ void TrainOptions::add_common(CLI::App& app, RunConfig& config) {
   config.adopt(app.get_option("--json"), common.json, OnResume::forgotten());
 }
 
-std::vector<std::string> TrainOptions::read_config(CLI::App& app, RunConfig& config_file) {
+std::vector<std::string> TrainOptions::read_config(cli::App& app, RunConfig& config_file) {
   resuming = app.count("--resume") > 0;
   if (!resuming) {
     if (!config_path.empty()) config_file.load(config_path);

@@ -69,13 +69,13 @@ struct TrainOptions {
 
   void add_data(RunConfig& config_file);
   void add_optimization(RunConfig& config_file);
-  void add_run(CLI::App& app, RunConfig& config_file);
+  void add_run(cli::App& app, RunConfig& config_file);
   /// --device and the like: what CommonOptions has.
-  void add_common(CLI::App& app, RunConfig& config_file);
+  void add_common(cli::App& app, RunConfig& config_file);
 
   /// Reads --config, or the run's own configuration on --resume. Returns what is to be said about
   /// flags that differ from the run's. Throws UsageError, also for flags that say nothing together.
-  std::vector<std::string> read_config(CLI::App& app, RunConfig& config_file);
+  std::vector<std::string> read_config(cli::App& app, RunConfig& config_file);
 
   /// Fills in what depends on the model's width (learning rate) and on the number of steps, from
   /// `rows_per_epoch` rows of data where --epochs is given.

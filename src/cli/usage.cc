@@ -17,8 +17,8 @@ namespace mixtral {
 namespace {
 
 /// The command that was being read: "mixtral data check".
-std::string path_of(const CLI::App& command) {
-  const CLI::App* parent = command.get_parent();
+std::string path_of(const cli::App& command) {
+  const cli::App* parent = command.get_parent();
   return parent ? path_of(*parent) + " " + command.get_name() : command.get_name();
 }
 
@@ -91,7 +91,7 @@ std::string finite(std::string& text) {
 
 }  // namespace
 
-std::string flag_error(const CLI::Error& error) {
+std::string flag_error(const cli::Error& error) {
   const std::string text = error.what();
   // "Could not convert: --lr = fast"
   if (const auto parts = split(text, "Could not convert: ", " = "))
@@ -109,33 +109,33 @@ std::string flag_error(const CLI::Error& error) {
   return without_zero_fractions(text);
 }
 
-void read_numbers_as_written(CLI::App& app) {
-  for (CLI::Option* option : app.get_options([](const CLI::Option*) { return true; })) {
+void read_numbers_as_written(cli::App& app) {
+  for (cli::Option* option : app.get_options()) {
     const std::string type = option->get_type_name();
     if (type.find("SIZE") != std::string::npos) continue;  // "20MB"
     if (type.starts_with("INT") || type.starts_with("UINT")) {
       const bool sign = type.starts_with("INT");
       option->transform(
-          CLI::Validator([sign](std::string& text) { return whole(text, sign); }, ""));
+          cli::Validator([sign](std::string& text) { return whole(text, sign); }, ""));
     } else if (type.starts_with("FLOAT")) {
-      option->transform(CLI::Validator(number, ""));
-      option->check(CLI::Validator(finite, ""));  // last, behind the flag's own range
+      option->transform(cli::Validator(number, ""));
+      option->check(cli::Validator(finite, ""));  // last, behind the flag's own range
     }
   }
-  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+  for (cli::App* command : app.get_subcommands([](const cli::App*) { return true; }))
     read_numbers_as_written(*command);
 }
 
-std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
-  const CLI::App* command = &app;
+std::string usage_error(const cli::App& app, const cli::ParseError& error) {
+  const cli::App* command = &app;
   while (!command->get_subcommands().empty()) command = command->get_subcommands().back();
   const std::string help = fmt::format("`{} --help` explains", path_of(*command));
   const std::vector<std::string> rest = command->remaining();
-  const std::vector<const CLI::App*> inner =
-      command->get_subcommands([](const CLI::App*) { return true; });
+  const std::vector<const cli::App*> inner =
+      command->get_subcommands([](const cli::App*) { return true; });
   if (!inner.empty()) {  // a command that consists of others, and none of them was named
     std::vector<std::string> names;
-    for (const CLI::App* each : inner) names.push_back(each->get_name());
+    for (const cli::App* each : inner) names.push_back(each->get_name());
     const auto word = std::ranges::find_if(rest, [](const auto& w) { return !w.starts_with("-"); });
     if (word != rest.end())
       return fmt::format("{} has no command '{}'{}; {}", path_of(*command), printable(*word),
@@ -146,7 +146,7 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
   const auto unknown = std::ranges::find_if(rest, [](const auto& w) { return w.starts_with("-"); });
   if (unknown != rest.end()) {  // also where something else is missing: a misspelt --model
     std::vector<std::string> names;
-    for (const CLI::Option* option : command->get_options())
+    for (const cli::Option* option : command->get_options())
       for (const std::string& name : option->get_lnames()) names.push_back(name);
     const std::string flag = unknown->substr(0, unknown->find('='));
     const std::string word = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));

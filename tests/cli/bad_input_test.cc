@@ -277,14 +277,14 @@ TEST_F(BadInput, CommandLines) {
   });
 }
 
-void expect_examples(const CLI::App& command, const std::string& path) {
+void expect_examples(const cli::App& command, const std::string& path) {
   EXPECT_THAT(command.get_footer(), HasSubstr(path + " "));
-  for (const CLI::App* inner : command.get_subcommands([](const CLI::App*) { return true; }))
+  for (const cli::App* inner : command.get_subcommands([](const cli::App*) { return true; }))
     expect_examples(*inner, path + " " + inner->get_name());
 }
 
 TEST(Help, EveryCommandHasExamplesOfItsOwn) {
-  CLI::App app("about", "mixtral");
+  cli::App app("about", "mixtral");
   app.footer("mixtral ");  // what those without would inherit
   add_commands(app);
   expect_examples(app, "mixtral");

@@ -35,8 +35,7 @@ class DataCommand : public ::testing::Test {
 
   /// Runs the command as the program does, and gives its exit code and what it prints.
   static Result run(std::vector<std::string> arguments) {
-    CLI::App app("test", "mixtral");
-    app.option_defaults()->always_capture_default(false);
+    cli::App app("test", "mixtral");
     add_data_command(app);
     arguments.insert(arguments.begin(), "data");
     std::reverse(arguments.begin(), arguments.end());
@@ -46,7 +45,7 @@ class DataCommand : public ::testing::Test {
       app.parse(arguments);
     } catch (const ExitStatus& status) {
       result.code = status.code;
-    } catch (const CLI::ParseError&) {
+    } catch (const cli::ParseError&) {
       result.code = 2;
     } catch (const UsageError&) {
       result.code = 2;

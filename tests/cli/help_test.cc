@@ -29,7 +29,7 @@ using ::testing::StartsWith;
 
 /// All commands, as the program has them.
 CommandRow all_commands() {
-  CLI::App app("about", "mixtral");
+  cli::App app("about", "mixtral");
   app.set_help_flag("-h,--help", "The options that people use");
   app.set_help_all_flag("--help-all", "All options");
   app.footer("Example: mixtral help\n");

@@ -17,10 +17,10 @@ struct Command {
     config.add("--layers", layers, "", OnResume::run("the weights have that shape"))
         ->check(at_least(1));
     config.group("Optimization");
-    CLI::Option* rate = config.add("--lr,--learning-rate", lr, "");
+    cli::Option* rate = config.add("--lr,--learning-rate", lr, "");
     config.add("--lr-of", lr_of, "")->excludes(rate);
     config.add("-b,--batch-size", batch_size, "")->check(at_least(1));
-    config.add("--schedule", schedule, "")->check(CLI::IsMember({"cosine", "constant"}));
+    config.add("--schedule", schedule, "")->check(cli::IsMember({"cosine", "constant"}));
     config.add("--recompute", recompute, "", OnResume::unnoticed());
     config.add("--quiet", quiet, "", OnResume::forgotten());
   }
@@ -29,7 +29,7 @@ struct Command {
     app.parse(arguments);
   }
 
-  CLI::App app;
+  cli::App app;
   RunConfig config{app};
   std::optional<int64_t> layers;
   std::optional<double> lr, lr_of;

@@ -22,7 +22,7 @@ struct Outcome {
 };
 
 Outcome run(std::vector<std::string> arguments, const std::string& input = "") {
-  CLI::App app("mixtral");
+  cli::App app("mixtral");
   add_tokenizer_command(app);
   std::istringstream in(input);
   auto* const real_input = std::cin.rdbuf(in.rdbuf());
@@ -34,7 +34,7 @@ Outcome run(std::vector<std::string> arguments, const std::string& input = "") {
   arguments.push_back("tokenizer");
   try {
     app.parse(arguments);
-  } catch (const CLI::ParseError& error) {
+  } catch (const cli::ParseError& error) {
     outcome.error = error.what();
   } catch (const Error& error) {
     outcome.error = error.what();
