@@ -9,6 +9,7 @@
 #include "cli/merge_command.h"
 #include "cli/plot_command.h"
 #include "cli/pretrain_command.h"
+#include "cli/serve_command.h"
 #include "cli/tokenizer_command.h"
 
 namespace mixtral {
@@ -25,6 +26,7 @@ void add_commands(cli::App& app) {
   add_merge_command(app);
   add_plot_command(app);
   add_pretrain_command(app);
+  add_serve_command(app);
   add_tokenizer_command(app);
   add_reference_commands(app);
 }

@@ -55,6 +55,7 @@ DecodeRows::DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t c
   host_settings_.assign(count, {});
   changed_.assign(count, 1);
   mask_changed_.assign(count, 0);
+  bias_changed_.assign(count, 0);
 }
 
 DecodeRows::Results DecodeRows::cut_results(const Buffer& buffer, int64_t rows, Dtype statistics) {
@@ -91,6 +92,13 @@ bool DecodeRows::prepare(const GenerationOptions& options, bool masked) {
     std::ranges::fill(mask_changed_, uint8_t{1});
     moved = true;
   }
+  if ((!options.logit_bias.empty() || options.penalises()) && bias_.empty()) {
+    bias_buffer_ = Buffer(ctx_.backend(), rows_ * logits_.dim(1) * size_of(Dtype::f32));
+    bias_ = bias_buffer_.tensor({rows_, logits_.dim(1)}, Dtype::f32);
+    host_bias_.assign(static_cast<size_t>(bias_.numel()), 0.0F);
+    std::ranges::fill(bias_changed_, uint8_t{1});
+    moved = true;
+  }
   return moved;
 }
 
@@ -114,7 +122,39 @@ void DecodeRows::set(int64_t row, const Row& content) {
       history[p % width] = content.tokens[static_cast<size_t>(p)];
   }
   changed_[r] = 1;
+  if (bias_) set_bias(row, content);
   if (mask_) set_mask(row, TokenMask(static_cast<size_t>(mask_.dim(1)), ~uint32_t{0}));
+}
+
+void DecodeRows::set_bias(int64_t row, const Row& content) {
+  const std::span<float> bias = bias_of(row);
+  const bool was_plain = std::ranges::all_of(bias, [](float value) { return value == 0; });
+  const GenerationOptions& options = *content.options;
+  if (was_plain && options.logit_bias.empty() && !options.penalises()) return;
+  std::ranges::fill(bias, 0.0F);
+  for (const auto& [token, value] : options.logit_bias) bias[static_cast<size_t>(token)] += value;
+  bias_changed_[static_cast<size_t>(row)] = 1;
+  for (size_t end = content.prompt + 1; end <= content.tokens.size(); ++end)
+    penalise(row, {.tokens = content.tokens.first(end),
+                   .prompt = content.prompt,
+                   .options = content.options});
+}
+
+void DecodeRows::penalise(int64_t row, const Row& content) {
+  const GenerationOptions& options = *content.options;
+  if (!options.penalises()) return;
+  const int32_t token = content.tokens.back();
+  const auto before = content.tokens.first(content.tokens.size() - 1).subspan(content.prompt);
+  const bool first = std::ranges::find(before, token) == before.end();
+  bias_of(row)[static_cast<size_t>(token)] -=
+      options.frequency_penalty + (first ? options.presence_penalty : 0.0F);
+  bias_changed_[static_cast<size_t>(row)] = 1;
+}
+
+std::span<float> DecodeRows::bias_of(int64_t row) {
+  const int64_t width = bias_.dim(1);
+  return std::span(host_bias_)
+      .subspan(static_cast<size_t>(row * width), static_cast<size_t>(width));
 }
 
 void DecodeRows::clear(int64_t row) {
@@ -151,6 +191,9 @@ void DecodeRows::upload() {
   if (mask_)
     for_marked_runs(mask_changed_,
                     [&](int64_t begin, int64_t end) { send(host_mask_, mask_, begin, end); });
+  if (bias_)
+    for_marked_runs(bias_changed_,
+                    [&](int64_t begin, int64_t end) { send(host_bias_, bias_, begin, end); });
 }
 
 void DecodeRows::draw(int64_t count) {
@@ -159,6 +202,7 @@ void DecodeRows::draw(int64_t count) {
                        .settings = settings_.slice(0, count),
                        .history = history,
                        .allowed = mask_ ? mask_.slice(0, count) : Tensor(),
+                       .bias = bias_ ? bias_.slice(0, count) : Tensor(),
                        .positions = positions(count),
                        .tokens = results_.drawn.slice(0, count),
                        .log_probability = results_.log_probability.slice(0, count)});

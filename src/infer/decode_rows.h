@@ -18,6 +18,7 @@ class DecodeRows {
   /// A sequence, as it takes a row.
   struct Row {
     std::span<const int32_t> tokens;  // all so far; the last is the next to go through the model
+    size_t prompt = 0;                // of these: so many came with the request
     int32_t cache_row = 0;            // of the cache's table
     const GenerationOptions* options = nullptr;
   };
@@ -25,7 +26,8 @@ class DecodeRows {
   /// Room for `rows` sequences of up to `context` tokens. No row is taken.
   DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t context);
 
-  /// Prepares for a sequence: makes the history long enough, and room for masks when it has one.
+  /// Prepares for a sequence: makes the history long enough, and room for masks and for what is
+  /// added to logits when it has some.
   /// Returns whether this moved tensors that were handed out before.
   bool prepare(const GenerationOptions& options, bool masked);
 
@@ -33,6 +35,8 @@ class DecodeRows {
   void set(int64_t row, const Row& content);
   void clear(int64_t row);                            // takes part in no step: ops::kPadding
   void set_mask(int64_t row, const TokenMask& mask);  // for the next draw; `prepare` comes first
+  /// The last of these tokens was drawn: it is less likely from now on, where options say so.
+  void penalise(int64_t row, const Row& content);
   void upload();
 
   // The first `count` rows on the device.
@@ -56,13 +60,17 @@ class DecodeRows {
   template <class T>
   void send(const std::vector<T>& host, const Tensor& device, int64_t begin, int64_t end) const;
   bool remembers(const GenerationOptions& options) const;
+  void set_bias(int64_t row, const Row& content);
+  std::span<float> bias_of(int64_t row);  // on the host
 
   Context& ctx_;
   int64_t rows_, context_;
-  Buffer state_buffer_, history_buffer_, mask_buffer_, results_buffer_, host_results_buffer_;
+  Buffer state_buffer_, history_buffer_, mask_buffer_, bias_buffer_, results_buffer_,
+      host_results_buffer_;
   Tensor tokens_, positions_, cache_rows_, starts_, settings_, logits_;
   Tensor history_;  // [R, W], or empty: no sequence has needed one yet
   Tensor mask_;     // [R, ⌈V/32⌉], or empty: likewise
+  Tensor bias_;     // [R, V] f32, or empty: likewise
   struct Results {
     Tensor drawn, log_probability, all;  // [R] i32, [R] statistics, and the bytes of both
   };
@@ -71,8 +79,9 @@ class DecodeRows {
   // What the device gets of a row that has changed. What Advance changes there is not known here.
   std::vector<int32_t> host_tokens_, host_positions_, host_cache_rows_, host_history_;
   std::vector<uint32_t> host_mask_;
+  std::vector<float> host_bias_;
   std::vector<ops::SamplingSettings> host_settings_;
-  std::vector<uint8_t> changed_, mask_changed_;
+  std::vector<uint8_t> changed_, mask_changed_, bias_changed_;
 };
 
 }  // namespace mixtral

@@ -4,8 +4,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <numeric>
+#include <utility>
 
 namespace mixtral {
 namespace {
@@ -93,6 +92,8 @@ void Engine::check(const Request& request) const {
           fmt::format("token id {} is outside the model's vocabulary of {}; use the model's "
                       "own tokenizer",
                       id, vocabulary()));
+  for (const auto& [id, bias] : request.options.logit_bias)
+    CHECK(id >= 0 && id < vocabulary(), "a bias for a token that the model does not have");
 }
 
 RequestId Engine::submit(Request request) {
@@ -165,6 +166,7 @@ void Engine::sit(Sequence& sequence, size_t seat) {
   sequence.seat = static_cast<int64_t>(seat);
   sequence.preempted = false;
   rows_.set(sequence.seat, {.tokens = sequence.tokens,
+                            .prompt = sequence.request.prompt.size(),
                             .cache_row = sequence.cache_row,
                             .options = &sequence.request.options});
 }
@@ -328,13 +330,19 @@ void Engine::collect(const Scheduler::Step& step) {
       event.finish = FinishReason::stop;
     } else {
       event.token = {.id = id, .log_probability = rows_.log_probability(sequence->seat)};
-      if (sequence->request.best > 0)
-        event.token->best = best_tokens(sequence->seat, sequence->request.best);
+      if (sequence->request.best > 0) {
+        TokenScores scores = score_drawn(sequence->seat, id, sequence->request.best);
+        event.token->log_probability = scores.log_probability;
+        event.token->best = std::move(scores.best);
+      }
       if (sequence->request.routes)
         event.token->routes =
             routes_->of(step.prefill.empty() ? sequence->seat
                                              : drawn_from_[static_cast<size_t>(sequence->seat)]);
       sequence->tokens.push_back(id);
+      rows_.penalise(sequence->seat, {.tokens = sequence->tokens,
+                                      .prompt = sequence->request.prompt.size(),
+                                      .options = &options});
       if (sequence->drawn() >= options.max_tokens)
         event.finish = FinishReason::length;
       else if (sequence->length() > context())
@@ -344,30 +352,12 @@ void Engine::collect(const Scheduler::Step& step) {
   }
 }
 
-std::vector<TokenProbability> Engine::best_tokens(int64_t row, int64_t count) {
+TokenScores Engine::score_drawn(int64_t row, int32_t id, int64_t best) {
   const Tensor device = rows_.logits(row + 1)[row];
   const Buffer host(host_memory(), device.bytes());
   const Tensor values = host.tensor(device.shape(), device.dtype());
   backend_.download(device, values);
-  std::vector<double> logits(static_cast<size_t>(vocabulary()));
-  if (values.dtype() == Dtype::f64)
-    std::ranges::copy(values.span<double>(), logits.begin());
-  else
-    std::ranges::copy(values.span<float>(), logits.begin());
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto best = order.begin() + std::min(count, vocabulary());
-  std::partial_sort(order.begin(), best, order.end(), [&](int32_t a, int32_t b) {
-    const double x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
-  const double largest = logits[static_cast<size_t>(order.front())];
-  double sum = 0;
-  for (const double logit : logits) sum += std::exp(logit - largest);
-  std::vector<TokenProbability> result;
-  for (auto id = order.begin(); id != best; ++id)
-    result.push_back({*id, logits[static_cast<size_t>(*id)] - largest - std::log(sum)});
-  return result;
+  return score_token(values, id, best);
 }
 
 void Engine::deliver() {
@@ -378,6 +368,8 @@ void Engine::deliver() {
     if (found == sequences_.end()) continue;                   // cancelled meanwhile
     const std::shared_ptr<Sequence> sequence = found->second;  // its functions may cancel it
     const Request& request = sequence->request;
+    if (request.on_begin && !std::exchange(sequence->begun, true))
+      request.on_begin(sequence->reused.value_or(0));
     if (event.logits) request.on_prompt_logits(event.first, event.logits);
     for (size_t i = 0; i < event.routes.size() && sequences_.contains(event.id); ++i)
       request.on_prompt_routes(event.first + static_cast<int64_t>(i), event.routes[i]);

@@ -10,6 +10,7 @@
 #include "infer/request.h"
 #include "infer/scheduler.h"
 #include "infer/step_routes.h"
+#include "infer/token_scores.h"
 #include "model/mixtral.h"
 #include "ops/recordings.h"
 
@@ -110,7 +111,7 @@ class Engine {
   void prepare_routes(const Scheduler::Step& step, int64_t tokens);
   void collect_routes(const Scheduler::Step& step);
   void collect(const Scheduler::Step& step);
-  std::vector<TokenProbability> best_tokens(int64_t row, int64_t count);
+  TokenScores score_drawn(int64_t row, int32_t id, int64_t best);
   void deliver();
   void finish(Sequence& sequence, FinishReason reason);
   void erase(RequestId id);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ops/vocab.h"
@@ -15,6 +16,12 @@ struct GenerationOptions {
   int64_t repeat_last_n = 64;      // how many of the last tokens the repetition penalty looks at
   int64_t max_tokens = 256;        // at most; the context ends a generation too
   std::vector<int64_t> stop_ids;   // tokens that end the text (not reported)
+  // What is added to the logits of tokens before each draw: as given here, and less for each that
+  // was drawn, once (presence) and as often as it was (frequency). Those of the prompt don't count.
+  std::vector<std::pair<int32_t, float>> logit_bias;
+  float presence_penalty = 0, frequency_penalty = 0;
+
+  bool penalises() const { return presence_penalty != 0 || frequency_penalty != 0; }
 };
 
 struct TokenProbability {
@@ -60,6 +67,8 @@ struct Request {
   int64_t best = 0;              // so many of GeneratedToken::best
   bool routes = false;           // whether to fill GeneratedToken::routes
 
+  /// Called once, before all others: so many of the prompt's tokens were in the cache.
+  std::function<void(int64_t cached)> on_begin;
   /// Called for each new token.
   std::function<Next(const GeneratedToken&)> on_token;
   /// Called once, after the last token; not after Engine::cancel.

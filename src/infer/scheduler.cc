@@ -90,6 +90,7 @@ bool Scheduler::admit(Sequence& sequence) {
   sequence.cached = static_cast<int64_t>(shared.size()) * cache_.page_tokens();
   sequence.indexed = shared.size();
   reused_tokens_ += sequence.cached;
+  if (!sequence.reused) sequence.reused = sequence.cached;
   return true;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "infer/prefix_index.h"
@@ -16,14 +17,16 @@ using RequestId = int64_t;
 struct Sequence {
   RequestId id = 0;
   Request request;
-  std::vector<int32_t> tokens;  // the prompt, then what was drawn
-  int64_t cached = 0;           // of the tokens: those whose keys and values are in the cache
-  int32_t cache_row = -1;       // of the cache's table; -1: it waits for a place
-  int64_t seat = -1;            // its row of DecodeRows, or -1
-  bool preempted = false;       // has lost its place in the cache since it got its seat
-  size_t indexed = 0;           // of its pages: those that were offered to the prefix index
-  int64_t reported = 0;         // of the prompt: positions whose logits were handed out
-  int64_t routed = 0;           // of the prompt: positions whose routes were handed out
+  std::vector<int32_t> tokens;    // the prompt, then what was drawn
+  int64_t cached = 0;             // of the tokens: those whose keys and values are in the cache
+  int32_t cache_row = -1;         // of the cache's table; -1: it waits for a place
+  int64_t seat = -1;              // its row of DecodeRows, or -1
+  bool preempted = false;         // has lost its place in the cache since it got its seat
+  std::optional<int64_t> reused;  // tokens that were in the cache when it first got its place
+  bool begun = false;             // on_begin was called
+  size_t indexed = 0;             // of its pages: those that were offered to the prefix index
+  int64_t reported = 0;           // of the prompt: positions whose logits were handed out
+  int64_t routed = 0;             // of the prompt: positions whose routes were handed out
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t pending() const { return length() - cached; }

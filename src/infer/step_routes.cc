@@ -60,8 +60,7 @@ TokenRoutes StepRoutes::of(int64_t token) const {
                : static_cast<double>(host_.logits.as<float>()[index]);
   };
   for (int64_t layer = 0; layer < layers_; ++layer) {
-    const int32_t* expert =
-        host_.expert.as<int32_t>() + (layer * tokens_ + token) * per_token_;
+    const int32_t* expert = host_.expert.as<int32_t>() + (layer * tokens_ + token) * per_token_;
     const double largest = logit(layer, expert[0]);
     double sum = 0;
     for (int64_t j = 0; j < per_token_; ++j) sum += std::exp(logit(layer, expert[j]) - largest);

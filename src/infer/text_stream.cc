@@ -27,7 +27,12 @@ void TextStream::finish() {
 bool TextStream::add(std::string_view text) {
   held_ += text;
   size_t found = std::string::npos;
-  for (const auto& stop : stops_) found = std::min(found, held_.find(stop));
+  for (const auto& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at >= found) continue;
+    found = at;
+    stop_text_ = stop;
+  }
   if (found != std::string::npos) {
     release(found);
     held_.clear();

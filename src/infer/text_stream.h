@@ -29,6 +29,8 @@ class TextStream {
   void finish();
 
   const std::string& text() const { return text_; }  // given out so far
+  /// The stop text that ended the text; empty: none did.
+  const std::string& stop_text() const { return stop_text_; }
 
  private:
   bool add(std::string_view text);
@@ -38,7 +40,7 @@ class TextStream {
   std::optional<StreamDecoder> decoder_;
   std::vector<std::string> stops_;
   TextSink sink_;
-  std::string held_, text_;
+  std::string held_, text_, stop_text_;
   bool stopped_ = false;
 };
 

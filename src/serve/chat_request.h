@@ -42,7 +42,7 @@ struct AnswerOptions {
   std::vector<std::pair<int32_t, float>> logit_bias;
   bool ignore_eos = false;
   std::optional<int64_t> logprobs;  // with so many alternatives
-  bool routes = false;              // the experts of each token
+  bool experts = false;             // the experts of each token
   OutputRule rule;
 };
 
@@ -68,14 +68,14 @@ struct ChatDelta {
   };
   std::string content;
   std::vector<ToolCall> tool_calls;
-  std::vector<TokenInfo> tokens;  // where logprobs or routes are asked for
+  std::vector<TokenInfo> tokens;  // where logprobs or experts are asked for
 };
 
 struct ChatFinish {
   enum class Reason { stop, length, tool_calls };
   Reason reason = Reason::stop;
   std::string stop_text;  // the stop text of the request that ended it; empty: none did
-  int64_t tokens = 0, cached_tokens = 0;
+  int64_t tokens = 0, prompt_tokens = 0, cached_tokens = 0;
 };
 
 /// Is told what becomes of a conversation's answers. All functions are called on the engine's

@@ -29,6 +29,8 @@ class EngineThread {
  public:
   struct Options {
     int64_t queue = 64;  // jobs that may wait
+    /// Called on the engine's thread after each step; may be empty.
+    std::function<void(const Engine&)> after_step;
   };
   /// All must outlive this. The tokenizer makes the texts.
   EngineThread(Engine& engine, const Tokenizer& tokenizer, const Options& options);

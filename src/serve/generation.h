@@ -36,9 +36,7 @@ struct GenerationRequest {
   int32_t adapter = kNoAdapter;
   std::optional<int64_t> logprobs;         // report tokens, with so many alternatives
   std::optional<int64_t> prompt_logprobs;  // the same of the prompt's tokens
-  bool routes = false;                     // report the experts of each token
-  std::vector<std::pair<int32_t, float>> logit_bias;
-  float presence_penalty = 0, frequency_penalty = 0;
+  bool experts = false;                    // report the experts of each token
   /// A filter for one answer; empty: everything is allowed.
   std::function<std::unique_ptr<TokenFilter>()> filter;
   size_t first_choice = 0;
@@ -53,7 +51,7 @@ struct TokenInfo {
   TokenRoutes routes;                  // where asked for
 };
 
-/// A part of an answer. Where logprobs or routes are asked for there is one for each token, else
+/// A part of an answer. Where logprobs or experts are asked for there is one for each token, else
 /// only where there is text.
 struct TextPiece {
   std::string text;  // whole characters, final
@@ -65,7 +63,8 @@ struct Finish {
   FinishReason reason = FinishReason::stop;  // not `cancelled`: that is an error
   std::string stop_text;                     // the stop text that ended it; empty: none did
   int64_t tokens = 0;                        // made, stop tokens not counted
-  int64_t cached_tokens = 0;                 // of the prompt, that were in the cache already
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  // of the prompt, that were in the cache already
 };
 
 /// Is told what becomes of a job. All functions are called on the engine's thread, one at a time,

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "serve/access.h"
 #include "serve/api_error.h"
 #include "serve/http.h"
 
@@ -28,16 +29,11 @@ struct Route {
 /// is the same with a slash at its end, and one under /v1 also without it.
 class Router : public HttpHandler {
  public:
-  struct Options {
-    std::vector<std::string> keys;             // empty: none is asked for
-    std::vector<std::string> allowed_origins;  // that other sites' pages may call from
-    bool loopback = true;                      // only a loopback Host is served
-    uint64_t most_body = uint64_t{16} << 20;
-  };
-  explicit Router(Options options) : options_(std::move(options)) {}
+  explicit Router(AccessOptions options) : options_(std::move(options)) {}
 
   /// Before the server starts.
   void add(Route route);
+  const std::vector<Route>& routes() const { return routes_; }
 
   std::optional<HttpResponse> refuse(const HttpHead& head) override;
   uint64_t most_body(const HttpHead& head) override;
@@ -49,15 +45,14 @@ class Router : public HttpHandler {
     const Route* route = nullptr;
     std::vector<std::string> parts;
     std::string allow;  // the methods of the path's routes; empty: there are none
+    ErrorWriter error = openai_error;
   };
   Found find(const HttpHead& head) const;
   std::optional<HttpResponse> check(const HttpHead& head, const Found& found) const;
-  void check_site(const HttpHead& head) const;
-  void check_key(const HttpHead& head) const;
   HttpResponse preflight(const HttpHead& head, const Found& found) const;
-  void add_common_headers(const HttpHead& head, HttpResponse& response) const;
+  HttpHeaders common_headers(const HttpHead& head) const;
 
-  Options options_;
+  AccessOptions options_;
   std::vector<Route> routes_;
 };
 

@@ -33,11 +33,12 @@ class Service {
     int64_t queue = 64;    // jobs that may wait
     std::string name;      // of the model; empty: of its folder
     std::vector<std::pair<std::string, std::string>> adapters;  // name, folder
-    bool count_experts = false;
+    /// Called after each step with the engine, which then counts its experts' load; may be empty.
+    std::function<void(const Engine&)> after_step;
   };
   /// Opens the model. Throws Error as open_model does: before anything is allocated, where it and
   /// its cache do not fit.
-  Service(const ModelSource& source, OpenOptions open, Options options,
+  Service(const ModelSource& source, OpenOptions open, const Options& options,
           const ModelSource::Note& note);
   ~Service();
 
@@ -47,6 +48,7 @@ class Service {
   int64_t created() const { return created_; }  // when the model was opened, in Unix seconds
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   int64_t vocabulary() const;
+  int64_t layers() const;
   int64_t context() const { return context_; }
   const ChatFormat& format() const { return *format_; }
   EngineThread& engine() { return *engine_thread_; }
@@ -55,6 +57,12 @@ class Service {
   /// the prompt, where it has no tokens, unknown ones or too many.
   GenerationRequest generation(std::vector<int32_t> prompt, const AnswerOptions& answer,
                                const ServedModel& model, const std::string& field) const;
+
+  /// A factory of filters that keep a rule; empty for no rule. Throws ApiError 400 naming its
+  /// field.
+  std::function<std::unique_ptr<TokenFilter>()> filter(const OutputRule& rule) const {
+    return make_filter(rule, *tokenizer_);
+  }
 
   /// Plans and queues a conversation. Throws ApiError before the listener hears anything.
   Started chat(const ChatRequest& request, std::shared_ptr<ChatListener> listener);

@@ -33,6 +33,21 @@ void replace_all(std::string& text, const std::string& part, const std::string& 
     text.replace(at, part.size(), by);
 }
 
+/// The value with a mark in each of its texts that spells out a control token.
+Value plain_value(const Json& json, const std::vector<std::string>& controls) {
+  if (json.is_string()) return Value::of(mark_as_plain(json.as_string(), controls));
+  if (json.is_array()) {
+    std::vector<Value> items;
+    for (const Json& item : json.items()) items.push_back(plain_value(item, controls));
+    return Value::list(std::move(items));
+  }
+  if (!json.is_object()) return Value::from_json(json);
+  Value object = Value::dict();
+  for (const auto& [key, item] : json.members())
+    object.set(Value::of(mark_as_plain(key, controls)), plain_value(item, controls));
+  return object;
+}
+
 }  // namespace
 
 std::optional<OwnChatTemplate> OwnChatTemplate::find(const std::filesystem::path& directory,
@@ -44,7 +59,7 @@ std::optional<OwnChatTemplate> OwnChatTemplate::find(const std::filesystem::path
   return std::nullopt;
 }
 
-std::string OwnChatTemplate::render(const Value& messages, bool prompts) const {
+std::string OwnChatTemplate::render(const Value& messages, bool prompts, const Value& tools) const {
   Value variables = Value::dict();
   const auto token = [&](const char* key, int32_t id) {
     if (id >= 0) variables.set(Value::of(key), Value::of(tokenizer_->label(id)));
@@ -53,7 +68,7 @@ std::string OwnChatTemplate::render(const Value& messages, bool prompts) const {
   token("eos_token", tokenizer_->eos_id());
   token("unk_token", tokenizer_->unk_id());
   token("pad_token", tokenizer_->pad_id());
-  variables.set(Value::of("tools"), Value::none());
+  variables.set(Value::of("tools"), tools);
   variables.set(Value::of("documents"), Value::none());
   variables.set(Value::of("add_generation_prompt"), Value::of(prompts));
   variables.set(Value::of("messages"), template_messages(messages, source_));
@@ -78,6 +93,18 @@ std::vector<int32_t> OwnChatTemplate::encode(std::span<const Message> messages) 
     values.push_back(message_value(
         message, mark_as_plain(message.content, message.role == "assistant" ? special : controls)));
   return tokenizer_->encode_prompt(render(Value::list(std::move(values)), true));
+}
+
+std::string OwnChatTemplate::render(const Json& messages, const Json* tools) const {
+  return render(Value::from_json(messages), true,
+                tools != nullptr ? Value::from_json(*tools) : Value::none());
+}
+
+std::vector<int32_t> OwnChatTemplate::encode(const Json& messages, const Json* tools) const {
+  const std::vector<std::string> controls = tokenizer_->control_texts();
+  return tokenizer_->encode_prompt(
+      render(plain_value(messages, controls), true,
+             tools != nullptr ? plain_value(*tools, controls) : Value::none()));
 }
 
 std::optional<ChatTemplate> OwnChatTemplate::builtin() const {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "io/json.h"
 #include "text/chat_template.h"
 #include "text/jinja_template.h"
 #include "text/tokenizer.h"
@@ -28,6 +29,11 @@ class OwnChatTemplate {
   /// the messages are ordinary pieces. BOS stands in front where the template puts it.
   std::vector<int32_t> encode(std::span<const Message> messages) const;
 
+  /// The same of messages and tools as a request gives them: what else they have, such as
+  /// tool_calls, is the template's to read. `tools` may be null.
+  std::string render(const Json& messages, const Json* tools) const;
+  std::vector<int32_t> encode(const Json& messages, const Json* tools) const;
+
   /// The built-in template that makes the same text of a conversation, spaces beside control tokens
   /// aside; nothing where there is none.
   std::optional<ChatTemplate> builtin() const;
@@ -38,7 +44,8 @@ class OwnChatTemplate {
  private:
   OwnChatTemplate(JinjaTemplate chat, std::string source, const Tokenizer& tokenizer)
       : template_(std::move(chat)), source_(std::move(source)), tokenizer_(&tokenizer) {}
-  std::string render(const jinja::Value& messages, bool prompts) const;
+  std::string render(const jinja::Value& messages, bool prompts,
+                     const jinja::Value& tools = jinja::Value::none()) const;
 
   JinjaTemplate template_;
   std::string source_;

@@ -1,0 +1,131 @@
+#include "cli/serve_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#include "cli/common.h"
+#include "cli/run_config.h"
+#include "serve/application.h"
+#include "train/stop_signal.h"
+
+namespace mixtral {
+namespace {
+
+constexpr int64_t kContext = 8192;  // at most, unless --context says otherwise
+constexpr auto kGrace = std::chrono::seconds(10);
+
+struct ServeOptions {
+  CommonOptions common;
+  std::string model, tokenizer, name, host = "127.0.0.1";
+  uint16_t port = 8080;
+  std::vector<std::string> keys, adapters, origins;
+  int64_t context = 0, parallel = 4, queue = 64;
+  bool metrics = false;
+};
+
+/// "NAME=DIR" of --adapter.
+std::pair<std::string, std::string> parse_adapter(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == 0 || equals == std::string::npos || equals + 1 == text.size())
+    throw UsageError(fmt::format("--adapter {}: expected NAME=DIR", text));
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+void check_origin(const std::string& origin) {
+  const bool page = origin.starts_with("http://") || origin.starts_with("https://");
+  if (origin != "*" && (!page || origin.ends_with('/')))
+    throw UsageError(fmt::format(
+        "--allow-origin {}: expected an origin such as https://app.example, or *", origin));
+}
+
+serve::Application::Options application_options(const ServeOptions& o) {
+  serve::Application::Options options;
+  options.http.host = o.host;
+  options.http.port = o.port;
+  options.access.keys = o.keys;
+  if (options.access.keys.empty())
+    if (const char* key = std::getenv("MIXTRAL_API_KEY"); key != nullptr && *key != '\0')
+      options.access.keys.emplace_back(key);
+  for (const std::string& key : options.access.keys)
+    if (key.empty()) throw UsageError("--api-key: expected a key, found an empty text");
+  for (const std::string& origin : o.origins) check_origin(origin);
+  options.access.allowed_origins = o.origins;
+  options.metrics = o.metrics;
+  options.service.name = o.name;
+  options.service.parallel = o.parallel;
+  options.service.queue = o.queue;
+  for (const std::string& adapter : o.adapters)
+    options.service.adapters.push_back(parse_adapter(adapter));
+  return options;
+}
+
+void run_serve(const ServeOptions& o) {
+  serve::Application::Options options = application_options(o);
+  const ModelSource source = open_source(o.common, {o.model, "", o.tokenizer});
+  const int64_t context =
+      o.context > 0 ? o.context : std::min(source.config().max_positions, kContext);
+  options.service.context = context;
+  const bool open_to_all = options.access.keys.empty();
+  const StopSignal stop;
+  serve::Application application(std::move(options));
+  if (!application.http().loopback() && open_to_all)
+    say(o.common, fmt::format("note: everybody who reaches {} can use this model; --api-key asks "
+                              "for a key",
+                              application.http().address()));
+  application.open(source, o.common.open_options(context, o.parallel),
+                   [&](const std::string& note) { say(o.common, note); });
+  say(o.common,
+      fmt::format("serving {} at http://{}: {} tokens a request, {} at once, {} more may wait",
+                  application.service().models().front().id, application.http().address(), context,
+                  o.parallel, o.queue));
+  while (stop.arrived() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  say(o.common, "shutting down: what is under way may end; a second signal ends it now");
+  application.finish(kGrace);
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app) {
+  auto o = std::make_shared<ServeOptions>();
+  CLI::App* command = app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API");
+  command->footer(
+      "Routes: /health, /v1/models, /v1/chat/completions, /v1/completions, /tokenize, "
+      "/detokenize,\n/apply-template, /metrics.\n\n"
+      "Example: mixtral serve --model runs/qa --port 8080 --api-key secret\n");
+  command->add_option("-m,--model", o->model, "A model directory, or a run")->required();
+  command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
+  command->add_option("--name", o->name,
+                      "What requests call the model; default: its folder's name");
+  command->add_option("--host", o->host, "The address to listen at")->capture_default_str();
+  command->add_option("--port", o->port, "The port to listen at; 0: any free one")
+      ->capture_default_str();
+  command->add_option("--api-key", o->keys,
+                      "A key that requests have to send (may be repeated); the environment's "
+                      "MIXTRAL_API_KEY does the same, out of sight of other users");
+  command
+      ->add_option("-c,--context", o->context,
+                   "Tokens of a request, prompt and answer; 0: the model's, at most 8192")
+      ->check(count_between(0, kMostContext));
+  command->add_option("--parallel", o->parallel, "Answers that are made at once; each needs memory")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--queue", o->queue, "Requests that may wait; more are told to try again")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1'000'000));
+  command->add_option("--adapter", o->adapters,
+                      "NAME=DIR (may be repeated): a LoRA adapter, served as the model MODEL:NAME");
+  command->add_option("--allow-origin", o->origins,
+                      "An origin whose pages may call this server (may be repeated)");
+  command->add_flag("--metrics", o->metrics, "Serve /metrics in Prometheus's format");
+  o->common.add_model_flags(*command);
+  o->common.add_to(*command);
+  command->remove_option(command->get_option("--json"));
+  command->callback([o] { run_serve(*o); });
+}
+
+}  // namespace mixtral

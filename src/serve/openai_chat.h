@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+
+#include "serve/http.h"
+#include "serve/service.h"
+
+namespace mixtral::serve {
+
+/// POST /v1/chat/completions: one object, or a stream of chunks. Throws ApiError before anything is
+/// sent.
+void answer_chat(Service& service, const HttpRequest& http, const std::shared_ptr<Reply>& reply);
+
+}  // namespace mixtral::serve

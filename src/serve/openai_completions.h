@@ -1,0 +1,15 @@
+#pragma once
+
+#include <memory>
+
+#include "serve/http.h"
+#include "serve/service.h"
+
+namespace mixtral::serve {
+
+/// POST /v1/completions: one object, or a stream of chunks. Throws ApiError before anything is
+/// sent.
+void answer_completion(Service& service, const HttpRequest& http,
+                       const std::shared_ptr<Reply>& reply);
+
+}  // namespace mixtral::serve
