@@ -13,14 +13,20 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr size_t kMostMessage = 2000;  // bytes, so that any error stays below 4 KiB
+// Bytes as JSON, so that any error stays below 4 KiB.
+constexpr size_t kMostMessage = 2400, kMostWord = 400;
 
-/// A message of bounded size, cut between characters.
-std::string bounded(const std::string& message) {
-  if (message.size() <= kMostMessage) return message;
-  size_t end = kMostMessage;
-  while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
-  return message.substr(0, end) + "...";
+/// A text whose JSON has at most so many bytes, cut between characters.
+std::string bounded(const std::string& text, size_t most) {
+  size_t size = 0, end = 0;
+  for (; end < text.size(); ++end) {
+    const auto byte = static_cast<unsigned char>(text[end]);
+    size += byte < 0x20 ? 6 : byte == '"' || byte == '\\' ? 2 : byte < 0x80 ? 1 : 3;
+    if (size > most) break;
+  }
+  if (end == text.size()) return text;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return text.substr(0, end) + "...";
 }
 
 std::string_view type_of(int status) {
@@ -41,13 +47,16 @@ std::string_view type_of(int status) {
 }
 
 ordered_json text_or_null(const std::string& text) {
-  return text.empty() ? ordered_json() : ordered_json(bounded(text));
+  return text.empty() ? ordered_json() : ordered_json(bounded(text, kMostWord));
 }
 
 }  // namespace
 
 ApiError::ApiError(int status, const std::string& message, std::string param, std::string code)
-    : Error(bounded(message)), status_(status), param_(std::move(param)), code_(std::move(code)) {}
+    : Error(bounded(message, kMostMessage)),
+      status_(status),
+      param_(std::move(param)),
+      code_(std::move(code)) {}
 
 ApiError bad_field(const std::string& field, const std::string& message) {
   return {400, fmt::format("{}: {}", field, message), field};
@@ -82,7 +91,7 @@ ApiError unavailable(const std::string& message) {
 }
 
 std::string openai_error_json(const ApiError& error) {
-  const ordered_json object = {{"message", bounded(error.what())},
+  const ordered_json object = {{"message", bounded(error.what(), kMostMessage)},
                                {"type", type_of(error.status())},
                                {"param", text_or_null(error.param())},
                                {"code", text_or_null(error.code())}};
