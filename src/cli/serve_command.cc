@@ -22,7 +22,7 @@ constexpr auto kGrace = std::chrono::seconds(10);
 struct ServeOptions {
   CommonOptions common;
   std::string model, tokenizer, name, host = "127.0.0.1";
-  uint16_t port = 8080;
+  int32_t port = 8080;
   std::vector<std::string> keys, adapters, origins;
   int64_t context = 0, parallel = 4, queue = 64;
   bool metrics = false;
@@ -46,7 +46,7 @@ void check_origin(const std::string& origin) {
 serve::Application::Options application_options(const ServeOptions& o) {
   serve::Application::Options options;
   options.http.host = o.host;
-  options.http.port = o.port;
+  options.http.port = static_cast<uint16_t>(o.port);
   options.access.keys = o.keys;
   if (options.access.keys.empty())
     if (const char* key = std::getenv("MIXTRAL_API_KEY"); key != nullptr && *key != '\0')
@@ -90,9 +90,9 @@ void run_serve(const ServeOptions& o) {
 
 }  // namespace
 
-void add_serve_command(CLI::App& app) {
+void add_serve_command(cli::App& app) {
   auto o = std::make_shared<ServeOptions>();
-  CLI::App* command = app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API");
+  cli::App* command = app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API");
   command->footer(
       "Routes: /health, /v1/models, /v1/chat/completions, /v1/completions, /tokenize, "
       "/detokenize,\n/apply-template, /metrics.\n\n"
@@ -103,7 +103,8 @@ void add_serve_command(CLI::App& app) {
                       "What requests call the model; default: its folder's name");
   command->add_option("--host", o->host, "The address to listen at")->capture_default_str();
   command->add_option("--port", o->port, "The port to listen at; 0: any free one")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(cli::Range(0, 65535));
   command->add_option("--api-key", o->keys,
                       "A key that requests have to send (may be repeated); the environment's "
                       "MIXTRAL_API_KEY does the same, out of sight of other users");
@@ -113,10 +114,10 @@ void add_serve_command(CLI::App& app) {
       ->check(count_between(0, kMostContext));
   command->add_option("--parallel", o->parallel, "Answers that are made at once; each needs memory")
       ->capture_default_str()
-      ->check(CLI::Range(1, 4096));
+      ->check(cli::Range(1, 4096));
   command->add_option("--queue", o->queue, "Requests that may wait; more are told to try again")
       ->capture_default_str()
-      ->check(CLI::Range(0, 1'000'000));
+      ->check(cli::Range(0, 1'000'000));
   command->add_option("--adapter", o->adapters,
                       "NAME=DIR (may be repeated): a LoRA adapter, served as the model MODEL:NAME");
   command->add_option("--allow-origin", o->origins,

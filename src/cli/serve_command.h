@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace mixtral {
 
 /// `mixtral serve`: a model behind HTTP.
-void add_serve_command(CLI::App& app);
+void add_serve_command(cli::App& app);
 
 }  // namespace mixtral
