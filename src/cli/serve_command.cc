@@ -17,7 +17,7 @@ namespace mixtral {
 namespace {
 
 constexpr int64_t kContext = 8192;  // at most, unless --context says otherwise
-constexpr auto kGrace = std::chrono::seconds(10);
+constexpr auto kGrace = std::chrono::seconds(8);
 
 struct ServeOptions {
   CommonOptions common;

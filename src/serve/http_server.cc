@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -283,21 +284,19 @@ void Server::accept() {
 }
 
 void Server::add(Socket socket) {
-  std::shared_ptr<Session> oldest;
-  bool full = false;
   const auto session = std::make_shared<Session>(*this, std::move(socket));
+  std::vector<std::shared_ptr<Session>> waiting;  // let go of without the lock: ~Session takes it
   {
     const std::lock_guard lock(mutex_);
-    full = sessions_.size() >= options.connections;
-    for (Session* other : sessions_) {
-      if (!full || !other->waits()) continue;
-      if (oldest && oldest->waiting_since() <= other->waiting_since()) continue;
-      if (auto alive = other->weak_from_this().lock()) oldest = std::move(alive);
-    }
-    if (!full || oldest) sessions_.insert(session.get());
+    const bool full = sessions_.size() >= options.connections;
+    for (Session* other : sessions_)
+      if (full && other->waits())
+        if (auto alive = other->weak_from_this().lock()) waiting.push_back(std::move(alive));
+    if (full && waiting.empty()) return;  // everybody is being served: this one finds no place
+    sessions_.insert(session.get());
   }
-  if (full && !oldest) return;  // everybody is being served: this one finds the door closed
-  if (oldest) oldest->close_soon(true);
+  if (!waiting.empty())
+    (*std::ranges::min_element(waiting, {}, &Session::waiting_since))->close_soon(true);
   session->start();
 }
 
@@ -490,7 +489,7 @@ void Session::send(const HttpResponse& response) {
   if (gone_ || !answering_) return;
   outbox_ += write_head(response, BodyFraming::length, !keep_alive_);
   if (!head_only_) outbox_ += response.body;
-  unread_ = outbox_.size() + unread_;
+  unread_ = in_flight_.size() + outbox_.size();
   complete_ = true;
   on_gone_ = nullptr;
   post_flush();

@@ -76,6 +76,14 @@ class Client {
     return ended_;
   }
   std::string buffer() const { return buffer_; }
+  /// The server reads the end of what was sent.
+  void finish_sending() { ::shutdown(socket_, SHUT_WR); }
+  /// All that comes until the server ends the connection.
+  std::string rest() {
+    while (more()) {
+    }
+    return buffer_;
+  }
 
   Received answer(bool without_body = false) {
     Received got;
