@@ -10,6 +10,7 @@
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
 #include "model/checkpoint.h"
+#include "model/open_tensors.h"
 #include "train/adapter_checkpoint.h"
 #include "train/expert_choice.h"
 #include "train/language_model.h"
@@ -121,7 +122,7 @@ class Finetuning {
   fs::path started_from(const std::string& flag, const std::string& given) const {
     std::error_code error;
     const auto holds_model = [&](const fs::path& directory) {
-      return fs::exists(directory / "config.json", error);
+      return find_model_files(directory).has_value();
     };
     fs::path noted;
     if (o_.resuming) noted = read_run_info(fs::path(o_.out) / "config.yaml", "models")[flag];
@@ -223,6 +224,15 @@ class Finetuning {
         trains_adapter(kind)
             ? choose_precision(o_.common.dtype, *backend, Purpose::tuning, config_.dtype)
             : choose_precision(o_.common.dtype, *backend, Purpose::training, config_.dtype);
+    const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
+    const bool drawn = o_.common.random_weights;
+    std::unique_ptr<TensorSource> weights;
+    if (fresh && !drawn) weights = open_tensors(find_model_files(base_).value());
+    // A base that is quantized in its files stays so.
+    ParameterFormats stored;
+    if (weights && trains_adapter(kind) && o_.common.dtype == "auto" && !o_.common.quantization())
+      stored = stored_formats(
+          *weights, config_, [&](ops::WeightFormat format) { return backend->has_format(format); });
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
                                    .context = planned_context(o_, data),
@@ -230,7 +240,8 @@ class Finetuning {
                                    .trained_layers = o_.num_layers,
                                    .train_router = !o_.freeze_router,
                                    .rope_frequencies = o_.common.rope_dtype(),
-                                   .quantization = o_.common.quantization()};
+                                   .quantization = o_.common.quantization(),
+                                   .formats = stored};
     std::optional<AdapterFile> file;
     if (trains_adapter(kind)) {
       file = starting_adapter();
@@ -258,10 +269,7 @@ class Finetuning {
       if (!o_.adapter.empty()) require_outside(o_.out, "--adapter", o_.adapter);
       if (!reference_.empty()) require_outside(o_.out, "--reference", reference_);
     }
-    std::optional<ModelTensors> weights;
-    const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
-    const bool drawn = o_.common.random_weights;
-    if (fresh && !drawn) check_weights(config_, weights.emplace(base_));
+    if (weights) check_weights(config_, *weights);
     RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, config_, options);
     if (weights) load_weights(*backend, model, *weights);
@@ -319,6 +327,7 @@ class Finetuning {
 
   std::unique_ptr<Mixtral> open_reference(Backend& backend, Mixtral::Options options) const {
     options.trainable = false;
+    if (!reference_.empty()) options.formats.clear();  // those of the other model's files
     if (o_.reference.empty() && o_.common.random_weights) {
       auto drawn = std::make_unique<Mixtral>(backend, config_, options);
       draw_weights(backend, *drawn, o_.common.seed);

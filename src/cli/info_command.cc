@@ -92,11 +92,18 @@ void run_info(const InfoOptions& o) {
       choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
   const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
   const Precision tuning = choose_precision(o.common.dtype, *planner, Purpose::tuning, c.dtype);
+  const ParameterFormats stored =
+      backend ? source.stored_formats(*backend, o.common.dtype) : ParameterFormats();
   const auto options_of = [&](const Precision& p, std::optional<ops::WeightFormat> quantization) {
     return Mixtral::Options{.weights = p.weights,
                             .compute = p.compute,
                             .context = context,
-                            .quantization = quantization};
+                            .quantization = quantization,
+                            .formats = quantization ? ParameterFormats() : stored};
+  };
+  const auto dense = [](Mixtral::Options options) {
+    options.formats.clear();  // weights that are trained are numbers
+    return options;
   };
   const MemoryPlan run =
       plan_inference(*planner, {.config = c,
@@ -105,7 +112,7 @@ void run_info(const InfoOptions& o) {
                                 .context = context,
                                 .chunk = std::min<int64_t>(context, 256)});
   TrainingShape shape{.config = c,
-                      .options = options_of(training, std::nullopt),
+                      .options = dense(options_of(training, std::nullopt)),
                       .objective = {},
                       .optimizer = {},
                       .rows = o.batch_size,
@@ -161,7 +168,7 @@ void run_info(const InfoOptions& o) {
   Work training_work{"training", {{"", train.total()}}};
   if (train.total() > limit) {
     TrainingShape less{.config = c,
-                       .options = options_of(training, std::nullopt),
+                       .options = dense(options_of(training, std::nullopt)),
                        .objective = {},
                        .optimizer = {},
                        .rows = o.batch_size,

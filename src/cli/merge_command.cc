@@ -193,11 +193,26 @@ Agreement compare(const MergeOptions& o, Backend& backend, const ModelSource& ba
   return {size > 0 ? difference / size : difference, narrow ? 0.05 : 1e-3};
 }
 
+/// A merged model is written as Hugging Face's files, tensor by tensor of the base.
+void refuse_other_forms(const ModelSource& source) {
+  const auto& names = source.tensors().names();
+  const bool coded = std::ranges::any_of(
+      names, [&](const std::string& name) { return source.tensors().find(name)->coded; });
+  if (source.form() == ModelForm::hugging_face && !coded) return;
+  throw Error(fmt::format(
+      "{} is {}, into which no adapter can be merged; convert it first (mixtral convert --model {} "
+      "--to hf --out DIR), and merge into the result",
+      source.name(),
+      coded ? "quantized" : fmt::format("in the form of {}", to_string(source.form())),
+      source.name()));
+}
+
 void run_merge(const MergeOptions& o) {
   const ModelSource source = open_source(o.common, {.model = o.model});
   source.refuse_adapter();
   const fs::path& base = source.directory();
   const ModelConfig& config = source.config();
+  refuse_other_forms(source);
   refuse_existing(o, base);
   std::vector<WeightedAdapter> adapters;
   std::vector<MergedFrom> from;

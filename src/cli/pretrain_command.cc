@@ -274,8 +274,11 @@ class Pretraining {
                                            .recompute = o_.recompute_rule()});
     if (o_.overwrite && !subject.weights.empty())
       require_outside(o_.out, "--init", subject.weights);
-    std::optional<ModelTensors> weights;
-    if (!subject.weights.empty()) check_weights(subject.config, weights.emplace(subject.weights));
+    std::unique_ptr<TensorSource> weights;
+    if (!subject.weights.empty()) {
+      weights = open_tensors(find_model_files(subject.weights).value());
+      check_weights(subject.config, *weights);
+    }
     RunDirectory run(o_.out, open_mode(o_));
     Mixtral model(*backend, subject.config, options);
     if (weights)

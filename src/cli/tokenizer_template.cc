@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "io/gguf.h"
 #include "io/json.h"
 #include "text/jinja_template.h"
 #include "text/tokenizer_config.h"
@@ -85,7 +86,7 @@ Value variables_of(const Json& row, const Loaded& loaded, const std::string& whe
 
 void run_template(const Options& options) {
   std::error_code ignored;
-  const Loaded loaded = fs::is_directory(options.file, ignored)
+  const Loaded loaded = fs::is_directory(options.file, ignored) || is_gguf_file(options.file)
                             ? load_directory(options.file, options.name)
                             : load_file(options.file);
   const JinjaTemplate chat(loaded.text, loaded.source);
@@ -121,7 +122,8 @@ void add_tokenizer_template(cli::App& tokenizer) {
       "  mixtral tokenizer template --template models/hermes --jsonl < conversations.jsonl\n");
   command
       ->add_option("--template,--model,-m", options->file,
-                   "A model's directory, or a file {\"template\", \"bos_token\", \"eos_token\"}")
+                   "A model's directory, a GGUF file, or a file {\"template\", \"bos_token\", "
+                   "\"eos_token\"}")
       ->required();
   command->add_option("--name", options->name,
                       "Which of several templates of a directory, such as tool_use");

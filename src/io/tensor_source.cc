@@ -31,6 +31,10 @@ int64_t TensorEntry::numel() const {
 
 std::string TensorEntry::shape_text() const { return fmt::format("[{}]", fmt::join(dims, ", ")); }
 
+void TensorSource::read_codes(std::string_view name, int64_t, std::span<const Tensor>) const {
+  CHECK(false, std::string(name) + " is not kept in a format of its own");
+}
+
 const TensorEntry& TensorSource::at(std::string_view name) const {
   if (const TensorEntry* entry = find(name)) return *entry;
   throw Error(fmt::format("{}: there is no tensor \"{}\"", path().string(), printable(name)));

@@ -18,6 +18,7 @@ struct TensorEntry {
   std::string type;            // as the file names it: "BF16", "F8_E4M3", "Q4_K"
   std::optional<Dtype> dtype;  // absent where the elements are no plain numbers of this program
   bool coded = false;          // blocks of codes and scales, which read() decodes
+  std::string format;          // of a coded tensor that read_codes() gives, else empty
   std::vector<int64_t> dims;   // outermost first
 
   int64_t numel() const;
@@ -48,6 +49,13 @@ class TensorSource {
   /// converted between floating-point types. `first` and the count are whole blocks of a coded
   /// tensor. Throws Error when the types do not convert.
   virtual void read(std::string_view name, int64_t first, const Tensor& to) const = 0;
+
+  /// Copies rows of a coded tensor as they are kept in the format that its entry names (a row of
+  /// ops::kWeightFormats): `pieces` are codes, scales, minima and super-block scales in ordinary
+  /// memory, [rows, n] each; those that the format lacks are empty. Rows are counted through all of
+  /// the tensor's matrices.
+  virtual void read_codes(std::string_view name, int64_t first_row,
+                          std::span<const Tensor> pieces) const;
 
   /// The tensor of that name. Throws Error naming the model and the tensor when it is absent.
   const TensorEntry& at(std::string_view name) const;

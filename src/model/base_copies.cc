@@ -8,6 +8,8 @@
 
 #include "io/convert.h"
 #include "io/json.h"
+#include "model/open_tensors.h"
+#include "model/tensor_names.h"
 
 namespace mixtral {
 namespace {
@@ -29,6 +31,13 @@ std::string plain_name(std::string_view name) {
 bool is_weight_name(std::string_view name) {
   return (name.starts_with("model.") || name == "lm_head.weight") &&
          name.find(".lora_") == std::string_view::npos && name.ends_with(".weight");
+}
+
+/// The base's tensor of that Hugging Face name, under whatever name its files have it.
+const TensorEntry* find_in_any_scheme(const TensorSource& tensors, const std::string& name) {
+  if (const TensorEntry* entry = tensors.find(name)) return entry;
+  const auto id = parse_tensor_name(name);
+  return id ? tensors.find(name_in_files(tensors, *id)) : nullptr;
 }
 
 /// Whether the elements are equal, or those of the base are once rounded to the copy's type.
@@ -62,9 +71,10 @@ bool BaseCopies::accept(const SafetensorsFile& file, const SafetensorsEntry& ent
   if (base_.empty())
     throw Error(fmt::format("{}, but there is no base with weight files to compare it with; {}",
                             what, kRemedy));
-  if (!tensors_) tensors_.emplace(base_);
-  const SafetensorsEntry* base = tensors_->find(plain);
-  if (!base && plain == "lm_head.weight") base = tensors_->find("model.embed_tokens.weight");
+  if (!tensors_) tensors_ = open_tensors(find_model_files(base_).value_or(ModelFiles{base_}));
+  const TensorEntry* base = find_in_any_scheme(*tensors_, plain);
+  if (!base && plain == "lm_head.weight")
+    base = find_in_any_scheme(*tensors_, "model.embed_tokens.weight");
   if (!base)
     throw Error(fmt::format("{}, which {} does not have; is the adapter for another model?", what,
                             base_.string()));

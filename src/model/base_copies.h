@@ -24,7 +24,7 @@ class BaseCopies {
 
  private:
   std::filesystem::path base_;
-  std::optional<ModelTensors> tensors_;  // opened for the first copy
+  std::unique_ptr<TensorSource> tensors_;  // opened for the first copy
 };
 
 }  // namespace mixtral

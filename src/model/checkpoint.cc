@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "model/open_tensors.h"
 #include "model/tensor_names.h"
 #include "nn/layout.h"
+#include "tensor/cutter.h"
 
 namespace mixtral {
 namespace {
@@ -22,17 +24,17 @@ void check_shape(const TensorSource& tensors, const TensorPlace& place) {
   for (int i = 0; same && i < shape.rank(); ++i)
     same = entry.dims[static_cast<size_t>(i)] == shape[i];
   if (!same)
-    throw Error(fmt::format("{}: tensor {} has shape {}, but config.json asks for {}",
+    throw Error(fmt::format("{}: tensor {} has shape {}, but the configuration asks for {}",
                             tensors.file_of(place.name).string(), place.name, entry.shape_text(),
                             shape.to_string()));
 }
 
 /// Whether a left-over tensor is one that old files carry and no model needs.
-bool is_known_extra(std::string_view name, bool tied) {
+bool is_known_extra(const TensorSource& tensors, std::string_view name, bool tied) {
   for (const std::string_view ending :
        {".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"})
     if (name.ends_with(ending)) return true;
-  return tied && name == tensor_name({.kind = TensorKind::head});
+  return tied && name == name_in_files(tensors, {.kind = TensorKind::head});
 }
 
 /// A staging area in ordinary memory for one tensor at a time.
@@ -133,14 +135,16 @@ void check_weights(const ModelConfig& config, const TensorSource& tensors) {
   for_each_tensor(config, [&](const TensorId& id) {
     const auto place = find_place(tensors, config, id);
     if (!place)
-      throw Error(fmt::format("{}: tensor {} is missing; config.json describes a model that has it",
-                              tensors.path().string(), tensor_name(id)));
+      throw Error(
+          fmt::format("{}: tensor {} is missing; the configuration describes a model that has it",
+                      tensors.path().string(), name_in_files(tensors, id)));
     if (used.insert(place->name).second) check_shape(tensors, *place);
   });
   for (const std::string& name : tensors.names()) {
-    if (!used.contains(name) && !is_known_extra(name, config.tie_embeddings))
-      throw Error(fmt::format("{}: tensor {} has no place in the model that config.json describes",
-                              tensors.file_of(name).string(), name));
+    if (!used.contains(name) && !is_known_extra(tensors, name, config.tie_embeddings))
+      throw Error(
+          fmt::format("{}: tensor {} has no place in the model that the configuration describes",
+                      tensors.file_of(name).string(), name));
     const TensorEntry& entry = tensors.at(name);
     if (used.contains(name) && !entry.is_float())
       throw Error(
@@ -149,19 +153,76 @@ void check_weights(const ModelConfig& config, const TensorSource& tensors) {
   }
 }
 
+namespace {
+
+/// Codes of one tensor at a time, as files have them, in ordinary memory.
+class CodeStaging {
+ public:
+  /// The tensor's rows in the model's order. The file must have the part's format.
+  ops::Weight read(const TensorSource& tensors, const TensorPlace& place, const ModelConfig& config,
+                   const TensorId& id, ops::WeightFormat format) {
+    const Shape one = tensor_shape(config, id.kind);
+    const Shape shape{1, one[0], one[1]};
+    const auto cut = [&](Cutter cutter) {
+      weight_ = ops::make_weight(
+          shape, format, [&](Shape piece, Dtype dtype) { return cutter.take(piece, dtype); });
+      return cutter.size();
+    };
+    const int64_t bytes = cut(Cutter());
+    if (buffer_.empty() || buffer_.bytes() < bytes) buffer_ = Buffer(host_memory(), bytes);
+    cut(Cutter(buffer_.data()));
+    const TensorNaming& row = place.naming;
+    const int64_t first =
+        ((row.all_experts ? id.expert * row.parts : 0) + row.part) * weight_.rows();
+    if (row.row_order == TensorNaming::RowOrder::same) {
+      copy(tensors, place, first, weight_);
+      return weight_;
+    }
+    for (int64_t r = 0; r < weight_.rows(); ++r)
+      copy(tensors, place, first + row_in_head(row, r, config.head_dim),
+           weight_.slice_rows(r, r + 1));
+    return weight_;
+  }
+
+ private:
+  static void copy(const TensorSource& tensors, const TensorPlace& place, int64_t first,
+                   const ops::Weight& to) {
+    std::vector<Tensor> pieces;
+    for (const auto piece : ops::kWeightPieces) pieces.push_back(to.*piece);
+    tensors.read_codes(place.name, first, pieces);
+  }
+
+  Buffer buffer_;
+  ops::Weight weight_;
+};
+
+/// Whether the part can be copied as it stands in the file.
+bool keeps_format(const nn::Parameter& p, const TensorSource& tensors, const TensorPlace& place) {
+  return p.packed && !place.naming.transposed &&
+         tensors.at(place.name).format == p.packed.format.name();
+}
+
+}  // namespace
+
 void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors) {
   check_weights(model.config(), tensors);
   tensors.refuse_non_finite();
   nn::use_plain_rows(backend, model.parameters());
   Staging staging;
+  CodeStaging codes;
   nn::PartWriter writer(backend);
   model.for_each_parameter([&](nn::Parameter& p) {
     for (const Part& part : p.parts) {
       const auto id = parse_tensor_name(part.name);
       CHECK(id.has_value(), part.name + " is no name of a model's tensor");
-      const Tensor host = staging.tensor(part.shape, p.type);
-      read_tensor(tensors, *find_place(tensors, model.config(), *id), model.config(), *id, host);
-      writer.write(p, part, [&](const Tensor& device) { backend.upload(host, device); });
+      const TensorPlace place = *find_place(tensors, model.config(), *id);
+      if (keeps_format(p, tensors, place)) {
+        writer.copy(p, part, codes.read(tensors, place, model.config(), *id, p.packed.format));
+      } else {
+        const Tensor host = staging.tensor(part.shape, p.type);
+        read_tensor(tensors, place, model.config(), *id, host);
+        writer.write(p, part, [&](const Tensor& device) { backend.upload(host, device); });
+      }
       backend.synchronize();  // the staging area is used again
     }
   });
@@ -170,11 +231,12 @@ void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors)
 
 std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::path& directory,
                                     const Mixtral::Options& options) {
-  const ModelTensors tensors(directory);
-  const ModelConfig config = settle_config(ModelConfig::load(directory), tensors);
-  check_weights(config, tensors);
+  const ModelFiles files = find_model_files(directory).value_or(ModelFiles{directory});
+  const auto tensors = open_tensors(files);
+  const ModelConfig config = read_model_config(files, *tensors);
+  check_weights(config, *tensors);
   auto model = std::make_unique<Mixtral>(backend, config, options);
-  load_weights(backend, *model, tensors);
+  load_weights(backend, *model, *tensors);
   return model;
 }
 

@@ -30,7 +30,7 @@ void check_weights(const ModelConfig& config, const TensorSource& tensors);
 /// (Error, naming file and tensor).
 void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors);
 
-/// Opens a model directory (config.json and weights) on `backend`, having checked that the two
+/// Opens a model's files (find_model_files) on `backend`, having checked that the two
 /// agree before it takes memory for them.
 std::unique_ptr<Mixtral> load_model(Backend& backend, const std::filesystem::path& directory,
                                     const Mixtral::Options& options);

@@ -82,11 +82,16 @@ void check_architecture(const Json& json) {
 void refuse_unsupported(const Json& json) {
   if (const Json* act = given(json, "hidden_act"); !act || act->as_string() != "swish")
     require_text(json, "hidden_act", "silu");  // transformers has both names for it
-  if (const Json* value = given(json, "quantization_config"))
+  // MLX's (which name no method), AWQ's and GPTQ's weights are read (model/open_tensors.h).
+  const Json* quantized = given(json, "quantization_config");
+  const Json* method =
+      quantized && quantized->is_object() ? given(*quantized, "quant_method") : nullptr;
+  if (quantized && !(method ? method->as_string() == "awq" || method->as_string() == "gptq"
+                            : quantized->is_object() && given(*quantized, "group_size")))
     throw Error(
-        fmt::format("{}: quantized weights are not supported here; use the model's plain "
-                    "weights",
-                    value->where()));
+        fmt::format("{}: weights quantized in this way are not supported; expected those of MLX, "
+                    "AWQ or GPTQ, or the model's plain weights",
+                    quantized->where()));
 }
 
 // transformers 4: rope_theta, and rope_scaling that is null or {type or rope_type, ...};

@@ -27,13 +27,15 @@ Parameter pack_rows(std::vector<std::pair<std::string, int64_t>> parts, int64_t 
 }
 
 std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
-                                                std::optional<ops::WeightFormat> format) {
-  parameter.format = format;
+                                                const Mixtral::Options& options) {
+  parameter.format = options.quantization;
+  const auto own = options.formats.find(parameter.parts.front().name);
+  if (!options.quantization && own != options.formats.end()) parameter.format = own->second;
   return std::make_unique<nn::Linear>(std::move(parameter));
 }
 
 Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
-                 std::optional<ops::WeightFormat> format) {
+                 const Mixtral::Options& options) {
   const int64_t d = c.hidden_size, f = c.intermediate_size, e = c.num_experts;
   const auto name = [&](TensorKind kind, int64_t expert = -1) {
     return tensor_name({.kind = kind, .layer = layer, .expert = expert});
@@ -53,10 +55,10 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
                                                    {name(TensorKind::key), kv},
                                                    {name(TensorKind::value), kv}},
                                                   d, Role::projection),
-                                        format);
+                                        options);
   block.attention.output = make_projection(
       nn::make_parameter(name(TensorKind::attention_output), {d, q}, Role::residual_projection),
-      format);
+      options);
 
   Parameter gate_up, down;
   gate_up.shape = {e, 2 * f, d};
@@ -72,8 +74,8 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up = make_projection(std::move(gate_up), format);
-  block.experts.down = make_projection(std::move(down), format);
+  block.experts.gate_up = make_projection(std::move(gate_up), options);
+  block.experts.down = make_projection(std::move(down), options);
   return block;
 }
 
@@ -88,7 +90,8 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
                              {config.vocab_size, config.hidden_size}, Role::embedding))),
       final_norm_(nn::make_parameter(tensor_name({.kind = TensorKind::final_norm}),
                                      {config.hidden_size}, Role::norm)) {
-  CHECK(!options.quantization || !options.trainable, "a quantized model cannot be trained itself");
+  CHECK((!options.quantization && options.formats.empty()) || !options.trainable,
+        "a quantized model cannot be trained itself");
   const Dtype statistics = ops::statistics_dtype(options.compute);
   const Shape table_shape{context_, 2, config.head_dim / 2};
   rope_ = Buffer(backend, table_shape.numel() * size_of(statistics));
@@ -100,11 +103,16 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
     backend.upload(values, table);
   }
   for (int64_t i = 0; i < config.num_layers; ++i)
-    blocks_.push_back(make_block(config, i, table, options.quantization));
-  head_ = config.tie_embeddings ? std::make_unique<nn::Linear>(embedding_, /*owner=*/false)
-                                : std::make_unique<nn::Linear>(nn::make_parameter(
-                                      tensor_name({.kind = TensorKind::head}),
-                                      {config.vocab_size, config.hidden_size}, Role::head));
+    blocks_.push_back(make_block(config, i, table, options));
+  if (config.tie_embeddings) {
+    head_ = std::make_unique<nn::Linear>(embedding_, /*owner=*/false);
+  } else {
+    Parameter head = nn::make_parameter(tensor_name({.kind = TensorKind::head}),
+                                        {config.vocab_size, config.hidden_size}, Role::head);
+    const auto own = options.formats.find(head.parts.front().name);
+    if (!options.quantization && own != options.formats.end()) head.format = own->second;
+    head_ = std::make_unique<nn::Linear>(std::move(head));
+  }
   const bool whole = options.trained_layers == 0;
   for_each_parameter([&](Parameter& p) {
     p.trainable = options.trainable && whole && (p.role != Role::router || options.train_router);

@@ -8,6 +8,7 @@
 #include "model/block.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/stored_formats.h"
 
 namespace mixtral {
 
@@ -39,6 +40,9 @@ class Mixtral {
     /// The format of attention's and the experts' projections, where it is not `weights`. Such a
     /// model is not trainable.
     std::optional<ops::WeightFormat> quantization = {};
+    /// Formats of single parameters, where `quantization` is not given. Such a model is not
+    /// trainable, either.
+    ParameterFormats formats = {};
     bool planned = false;  // only what it allocates counts: nothing is computed for it
   };
 

@@ -58,9 +58,55 @@ constexpr TensorNaming kMlx[] = {
      .all_experts = true},
 };
 
+constexpr auto kInterleaved = TensorNaming::RowOrder::interleaved;
+
+// Mistral's own (mistral-inference, transformer.py).
+constexpr TensorNaming kMistral[] = {
+    {.kind = embedding, .name = "tok_embeddings.weight"},
+    {.kind = attention_norm, .name = "layers.{layer}.attention_norm.weight"},
+    {.kind = query, .name = "layers.{layer}.attention.wq.weight", .row_order = kInterleaved},
+    {.kind = key, .name = "layers.{layer}.attention.wk.weight", .row_order = kInterleaved},
+    {.kind = value, .name = "layers.{layer}.attention.wv.weight"},
+    {.kind = attention_output, .name = "layers.{layer}.attention.wo.weight"},
+    {.kind = experts_norm, .name = "layers.{layer}.ffn_norm.weight"},
+    {.kind = router, .name = "layers.{layer}.feed_forward.gate.weight"},
+    {.kind = w1, .name = "layers.{layer}.feed_forward.experts.{expert}.w1.weight"},
+    {.kind = w2, .name = "layers.{layer}.feed_forward.experts.{expert}.w2.weight"},
+    {.kind = w3, .name = "layers.{layer}.feed_forward.experts.{expert}.w3.weight"},
+    {.kind = final_norm, .name = "norm.weight"},
+    {.kind = head, .name = "output.weight"},
+};
+
+// GGUF (llama.cpp, gguf-py/gguf/constants.py).
+constexpr TensorNaming kGguf[] = {
+    {.kind = embedding, .name = "token_embd.weight"},
+    {.kind = attention_norm, .name = "blk.{layer}.attn_norm.weight"},
+    {.kind = query, .name = "blk.{layer}.attn_q.weight", .row_order = kInterleaved},
+    {.kind = key, .name = "blk.{layer}.attn_k.weight", .row_order = kInterleaved},
+    {.kind = value, .name = "blk.{layer}.attn_v.weight"},
+    {.kind = attention_output, .name = "blk.{layer}.attn_output.weight"},
+    {.kind = experts_norm, .name = "blk.{layer}.ffn_norm.weight"},
+    {.kind = router, .name = "blk.{layer}.ffn_gate_inp.weight"},
+    {.kind = w1, .name = "blk.{layer}.ffn_gate_exps.weight", .all_experts = true},
+    {.kind = w2, .name = "blk.{layer}.ffn_down_exps.weight", .all_experts = true},
+    {.kind = w3, .name = "blk.{layer}.ffn_up_exps.weight", .all_experts = true},
+    {.kind = final_norm, .name = "output_norm.weight"},
+    {.kind = head, .name = "output.weight"},
+};
+
+// As GGUF files of early 2024 had experts.
+constexpr TensorNaming kGgufOneByOne[] = {
+    {.kind = w1, .name = "blk.{layer}.ffn_gate.{expert}.weight"},
+    {.kind = w2, .name = "blk.{layer}.ffn_down.{expert}.weight"},
+    {.kind = w3, .name = "blk.{layer}.ffn_up.{expert}.weight"},
+};
+
 constexpr NamingScheme kSchemes[] = {
     {"transformers 5, packed", kTransformers5},
     {"mlx-lm", kMlx},
+    {"GGUF", kGguf},
+    {"GGUF, one tensor an expert", kGgufOneByOne},
+    {"Mistral", kMistral},
     {"Hugging Face", kHuggingFace},
 };
 
@@ -177,6 +223,11 @@ void for_each_tensor(const ModelConfig& config, const std::function<void(const T
   if (!config.tie_embeddings) visit({.kind = head});
 }
 
+const NamingScheme* find_naming_scheme(std::string_view name) {
+  const auto* found = std::ranges::find(kSchemes, name, &NamingScheme::name);
+  return found == std::end(kSchemes) ? nullptr : found;
+}
+
 const NamingScheme& hugging_face_names() { return kSchemes[std::size(kSchemes) - 1]; }
 
 std::span<const NamingScheme> naming_schemes() { return kSchemes; }
@@ -194,6 +245,14 @@ std::optional<TensorId> parse_tensor_name(std::string_view name) {
   return std::nullopt;
 }
 
+std::string name_in_files(const TensorSource& source, const TensorId& id) {
+  for (const NamingScheme& scheme : kSchemes) {
+    const std::string embedded = tensor_name(scheme, {.kind = embedding});
+    if (!embedded.empty() && source.find(embedded)) return tensor_name(scheme, id);
+  }
+  return tensor_name(id);
+}
+
 std::optional<TensorPlace> find_place(const TensorSource& source, const ModelConfig& config,
                                       const TensorId& id) {
   for (const NamingScheme& scheme : kSchemes) {
@@ -203,6 +262,12 @@ std::optional<TensorPlace> find_place(const TensorSource& source, const ModelCon
     if (source.find(name)) return TensorPlace{std::move(name), *row, whole_shape(config, *row)};
   }
   return std::nullopt;
+}
+
+int64_t row_in_head(const TensorNaming& row, int64_t r, int64_t width) {
+  if (row.row_order == TensorNaming::RowOrder::same) return r;
+  const int64_t in_head = r % width, half = width / 2;
+  return r - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
 }
 
 void read_tensor(const TensorSource& source, const TensorPlace& place, const ModelConfig& config,
@@ -228,12 +293,9 @@ void read_tensor(const TensorSource& source, const TensorPlace& place, const Mod
   }
   const Tensor stored(bytes.data(), shape, to.dtype());
   source.read(place.name, (group + row.part) * shape.numel(), stored);
-  const int64_t half = config.head_dim / 2;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t in_head = r % config.head_dim, first = r - in_head;
-    const int64_t from = first + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
-    out.copy(r * columns, Elements(stored), from * columns, columns);
-  }
+  for (int64_t r = 0; r < rows; ++r)
+    out.copy(r * columns, Elements(stored), row_in_head(row, r, config.head_dim) * columns,
+             columns);
 }
 
 }  // namespace mixtral

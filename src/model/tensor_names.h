@@ -72,6 +72,8 @@ struct NamingScheme {
 
 /// One tensor an expert, as Mixtral was released and as every tool reads it: what is written here.
 const NamingScheme& hugging_face_names();
+/// The scheme of that name ("Mistral", "GGUF", "mlx-lm", ...), or null.
+const NamingScheme* find_naming_scheme(std::string_view name);
 /// All schemes that are read. Those that pack experts come first.
 std::span<const NamingScheme> naming_schemes();
 
@@ -81,6 +83,11 @@ std::string tensor_name(const NamingScheme& scheme, const TensorId& id);
 std::string tensor_name(const TensorId& id);
 /// Which tensor a name of hugging_face_names() is of.
 std::optional<TensorId> parse_tensor_name(std::string_view name);
+
+/// The tensor's name as these files would have it, for messages: in the scheme of their embedding.
+std::string name_in_files(const TensorSource& source, const TensorId& id);
+/// Which row of the file is row `r` of the model's matrix, where heads have `width` rows.
+int64_t row_in_head(const TensorNaming& row, int64_t r, int64_t width);
 
 /// Where a tensor of the model stands in the files.
 struct TensorPlace {

@@ -4,12 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "base/nearest.h"
 #include "io/json.h"
 #include "io/manifest.h"
-#include "io/model_tensors.h"
 #include "model/checkpoint.h"
 #include "open/hub_cache.h"
 #include "train/checkpoint_check.h"
@@ -27,12 +25,11 @@ bool has_file(const fs::path& directory, std::string_view name) {
 
 bool holds_adapter(const fs::path& directory) { return has_file(directory, "adapter_config.json"); }
 
-/// Whether a directory holds a model: trainers write a config.json beside adapters, too, and a
-/// model may have an adapter beside it.
-bool holds_model(const fs::path& directory) {
-  return has_file(directory, "config.json") &&
-         (!holds_adapter(directory) || has_file(directory, "model.safetensors") ||
-          has_file(directory, "model.safetensors.index.json"));
+/// Whether a path holds a model: trainers write a config.json beside adapters, too, and a model may
+/// have an adapter beside it.
+bool holds_model(const fs::path& path) {
+  return find_model_files(path) && (!holds_adapter(path) || has_file(path, "model.safetensors") ||
+                                    has_file(path, "model.safetensors.index.json"));
 }
 
 /// The folder that a name stands for: its own, or that of its download from the hub.
@@ -75,13 +72,6 @@ std::string base_of(const fs::path& adapter, const ModelSource::Names& names) {
   return name;
 }
 
-std::string describe_file(const fs::path& file) {
-  std::string ending = file.extension().string();
-  std::ranges::transform(ending, ending.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return ending == ".gguf" ? "GGUF files are not read yet" : "is a file";
-}
-
 /// Says why a name stands for nothing.
 [[noreturn]] void not_found(const ModelSource::Names& names) {
   const std::string& model = names.model;
@@ -102,12 +92,13 @@ std::string describe_file(const fs::path& file) {
                             close.empty() ? "" : fmt::format("; did you mean {}?", close)));
   }
   if (!fs::is_directory(model, error))
-    throw about(names.setting, model,
-                fmt::format("{}; what is read is a directory with config.json, the weights in "
-                            ".safetensors files and tokenizer.model, or a run",
-                            describe_file(model)));
+    throw about(
+        names.setting, model,
+        "is a file; what is read is a GGUF file, a directory with config.json, the weights in "
+        ".safetensors files and tokenizer.model, or a run");
   throw about(names.setting, model,
-              "found neither config.json (a model) nor checkpoints (a run) in it");
+              "found neither config.json (a model) nor checkpoints (a run) in it, nor params.json "
+              "(Mistral's files) nor a GGUF file");
 }
 
 }  // namespace
@@ -154,9 +145,16 @@ void ModelSource::find_files(const Note& note) {
     }
   const bool downloaded = folder != fs::path(names_.model);
   std::error_code error;
-  if (holds_model(folder))
-    directory_ = folder;
-  else if (const auto checkpoint = find_checkpoint(folder))
+  if (holds_model(folder)) {
+    const ModelFiles files = *find_model_files(folder);
+    directory_ = files.path;
+    form_ = files.form;
+    if (files.others && note)
+      note(
+          fmt::format("note: {} holds a model in the forms of Hugging Face and of Mistral; Hugging "
+                      "Face's files are read (config.json), Mistral's (params.json) are not",
+                      folder.string()));
+  } else if (const auto checkpoint = find_checkpoint(folder))
     directory_ = *checkpoint;
   else if (downloaded)
     throw about(names_.setting, names_.model,
@@ -174,6 +172,13 @@ void ModelSource::read_config(const Note& note) {
     return;
   }
   if (is_checkpoint(directory_)) verify_checkpoint(directory_, CheckpointUse::inference);
+  if (form_ == ModelForm::hugging_face)
+    read_hugging_face_config(note);
+  else
+    config_ = read_model_config({directory_, form_, false}, tensors(), note);
+}
+
+void ModelSource::read_hugging_face_config(const Note& note) {
   const fs::path file = directory_ / "config.json";
   const Json json =
       Json::parse(read_listed(file, kConfigLimits.bytes), file.string(), kConfigLimits);
@@ -250,8 +255,14 @@ std::vector<int64_t> ModelSource::stop_ids() const {
   return answer_ends(config_.eos_ids, directory_, tokenizer().get());
 }
 
+ParameterFormats ModelSource::stored_formats(const Backend& backend, std::string_view dtype) const {
+  if (is_builtin() || dtype != "auto") return {};
+  return mixtral::stored_formats(
+      tensors(), config_, [&](ops::WeightFormat format) { return backend.has_format(format); });
+}
+
 const TensorSource& ModelSource::tensors() const {
-  if (!tensors_) tensors_ = std::make_shared<ModelTensors>(directory());
+  if (!tensors_) tensors_ = open_tensors({directory(), form_, false});
   return *tensors_;
 }
 

@@ -12,6 +12,9 @@
 #include "io/tensor_source.h"
 #include "model/adapter_file.h"
 #include "model/config.h"
+#include "model/open_tensors.h"
+#include "model/stored_formats.h"
+#include "ops/backend.h"
 #include "text/chat_template.h"
 #include "text/own_chat.h"
 #include "text/tokenizer.h"
@@ -20,9 +23,9 @@ namespace mixtral {
 
 /// What a name of a model stands for, and all that its files say: resolved once, so that every part
 /// of a command sees the same model although a run that is still training moves on. A name is a
-/// built-in configuration, a model's directory, a run (its best checkpoint, else its latest), a
-/// checkpoint, an adapter or a run that trained one (with the base that it names), or a model of
-/// the Hugging Face hub that is in the hub's cache.
+/// built-in configuration, a model's directory (Hugging Face's, MLX's or Mistral's), a GGUF file, a
+/// run (its best checkpoint, else its latest), a checkpoint, an adapter or a run that trained one
+/// (with the base that it names), or a model of the Hugging Face hub that is in the hub's cache.
 class ModelSource {
  public:
   struct Names {
@@ -41,9 +44,15 @@ class ModelSource {
   const std::string& name() const { return names_.model; }
   /// Whether it is a built-in configuration: no files, and weights that are drawn.
   bool is_builtin() const { return directory_.empty(); }
-  /// Where the model's files are. Throws Error for a built-in configuration, which has none.
+  /// Where the model's files are: a directory, or a GGUF file. Throws Error for a built-in
+  /// configuration, which has none.
   const std::filesystem::path& directory() const;
   const ModelConfig& config() const { return config_; }
+  /// In which form they are.
+  ModelForm form() const { return form_; }
+  /// The formats in which a backend can keep the weights as they stand in the files, where `dtype`
+  /// leaves it open.
+  ParameterFormats stored_formats(const Backend& backend, std::string_view dtype) const;
   /// The adapter's directory; empty where there is none.
   const std::filesystem::path& adapter() const { return adapter_; }
   /// Throws Error where the model's name stands for an adapter, and a whole model is needed.
@@ -72,9 +81,11 @@ class ModelSource {
   explicit ModelSource(Names names) : names_(std::move(names)) {}
   void find_files(const Note& note);
   void read_config(const Note& note);
+  void read_hugging_face_config(const Note& note);
 
   Names names_;
   std::filesystem::path directory_, adapter_;
+  ModelForm form_ = ModelForm::hugging_face;
   ModelConfig config_;
   mutable std::shared_ptr<const TensorSource> tensors_;
   mutable std::shared_ptr<const Tokenizer> tokenizer_;

@@ -104,12 +104,16 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
   open.precision =
       choose_precision(o.dtype, *open.backend,
                        purpose == Purpose::tuning ? Purpose::training : purpose, config.dtype);
+  ParameterFormats stored;
+  if (purpose != Purpose::training && !o.random_weights && !o.quantization)
+    stored = source.stored_formats(*open.backend, o.dtype);
   const Mixtral::Options options{.weights = open.precision.weights,
                                  .compute = open.precision.compute,
                                  .context = o.context,
                                  .trainable = purpose == Purpose::training,
                                  .rope_frequencies = o.rope_frequencies,
-                                 .quantization = o.quantization};
+                                 .quantization = o.quantization,
+                                 .formats = stored};
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;

@@ -2,14 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "base/error.h"
+#include "io/gguf.h"
 #include "io/json.h"
 #include "text/byte_tokenizer.h"
+#include "text/gguf_tokenizer.h"
 #include "text/hf_tokenizer.h"
 #include "text/sentencepiece_tokenizer.h"
 
 namespace mixtral {
 namespace {
+
+/// SentencePiece models as Mistral names them in its own folders, the newest first.
+constexpr std::array<std::string_view, 4> kVersionedFiles = {
+    "tokenizer.model.v7", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1"};
 
 /// Whether a JSON file is small and says that it is a byte tokenizer.
 bool is_byte_tokenizer(const std::filesystem::path& file) {
@@ -49,10 +57,14 @@ void Tokenizer::check_id(int32_t id) const {
 }
 
 std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& directory) {
+  if (is_gguf_file(directory)) return read_gguf_tokenizer(GgufFile(directory).header());
   std::error_code ignored;
   if (const auto file = directory / kSentencePieceFile; std::filesystem::exists(file, ignored)) {
     return SentencePieceTokenizer::load(file);
   }
+  for (const std::string_view name : kVersionedFiles)
+    if (const auto file = directory / name; std::filesystem::exists(file, ignored))
+      return SentencePieceTokenizer::load(file);
   if (const auto file = directory / kHfTokenizerFile; std::filesystem::exists(file, ignored)) {
     return HfTokenizer::load(file);
   }
@@ -76,9 +88,14 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
       return std::make_unique<ByteTokenizer>(ByteTokenizer::Specials::none);
     }
     throw Error(fmt::format(
-        "{}: no such tokenizer; expected a SentencePiece model file, a {}, a {}, a directory with "
-        "one of these, or one of the names bytes and bytes-256",
+        "{}: no such tokenizer; expected a SentencePiece model file, a {}, a {}, a GGUF file, a "
+        "directory with one of these, or one of the names bytes and bytes-256",
         path.string(), kHfTokenizerFile, kByteTokenizerFile));
+  }
+  if (path.extension() == ".gguf" || is_gguf_file(path)) {
+    if (auto tokenizer = read_gguf_tokenizer(GgufFile(path).header())) return tokenizer;
+    throw Error(
+        fmt::format("{}: the file has no tokenizer (the key tokenizer.ggml.model)", path.string()));
   }
   if (path.extension() == ".json") {
     const bool bytes = path.filename() == kByteTokenizerFile || is_byte_tokenizer(path);

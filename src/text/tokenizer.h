@@ -89,13 +89,14 @@ inline constexpr std::string_view kHfTokenizerFile = "tokenizer.json";
 inline constexpr std::string_view kByteTokenizerFile = "byte_tokenizer.json";
 
 /// Loads a tokenizer from a SentencePiece model file, a tokenizer.json of Hugging Face, a byte
-/// tokenizer's JSON file, or a directory (a model's, say) with a file of such a name, looked for in
-/// this order. Where nothing of that name exists, "bytes" and "bytes-256" are the built-in byte
-/// tokenizers with and without BOS and EOS. Throws Error, which says what was looked for, or what
-/// is wrong with the file.
+/// tokenizer's JSON file, a GGUF file, or a directory (a model's, say) with a file of such a name,
+/// looked for in this order (no GGUF file). Where nothing of that name exists, "bytes" and
+/// "bytes-256" are the built-in byte tokenizers with and without BOS and EOS. Throws Error, which
+/// says what was looked for, or what is wrong with the file.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
-/// The tokenizer in `directory`, or null when it holds none. Throws Error when it holds a bad one.
+/// The tokenizer in `directory`, which may also be a GGUF file, or null when it holds none. Throws
+/// Error when it holds a bad one.
 std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace mixtral

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "text/gguf_tokenizer.h"
 #include "text/sentencepiece_model.h"
 
 namespace mixtral {
@@ -109,6 +110,7 @@ void read_templates(const Json& json, TokenizerConfig& config) {
 }  // namespace
 
 TokenizerConfig read_tokenizer_config(const fs::path& directory) {
+  if (is_gguf_file(directory)) return read_gguf_tokenizer_config(GgufFile(directory).header());
   TokenizerConfig config;
   std::vector<std::string> special;
   std::error_code ignored;

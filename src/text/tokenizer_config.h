@@ -27,8 +27,9 @@ struct TokenizerConfig {
   std::vector<Template> templates;
 };
 
-/// Reads the files of a directory. A template in a file of its own stands before one in
-/// tokenizer_config.json. Throws Error naming file and field where one is malformed.
+/// Reads the files of a directory, or the keys of a GGUF file. A template in a file of its own
+/// stands before one in tokenizer_config.json. Throws Error naming file and field where one is
+/// malformed.
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory);
 
 /// A file that travels with a tokenizer.

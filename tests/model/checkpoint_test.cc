@@ -75,11 +75,11 @@ TEST(LoadModel, RefusesWeightsThatDoNotFitTheConfigurationBeforeItTakesMemory) {
       {[](auto&, auto& w) { w[kLayer + "self_attn.q_proj.bias"] = {{8}}; },
        kLayer + "self_attn.q_proj.bias", "has no place"},
       {[](auto&, auto& w) { w["model.norm.weight"] = {{9}}; }, "model.norm.weight",
-       "has shape [9], but config.json asks for [8]"},
+       "has shape [9], but the configuration asks for [8]"},
       {[](auto&, auto& w) { w["model.norm.weight"] = {{1, 8}}; }, "model.norm.weight",
        "has shape [1, 8]"},
       {[](auto&, auto& w) { w[kExpert + "w2.weight"] = {{6, 8}}; }, kExpert + "w2.weight",
-       "has shape [6, 8], but config.json asks for [8, 6]"},
+       "has shape [6, 8], but the configuration asks for [8, 6]"},
       {[](auto&, auto& w) { w[kExpert + "w1.weight"].dtype = Dtype::u8; }, kExpert + "w1.weight",
        "has the dtype U8"},
       // The configuration is wrong instead.
@@ -126,7 +126,7 @@ TEST(LoadModel, TakesPackedExpertsAndChecksThemToo) {
   weights[kLayer + "mlp.experts.down_proj"] = {{3, 6, 8}};
   write(directory.path(), small(), weights);
   EXPECT_THAT(message_of([&] { load_model(*backend, directory.path(), {}); }),
-              HasSubstr("down_proj has shape [3, 6, 8], but config.json asks for [3, 8, 6]"));
+              HasSubstr("down_proj has shape [3, 6, 8], but the configuration asks for [3, 8, 6]"));
 
   // Both forms at once: one of them is too many.
   weights = weights_of(small());

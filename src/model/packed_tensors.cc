@@ -1,0 +1,212 @@
+#include "model/packed_tensors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "io/convert.h"
+
+namespace mixtral {
+namespace {
+
+using Method = PackedQuantization::Method;
+
+constexpr std::string_view kCodes = ".qweight", kZeros = ".qzeros", kScales = ".scales",
+                           kGroups = ".g_idx", kBias = ".bias", kWeight = ".weight";
+
+const Json* given(const Json& json, const char* key) {
+  const Json* value = json.find(key);
+  return value && !value->is_null() ? value : nullptr;
+}
+
+uint32_t word_at(const std::byte* words, int64_t index) {
+  uint32_t word = 0;
+  std::memcpy(&word, words + 4 * index, sizeof word);
+  return word;
+}
+
+/// Where the code of output `o` of eight stands in AWQ's words: 0, 4, 1, 5, 2, 6, 3, 7.
+int64_t awq_place(int64_t o) { return o % 2 * 4 + o / 2; }
+
+bool all_zero(std::span<const std::byte> bytes) {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+}  // namespace
+
+std::optional<PackedQuantization> PackedQuantization::read(const Json& config) {
+  const Json* json = given(config, "quantization_config");
+  const Json* method = json && json->is_object() ? given(*json, "quant_method") : nullptr;
+  if (!method || (method->as_string() != "awq" && method->as_string() != "gptq"))
+    return std::nullopt;
+  PackedQuantization how;
+  how.method = method->as_string() == "awq" ? Method::awq : Method::gptq;
+  const auto integer = [&](const char* key, int64_t& field) {
+    if (const Json* value = given(*json, key)) field = value->as_int();
+  };
+  integer("w_bit", how.bits);
+  integer("bits", how.bits);
+  integer("q_group_size", how.group);
+  integer("group_size", how.group);
+  const bool known =
+      how.method == Method::awq ? how.bits == 4 : how.bits == 2 || how.bits == 4 || how.bits == 8;
+  if (!known)
+    throw Error(fmt::format("{}: {} bits are not read; expected 4{}", json->where(), how.bits,
+                            how.method == Method::gptq ? ", 2 or 8" : ""));
+  if (how.group != -1 && (how.group < 1 || how.group > int64_t{1} << 20))
+    throw Error(
+        fmt::format("{}: group_size is {}; expected -1 or at least 1", json->where(), how.group));
+  if (const Json* version = given(*json, "version"); version && how.method == Method::awq &&
+                                                     version->as_string() != "gemm" &&
+                                                     version->as_string() != "GEMM")
+    throw Error(fmt::format("{}: expected \"gemm\", found \"{}\", which is not read",
+                            version->where(), printable(version->as_string())));
+  if (const Json* format = given(*json, "checkpoint_format");
+      format && how.method == Method::gptq) {
+    if (format->as_string() != "gptq" && format->as_string() != "gptq_v2")
+      throw Error(
+          fmt::format("{}: expected \"gptq\" or \"gptq_v2\", found \"{}\", which is not read",
+                      format->where(), printable(format->as_string())));
+    how.stores_less_one = format->as_string() == "gptq";
+  }
+  return how;
+}
+
+PackedTensors::PackedTensors(const std::filesystem::path& path, PackedQuantization how)
+    : files_(path), how_(how) {
+  for (const std::string& name : files_.names()) {
+    const size_t dot = name.rfind('.');
+    const std::string module = name.substr(0, dot);
+    const std::string ending = dot == std::string::npos ? std::string() : name.substr(dot);
+    if (!files_.find(module + std::string(kCodes))) {
+      names_.push_back(name);
+      continue;
+    }
+    if (ending == kCodes) {
+      add(module);
+      names_.push_back(module + std::string(kWeight));
+    } else if (ending == kBias && all_zero(files_.raw(name))) {
+      continue;  // GPTQ's tools write one for every module
+    } else if (ending != kZeros && ending != kScales && ending != kGroups) {
+      names_.push_back(name);
+    }
+  }
+}
+
+void PackedTensors::add(const std::string& module) {
+  Packed tensor;
+  tensor.codes = module + std::string(kCodes);
+  tensor.zeros = module + std::string(kZeros);
+  tensor.scales = module + std::string(kScales);
+  const auto fail = [&](const std::string& of, const std::string& what) {
+    throw Error(fmt::format("{}: tensor \"{}\" {}", files_.path().string(), printable(of), what));
+  };
+  for (const std::string& part : {tensor.zeros, tensor.scales})
+    if (!files_.find(part))
+      fail(part, fmt::format("is missing beside {}", printable(tensor.codes)));
+  const SafetensorsEntry &codes = *files_.find(tensor.codes), &zeros = *files_.find(tensor.zeros),
+                         &scales = *files_.find(tensor.scales);
+  if (scales.dims.size() != 2 || codes.dims.size() != 2 || zeros.dims.size() != 2)
+    fail(tensor.codes, "and its zeros and scales must be matrices");
+  if (codes.dtype != Dtype::i32 || zeros.dtype != Dtype::i32 || !scales.is_float())
+    fail(tensor.codes,
+         fmt::format("has the dtype {}, its zeros {} and scales {}; expected I32, I32 "
+                     "and F16",
+                     codes.type, zeros.type, scales.type));
+  const int64_t in_word = 32 / how_.bits, groups = scales.dims[0], outputs = scales.dims[1];
+  const int64_t inputs = how_.method == Method::awq ? codes.dims[0] : codes.dims[0] * in_word;
+  const int64_t of_codes = how_.method == Method::awq ? codes.dims[1] * in_word : codes.dims[1];
+  if (of_codes != outputs || zeros.dims[0] != groups || zeros.dims[1] * in_word != outputs)
+    fail(tensor.codes,
+         fmt::format("has shape {}, its zeros {} and scales {}, which do not go "
+                     "together with {} bits",
+                     codes.shape_text(), zeros.shape_text(), scales.shape_text(), how_.bits));
+  tensor.group_of = read_groups(module, inputs, groups);
+  tensor.entry.name = module + std::string(kWeight);
+  tensor.entry.type =
+      fmt::format("{} of {} bits", how_.method == Method::awq ? "AWQ" : "GPTQ", how_.bits);
+  tensor.entry.coded = true;
+  tensor.entry.dims = {outputs, inputs};
+  packed_.emplace(tensor.entry.name, std::move(tensor));
+}
+
+std::vector<int32_t> PackedTensors::read_groups(const std::string& module, int64_t inputs,
+                                                int64_t groups) const {
+  std::vector<int32_t> group_of(static_cast<size_t>(inputs));
+  const std::string name = module + std::string(kGroups);
+  if (const SafetensorsEntry* entry = files_.find(name); entry && how_.method == Method::gptq) {
+    if (entry->dtype != Dtype::i32 || entry->dims != std::vector<int64_t>{inputs})
+      throw Error(fmt::format("{}: tensor \"{}\" has shape {} and dtype {}; expected [{}] and I32",
+                              files_.path().string(), printable(name), entry->shape_text(),
+                              entry->type, inputs));
+    std::memcpy(group_of.data(), files_.raw(name).data(), group_of.size() * sizeof(int32_t));
+  } else {
+    const int64_t size = how_.group == -1 ? inputs : how_.group;
+    for (int64_t i = 0; i < inputs; ++i)
+      group_of[static_cast<size_t>(i)] = static_cast<int32_t>(i / size);
+  }
+  for (const int32_t group : group_of)
+    if (group < 0 || group >= groups)
+      throw Error(fmt::format("{}: tensor \"{}\" has {} groups, but an input is of group {}",
+                              files_.path().string(), printable(module + std::string(kScales)),
+                              groups, group));
+  return group_of;
+}
+
+std::string PackedTensors::stored_name(std::string_view name) const {
+  const auto found = packed_.find(std::string(name));
+  return found == packed_.end() ? std::string(name) : found->second.codes;
+}
+
+const TensorEntry* PackedTensors::find(std::string_view name) const {
+  if (const auto found = packed_.find(std::string(name)); found != packed_.end())
+    return &found->second.entry;
+  return files_.find(name);
+}
+
+float PackedTensors::value(const Packed& tensor, std::span<const float> scales, int64_t output,
+                           int64_t input) const {
+  const int64_t outputs = tensor.entry.dims[0], bits = how_.bits, in_word = 32 / bits;
+  const uint32_t mask = (1u << bits) - 1;
+  const int64_t group = tensor.group_of[static_cast<size_t>(input)];
+  const std::byte* codes = files_.raw(tensor.codes).data();
+  const std::byte* zeros = files_.raw(tensor.zeros).data();
+  const uint32_t zero_word = word_at(zeros, (group * outputs + output) / in_word);
+  uint32_t code = 0, zero = 0;
+  if (how_.method == Method::awq) {
+    const int64_t shift = awq_place(output % in_word) * bits;
+    code = word_at(codes, (input * outputs + output) / in_word) >> shift & mask;
+    zero = zero_word >> shift & mask;
+  } else {
+    code = word_at(codes, input / in_word * outputs + output) >> (input % in_word * bits) & mask;
+    zero = (zero_word >> (output % in_word * bits) & mask) + (how_.stores_less_one ? 1 : 0);
+  }
+  return static_cast<float>(static_cast<int>(code) - static_cast<int>(zero)) *
+         scales[static_cast<size_t>(group * outputs + output)];
+}
+
+void PackedTensors::read(std::string_view name, int64_t first, const Tensor& to) const {
+  const auto found = packed_.find(std::string(name));
+  if (found == packed_.end()) return files_.read(name, first, to);
+  const Packed& tensor = found->second;
+  const int64_t inputs = tensor.entry.dims[1], count = to.numel();
+  CHECK(0 <= first && count <= tensor.entry.numel() - first, std::string(name));
+  std::vector<float> scales(static_cast<size_t>(files_.find(tensor.scales)->numel()));
+  files_.read(tensor.scales, 0, Tensor(std::span(scales)));
+  std::vector<float> values(static_cast<size_t>(std::min(inputs, count)));
+  auto* out = static_cast<std::byte*>(to.data());
+  for (int64_t done = 0; done < count;) {
+    const int64_t piece = std::min(inputs, count - done);
+    for (int64_t i = 0; i < piece; ++i) {
+      const int64_t at = first + done + i;
+      values[static_cast<size_t>(i)] = value(tensor, scales, at / inputs, at % inputs);
+    }
+    convert_elements(reinterpret_cast<const std::byte*>(values.data()), Dtype::f32,
+                     out + done * size_of(to.dtype()), to.dtype(), piece);
+    done += piece;
+  }
+}
+
+}  // namespace mixtral

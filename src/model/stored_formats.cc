@@ -1,0 +1,46 @@
+#include "model/stored_formats.h"
+
+#include <vector>
+
+#include "model/tensor_names.h"
+
+namespace mixtral {
+namespace {
+
+std::string format_name(const TensorSource& tensors, const ModelConfig& config,
+                        const TensorId& id) {
+  const auto place = find_place(tensors, config, id);
+  if (!place || place->naming.transposed) return {};
+  return tensors.at(place->name).format;
+}
+
+}  // namespace
+
+ParameterFormats stored_formats(const TensorSource& tensors, const ModelConfig& config,
+                                const std::function<bool(ops::WeightFormat)>& allowed) {
+  ParameterFormats formats;
+  const auto add = [&](const std::vector<TensorId>& parts) {
+    const std::string first = format_name(tensors, config, parts.front());
+    const auto format = ops::find_weight_format(first);
+    if (!format || format->dense() || !allowed(*format)) return;
+    for (const TensorId& id : parts)
+      if (format_name(tensors, config, id) != first) return;
+    formats.emplace(tensor_name(parts.front()), *format);
+  };
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    add({{TensorKind::query, layer}, {TensorKind::key, layer}, {TensorKind::value, layer}});
+    add({{TensorKind::attention_output, layer}});
+    std::vector<TensorId> gate_up, down;
+    for (int64_t expert = 0; expert < config.num_experts; ++expert) {
+      gate_up.push_back({TensorKind::w1, layer, expert});
+      gate_up.push_back({TensorKind::w3, layer, expert});
+      down.push_back({TensorKind::w2, layer, expert});
+    }
+    add(gate_up);
+    add(down);
+  }
+  if (!config.tie_embeddings) add({{TensorKind::head}});
+  return formats;
+}
+
+}  // namespace mixtral
