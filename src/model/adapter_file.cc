@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "io/gguf.h"
 #include "io/json.h"
 #include "model/adapter_reader.h"
 
@@ -11,12 +12,17 @@ namespace fs = std::filesystem;
 
 AdapterFile AdapterFile::load(const fs::path& directory, const ModelConfig& model,
                               const fs::path& base) {
+  if (fs::is_regular_file(directory) && is_gguf_file(directory))
+    return load_gguf_adapter(directory, model);
+  if (!fs::exists(directory / "adapter_config.json") && fs::exists(directory / "lora.safetensors"))
+    return load_mistral_adapter(directory, model);
   const fs::path config_path = directory / "adapter_config.json";
   if (!fs::exists(config_path))
-    throw Error(
-        fmt::format("{}: found no adapter_config.json; an adapter is a folder with that file "
-                    "and adapter_model.safetensors (PEFT) or adapters.safetensors (mlx-lm)",
-                    directory.string()));
+    throw Error(fmt::format(
+        "{}: found no adapter_config.json; an adapter is a folder with that file "
+        "and adapter_model.safetensors (PEFT) or adapters.safetensors (mlx-lm), one with "
+        "lora.safetensors (Mistral), or a GGUF file",
+        directory.string()));
   const Json config = Json::load(config_path);
   if (config.find("peft_type")) return load_peft_adapter(directory, config, model, base);
   if (config.find("lora_parameters")) return load_mlx_adapter(directory, config, model);

@@ -58,13 +58,13 @@ struct AdapterFile {
   std::string base_model;  // what it was trained on, as the file names it; may be empty
   std::vector<AdapterModule> modules;
 
-  /// Reads a PEFT adapter (adapter_config.json, adapter_model.safetensors) or an mlx-lm one
-  /// (adapter_config.json, adapters.safetensors) for a model of this configuration. Everything in
-  /// the file must find its place: a tensor that matches nothing, a pair without its other half, a
-  /// wrong shape, or a feature that this program lacks (DoRA, biases, an initialisation that
-  /// changed the base) is an Error naming file and tensor. Copies of the base's tensors are
-  /// compared with those of `base`, a model directory; they are an Error when they differ or `base`
-  /// is empty.
+  /// Reads a PEFT adapter (adapter_config.json, adapter_model.safetensors), an mlx-lm one
+  /// (adapter_config.json, adapters.safetensors), one of Mistral's (lora.safetensors) or a GGUF
+  /// file for a model of this configuration. Everything in the file must find its place: a tensor
+  /// that matches nothing, a pair without its other half, a wrong shape, or a feature that this
+  /// program lacks (DoRA, biases, an initialisation that changed the base) is an Error naming file
+  /// and tensor. Copies of the base's tensors are compared with those of `base`, a model directory;
+  /// they are an Error when they differ or `base` is empty.
   static AdapterFile load(const std::filesystem::path& directory, const ModelConfig& config,
                           const std::filesystem::path& base = {});
 };

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "io/json.h"
-#include "io/manifest.h"
+#include "io/model_tensors.h"
 #include "model/adapter_reader.h"
 #include "model/peft_config.h"
 
@@ -50,7 +50,7 @@ std::vector<float> transposed(const std::vector<float>& values, int64_t rows, in
 }
 
 /// Reads lora_a [in, r] or [E, r, in], or lora_b [r, out] or [E, out, r].
-AdapterMatrix read_matrix(const AdapterReader& reader, const SafetensorsEntry& entry,
+AdapterMatrix read_matrix(const AdapterReader& reader, const TensorEntry& entry,
                           const AdapterPlace& place) {
   const TargetShape shape = reader.shape_at(entry, place);
   const bool experts = adapter_target(place.target).per_expert, is_a = place.matrix == 'A';
@@ -84,9 +84,10 @@ AdapterFile load_mlx_adapter(const fs::path& directory, const Json& json,
   if (const Json* value = find_set(parameters, "dropout"))
     adapter.dropout = checked_dropout(*value);
   const fs::path file = directory / "adapters.safetensors";
-  verify_listed(file);
-  AdapterReader reader(file, model);
-  for (const SafetensorsEntry& entry : reader.file().entries()) {
+  const ModelTensors tensors(file);
+  AdapterReader reader(tensors, model);
+  for (const std::string& name : tensors.names()) {
+    const TensorEntry& entry = tensors.at(name);
     const auto place = place_of_tensor(entry.name);
     if (!place) reader.no_place(entry);
     AdapterMatrix matrix = read_matrix(reader, entry, *place);

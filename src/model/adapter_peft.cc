@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "io/json.h"
-#include "io/manifest.h"
+#include "io/model_tensors.h"
 #include "model/adapter_reader.h"
 #include "model/base_copies.h"
 #include "model/peft_config.h"
@@ -21,15 +21,16 @@ namespace fs = std::filesystem;
 class PeftReader {
  public:
   PeftReader(const fs::path& file, const Json& json, const ModelConfig& model, const fs::path& base)
-      : config_(json), reader_(file, model), copies_(base) {}
+      : config_(json), tensors_(file), reader_(tensors_, model), copies_(base) {}
 
   AdapterFile read() {
     int64_t stored_copies = 0;
-    for (const SafetensorsEntry& entry : reader_.file().entries()) {
-      std::string_view name = entry.name;
+    for (const std::string& stored : tensors_.names()) {
+      const TensorEntry& entry = tensors_.at(stored);
+      std::string_view name = stored;
       take_prefix(name, kPeftPrefix);
       if (!add_update(entry, name)) {
-        if (!copies_.accept(reader_.file(), entry, name)) reader_.no_place(entry);
+        if (!copies_.accept(tensors_, entry, name)) reader_.no_place(entry);
         ++stored_copies;
       }
     }
@@ -37,7 +38,7 @@ class PeftReader {
       throw Error(fmt::format(
           "{}: adapter_config.json has modules_to_save, but no tensor of theirs is there; save the "
           "adapter again with PEFT",
-          reader_.file().path().string()));
+          tensors_.path().string()));
     AdapterFile adapter;
     adapter.rslora = config_.rslora();
     adapter.dropout = config_.dropout();
@@ -48,7 +49,7 @@ class PeftReader {
 
  private:
   /// Adds a lora_A or lora_B; false for any other tensor, and for a module that is not the model's.
-  bool add_update(const SafetensorsEntry& entry, std::string_view name) {
+  bool add_update(const TensorEntry& entry, std::string_view name) {
     for (const char matrix : {'A', 'B'}) {
       const std::string suffix = fmt::format(".lora_{}.weight", matrix);
       if (!name.ends_with(suffix)) continue;
@@ -70,7 +71,7 @@ class PeftReader {
 
   /// The place of "model.layers.L.mlp.experts" and "….base_layer". Of two targeted parameters the
   /// wrapper of gate_up_proj stands inside that of down_proj.
-  std::optional<AdapterPlace> place_of_packed(const SafetensorsEntry& entry,
+  std::optional<AdapterPlace> place_of_packed(const TensorEntry& entry,
                                               std::string_view module) const {
     if (!take_prefix(module, "model.layers.")) return std::nullopt;
     const auto layer = take_number(module);
@@ -83,7 +84,7 @@ class PeftReader {
       throw Error(fmt::format(
           "{}: tensor {} is of packed experts, but adapter_config.json's target_parameters does "
           "not say which (mlp.experts.gate_up_proj, mlp.experts.down_proj or both)",
-          reader_.file().path().string(), printable(entry.name)));
+          tensors_.path().string(), printable(entry.name)));
     return AdapterPlace{.layer = *layer,
                         .target = inner || !targets.down ? "gate_up_proj" : "down_proj"};
   }
@@ -94,8 +95,7 @@ class PeftReader {
   }
 
   /// A [r, inputs] or B [rows, r] of a module or of one expert.
-  void add_matrix(const SafetensorsEntry& entry, const AdapterPlace& place,
-                  const std::string& name) {
+  void add_matrix(const TensorEntry& entry, const AdapterPlace& place, const std::string& name) {
     const TargetShape shape = reader_.shape_at(entry, place);
     const std::vector<int64_t> dims = reader_.dims_of(entry, 2);
     const bool is_a = place.matrix == 'A';
@@ -109,7 +109,7 @@ class PeftReader {
   /// A [E·r, inputs] with the expert slowest, or B [rows, r·E] with the expert fastest. Before PEFT
   /// 0.19 a packed parameter's rows were taken for its inputs: A is [E·r, rows], B [inputs, r·E],
   /// and the update is its transpose.
-  void add_packed(const SafetensorsEntry& entry, AdapterPlace place) {
+  void add_packed(const TensorEntry& entry, AdapterPlace place) {
     const TargetShape shape = reader_.shape_at(entry, place);
     const std::vector<int64_t> dims = reader_.dims_of(entry, 2);
     const bool is_a = place.matrix == 'A';
@@ -124,7 +124,7 @@ class PeftReader {
           "{}: tensor {} is of packed experts with as many inputs as outputs, and only "
           "peft_version, which adapter_config.json lacks, tells which is which (they changed "
           "places in PEFT 0.19); add it",
-          reader_.file().path().string(), printable(entry.name)));
+          tensors_.path().string(), printable(entry.name)));
     const bool exchanged = now == before ? *config_.exchanged() : width == before;
     const AdapterScaling scaling =
         scaling_of(fmt::format("model.layers.{}.mlp.experts.{}", place.layer, place.target));
@@ -162,6 +162,7 @@ class PeftReader {
   }
 
   PeftConfig config_;
+  ModelTensors tensors_;
   AdapterReader reader_;
   BaseCopies copies_;
 };
@@ -178,7 +179,6 @@ AdapterFile load_peft_adapter(const fs::path& directory, const Json& json, const
         "is read and so is not read here; load it with PEFT and save it again "
         "(PeftModel.from_pretrained(...).save_pretrained(DIR) writes adapter_model.safetensors)",
         directory.string()));
-  verify_listed(file);
   return PeftReader(file, json, model, base).read();
 }
 

@@ -62,56 +62,55 @@ std::optional<AdapterPlace> place_of_module(std::string_view name) {
   return std::nullopt;
 }
 
-void AdapterReader::wrong_shape(const SafetensorsEntry& entry, const std::string& expected) const {
+void AdapterReader::wrong_shape(const TensorEntry& entry, const std::string& expected) const {
   throw Error(fmt::format("{}: tensor {} has shape {}, but for this model it must be {}",
-                          file_.path().string(), printable(entry.name), entry.shape_text(),
+                          tensors_.path().string(), printable(entry.name), entry.shape_text(),
                           expected));
 }
 
-void AdapterReader::no_place(const SafetensorsEntry& entry) const {
+void AdapterReader::no_place(const TensorEntry& entry) const {
   throw Error(
       fmt::format("{}: tensor {} matches nothing in this model; is the adapter for another one?",
-                  file_.path().string(), printable(entry.name)));
+                  tensors_.path().string(), printable(entry.name)));
 }
 
-std::vector<int64_t> AdapterReader::dims_of(const SafetensorsEntry& entry, size_t rank) const {
+std::vector<int64_t> AdapterReader::dims_of(const TensorEntry& entry, size_t rank) const {
   if (entry.dims.size() != rank) wrong_shape(entry, fmt::format("of {} dimensions", rank));
   return entry.dims;
 }
 
-TargetShape AdapterReader::shape_at(const SafetensorsEntry& entry,
-                                    const AdapterPlace& place) const {
+TargetShape AdapterReader::shape_at(const TensorEntry& entry, const AdapterPlace& place) const {
   if (place.layer >= config_.num_layers || place.expert >= config_.num_experts)
     throw Error(fmt::format(
         "{}: tensor {} belongs to a larger model than this one of {} layers and {} experts",
-        file_.path().string(), printable(entry.name), config_.num_layers, config_.num_experts));
+        tensors_.path().string(), printable(entry.name), config_.num_layers, config_.num_experts));
   return target_shape(config_, place.target);
 }
 
-std::vector<float> AdapterReader::read(const SafetensorsEntry& entry) const {
+std::vector<float> AdapterReader::read(const TensorEntry& entry) const {
   std::vector<float> values(static_cast<size_t>(entry.numel()));
   Shape shape;
   if (entry.dims.size() == 2) shape = {entry.dims[0], entry.dims[1]};
   if (entry.dims.size() == 3) shape = {entry.dims[0], entry.dims[1], entry.dims[2]};
-  file_.read_into(entry.name, Tensor(values.data(), shape, Dtype::f32));
+  tensors_.read_into(entry.name, Tensor(values.data(), shape, Dtype::f32));
   for (const float value : values) {
     if (!std::isfinite(value))
       throw Error(fmt::format("{}: tensor {} holds a value that is not finite",
-                              file_.path().string(), printable(entry.name)));
+                              tensors_.path().string(), printable(entry.name)));
   }
   return values;
 }
 
-void AdapterReader::add(const SafetensorsEntry& entry, const AdapterPlace& place,
-                        AdapterMatrix matrix, const AdapterScaling& scaling) {
+void AdapterReader::add(const TensorEntry& entry, const AdapterPlace& place, AdapterMatrix matrix,
+                        const AdapterScaling& scaling) {
   if (scaling.rank != 0 && matrix.rank != scaling.rank)
     throw Error(fmt::format(
         "{}: tensor {} has rank {}, but adapter_config.json says {}; the two belong to different "
         "adapters",
-        file_.path().string(), printable(entry.name), matrix.rank, scaling.rank));
+        tensors_.path().string(), printable(entry.name), matrix.rank, scaling.rank));
   if (matrix.rank > kMostAdapterRank)
     throw Error(fmt::format("{}: tensor {} has rank {}; at most {} is accepted",
-                            file_.path().string(), printable(entry.name), matrix.rank,
+                            tensors_.path().string(), printable(entry.name), matrix.rank,
                             kMostAdapterRank));
   AdapterModule& module = module_for(entry, place, matrix.rank, scaling);
   std::vector<float>& all = place.matrix == 'A' ? module.a : module.b;
@@ -123,7 +122,7 @@ void AdapterReader::add(const SafetensorsEntry& entry, const AdapterPlace& place
   note(entry, place);
 }
 
-AdapterModule& AdapterReader::module_for(const SafetensorsEntry& entry, const AdapterPlace& place,
+AdapterModule& AdapterReader::module_for(const TensorEntry& entry, const AdapterPlace& place,
                                          int64_t rank, const AdapterScaling& scaling) {
   const TargetShape shape = target_shape(config_, place.target);
   const auto& targets = adapter_targets();
@@ -143,7 +142,7 @@ AdapterModule& AdapterReader::module_for(const SafetensorsEntry& entry, const Ad
     throw Error(fmt::format(
         "{}: tensor {} has rank {} and alpha {}, but the same module has {} and {} elsewhere in "
         "the layer",
-        file_.path().string(), printable(entry.name), rank, scaling.alpha, module.rank,
+        tensors_.path().string(), printable(entry.name), rank, scaling.alpha, module.rank,
         module.alpha));
   if (!adapter_target(place.target).per_expert) return module;
   const int64_t first = std::max<int64_t>(place.expert, 0);
@@ -153,12 +152,12 @@ AdapterModule& AdapterReader::module_for(const SafetensorsEntry& entry, const Ad
   return module;
 }
 
-void AdapterReader::note(const SafetensorsEntry& entry, const AdapterPlace& place) {
+void AdapterReader::note(const TensorEntry& entry, const AdapterPlace& place) {
   int& seen = halves_[{place.layer, place.target, place.expert}];
   const int half = place.matrix == 'A' ? 1 : 2;
   if (seen & half)
     throw Error(fmt::format("{}: tensor {} stands there twice, under two names",
-                            file_.path().string(), printable(entry.name)));
+                            tensors_.path().string(), printable(entry.name)));
   seen |= half;
 }
 
@@ -176,13 +175,13 @@ std::vector<AdapterModule> AdapterReader::finish() {
   for (const auto& [key, seen] : halves_) {
     const auto& [layer, target, expert] = key;
     if (seen != 3)
-      throw Error(fmt::format("{}: layer {} {}{} has lora_{} but no lora_{}", file_.path().string(),
-                              layer, target,
+      throw Error(fmt::format("{}: layer {} {}{} has lora_{} but no lora_{}",
+                              tensors_.path().string(), layer, target,
                               expert >= 0 ? fmt::format(" of expert {}", expert) : "",
                               seen == 1 ? 'A' : 'B', seen == 1 ? 'B' : 'A'));
   }
   if (modules_.empty())
-    throw Error(fmt::format("{}: holds no LoRA tensors", file_.path().string()));
+    throw Error(fmt::format("{}: holds no LoRA tensors", tensors_.path().string()));
   std::vector<AdapterModule> result;
   for (auto& [key, module] : modules_) {
     std::ranges::sort(module.experts);

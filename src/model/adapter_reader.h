@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "io/json.h"
-#include "io/safetensors.h"
+#include "io/tensor_source.h"
 #include "model/adapter_file.h"
 
 namespace mixtral {
@@ -39,24 +39,25 @@ struct AdapterMatrix {
 /// Puts an adapter's tensors together into modules. Each throws Error naming file and tensor.
 class AdapterReader {
  public:
-  AdapterReader(const std::filesystem::path& file, const ModelConfig& config)
-      : file_(file), config_(config) {}
+  /// Both must outlive it.
+  AdapterReader(const TensorSource& tensors, const ModelConfig& config)
+      : tensors_(tensors), config_(config) {}
 
-  const SafetensorsFile& file() const { return file_; }
+  const TensorSource& tensors() const { return tensors_; }
   const ModelConfig& config() const { return config_; }
 
   /// Rows, inputs and groups of a place's weight. Throws Error when this model has no such layer or
   /// expert.
-  TargetShape shape_at(const SafetensorsEntry& entry, const AdapterPlace& place) const;
+  TargetShape shape_at(const TensorEntry& entry, const AdapterPlace& place) const;
   /// A tensor's values, which must be finite.
-  std::vector<float> read(const SafetensorsEntry& entry) const;
-  std::vector<int64_t> dims_of(const SafetensorsEntry& entry, size_t rank) const;
-  [[noreturn]] void wrong_shape(const SafetensorsEntry& entry, const std::string& expected) const;
+  std::vector<float> read(const TensorEntry& entry) const;
+  std::vector<int64_t> dims_of(const TensorEntry& entry, size_t rank) const;
+  [[noreturn]] void wrong_shape(const TensorEntry& entry, const std::string& expected) const;
   /// That a tensor belongs nowhere.
-  [[noreturn]] void no_place(const SafetensorsEntry& entry) const;
+  [[noreturn]] void no_place(const TensorEntry& entry) const;
 
   /// Adds one tensor. Of an expert's place the matrix is that of the expert, else of all groups.
-  void add(const SafetensorsEntry& entry, const AdapterPlace& place, AdapterMatrix matrix,
+  void add(const TensorEntry& entry, const AdapterPlace& place, AdapterMatrix matrix,
            const AdapterScaling& scaling);
 
   /// All modules, in the order of layers and targets; every A with its B. An expert whose A and B
@@ -64,12 +65,12 @@ class AdapterReader {
   std::vector<AdapterModule> finish();
 
  private:
-  AdapterModule& module_for(const SafetensorsEntry& entry, const AdapterPlace& place, int64_t rank,
+  AdapterModule& module_for(const TensorEntry& entry, const AdapterPlace& place, int64_t rank,
                             const AdapterScaling& scaling);
-  void note(const SafetensorsEntry& entry, const AdapterPlace& place);
+  void note(const TensorEntry& entry, const AdapterPlace& place);
   std::vector<int64_t> experts_in_use(const AdapterModule& module) const;
 
-  SafetensorsFile file_;
+  const TensorSource& tensors_;
   const ModelConfig& config_;
   std::map<std::pair<int64_t, std::ptrdiff_t>, AdapterModule> modules_;
   std::map<std::tuple<int64_t, std::string, int64_t>, int> halves_;  // bits: A is 1, B is 2
@@ -90,5 +91,9 @@ AdapterFile load_peft_adapter(const std::filesystem::path& directory, const Json
 /// Reads adapters.safetensors by mlx-lm's.
 AdapterFile load_mlx_adapter(const std::filesystem::path& directory, const Json& json,
                              const ModelConfig& model);
+/// Reads a GGUF file of general.type "adapter" by llama.cpp's.
+AdapterFile load_gguf_adapter(const std::filesystem::path& file, const ModelConfig& model);
+/// Reads lora.safetensors by those of mistral-inference; params.json beside it may say the scaling.
+AdapterFile load_mistral_adapter(const std::filesystem::path& directory, const ModelConfig& model);
 
 }  // namespace mixtral

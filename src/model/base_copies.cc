@@ -41,10 +41,10 @@ const TensorEntry* find_in_any_scheme(const TensorSource& tensors, const std::st
 }
 
 /// Whether the elements are equal, or those of the base are once rounded to the copy's type.
-bool equal_values(const SafetensorsFile& file, const SafetensorsEntry& copy,
+bool equal_values(const TensorSource& adapter, const TensorEntry& copy,
                   std::span<const std::byte> base_bytes, const TensorEntry& base) {
   if (!copy.dtype || !base.dtype || !convertible(*base.dtype, *copy.dtype)) return false;
-  const std::byte* theirs = file.bytes(copy).data();
+  const std::byte* theirs = adapter.raw(copy.name).data();
   const std::byte* ours = base_bytes.data();
   constexpr int64_t kChunk = 1 << 16;
   std::vector<std::byte> rounded(static_cast<size_t>(kChunk * size_of(*copy.dtype)));
@@ -61,12 +61,12 @@ bool equal_values(const SafetensorsFile& file, const SafetensorsEntry& copy,
 
 }  // namespace
 
-bool BaseCopies::accept(const SafetensorsFile& file, const SafetensorsEntry& entry,
+bool BaseCopies::accept(const TensorSource& adapter, const TensorEntry& entry,
                         std::string_view name) {
   const std::string plain = plain_name(name);
   if (!is_weight_name(plain)) return false;
   const std::string what =
-      fmt::format("{}: tensor {} is a copy of the base's {}", file.path().string(),
+      fmt::format("{}: tensor {} is a copy of the base's {}", adapter.path().string(),
                   printable(entry.name), printable(plain));
   if (base_.empty())
     throw Error(fmt::format("{}, but there is no base with weight files to compare it with; {}",
@@ -83,7 +83,7 @@ bool BaseCopies::accept(const SafetensorsFile& file, const SafetensorsEntry& ent
         "{} of another shape, {} where {} has {} (a vocabulary that was resized for the adapter, "
         "for example); {}",
         what, entry.shape_text(), base_.string(), base->shape_text(), kRemedy));
-  if (!equal_values(file, entry, tensors_->raw(base->name), *base))
+  if (!equal_values(adapter, entry, tensors_->raw(base->name), *base))
     throw Error(fmt::format("{} with other values than in {}; {}", what, base_.string(), kRemedy));
   return true;
 }

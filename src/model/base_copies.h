@@ -1,11 +1,11 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 
-#include "io/model_tensors.h"
+#include "io/tensor_source.h"
 
 namespace mixtral {
 
@@ -20,7 +20,7 @@ class BaseCopies {
   /// base's tensors, of equal value or rounded to the copy's type. Returns false when `name` is no
   /// name of a model's tensor. Throws Error naming file and tensor when they differ, or when there
   /// is nothing to compare with.
-  bool accept(const SafetensorsFile& file, const SafetensorsEntry& entry, std::string_view name);
+  bool accept(const TensorSource& adapter, const TensorEntry& entry, std::string_view name);
 
  private:
   std::filesystem::path base_;

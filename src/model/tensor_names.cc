@@ -239,6 +239,10 @@ std::string tensor_name(const NamingScheme& scheme, const TensorId& id) {
 
 std::string tensor_name(const TensorId& id) { return tensor_name(hugging_face_names(), id); }
 
+std::optional<TensorId> parse_tensor_name(const TensorNaming& row, std::string_view name) {
+  return match(row, name);
+}
+
 std::optional<TensorId> parse_tensor_name(std::string_view name) {
   for (const TensorNaming& row : kHuggingFace)
     if (const auto id = match(row, name)) return id;

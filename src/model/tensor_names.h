@@ -89,6 +89,9 @@ std::string name_in_files(const TensorSource& source, const TensorId& id);
 /// Which row of the file is row `r` of the model's matrix, where heads have `width` rows.
 int64_t row_in_head(const TensorNaming& row, int64_t r, int64_t width);
 
+/// Which tensor a name is of by one row.
+std::optional<TensorId> parse_tensor_name(const TensorNaming& row, std::string_view name);
+
 /// Where a tensor of the model stands in the files.
 struct TensorPlace {
   std::string name;  // of the file's tensor

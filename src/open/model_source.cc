@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/nearest.h"
+#include "io/gguf.h"
 #include "io/json.h"
 #include "io/manifest.h"
 #include "model/checkpoint.h"
@@ -23,7 +24,17 @@ bool has_file(const fs::path& directory, std::string_view name) {
   return fs::exists(directory / name, error);
 }
 
-bool holds_adapter(const fs::path& directory) { return has_file(directory, "adapter_config.json"); }
+/// Whether a path is an adapter's directory, or a GGUF file that holds one.
+bool holds_adapter(const fs::path& path) {
+  if (has_file(path, "adapter_config.json")) return true;
+  if (has_file(path, "lora.safetensors") && !has_file(path, "config.json")) return true;
+  if (!is_gguf_file(path)) return false;
+  try {
+    return GgufFile(path).header().text("general.type") == "adapter";
+  } catch (const Error&) {
+    return false;  // damaged, as reading it will say
+  }
+}
 
 /// Whether a path holds a model: trainers write a config.json beside adapters, too, and a model may
 /// have an adapter beside it.
@@ -54,7 +65,10 @@ AdvisedError about(const std::string& setting, const std::string& name,
 
 /// The model that an adapter says it is for.
 std::string base_of(const fs::path& adapter, const ModelSource::Names& names) {
-  const Json config = Json::load(adapter / "adapter_config.json");
+  // Other adapters than PEFT's never say.
+  const bool says = has_file(adapter, "adapter_config.json");
+  const Json config =
+      says ? Json::load(adapter / "adapter_config.json") : Json::parse("{}", adapter.string());
   const Json* base = config.find("base_model_name_or_path");
   const Advice advice{.subject = {names.setting, names.model},
                       .lead = "name that model, and this adapter, with",

@@ -89,9 +89,9 @@ TEST_F(StepRoutesTest, TokensRoutesAreThoseOfOneForwardPass) {
     int64_t sequences, cache_tokens, chunk;
     Engine::Padding padding;
   };
-  for (const Setup& setup : {Setup{1, 0, 256, Engine::Padding::none},
-                             Setup{4, 0, 7, Engine::Padding::powers_of_two},
-                             Setup{4, 160, 16, Engine::Padding::powers_of_two}}) {
+  for (const Setup& setup :
+       {Setup{1, 0, 256, Engine::Padding::none}, Setup{4, 0, 7, Engine::Padding::powers_of_two},
+        Setup{4, 160, 16, Engine::Padding::powers_of_two}}) {
     Engine engine(*backend_, model_,
                   {.sequences = setup.sequences,
                    .cache_tokens = setup.cache_tokens,
