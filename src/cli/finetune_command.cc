@@ -220,10 +220,6 @@ class Finetuning {
     const FinetuneMethod kind = o_.kind();
     const TrainSettings settings = o_.train_settings();
     const auto backend = o_.common.open_device();
-    const Precision precision =
-        trains_adapter(kind)
-            ? choose_precision(o_.common.dtype, *backend, Purpose::tuning, config_.dtype)
-            : choose_precision(o_.common.dtype, *backend, Purpose::training, config_.dtype);
     const bool fresh = !o_.resuming || trains_adapter(kind);  // else a checkpoint has them
     const bool drawn = o_.common.random_weights;
     std::unique_ptr<TensorSource> weights;
@@ -233,6 +229,11 @@ class Finetuning {
     if (weights && trains_adapter(kind) && o_.common.dtype == "auto" && !o_.common.quantization())
       stored = stored_formats(
           *weights, config_, [&](ops::WeightFormat format) { return backend->has_format(format); });
+    // Beside weights in few bits the others keep all of theirs.
+    const Dtype dtype = stored.empty() ? config_.dtype : Dtype::f32;
+    const Precision precision =
+        choose_precision(o_.common.dtype, *backend,
+                         trains_adapter(kind) ? Purpose::tuning : Purpose::training, dtype);
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
                                    .context = planned_context(o_, data),

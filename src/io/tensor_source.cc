@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "io/convert.h"
 #include "io/json.h"
 
@@ -58,31 +59,41 @@ uint64_t TensorSource::bytes() const {
   return total;
 }
 
-std::vector<TensorSource::NonFinite> TensorSource::non_finite() const {
-  std::vector<NonFinite> found;
-  std::vector<float> decoded;
-  for (const std::string& name : names()) {
-    const TensorEntry& entry = at(name);
-    const int64_t count = entry.numel();
-    if (!entry.coded) {
-      if (!entry.dtype) continue;
-      const std::byte* data = raw(name).data();
-      const int64_t index = find_non_finite(data, *entry.dtype, count);
-      if (index >= 0)
-        found.push_back({name, index, element(data, *entry.dtype, index), file_of(name)});
-      continue;
-    }
-    for (int64_t first = 0; first < count; first += kDecodedAtOnce) {
-      decoded.resize(static_cast<size_t>(std::min(kDecodedAtOnce, count - first)));
-      read(name, first, Tensor(std::span(decoded)));
-      const auto bad = find_non_finite(reinterpret_cast<const std::byte*>(decoded.data()),
-                                       Dtype::f32, static_cast<int64_t>(decoded.size()));
-      if (bad < 0) continue;
-      const double value = static_cast<double>(decoded[static_cast<size_t>(bad)]);
-      found.push_back({name, first + bad, value, file_of(name)});
-      break;
-    }
+std::optional<TensorSource::NonFinite> TensorSource::first_non_finite(
+    const std::string& name) const {
+  const TensorEntry& entry = at(name);
+  const int64_t count = entry.numel();
+  if (!entry.coded) {
+    if (!entry.dtype) return std::nullopt;
+    const std::byte* data = raw(name).data();
+    const int64_t index = find_non_finite(data, *entry.dtype, count);
+    if (index < 0) return std::nullopt;
+    return NonFinite{name, index, element(data, *entry.dtype, index), file_of(name)};
   }
+  std::vector<float> decoded;
+  for (int64_t first = 0; first < count; first += kDecodedAtOnce) {
+    decoded.resize(static_cast<size_t>(std::min(kDecodedAtOnce, count - first)));
+    read(name, first, Tensor(std::span(decoded)));
+    const auto bad = find_non_finite(reinterpret_cast<const std::byte*>(decoded.data()), Dtype::f32,
+                                     static_cast<int64_t>(decoded.size()));
+    if (bad >= 0)
+      return NonFinite{name, first + bad, static_cast<double>(decoded[static_cast<size_t>(bad)]),
+                       file_of(name)};
+  }
+  return std::nullopt;
+}
+
+std::vector<TensorSource::NonFinite> TensorSource::non_finite() const {
+  // Decoding takes longer than reading, so several tensors are looked at side by side.
+  std::vector<std::optional<NonFinite>> first(names().size());
+  const bool coded = std::ranges::any_of(names(), [&](const auto& name) { return at(name).coded; });
+  ThreadPool pool(coded ? 0 : 1);
+  pool.for_each(static_cast<int64_t>(first.size()), [&](int64_t i, int) {
+    first[static_cast<size_t>(i)] = first_non_finite(names()[static_cast<size_t>(i)]);
+  });
+  std::vector<NonFinite> found;
+  for (auto& one : first)
+    if (one) found.push_back(std::move(*one));
   return found;
 }
 

@@ -74,6 +74,9 @@ class TensorSource {
   std::vector<NonFinite> non_finite() const;
   /// Throws Error naming file, tensor and element if there is a NaN or an infinity.
   void refuse_non_finite() const;
+
+ private:
+  std::optional<NonFinite> first_non_finite(const std::string& name) const;
 };
 
 }  // namespace mixtral

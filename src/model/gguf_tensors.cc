@@ -75,9 +75,9 @@ void GgufTensors::open_parts(int64_t count) {
     std::error_code error;
     if (!fs::exists(file, error))
       throw Error(
-          fmt::format("{}: the model is split into {} files, but {} is not there; the "
+          fmt::format("{}: the model is split into {} files, but {} is not beside it; the "
                       "download may not be complete",
-                      first.string(), count, file.string()));
+                      first.string(), count, file.filename().string()));
     files_.push_back(std::make_unique<GgufFile>(file));
     if (part_of(*files_.back()) != part)
       throw Error(fmt::format("{}: by its key split.no it is part {}, but by its name part {}",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "base/error.h"
@@ -26,8 +27,9 @@ MlxQuantization read_setting(const Json& json, MlxQuantization otherwise) {
   if (std::ranges::find(kBits, setting.bits) == kBits.end())
     throw Error(
         fmt::format("{}: bits is {}; expected 2, 3, 4, 5, 6 or 8", json.where(), setting.bits));
-  if (setting.group < 1 || setting.group > 4096 || setting.group % 8 != 0)
-    throw Error(fmt::format("{}: group_size is {}; expected a multiple of 8 up to 4096",
+  if (setting.group < 8 || setting.group > 1024 ||
+      !std::has_single_bit(static_cast<uint64_t>(setting.group)))
+    throw Error(fmt::format("{}: group_size is {}; expected a power of two from 8 to 1024",
                             json.where(), setting.group));
   if (const Json* mode = json.find("mode");
       mode && !mode->is_null() && mode->as_string() != "affine")

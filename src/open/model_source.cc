@@ -36,11 +36,16 @@ bool holds_adapter(const fs::path& path) {
   }
 }
 
+bool has_weights(const fs::path& directory) {
+  return has_file(directory, "model.safetensors") ||
+         has_file(directory, "model.safetensors.index.json");
+}
+
 /// Whether a path holds a model: trainers write a config.json beside adapters, too, and a model may
 /// have an adapter beside it.
 bool holds_model(const fs::path& path) {
-  return find_model_files(path) && (!holds_adapter(path) || has_file(path, "model.safetensors") ||
-                                    has_file(path, "model.safetensors.index.json"));
+  return find_model_files(path) &&
+         (!holds_adapter(path) || has_weights(path) || has_file(path, "consolidated.safetensors"));
 }
 
 /// The folder that a name stands for: its own, or that of its download from the hub.
@@ -205,9 +210,7 @@ void ModelSource::read_hugging_face_config(const Note& note) {
     config_ = ModelConfig::parse(json);
   }
   // Only of these does a configuration depend on the weights.
-  const bool has_weights = has_file(directory_, "model.safetensors") ||
-                           has_file(directory_, "model.safetensors.index.json");
-  if (has_weights && (config_.dtype_is_open || config_.tie_embeddings))
+  if (has_weights(directory_) && (config_.dtype_is_open || config_.tie_embeddings))
     config_ = settle_config(config_, tensors(), note);
 }
 
@@ -271,6 +274,7 @@ std::vector<int64_t> ModelSource::stop_ids() const {
 
 ParameterFormats ModelSource::stored_formats(const Backend& backend, std::string_view dtype) const {
   if (is_builtin() || dtype != "auto") return {};
+  if (form_ == ModelForm::hugging_face && !has_weights(directory_)) return {};
   return mixtral::stored_formats(
       tensors(), config_, [&](ops::WeightFormat format) { return backend.has_format(format); });
 }

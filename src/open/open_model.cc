@@ -101,12 +101,13 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
   const ModelConfig& config = source.config();
   require_positions(o.context, config);
   const Purpose purpose = purpose_of(o, source);
-  open.precision =
-      choose_precision(o.dtype, *open.backend,
-                       purpose == Purpose::tuning ? Purpose::training : purpose, config.dtype);
   ParameterFormats stored;
   if (purpose != Purpose::training && !o.random_weights && !o.quantization)
     stored = source.stored_formats(*open.backend, o.dtype);
+  // Beside weights in few bits the others keep all of theirs.
+  open.precision = choose_precision(o.dtype, *open.backend,
+                                    purpose == Purpose::tuning ? Purpose::training : purpose,
+                                    stored.empty() ? config.dtype : Dtype::f32);
   const Mixtral::Options options{.weights = open.precision.weights,
                                  .compute = open.precision.compute,
                                  .context = o.context,
