@@ -2,7 +2,11 @@
 
 #include <thread>
 
+#include "serve/anthropic.h"
+#include "serve/experts.h"
 #include "serve/front_ends.h"
+#include "serve/page.h"
+#include "serve/responses.h"
 
 namespace mixtral::serve {
 namespace {
@@ -48,7 +52,12 @@ Application::~Application() { server_.stop(); }
 
 void Application::open(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note) {
-  service_ = std::make_unique<Service>(source, options, options_.service, note);
+  experts_ = std::make_unique<ExpertHistory>(source.config());
+  Service::Options service = options_.service;
+  service.after_step = [history = experts_.get()](const Engine& engine) {
+    history->note(*engine.expert_load());
+  };
+  service_ = std::make_unique<Service>(source, options, service, note);
   router_ = std::make_unique<Router>(access_of(options_, server_));
   router_->add(
       {.method = "GET",
@@ -58,6 +67,11 @@ void Application::open(const ModelSource& source, const OpenOptions& options,
        .access = Access::open});
   add_openai_routes(*router_, *service_);
   add_text_routes(*router_, *service_);
+  add_anthropic_routes(*router_, *service_);
+  add_responses_routes(*router_, *service_);
+  add_experts_route(*router_, *experts_);
+  add_page_routes(*router_);
+  add_openapi_route(*router_);
   if (options_.metrics) add_metrics_route(*router_, *service_);
   current_ = router_.get();
 }

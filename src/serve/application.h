@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "serve/expert_history.h"
 #include "serve/http_server.h"
 #include "serve/router.h"
 #include "serve/service.h"
@@ -28,6 +29,8 @@ class Application : private HttpHandler {
   /// Opens the model; from then on it is served. Throws as Service does.
   void open(const ModelSource& source, const OpenOptions& options, const ModelSource::Note& note);
   const Service& service() const { return *service_; }
+  /// Of the open model.
+  const std::vector<Route>& routes() const { return router_->routes(); }
   /// Takes no more requests, lets those that are under way go on for `grace`, and ends the rest.
   void finish(std::chrono::milliseconds grace);
 
@@ -40,6 +43,7 @@ class Application : private HttpHandler {
   Options options_;
   HttpServer server_;
   Router loading_;  // until the model is there
+  std::unique_ptr<ExpertHistory> experts_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Router> router_;
   std::atomic<Router*> current_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <set>
 #include <thread>
 
 #include "backends/registry.h"
@@ -349,6 +350,73 @@ TEST_F(ApiTest, AStreamEndsBetweenTwoEventsWhenTheServerEnds) {
   EXPECT_TRUE(got.complete);
   EXPECT_TRUE(got.body.ends_with("\n\n"));
   EXPECT_THAT(got.body, HasSubstr("shutting down"));
+}
+
+TEST_F(ApiTest, EveryProtocolGivesTheSameText) {
+  start();
+  const std::string turns = R"("messages": [{"role": "user", "content": "Ann saw"}])";
+  const std::string text = good("/v1/chat/completions", "{" + turns +
+                                                            R"(, "temperature": 0,
+                                                                "max_tokens": 12})")
+                               .at("choices")
+                               .items()[0]
+                               .at("message")
+                               .at("content")
+                               .as_string();
+  const Json message = good("/v1/messages", R"({"model": "small", "temperature": 0,
+                                               "max_tokens": 12, )" +
+                                                turns + "}");
+  EXPECT_EQ(message.at("content").items()[0].at("text").as_string(), text);
+  const Json counted = good("/v1/messages/count_tokens", R"({"model": "small", )" + turns + "}");
+  EXPECT_EQ(message.at("usage").at("input_tokens").as_int(), counted.at("input_tokens").as_int());
+  const Json response = good("/v1/responses", R"({"model": "small", "input": "Ann saw",
+                                                  "temperature": 0, "max_output_tokens": 12})");
+  EXPECT_EQ(response.at("output").items()[0].at("content").items()[0].at("text").as_string(), text);
+  EXPECT_EQ(response.at("usage").at("input_tokens").as_int(), counted.at("input_tokens").as_int());
+}
+
+TEST_F(ApiTest, SaysWhichExpertsMadeATokenAndWhatTheyHaveTaken) {
+  start();
+  const Json answer =
+      good("/v1/completions",
+           completion("Ann", R"(, "max_tokens": 5, "ignore_eos": true, "experts": true)"));
+  const Json& tokens = answer.at("choices").items()[0].at("experts");
+  ASSERT_EQ(tokens.items().size(), 5U);
+  for (const Json& token : tokens.items()) {
+    ASSERT_EQ(token.at("ids").items().size(), 1U);  // layers
+    double sum = 0;
+    for (const Json& weight : token.at("weights").items()[0].items()) sum += weight.as_double();
+    EXPECT_NEAR(sum, 1, 1e-5);
+  }
+  Client client(port());
+  client.request("GET", "/experts");
+  const Json load = Json::parse(client.answer().body, "/experts");
+  // BOS, three letters and all new tokens but the last have gone through the model.
+  EXPECT_EQ(load.at("tokens").as_int(), 8);
+  int64_t taken = 0;
+  for (const Json& count : load.at("counts").items()[0].items()) taken += count.as_int();
+  EXPECT_EQ(taken, 8 * load.at("experts_per_token").as_int());
+  for (const char* window : {"0", "601", "x", "1.5", ""}) {
+    client.request("GET", std::string("/experts?window=") + window);
+    EXPECT_EQ(client.answer().status, 400) << window;
+  }
+}
+
+TEST_F(ApiTest, TheOpenApiDocumentNamesEveryRouteAndNoOther) {
+  start();
+  Client client(port());
+  client.request("GET", "/openapi.json");
+  std::set<std::string> documented, routed;
+  const Json document = Json::parse(client.answer().body, "/openapi.json");
+  for (const auto& [path, methods] : document.at("paths").members())
+    for (const auto& [method, operation] : methods.members()) {
+      std::string name = method;
+      std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
+      documented.insert(name + " " + path);
+    }
+  for (const Route& route : application_->routes())
+    if (!route.path.starts_with("/page/")) routed.insert(route.method + " " + route.path);
+  EXPECT_EQ(documented, routed);
 }
 
 TEST_F(ApiTest, CountsTokensInItsMetrics) {
