@@ -11,6 +11,7 @@
 
 #include "backends/registry.h"
 #include "base/random.h"
+#include "cli/bench_ceilings.h"
 #include "cli/common.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
@@ -25,6 +26,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
+
+constexpr double kLeastBytes = 128 << 20;  // of weights that no cache holds
 
 constexpr const char* kExamples =
     "Weights and tokens are random: nothing is read but a configuration. Examples:\n"
@@ -46,60 +49,6 @@ struct BenchOptions {
 
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
 };
-
-/// What this machine can do at best, measured here and now.
-struct Ceilings {
-  double copy = 0;     // bytes/s, read and written
-  double product = 0;  // FLOP/s of a large product in the type that the work computes in
-};
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-/// Seconds of each of `count` runs, after one that is not counted.
-std::vector<double> time_runs(Backend& backend, int count, const std::function<void()>& work) {
-  work();
-  backend.synchronize();
-  std::vector<double> seconds;
-  for (int i = 0; i < count; ++i) {
-    const auto start = Clock::now();
-    work();
-    backend.synchronize();
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return seconds;
-}
-
-Ceilings measure_ceilings(Backend& backend, const Precision& precision) {
-  const bool gpu = backend.kind() == DeviceKind::gpu;
-  const int64_t count = gpu ? int64_t{1} << 28 : int64_t{1} << 25, side = gpu ? 8192 : 1024;
-  Ceilings ceilings;
-  uint64_t stream = 0;
-  auto normal = [&](const Tensor& x) {
-    backend.run(ops::RandomNormal{.x = x, .seed = 1, .stream = stream++, .deviation = 1});
-    return x;
-  };
-  {
-    const Buffer from(backend, count * 4), to(backend, count * 4);
-    const ops::Convert copy{normal(from.tensor({count}, Dtype::f32)),
-                            to.tensor({count}, Dtype::f32)};
-    const double seconds = median(time_runs(backend, 9, [&] { backend.run(copy); }));
-    ceilings.copy = static_cast<double>(count) * 8 / seconds;
-  }
-  const Dtype type = precision.compute;
-  const int64_t bytes = side * side * size_of(type);
-  const Buffer x(backend, bytes), weight(backend, bytes), y(backend, bytes);
-  const ops::GroupedMatmul product{.x = normal(x.tensor({side, side}, type)),
-                                   .weight = normal(weight.tensor({1, side, side}, type)),
-                                   .offsets = {},
-                                   .y = y.tensor({side, side}, type),
-                                   .operands = precision.operands};
-  const double seconds = median(time_runs(backend, 9, [&] { backend.run(product); }));
-  ceilings.product = 2 * std::pow(static_cast<double>(side), 3) / seconds;
-  return ceilings;
-}
 
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
   RandomStream random(seed, 0);
@@ -145,51 +94,33 @@ void print_profile(const Profiler& profiler, const Ceilings& ceilings, ordered_j
         total * 1e3, "op", "calls", "ms", "share", "GB/s", "GFLOP/s", "of bound");
   ordered_json table = ordered_json::array();
   for (const auto& [name, row] : rows) {
-    const double bound = std::max(row.bytes / ceilings.copy, row.flops / ceilings.product);
+    const double product = share_of(ceilings, name, row.flops / row.seconds, ceilings.product);
+    // Above the memory's rate are operands that stayed in a cache.
+    const double memory = row.bytes / row.seconds / std::max(ceilings.read, ceilings.copy);
+    const double bound = std::max(product, memory);
     if (!as_json)
-      fmt::print("{:38} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:8.0f}%\n", name, row.calls,
+      fmt::print("{:38} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:>9}\n", name, row.calls,
                  row.seconds * 1e3, 100 * row.seconds / total, row.bytes / row.seconds * 1e-9,
-                 row.flops / row.seconds * 1e-9, 100 * bound / row.seconds);
+                 row.flops / row.seconds * 1e-9,
+                 memory > 1.05 ? "in cache" : fmt::format("{:.0f}%", 100 * bound));
     table.push_back({{"op", name},
                      {"calls", row.calls},
                      {"seconds", row.seconds},
                      {"gb_per_s", row.bytes / row.seconds * 1e-9},
                      {"gflop_per_s", row.flops / row.seconds * 1e-9},
-                     {"share_of_bound", bound / row.seconds}});
+                     {"share_of_bound", bound}});
   }
   json["kernels"] = table;
-}
-
-/// One figure, as a line and in the JSON object.
-class Report {
- public:
-  explicit Report(bool as_json) : as_json_(as_json) {}
-  void line(const std::string& key, const std::string& text, double value) {
-    json_[key] = value;
-    if (!as_json_) fmt::print("{:22} {}\n", key, text);
-  }
-  ordered_json& json() { return json_; }
-  bool as_json() const { return as_json_; }
-
- private:
-  bool as_json_;
-  ordered_json json_;
-};
-
-void report_ceilings(Report& report, const Ceilings& ceilings) {
-  report.line("copy_gb_per_s", fmt::format("{:.1f}", ceilings.copy * 1e-9), ceilings.copy * 1e-9);
-  report.line("product_tflop_per_s", fmt::format("{:.3f}", ceilings.product * 1e-12),
-              ceilings.product * 1e-12);
 }
 
 void report_rate(Report& report, const Ceilings& ceilings, double seconds, double tokens,
                  double flops_per_token) {
   report.line("tok_per_s", fmt::format("{:.1f}", tokens / seconds), tokens / seconds);
   const double rate = flops_per_token * tokens / seconds;
-  report.line(
-      "model_tflop_per_s",
-      fmt::format("{:.3f} ({:.1f}% of the product)", rate * 1e-12, 100 * rate / ceilings.product),
-      rate * 1e-12);
+  report.line("model_tflop_per_s",
+              fmt::format("{:.3f} ({:.1f}% of the product)", rate * 1e-12,
+                          100 * share_of(ceilings, "the whole work", rate, ceilings.product)),
+              rate * 1e-12);
 }
 
 void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& backend,
@@ -217,7 +148,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
                                                                   .context = o.context,
                                                                   .recompute = recompute,
                                                                   .adapter = file});
-  const Ceilings ceilings = measure_ceilings(backend, precision);
+  Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
   Mixtral model(backend, config, options);
   draw_weights(backend, model, o.common.seed);
   std::unique_ptr<Adapter> adapter;
@@ -248,7 +179,6 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
     size = stage(runner);
   };
   for (int64_t i = 1; i < o.warmup; ++i) step();
-  report_ceilings(report, ceilings);
   const auto print_kernels = [&] {
     Profiler profiler(backend);
     Context profiled(backend, arena, precision.compute, &profiler);
@@ -256,6 +186,8 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
     StepRunner waiting(profiled, criterion, optimizer, false);
     stage(waiting);
     waiting.run();
+    ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
+    if (o.work == "ops") report_ceilings(report, ceilings);
     print_profile(profiler, ceilings, report.json(), report.as_json());
   };
   if (o.work == "ops") {
@@ -267,6 +199,8 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   const auto times = time_runs(backend, static_cast<int>(o.steps), step);
   const Figures figures = criterion.read(ctx, 0, size);
   const double seconds = median(times);
+  ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
+  report_ceilings(report, ceilings);
   const auto tokens = static_cast<double>(o.accumulation * o.batch_size * o.context);
   const double flops = tuning ? tuning_flops_per_token(config, o.context, trained)
                               : training_flops_per_token(config, o.context);
@@ -296,6 +230,23 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   print_kernels();
 }
 
+/// Bytes of weights that a step of so many sequences reads on average: of the experts, those that
+/// at least one of them is routed to.
+double step_bytes(Mixtral& model, int64_t sequences) {
+  const ModelConfig& config = model.config();
+  const double idle =
+      1 - static_cast<double>(config.experts_per_token) / static_cast<double>(config.num_experts);
+  const double used = 1 - std::pow(idle, static_cast<double>(sequences));
+  double bytes = 0;
+  model.for_each_parameter([&](nn::Parameter& p) {
+    // The embedding is read a row at a time, unless it is the head, too.
+    if (p.role == nn::Role::embedding && !config.tie_embeddings) return;
+    const auto all = static_cast<double>(p.packed ? p.packed.bytes() : p.value.bytes());
+    bytes += p.shape.rank() == 3 ? used * all : all;
+  });
+  return bytes;
+}
+
 void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
                       Report& report) {
   const Precision precision =
@@ -306,13 +257,14 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
                                  .compute = precision.compute,
                                  .context = context,
                                  .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization()};
+                                 .quantization = o.common.quantization(),
+                                 .operands = precision.operands};
   const auto planner = make_planning_backend(&backend);
   const InferenceShape shape{
       .config = config, .options = options, .sequences = sequences, .context = context};
   require_memory(*planner, shape, backend.memory());
   const int64_t planned = plan_inference(*planner, shape).total();
-  const Ceilings ceilings = measure_ceilings(backend, precision);
+  Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
   Mixtral model(backend, config, options);
   draw_weights(backend, model, o.common.seed);
   Engine engine(backend, model, {.context = context, .sequences = sequences, .share_pages = false});
@@ -354,18 +306,25 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
     if (run >= o.warmup) seconds.push_back(std::chrono::duration<double>(end - start).count());
   }
   const double time = median(seconds);
+  ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
+  // Codes are multiplied as integers.
+  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers && options.quantization)
+    ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);
   const ParameterCount count = count_parameters(config);
   if (decode) {
     report.line("tok_per_s", fmt::format("{:.2f}", tokens / time), tokens / time);
-    // With several sequences, a step reads the weights of more experts than one token has.
-    if (!options.quantization && sequences == 1) {
-      const double bytes = static_cast<double>(count.active) * size_of(precision.weights);
-      report.line("weights_gb_per_s",
-                  fmt::format("{:.1f} ({:.0f}% of the copy)", bytes * tokens / time * 1e-9,
-                              100 * bytes * tokens / time / ceilings.copy),
-                  bytes * tokens / time * 1e-9);
-    }
+    const double bytes = step_bytes(model, sequences);
+    const double rate = bytes * tokens / static_cast<double>(sequences) / time;
+    // A GPU's plain reading is slower than its copying. Fewer bytes may stay in a cache.
+    const bool gpu = backend.kind() == DeviceKind::gpu;
+    const double ceiling = gpu ? std::max(ceilings.read, ceilings.copy) : ceilings.read;
+    const std::string text =
+        bytes < kLeastBytes
+            ? fmt::format("{:.1f}", rate * 1e-9)
+            : fmt::format("{:.1f} ({:.0f}% of reading)", rate * 1e-9,
+                          100 * share_of(ceilings, "reading the weights", rate, ceiling));
+    report.line("weights_gb_per_s", text, rate * 1e-9);
   } else {
     const double flops =
         2 * static_cast<double>(count.active) +

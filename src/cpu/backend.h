@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "base/threads.h"
 #include "cpu/matmul.h"
 #include "cpu/scratch.h"
@@ -15,6 +17,9 @@ class CpuBackend final : public HostBackend {
   std::string name() const override { return "cpu"; }
   std::string description() const override;  // "AMD EPYC, 2 threads, AVX3_ZEN4"
   DeviceKind kind() const override { return DeviceKind::cpu; }
+  using Backend::computes_directly;
+  bool computes_directly(const ops::GroupedMatmul& op) const override;
+  ops::WeightLayout preferred_layout(ops::WeightFormat format, const Shape& shape) const override;
 
   void run(const ops::GroupedMatmul&) override;
   void run(const ops::GroupedMatmulInput&) override;
@@ -57,10 +62,17 @@ class CpuBackend final : public HostBackend {
   void run(const ops::Dequantize&) override;
 
  private:
+  /// Part of a group's product: some rows, and the bundles [begin, end) of outputs.
+  struct IntegerItem {
+    int64_t group, row, rows, begin, end;
+  };
+  void multiply_integers(const ops::GroupedMatmul& op);
+
   ThreadPool pool_;
   Scratch scratch_{pool_.size()};
   Scratch shared_{1};  // one block for all threads of an op
   Products products_{pool_, scratch_};
+  std::vector<IntegerItem> integer_items_;
 };
 
 }  // namespace mixtral::cpu

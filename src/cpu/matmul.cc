@@ -303,6 +303,7 @@ void Products::run(float scale, bool accumulate, bool bf16) {
 }
 
 void CpuBackend::run(const ops::GroupedMatmul& op) {
+  if (!op.weight.dense()) return multiply_integers(op);
   const float* x = floats(op.x, "x");
   float* y = const_cast<float*>(floats(op.y, "y"));
   const Tensor weight = op.weight.tensor();

@@ -467,9 +467,24 @@ void stream(const Stream& s) {
 
 constexpr Kernels kTable{kRows, kColumns, 2, kStreamRows, pack_rows, pack_columns, tile, stream};
 
+/// Twelve chains of products of pairs. Returns the multiply-adds of a step.
+int64_t spin(int64_t steps) {
+  constexpr int kChains = 12;
+  const __m512bh a = as_pairs(_mm512_set1_epi32(0x3f803f80)), b = as_pairs(_mm512_set1_epi32(0));
+  __m512 sums[kChains];
+  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, a, b);
+  }
+  asm volatile("" : : "m"(sums));
+  return int64_t{kChains} * 2 * kLanes;
+}
+
 }  // namespace
 
 const Kernels* const kPairKernels = &kTable;
+int64_t (*const kSpinPairs)(int64_t steps) = spin;
 
 }  // namespace mixtral::cpu
 
@@ -478,6 +493,7 @@ const Kernels* const kPairKernels = &kTable;
 namespace mixtral::cpu {
 
 const Kernels* const kPairKernels = nullptr;
+int64_t (*const kSpinPairs)(int64_t steps) = nullptr;
 
 }  // namespace mixtral::cpu
 

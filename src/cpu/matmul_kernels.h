@@ -98,5 +98,8 @@ const Kernels* float_kernels();
 extern const Kernels* const kPairKernels;
 /// Those, where they are faster than floats; otherwise null.
 const Kernels* bf16_kernels();
+/// Does `steps` times as many multiply-adds of bf16 pairs as it returns, in registers; null where
+/// kPairKernels is.
+extern int64_t (*const kSpinPairs)(int64_t steps);
 
 }  // namespace mixtral::cpu

@@ -54,6 +54,7 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
                                                            cache_options(backend, model, options)),
                   // Behind a sliding window pages are given back: no beginning stays whole.
                   .share_pages = options.share_pages && model.config().sliding_window <= 0}) {
+  ctx_.set_operands(model.options().operands);
   if (cache_.context() > model.context())
     throw Error(
         fmt::format("a context of {} tokens was asked for, but the model was prepared for {}",

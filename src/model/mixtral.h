@@ -43,6 +43,7 @@ class Mixtral {
     /// Formats of single parameters, where `quantization` is not given. Such a model is not
     /// trainable, either.
     ParameterFormats formats = {};
+    ops::Operands operands = ops::Operands::exact;  // of the products where text is generated
     bool planned = false;  // only what it allocates counts: nothing is computed for it
   };
 

@@ -34,6 +34,9 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
                            Dtype stored) {
   const bool gpu = backend.kind() == DeviceKind::gpu;
   Precision p;
+  // A CPU multiplies the codes of quantized weights, unless everything is asked for in f32.
+  if (purpose == Purpose::inference && backend.kind() == DeviceKind::cpu && dtype != "fp32")
+    p.operands = ops::Operands::integers;
   if (dtype == "fp64") {
     if (backend.kind() != DeviceKind::reference)
       throw AdvisedUsageError(
@@ -114,7 +117,8 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
                                  .trainable = purpose == Purpose::training,
                                  .rope_frequencies = o.rope_frequencies,
                                  .quantization = o.quantization,
-                                 .formats = stored};
+                                 .formats = stored,
+                                 .operands = open.precision.operands};
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;

@@ -31,7 +31,8 @@ enum class Purpose {
 /// fp64: `ref` only. bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for
 /// inference (the arithmetic stays f32), and products of bf16-rounded operands for training. auto:
 /// bf16 on a GPU; on a CPU f32, except that a model stored in 16 bits stays so where its weights
-/// are not trained. Throws UsageError.
+/// are not trained. Beside quantized weights, a CPU rounds activations to 8 bits for inference
+/// (ops::Operands::integers), except in fp32. Throws UsageError.
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored);
 

@@ -27,7 +27,13 @@ constexpr Dtype statistics_dtype(Dtype dtype) {
 }
 
 /// How the operands of a product are rounded before they are multiplied; sums are f32 or wider.
-enum class Operands : uint8_t { exact, bf16 };
+enum class Operands : uint8_t {
+  exact,
+  bf16,
+  /// Where the backend multiplies by the weight's codes directly, x is rounded to whole numbers of
+  /// 8 bits with a scale a block (ops/rounding.h). Beside other weights x is exact.
+  integers,
+};
 
 /// The position of a padding row. Such a row belongs to no sequence: an op that is given positions
 /// neither reads nor writes anything for it, except where its comment says so.

@@ -18,15 +18,31 @@ char* row_of(const Tensor& piece, int64_t row) {
   return static_cast<char*>(piece.data()) + row * piece.dim(1) * size_of(piece.dtype());
 }
 
-/// Calls copy(from, to, bytes) for what one row of a piece in interleaved8 consists of: `from` and
-/// `to` are bytes from the start of the piece and of the row.
+/// Calls copy(mixed, plain, bytes) for what one row of a piece in interleaved8 consists of: where
+/// it stands, in bytes from the start of the piece, and where it belongs, from the start of the
+/// row.
 template <class Copy>
-void for_interleaved(const Tensor& piece, bool codes, int64_t row, const Copy& copy) {
+void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int64_t row,
+                     const Copy& copy) {
+  const FormatRow& format = weight.format.row();
   const int64_t bytes = piece.dim(1) * size_of(piece.dtype());
+  const int64_t bundle = row / kInterleaved * kInterleaved * bytes, within = row % kInterleaved;
+  if (format.kind == FormatKind::blocks) {
+    const int64_t size = format.block_bytes, scale = size % kInterleavedBytes;
+    const bool at_end = format.super_block > 0;
+    for (int64_t block = 0; block < bytes; block += size) {
+      int64_t mixed = bundle + block * kInterleaved;
+      if (scale > 0) copy(mixed + within * scale, block + (at_end ? size - scale : 0), scale);
+      mixed += kInterleaved * scale + within * kInterleavedBytes;
+      const int64_t rest = block + (at_end ? 0 : scale);
+      for (int64_t at = 0; at < size - scale; at += kInterleavedBytes)
+        copy(mixed + at * kInterleaved, rest + at, kInterleavedBytes);
+    }
+    return;
+  }
   const int64_t step = codes ? kInterleavedBytes : size_of(piece.dtype());
-  const int64_t bundle = row / kInterleaved, within = row % kInterleaved;
   for (int64_t at = 0; at < bytes; at += step)
-    copy(bundle * kInterleaved * bytes + at * kInterleaved + within * step, at, step);
+    copy(bundle + at * kInterleaved + within * step, at, step);
 }
 
 /// One row's pieces in plain order: where they stand, or copied together into `room`.
@@ -42,7 +58,7 @@ RowPieces pieces_of(const Weight& weight, int64_t row, std::vector<char>& room) 
       if (piece.empty()) continue;
       char* to = room.data() + offset;
       const char* all = static_cast<const char*>(piece.data());
-      for_interleaved(piece, i == 0, row, [&](int64_t from, int64_t place, int64_t bytes) {
+      for_interleaved(weight, piece, i == 0, row, [&](int64_t from, int64_t place, int64_t bytes) {
         std::memcpy(to + place, all + from, static_cast<size_t>(bytes));
       });
       at[i] = to;
@@ -87,8 +103,9 @@ Weight Weight::slice(int64_t begin, int64_t end) const {
 }
 
 Weight Weight::slice_rows(int64_t begin, int64_t end) const {
-  CHECK(layout == WeightLayout::rows, "rows of an interleaved weight");
   CHECK(0 <= begin && begin <= end && end <= rows());
+  CHECK(layout == WeightLayout::rows || (begin % kInterleaved == 0 && end % kInterleaved == 0),
+        "rows of an interleaved weight are taken in whole bundles");
   return with_pieces(*this, {1, end - begin, inputs()}, begin, end);
 }
 
@@ -114,9 +131,12 @@ void expect_weight(std::string_view name, const Weight& weight) {
 
 bool has_layout(WeightFormat format, const Shape& shape, WeightLayout layout) {
   if (layout == WeightLayout::rows) return true;
-  const int64_t bytes = format.codes(shape[2]) * size_of(format.row().type);
-  return format.kind() == FormatKind::separate && shape[1] % kInterleaved == 0 &&
-         bytes % kInterleavedBytes == 0;
+  if (format.dense() || shape[1] % kInterleaved != 0) return false;
+  if (format.kind() == FormatKind::separate) {
+    const int64_t bytes = format.codes(shape[2]) * size_of(format.row().type);
+    return bytes % kInterleavedBytes == 0;
+  }
+  return format.row().block_bytes % 2 == 0;
 }
 
 void pack_row(const Weight& weight, int64_t row, std::span<const float> values) {
@@ -147,7 +167,7 @@ void change_layout(const Weight& from, const Weight& to) {
     const Tensor &plain = interleave ? source : target, &mixed = interleave ? target : source;
     for (int64_t row = 0; row < from.rows(); ++row) {
       char* const line = row_of(plain, row);
-      for_interleaved(mixed, codes, row, [&](int64_t at, int64_t place, int64_t bytes) {
+      for_interleaved(from, mixed, codes, row, [&](int64_t at, int64_t place, int64_t bytes) {
         char* const in_mixed = static_cast<char*>(mixed.data()) + at;
         if (interleave)
           std::memcpy(in_mixed, line + place, static_cast<size_t>(bytes));

@@ -8,9 +8,13 @@ namespace mixtral::ops {
 /// In which order the rows of a weight's pieces stand. The numbers are the same in every layout.
 enum class WeightLayout : uint8_t {
   rows,  // one after another: as in files, and as packing writes them
-  /// Eight rows side by side, for kernels that compute eight outputs at once: the first four bytes
-  /// of codes of each of them, then the next four, and so on; then the same of the scales, one at
-  /// a time. Of separate formats; O must be a multiple of 8, and a row of codes of 4 bytes.
+  /// Eight rows side by side, for kernels that compute eight outputs at once; O must be a multiple
+  /// of 8.
+  /// Separate formats: the first four bytes of codes of each row, then the next four, and so on;
+  /// then the same of the scales, one at a time. A row of codes must be a multiple of 4 bytes.
+  /// Formats in blocks: the first block of each row, then the second, and so on, four bytes of each
+  /// row at a time. Where block_bytes is not a multiple of 4, a scale's two bytes come first: those
+  /// that begin a block, or end a super-block. block_bytes must be even.
   interleaved8,
 };
 
@@ -43,7 +47,7 @@ struct Weight {
   Tensor tensor() const;
   /// Groups [begin, end).
   Weight slice(int64_t begin, int64_t end) const;
-  /// Rows [begin, end) of all R, as one group.
+  /// Rows [begin, end) of all R, as one group; multiples of 8 of an interleaved weight.
   Weight slice_rows(int64_t begin, int64_t end) const;
 };
 

@@ -1,7 +1,9 @@
 #include "ops/matmul.h"
 
+#include <algorithm>
 #include <vector>
 
+#include "ops/rounding.h"
 #include "ref/array.h"
 #include "ref/backend.h"
 
@@ -20,6 +22,33 @@ std::vector<double> operand(const Tensor& tensor, ops::Operands rounding) {
   return values;
 }
 
+/// The numbers of a group's weight, rounded first as the op asks.
+std::vector<double> weight_of(const ops::Weight& weight, int64_t group, ops::Operands rounding) {
+  if (weight.dense()) return operand(weight.tensor()[group], rounding);
+  std::vector<double> values;
+  std::vector<float> row(static_cast<size_t>(weight.inputs()));
+  for (int64_t o = 0; o < weight.outputs(); ++o) {
+    ops::unpack_row(weight, group * weight.outputs() + o, row);
+    values.insert(values.end(), row.begin(), row.end());
+  }
+  return values;
+}
+
+/// Rows of x beside a weight of this format.
+std::vector<double> rows_beside(ops::WeightFormat format, const Tensor& x, ops::Operands rounding) {
+  std::vector<double> values = operand(x, rounding);
+  const int block =
+      format.dense() || rounding != ops::Operands::integers ? 0 : ops::activation_block(format);
+  if (block == 0) return values;
+  std::vector<float> row(static_cast<size_t>(x.dim(1)));
+  for (auto at = values.begin(); at != values.end(); at += x.dim(1)) {
+    std::transform(at, at + x.dim(1), row.begin(), [](double v) { return static_cast<float>(v); });
+    ops::round_to_integers(row, block, row);
+    std::copy(row.begin(), row.end(), at);
+  }
+  return values;
+}
+
 /// The rows of one group.
 struct Range {
   int64_t begin, end;
@@ -34,14 +63,15 @@ Range rows_of(const Tensor& offsets, int64_t group, int64_t rows) {
 }  // namespace
 
 void RefBackend::run(const ops::GroupedMatmul& op) {
-  const Tensor values = op.weight.tensor();
-  const int64_t groups = values.dim(0), outputs = values.dim(1), inputs = values.dim(2);
+  const int64_t groups = op.weight.groups(), outputs = op.weight.outputs(),
+                inputs = op.weight.inputs();
   const Floats y(op.y);
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
     if (begin == end) continue;
-    const std::vector<double> weight = operand(values[g], op.operands);
-    const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
+    const std::vector<double> weight = weight_of(op.weight, g, op.operands);
+    const std::vector<double> x =
+        rows_beside(op.weight.format, op.x.slice(begin, end), op.operands);
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t o = 0; o < outputs; ++o) {
         const double* x_row = x.data() + (r - begin) * inputs;

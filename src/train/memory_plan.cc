@@ -36,12 +36,13 @@ HostBatch blank_batch(int64_t rows, int64_t context) {
 /// The most of an arena that `work` uses at once. It is run twice: blocks of the first, growing
 /// arena have unused ends, which the second pass, in one block, does not.
 template <class Work>
-int64_t arena_peak(Backend& planner, Dtype compute, const Work& work) {
+int64_t arena_peak(Backend& planner, const Mixtral::Options& options, const Work& work) {
   int64_t peak = 0;
   for (int pass = 0; pass < 2; ++pass) {
     Arena arena(planner);
     if (peak > 0) arena.reserve(peak);
-    Context ctx(planner, arena, compute);
+    Context ctx(planner, arena, options.compute);
+    ctx.set_operands(options.operands);
     work(ctx);
     peak = arena.peak();
   }
@@ -165,7 +166,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   const nn::ParameterStore& trained = adapter ? adapter->store() : model.store();
   const int64_t sequences = shape.preference ? 2 * shape.rows : shape.rows;
   const HostBatch batch = blank_batch(sequences, shape.context);
-  const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
+  const int64_t arena = arena_peak(planner, options, [&](Context& ctx) {
     run_pass(ctx, shape, model, adapter ? &*adapter : nullptr, batch);
   });
   // Without a gradient, logits have the type of statistics alone.
@@ -218,7 +219,7 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
     batch.sequence_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
   }
   batch.rows.assign(batch.tokens.size(), 0);
-  const int64_t arena = arena_peak(planner, options.compute, [&](Context& ctx) {
+  const int64_t arena = arena_peak(planner, options, [&](Context& ctx) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
     const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
     const Tensor logits =

@@ -1,0 +1,19 @@
+// The integer kernels for AVX-512 without VNNI; the flags are in src/CMakeLists.txt. Nothing here
+// runs before integer_kernel_sets has looked at the processor.
+
+#include "cpu/integer_kernels.h"
+
+#if defined(__AVX512BW__)
+#include "cpu/integer_products.h"
+
+namespace mixtral::cpu {
+namespace {
+constexpr IntegerKernels kKernels = make_kernels("AVX-512");
+}  // namespace
+const IntegerKernels* const kIntegerAvx512 = &kKernels;
+}  // namespace mixtral::cpu
+#else
+namespace mixtral::cpu {
+const IntegerKernels* const kIntegerAvx512 = nullptr;
+}  // namespace mixtral::cpu
+#endif

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "cpu/integer_kernels.h"
+#include "ops/matmul.h"
+
+namespace mixtral::cpu {
+
+/// The best kernels for this processor, among the instruction sets that Highway may use; or null.
+const IntegerKernels* integer_kernels();
+/// All that this processor can run, the best first: for tests.
+std::vector<const IntegerKernels*> integer_kernel_sets();
+
+/// The kernels' index of a format, where they have one.
+std::optional<IntegerFormat> integer_format(ops::WeightFormat format);
+
+}  // namespace mixtral::cpu

@@ -1,0 +1,355 @@
+// The integer kernels, written once in the vectors of integer_simd.h. For each bundle of outputs
+// and each block of k, the codes are unpacked into registers once and multiplied by all rows.
+//
+// Each file that includes this compiles it for its instruction set.
+#pragma once
+
+#include "cpu/integer_kernels.h"
+#include "cpu/integer_simd.h"
+
+namespace mixtral::cpu {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 32;  // whose sums stay in the L1 cache
+constexpr int64_t kAhead = 4096;     // bytes of the weight that are fetched before they are needed
+constexpr int64_t kGranule = 32;     // bytes: four of each of a bundle's outputs
+
+template <int index>
+[[gnu::always_inline]] inline Ints byte_of(Ints a) {
+  return both(shift_right<8 * index>(a), broadcast(0xff));
+}
+template <int index>
+[[gnu::always_inline]] inline Ints signed_byte_of(Ints a) {
+  return shift_right_signed<24>(shift_left<24 - 8 * index>(a));
+}
+[[gnu::always_inline]] inline Bytes low_codes(Bytes a) { return both(a, broadcast(0x0f0f0f0f)); }
+[[gnu::always_inline]] inline Bytes high_codes(Bytes a) { return low_codes(shift_right<4>(a)); }
+
+/// Σ codes · x over kCodes · 4 elements, times `scales` where there are any; no code is above
+/// kLargest.
+template <int kLargest, int kCodes, class... OneScales>
+[[gnu::always_inline]] inline Ints dot(const Bytes (&codes)[kCodes], const int8_t* x,
+                                       OneScales... scales) {
+  constexpr int kStep = kChain(kLargest);
+  Ints total = zero_ints();
+  Sums sums = begin_sums();
+#pragma GCC unroll 8
+  for (int i = 0; i < kCodes; ++i) {
+    if (i > 0 && i % kStep == 0) {
+      total = add(total, finish(sums, scales...));
+      sums = begin_sums();
+    }
+    sums = add_products(sums, codes[i], broadcast(load_word(x + 4 * i)));
+  }
+  return kStep < kCodes ? add(total, finish(sums, scales...)) : finish(sums, scales...);
+}
+
+// Each format adds one block's products to the sums of `rows` rows. x[r] is row r's block.
+
+/// Blocks of 32: a scale, of some a minimum, of some fifth bits, and codes of four bits.
+template <int kBits, bool kMinimum>
+struct Fours {
+  using X = RoundedBlock;
+  static constexpr int64_t kHeader = kMinimum ? 32 : 16;
+  static constexpr int64_t kBytes = kHeader + (kBits == 5 ? kGranule : 0) + 4 * kGranule;
+
+  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+    Reals scale, minimum;
+    if constexpr (kMinimum) {
+      const Ints pair = load_ints(w);
+      scale = low_halves(pair);
+      minimum = high_halves(pair);
+    } else {
+      scale = load_halves(w);
+    }
+    const Place packed = w + (kBytes - 4 * kGranule);
+    Bytes codes[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Bytes both_halves = load_ints(packed + i * kGranule);
+      codes[i] = low_codes(both_halves);
+      codes[4 + i] = high_codes(both_halves);
+    }
+    if constexpr (kBits == 5) {
+      // Bit i of a word is element i's: four of them are spread over the bytes by a product.
+      Ints bits = load_ints(w + kHeader);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const Ints spread = multiply(both(bits, broadcast(15)), broadcast(0x00204081));
+        codes[i] = either(codes[i], shift_left<4>(both(spread, broadcast(0x01010101))));
+        bits = shift_right<4>(bits);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints sum = dot<(1 << kBits) - 1>(codes, x[r].codes);
+      if constexpr (!kMinimum) sum = subtract(sum, broadcast(x[r].sum << (kBits - 1)));
+      const Reals step = broadcast(x[r].scale);
+      sums[r] = multiply_add(to_reals(sum), multiply(scale, step), sums[r]);
+      if constexpr (kMinimum)
+        sums[r] =
+            multiply_add(broadcast(static_cast<float>(x[r].sum)), multiply(minimum, step), sums[r]);
+    }
+  }
+};
+
+/// Blocks of 32: a scale and codes of eight bits with a sign.
+struct Eights {
+  using X = RoundedBlock;
+  static constexpr int64_t kBytes = 16 + 8 * kGranule;
+
+  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+    const Reals scale = load_halves(w);
+    SignedBytes codes[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) codes[i] = make_signed(load_ints(w + (16 + i * kGranule)));
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints sum = begin_signed(x[r].sum);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        sum = add_signed(sum, codes[i], broadcast(load_word(x[r].codes + 4 * i)));
+      sums[r] = multiply_add(to_reals(sum), multiply(scale, broadcast(x[r].scale)), sums[r]);
+    }
+  }
+};
+
+/// Super-blocks of 256: scales and minima of 6 bits for each 32 elements, fifth bits or none, and
+/// codes of four bits: chunk c of 32 bytes holds elements 64 c to 64 c + 31 in its low halves and
+/// the next 32 in its high ones.
+template <int kBits>
+struct SuperFours {
+  using X = RoundedSuperBlock;
+  static constexpr int64_t kFifths = 4 * kGranule;
+  static constexpr int64_t kCodesAt = kFifths + (kBits == 5 ? 8 * kGranule : 0);
+  static constexpr int64_t kBytes = kCodesAt + 32 * kGranule;
+
+  template <int kIndex>
+  static void add_part(Place w, Ints scales, const X* x, int64_t rows, Ints* totals) {
+    constexpr bool kHigh = kIndex % 2 != 0;
+    const Scales scale = make_scales(byte_of<kIndex % 4>(scales));
+    const Place packed = w + (kCodesAt + kIndex / 2 * 8 * kGranule);
+    Bytes codes[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const Bytes four = load_ints(packed + i * kGranule);
+      codes[i] = kHigh ? high_codes(four) : low_codes(four);
+      if constexpr (kBits == 5) {
+        const Bytes fifths = shift_right<kIndex>(load_ints(w + (kFifths + i * kGranule)));
+        codes[i] = either(codes[i], shift_left<4>(both(fifths, broadcast(0x01010101))));
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const Ints part = dot<(1 << kBits) - 1>(codes, x[r].codes + 32 * kIndex, scale);
+      totals[r] = kIndex == 0 ? part : add(totals[r], part);
+    }
+  }
+
+  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+    const Ints first = load_ints(w + kGranule), second = load_ints(w + 2 * kGranule),
+               third = load_ints(w + 3 * kGranule);
+    const Ints six = broadcast(0x3f3f3f3f), four = broadcast(0x0f0f0f0f),
+               top = broadcast(0x30303030);
+    const Ints scales[2] = {both(first, six),
+                            either(both(third, four), both(shift_right<2>(first), top))};
+    const Ints minima[2] = {both(second, six), either(both(shift_right<4>(third), four),
+                                                      both(shift_right<2>(second), top))};
+    Ints totals[kRowsAtOnce];
+    add_part<0>(w, scales[0], x, rows, totals);
+    add_part<1>(w, scales[0], x, rows, totals);
+    add_part<2>(w, scales[0], x, rows, totals);
+    add_part<3>(w, scales[0], x, rows, totals);
+    add_part<4>(w, scales[1], x, rows, totals);
+    add_part<5>(w, scales[1], x, rows, totals);
+    add_part<6>(w, scales[1], x, rows, totals);
+    add_part<7>(w, scales[1], x, rows, totals);
+    Ints minimum[8];  // each twice, in 16 bits
+    const auto twice = [](Ints a) { return either(a, shift_left<16>(a)); };
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      minimum[4 * i] = twice(byte_of<0>(minima[i]));
+      minimum[4 * i + 1] = twice(byte_of<1>(minima[i]));
+      minimum[4 * i + 2] = twice(byte_of<2>(minima[i]));
+      minimum[4 * i + 3] = twice(byte_of<3>(minima[i]));
+    }
+    const Ints pair = load_ints(w);
+    const Reals scale = low_halves(pair), step = high_halves(pair);
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints below = zero_ints();
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        below = add(below, multiply_pairs(minimum[i], broadcast(load_word(x[r].sums + 2 * i))));
+      const Reals of_x = broadcast(x[r].scale);
+      sums[r] = multiply_add(to_reals(totals[r]), multiply(scale, of_x), sums[r]);
+      sums[r] = subtract_product(sums[r], to_reals(below), multiply(step, of_x));
+    }
+  }
+};
+
+/// Super-blocks of 256: codes of six bits, less 32, with a scale of 8 bits for each 16 elements. Of
+/// each half of 128 elements, 64 bytes hold the low four bits, and 32 bytes the high two, of
+/// elements 32 apart.
+struct SuperSixes {
+  using X = RoundedSuperBlock;
+  static constexpr int64_t kBytes = 16 + 52 * kGranule;
+
+  template <int kHalf, int kQuarter>
+  static void add_part(Place w, Ints scales, const X* x, int64_t rows, Ints* totals) {
+    constexpr int kPart = 2 * (kQuarter % 2);  // which of the four scales in a word
+    const Scales scale[2] = {make_scales(signed_byte_of<kPart>(scales)),
+                             make_scales(signed_byte_of<kPart + 1>(scales))};
+    Bytes codes[2][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const Bytes four = load_ints(w + (16 + (16 * kHalf + 8 * (kQuarter % 2) + i) * kGranule));
+      const Bytes two = load_ints(w + (16 + (32 + 8 * kHalf + i) * kGranule));
+      const Ints high = shift_left<4>(both(shift_right<2 * kQuarter>(two), broadcast(0x03030303)));
+      codes[i / 4][i % 4] = either(kQuarter < 2 ? low_codes(four) : high_codes(four), high);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int8_t* at = x[r].codes + 128 * kHalf + 32 * kQuarter;
+      const Ints part = add(dot<63>(codes[0], at, scale[0]), dot<63>(codes[1], at + 16, scale[1]));
+      totals[r] = kHalf + kQuarter == 0 ? part : add(totals[r], part);
+    }
+  }
+
+  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+    Ints scales[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) scales[i] = load_ints(w + (16 + (48 + i) * kGranule));
+    Ints totals[kRowsAtOnce];
+    add_part<0, 0>(w, scales[0], x, rows, totals);
+    add_part<0, 1>(w, scales[0], x, rows, totals);
+    add_part<0, 2>(w, scales[1], x, rows, totals);
+    add_part<0, 3>(w, scales[1], x, rows, totals);
+    add_part<1, 0>(w, scales[2], x, rows, totals);
+    add_part<1, 1>(w, scales[2], x, rows, totals);
+    add_part<1, 2>(w, scales[3], x, rows, totals);
+    add_part<1, 3>(w, scales[3], x, rows, totals);
+    Ints pairs[8];  // two scales of 16 elements, in 16 bits each
+    const auto pair = [](Ints low, Ints high) {
+      return either(both(low, broadcast(0xffff)), shift_left<16>(high));
+    };
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      pairs[2 * i] = pair(signed_byte_of<0>(scales[i]), signed_byte_of<1>(scales[i]));
+      pairs[2 * i + 1] = pair(signed_byte_of<2>(scales[i]), signed_byte_of<3>(scales[i]));
+    }
+    const Reals scale = load_halves(w);
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints offset = zero_ints();
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        offset = add(offset, multiply_pairs(pairs[i], broadcast(load_word(x[r].sums + 2 * i))));
+      const Ints total = subtract(totals[r], shift_left<5>(offset));
+      sums[r] = multiply_add(to_reals(total), multiply(scale, broadcast(x[r].scale)), sums[r]);
+    }
+  }
+};
+
+template <class Format>
+void multiply(const IntegerTask& t) {
+  const auto* x = static_cast<const typename Format::X*>(t.x);
+  for (int64_t bundle = 0; bundle < t.bundles; bundle += kBundles) {
+    const bool two = kBundles == 2 && bundle + 1 < t.bundles;
+    const Place first{t.weight + bundle * t.bundle_bytes, two ? t.bundle_bytes : 0};
+    for (int64_t row = 0; row < t.rows; row += kRowsAtOnce) {
+      const int64_t rows = t.rows - row < kRowsAtOnce ? t.rows - row : kRowsAtOnce;
+      Reals sums[kRowsAtOnce];
+      for (int64_t r = 0; r < rows; ++r) sums[r] = zero_reals();
+      for (int64_t block = 0; block < t.blocks; ++block) {
+        const Place w = first + block * Format::kBytes;
+        if (row == 0)
+          for (int64_t at = 0; at < Format::kBytes; at += 64) {
+            __builtin_prefetch(w.at + kAhead + at);
+            if constexpr (kBundles == 2) __builtin_prefetch(w.at + w.next + kAhead + at);
+          }
+        Format::add_block(w, x + block * t.x_rows + row, rows, sums);
+      }
+      float* y = t.y + row * t.y_stride + 8 * bundle;
+      const Reals scale = broadcast(t.scale);
+      for (int64_t r = 0; r < rows; ++r, y += t.y_stride)
+        store_outputs(t.accumulate ? multiply_add(sums[r], scale, load_outputs(y, two))
+                                   : multiply(sums[r], scale),
+                      y, two);
+    }
+  }
+}
+
+/// Rounds kSize elements; returns their scale.
+template <int kSize>
+[[gnu::always_inline]] inline float round_block(const float* x, int8_t* codes) {
+  int32_t largest = 0;  // magnitudes order like the integers of their bits
+  for (int i = 0; i < kSize; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  constexpr int32_t kInfinite = 0x7f800000, kLeast = 0x0d800000;  // 2^-100
+  float magnitude;
+  std::memcpy(&magnitude, &largest, sizeof magnitude);
+  const float inverse = largest < kLeast || largest >= kInfinite ? 0.0f : 127 / magnitude;
+  constexpr float kShift = 0x1.8p23f;  // adding it rounds to whole numbers
+  for (int i = 0; i < kSize; ++i) {
+    const float rounded = (largest >= kInfinite ? 0.0f : x[i]) * inverse + kShift;
+    int32_t bits;
+    std::memcpy(&bits, &rounded, sizeof bits);
+    codes[i] = static_cast<int8_t>(bits);
+  }
+  return largest >= kInfinite ? __builtin_nanf("") : magnitude / 127;
+}
+
+void round(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) {
+  for (int64_t b = 0; b < blocks; ++b, x += 32, to += step) {
+    to->scale = round_block<32>(x, to->codes);
+    int32_t sum = 0;
+    for (int i = 0; i < 32; ++i) sum += to->codes[i];
+    to->sum = sum;
+  }
+}
+void round_super(const float* x, int64_t blocks, RoundedSuperBlock* to, int64_t step) {
+  for (int64_t b = 0; b < blocks; ++b, x += 256, to += step) {
+    to->scale = round_block<256>(x, to->codes);
+    for (int part = 0; part < 16; ++part) {
+      int32_t sum = 0;
+      for (int i = 0; i < 16; ++i) sum += to->codes[16 * part + i];
+      to->sums[part] = static_cast<int16_t>(sum);
+    }
+  }
+}
+
+/// Four chains of products of four-bit codes, each as long as 16 bits allow. Returns the
+/// multiply-adds of a step.
+int64_t spin(int64_t steps) {
+  constexpr int kChains = 4, kLength = 8;
+  Bytes codes = broadcast(0x07050301);
+  Ints x = broadcast(0x01fe03fc);
+  Ints total[kChains];
+  for (Ints& each : total) each = zero_ints();
+  for (int64_t i = 0; i < steps; ++i) {
+    Sums sums[kChains];
+#pragma GCC unroll 4
+    for (Sums& each : sums) each = begin_sums();
+#pragma GCC unroll 8
+    for (int j = 0; j < kLength; ++j)
+#pragma GCC unroll 4
+      for (Sums& each : sums) each = add_products(each, codes, x);
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) total[c] = add(total[c], finish(sums[c]));
+    asm volatile("" : "+m"(codes), "+m"(x));
+  }
+  asm volatile("" : : "m"(total));
+  return int64_t{kChains} * kLength * 4 * 8 * kBundles;
+}
+
+constexpr IntegerKernels make_kernels(const char* name) {
+  return {name,
+          round,
+          round_super,
+          {multiply<Fours<4, false>>, multiply<Fours<4, true>>, multiply<Fours<5, false>>,
+           multiply<Fours<5, true>>, multiply<Eights>, multiply<SuperFours<4>>,
+           multiply<SuperFours<5>>, multiply<SuperSixes>},
+          spin};
+}
+
+}  // namespace
+}  // namespace mixtral::cpu

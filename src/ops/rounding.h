@@ -1,0 +1,22 @@
+#pragma once
+
+#include <span>
+
+#include "ops/weight_format.h"
+
+/// The rounding of activations to whole numbers: the scalar reference of Operands::integers.
+namespace mixtral::ops {
+
+/// Below it, a block's magnitudes are rounded to 0: 127 / magnitude must be finite.
+inline constexpr float kLeastRounded = 0x1p-100f;
+
+/// Elements of x that share a scale beside a weight of this format; 0: its codes are no whole
+/// numbers, and x stays exact.
+int activation_block(WeightFormat format);
+
+/// Rounds a row to multiples of a scale a block: with the block's largest magnitude m, the scale is
+/// m / 127, and a number becomes the whole number nearest to x · (127 / m), ties to even, times the
+/// scale. All in f32. A block with a number that is not finite becomes NaN. `rounded` may be `row`.
+void round_to_integers(std::span<const float> row, int block, std::span<float> rounded);
+
+}  // namespace mixtral::ops

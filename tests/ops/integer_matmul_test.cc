@@ -1,0 +1,320 @@
+// Products of weights in blocks of whole numbers, whose kernels multiply codes: beside the scalar
+// reference, on every instruction set that this processor has, and in every batch.
+#include "cpu/integer_matmul.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "backends/registry.h"
+#include "base/random.h"
+#include "cpu/backend.h"
+#include "ops/rounding.h"
+#include "tests/op_cases.h"
+
+namespace mixtral {
+namespace {
+
+using ops::Operands;
+using ops::WeightFormat;
+using ops::WeightLayout;
+
+/// The formats that have kernels.
+std::vector<WeightFormat> formats() {
+  std::vector<WeightFormat> all;
+  for (const ops::FormatRow& row : ops::kWeightFormats)
+    if (cpu::integer_format(WeightFormat(row))) all.emplace_back(row);
+  return all;
+}
+
+/// Bytes of a block in which a half stands: scales and minima.
+std::vector<int64_t> halves_of(WeightFormat format) {
+  const ops::FormatRow& row = format.row();
+  if (row.block_bytes % 4 == 2) return {row.super_block > 0 ? row.block_bytes - 2 : 0};
+  return {0, 2};
+}
+
+class IntegerMatmul : public testing::Test {
+ protected:
+  IntegerMatmul() {
+    if (cpu::integer_kernel_sets().empty()) skip_ = true;
+    RecordProperty("seed", std::to_string(test::test_seed()));
+  }
+  void SetUp() override {
+    if (skip_) GTEST_SKIP() << "no kernels for this processor";
+  }
+
+  /// A tensor of the arena with these values.
+  template <class T>
+  Tensor tensor(Shape shape, Dtype dtype, const std::vector<T>& values) {
+    const Tensor made = arena_.allocate(shape, dtype);
+    CHECK(made.bytes() == static_cast<int64_t>(values.size() * sizeof(T)));
+    std::memcpy(made.data(), values.data(), values.size() * sizeof(T));
+    return made;
+  }
+  Tensor normal(Shape shape, double deviation = 1) {
+    std::vector<float> values(static_cast<size_t>(shape.numel()));
+    for (float& value : values) value = static_cast<float>(deviation * random_.normal());
+    return tensor(shape, Dtype::f32, values);
+  }
+  Tensor room(Shape shape) { return arena_.allocate(shape, Dtype::f32); }
+
+  ops::Weight empty_weight(Shape shape, WeightFormat format) {
+    return ops::make_weight(
+        shape, format, [&](Shape piece, Dtype dtype) { return arena_.allocate(piece, dtype); });
+  }
+  /// Any codes, beside scales and minima of a few hundredths of both signs.
+  ops::Weight random_weight(Shape shape, WeightFormat format) {
+    const ops::Weight weight = empty_weight(shape, format);
+    auto* bytes = weight.codes.as<uint8_t>();
+    for (int64_t i = 0; i < weight.codes.bytes(); ++i)
+      bytes[i] = static_cast<uint8_t>(random_.next() >> 20);
+    for (int64_t block = 0; block < weight.codes.bytes(); block += format.row().block_bytes)
+      for (const int64_t at : halves_of(format)) {
+        const f16 half(static_cast<float>(0.02 * random_.normal()));
+        std::memcpy(bytes + block + at, &half, sizeof half);
+      }
+    return weight;
+  }
+  ops::Weight interleaved(const ops::Weight& rows) {
+    ops::Weight mixed = empty_weight(rows.shape, rows.format);
+    mixed.layout = WeightLayout::interleaved8;
+    ops::change_layout(rows, mixed);
+    return mixed;
+  }
+
+  bool skip_ = false;
+  RandomStream random_{test::test_seed(), 4711};
+  Arena arena_{host_memory()};
+  std::unique_ptr<Backend> cpu_ = make_backend("cpu", 2), reference_ = make_backend("ref");
+};
+
+TEST_F(IntegerMatmul, EqualsTheReferenceInEveryFormat) {
+  struct Case {
+    std::vector<int32_t> rows;
+    int64_t outputs, units;
+    int64_t begin = 0, spare = 0;
+    double scale = 1;
+    bool accumulate = false;
+  };
+  const std::vector<Case> cases{
+      {.rows = {1}, .outputs = 8, .units = 1},
+      {.rows = {1, 0, 0, 1}, .outputs = 40, .units = 3},
+      {.rows = {3, 0, 7, 1, 33}, .outputs = 24, .units = 2},
+      {.rows = {150}, .outputs = 56, .units = 5},
+      {.rows = {5, 2},
+       .outputs = 16,
+       .units = 2,
+       .begin = 3,
+       .spare = 2,
+       .scale = -0.5,
+       .accumulate = true},
+  };
+  EXPECT_EQ(formats().size(), static_cast<size_t>(cpu::kIntegerFormats));
+  for (const WeightFormat format : formats()) {
+    for (const Case& c : cases) {
+      const ArenaScope scope(arena_);
+      const int64_t total = std::accumulate(c.rows.begin(), c.rows.end(), int64_t{0});
+      const int64_t inputs = c.units * format.unit(), columns = c.begin + c.outputs + c.spare;
+      const auto groups = static_cast<int64_t>(c.rows.size());
+      const ops::Weight weight = random_weight({groups, c.outputs, inputs}, format);
+      const Tensor y = normal({total, columns}), expected = room({total, columns});
+      std::memcpy(expected.data(), y.data(), static_cast<size_t>(y.bytes()));
+      ops::GroupedMatmul op{.x = normal({total, inputs}),
+                            .weight = interleaved(weight),
+                            .offsets = {},
+                            .y = y,
+                            .y_begin = c.begin,
+                            .scale = c.scale,
+                            .accumulate = c.accumulate,
+                            .operands = Operands::integers};
+      if (groups > 1) op.offsets = tensor({groups + 1}, Dtype::i32, test::offsets_of(c.rows));
+      ASSERT_TRUE(cpu_->computes_directly(op));
+      cpu_->run(op);
+      op.y = expected;
+      reference_->run(op);
+      double largest = 0, worst = 0;
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const auto want = static_cast<double>(expected.as<float>()[i]);
+        largest = std::max(largest, std::abs(want));
+        worst = std::max(worst, std::abs(static_cast<double>(y.as<float>()[i]) - want));
+      }
+      EXPECT_LE(worst, 3e-6 * largest)
+          << format.name() << ", " << total << " rows, seed " << test::test_seed();
+    }
+  }
+}
+
+/// The largest codes of either sign beside the largest x: no sum on the way may overflow.
+TEST_F(IntegerMatmul, HoldsTheLargestCodes) {
+  for (const WeightFormat format : formats()) {
+    for (const int byte : {0x00, 0xff, 0x80, 0x7f}) {
+      const ArenaScope scope(arena_);
+      const int64_t inputs = 2 * format.unit();
+      const ops::Weight weight = random_weight({1, 8, inputs}, format);
+      auto* bytes = weight.codes.as<uint8_t>();
+      const auto halves = halves_of(format);
+      for (int64_t i = 0; i < weight.codes.bytes(); ++i) {
+        const int64_t at = i % format.row().block_bytes;
+        const bool half = std::ranges::any_of(halves, [&](int64_t h) { return at / 2 == h / 2; });
+        if (!half) bytes[i] = static_cast<uint8_t>(byte);
+      }
+      for (const float sign : {1.0f, -1.0f}) {
+        const Tensor x = tensor({1, inputs}, Dtype::f32,
+                                std::vector<float>(static_cast<size_t>(inputs), 3 * sign));
+        const Tensor y = room({1, 8}), expected = room({1, 8});
+        ops::GroupedMatmul op{.x = x,
+                              .weight = interleaved(weight),
+                              .offsets = {},
+                              .y = y,
+                              .operands = Operands::integers};
+        cpu_->run(op);
+        op.y = expected;
+        reference_->run(op);
+        double terms = 0;  // the size of what is added up
+        std::vector<float> row(static_cast<size_t>(inputs));
+        for (int64_t o = 0; o < 8; ++o) {
+          ops::unpack_row(weight, o, row);
+          for (const float w : row) terms = std::max(terms, std::abs(static_cast<double>(w)));
+        }
+        for (int64_t o = 0; o < 8; ++o)
+          EXPECT_NEAR(y.as<float>()[o], expected.as<float>()[o],
+                      3e-6 * terms * 3 * static_cast<double>(inputs))
+              << format.name() << ", bytes of " << byte << ", x " << 3 * sign;
+      }
+    }
+  }
+}
+
+TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
+  const auto sets = cpu::integer_kernel_sets();
+  for (const WeightFormat format : formats()) {
+    const ArenaScope scope(arena_);
+    const int64_t rows = 37, outputs = 40, blocks = 3, inputs = blocks * format.unit();
+    const ops::Weight weight = interleaved(random_weight({1, outputs, inputs}, format));
+    const Tensor x = normal({rows, inputs});
+    const bool super = format.row().super_block > 0;
+    std::vector<std::vector<float>> results;
+    for (const cpu::IntegerKernels* kernels : sets) {
+      std::vector<cpu::RoundedBlock> small(static_cast<size_t>(super ? 0 : rows * blocks));
+      std::vector<cpu::RoundedSuperBlock> large(static_cast<size_t>(super ? rows * blocks : 0));
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* from = x.as<float>() + r * inputs;
+        if (super)
+          kernels->round_super(from, blocks, large.data() + r, rows);
+        else
+          kernels->round(from, blocks, small.data() + r, rows);
+      }
+      std::vector<float> y(static_cast<size_t>(rows * outputs));
+      kernels->multiply[static_cast<int>(*cpu::integer_format(format))](
+          {.weight = weight.codes.as<uint8_t>(),
+           .bundles = outputs / 8,
+           .bundle_bytes = 8 * format.row_bytes(inputs),
+           .blocks = blocks,
+           .x = super ? static_cast<const void*>(large.data()) : small.data(),
+           .x_rows = rows,
+           .rows = rows,
+           .y = y.data(),
+           .y_stride = outputs,
+           .scale = 1,
+           .accumulate = false});
+      results.push_back(y);
+    }
+    for (size_t i = 1; i < results.size(); ++i)
+      EXPECT_EQ(results[i], results[0])
+          << format.name() << ": " << sets[i]->name << " and " << sets[0]->name;
+  }
+}
+
+TEST_F(IntegerMatmul, RoundsXAsTheReferenceDoes) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<std::vector<float>> rows;
+  for (const float size : {1.0f, 1e-30f, 1e-38f, 1e30f, 3e38f}) {
+    rows.emplace_back();
+    for (int i = 0; i < 256; ++i)
+      rows.back().push_back(size * static_cast<float>(std::clamp(random_.normal() / 4, -1.0, 1.0)));
+  }
+  rows.emplace_back(256, 0.0f);
+  rows.emplace_back(256, -5.0f);
+  rows.emplace_back();  // 127 and halves: ties
+  for (int i = 0; i < 256; ++i) rows.back().push_back(static_cast<float>(i % 128) - 0.5f);
+  rows.back()[0] = rows.back()[32] = 127;
+  rows.push_back(rows[0]);
+  rows.back()[40] = kInfinity;
+  rows.push_back(rows[0]);
+  rows.back()[3] = -std::numeric_limits<float>::quiet_NaN();
+  const auto same = [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+  for (const cpu::IntegerKernels* kernels : cpu::integer_kernel_sets()) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      std::vector<float> expected(256);
+      cpu::RoundedSuperBlock large;
+      ops::round_to_integers(rows[r], 256, expected);
+      kernels->round_super(rows[r].data(), 1, &large, 1);
+      for (size_t i = 0; i < 256; ++i)
+        ASSERT_TRUE(same(static_cast<float>(large.codes[i]) * large.scale, expected[i]))
+            << kernels->name << ", row " << r << ", element " << i;
+      for (size_t part = 0; part < 16; ++part)
+        EXPECT_EQ(large.sums[part],
+                  std::accumulate(large.codes + 16 * part, large.codes + 16 * part + 16, 0));
+      cpu::RoundedBlock small[8];
+      ops::round_to_integers(rows[r], 32, expected);
+      kernels->round(rows[r].data(), 8, small, 1);
+      for (size_t i = 0; i < 256; ++i)
+        ASSERT_TRUE(same(static_cast<float>(small[i / 32].codes[i % 32]) * small[i / 32].scale,
+                         expected[i]))
+            << kernels->name << ", row " << r << ", element " << i;
+      for (const cpu::RoundedBlock& block : small)
+        EXPECT_EQ(block.sum, std::accumulate(block.codes, block.codes + 32, 0));
+    }
+  }
+}
+
+TEST_F(IntegerMatmul, GivesARowTheSameBitsInEveryBatchAndWithAnyThreads) {
+  for (const WeightFormat format : formats()) {
+    const ArenaScope scope(arena_);
+    const int64_t rows = 140, outputs = 88, inputs = 2 * format.unit();
+    const ops::Weight weight = interleaved(random_weight({1, outputs, inputs}, format));
+    const Tensor x = normal({rows, inputs}), whole = room({rows, outputs});
+    const auto multiply = [&](Backend& backend, const Tensor& some, const Tensor& y) {
+      backend.run(ops::GroupedMatmul{
+          .x = some, .weight = weight, .offsets = {}, .y = y, .operands = Operands::integers});
+    };
+    multiply(*cpu_, x, whole);
+    const auto one_thread = make_backend("cpu", 1);
+    for (const int64_t size : {1, 2, 5, 16, 31, 64, 129}) {
+      for (int64_t begin = 0; begin + size <= rows; begin += size) {
+        const Tensor part = room({size, outputs});
+        multiply(begin % 2 == 0 ? *cpu_ : *one_thread, x.slice(begin, begin + size), part);
+        ASSERT_EQ(std::memcmp(part.data(), whole.slice(begin, begin + size).data(),
+                              static_cast<size_t>(part.bytes())),
+                  0)
+            << format.name() << ", rows " << begin << " to " << begin + size;
+      }
+    }
+  }
+}
+
+TEST_F(IntegerMatmul, MakesWhatIsNotFiniteNotANumberOnItsRowAlone) {
+  for (const WeightFormat format : formats()) {
+    const ArenaScope scope(arena_);
+    const int64_t inputs = 2 * format.unit();
+    const Tensor x = normal({3, inputs}), y = room({3, 8});
+    x.as<float>()[inputs + 7] = std::numeric_limits<float>::infinity();
+    cpu_->run(ops::GroupedMatmul{.x = x,
+                                 .weight = interleaved(random_weight({1, 8, inputs}, format)),
+                                 .offsets = {},
+                                 .y = y,
+                                 .operands = Operands::integers});
+    for (int64_t i = 0; i < 24; ++i)
+      EXPECT_EQ(std::isnan(y.as<float>()[i]), i / 8 == 1) << format.name() << " " << i;
+  }
+}
+
+}  // namespace
+}  // namespace mixtral
