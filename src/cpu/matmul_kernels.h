@@ -78,6 +78,8 @@ inline constexpr int64_t kRowStride = kBlockUnits + 16;
 constexpr int64_t panel_units(int64_t columns) { return kBlockUnits * columns + 64; }
 constexpr int64_t row_tile_units(int64_t rows) { return (rows * kRowStride + 16 + 63) / 64 * 64; }
 
+using StreamKernel = void (*)(const Stream& stream);
+
 /// The kernels of one instruction set.
 struct Kernels {
   int rows = 0;         // of a tile
@@ -89,11 +91,13 @@ struct Kernels {
   /// Packs lines into panels (panel_units apart); the last one's missing lines become zeros.
   void (*pack_columns)(const Block& block, void* panels) = nullptr;
   void (*tile)(const Tile& tile) = nullptr;
-  void (*stream)(const Stream& stream) = nullptr;
+  StreamKernel stream = nullptr;
 };
 
 /// Kernels that multiply floats; null on processors without AVX2 or NEON.
 const Kernels* float_kernels();
+/// Their `stream`, which is compiled in a file of its own.
+StreamKernel float_stream();
 /// Kernels that multiply pairs of bf16, if compiled in; for processors with AVX512_BF16 only.
 extern const Kernels* const kPairKernels;
 /// Those, where they are faster than floats; otherwise null.
