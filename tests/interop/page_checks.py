@@ -155,13 +155,24 @@ def check_conversations(browser, url, folder):
     assert len(data["conversations"]) == 2, len(data["conversations"])
     p.page.get_by_role("button", name="About hens").click()
     assert p.last() == one
-    p.page.get_by_role("button", name="Delete").first.click()
+    p.page.locator("#delete").click()
     p.page.locator("#ask-yes").click()
     expect(p.page.locator("#conversations li")).to_have_count(1)
     p.page.locator("#import-file").set_input_files(exported)
     expect(p.page.locator("#conversations li")).to_have_count(3)
     p.page.get_by_role("button", name="About hens").click()
     assert p.last() == one
+    # A conversation that is deleted while a reply comes to it does not come back.
+    p.page.get_by_role("button", name="New conversation").first.click()
+    settings(p, set_max_tokens="3000")
+    p.send("a long one, deleted", wait=False)
+    expect(p.page.locator(".turn .text").last).not_to_have_text("")
+    p.page.locator("#delete").click()
+    p.page.locator("#ask-yes").click()
+    p.done()
+    p.page.reload()
+    expect(p.page.locator("#conversations li")).to_have_count(3)
+    expect(p.page.locator("#conversations")).not_to_contain_text("deleted")
     # Files that are none change nothing, and say why; a hostile one shows text and no more.
     for text, reason in (("no JSON", "not JSON"), ("{}", "no conversations"),
                          (json.dumps({**data, "conversations": [{"title": 5}]}), "no turns")):

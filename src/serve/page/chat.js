@@ -10,10 +10,16 @@ let conversation = null;
 let running = null;   // {abort, turn, conversation} while a reply comes
 let editing = null;   // the id of the turn that is being edited
 let listChanged = () => {};
+const forgotten = new WeakSet();  // conversations that are not to be kept any more
 let limits = new Map();  // of a model: tokens of its context
 
 export const current = () => conversation;
-export const isBusy = () => running !== null;
+
+/** A conversation was deleted: a reply that still comes to it ends, and is not kept. */
+export function forget(one) {
+  forgotten.add(one);
+  if (running?.conversation === one) stop();
+}
 
 /** Connects the composer. `changed` is called when the list of conversations is to be drawn anew. */
 export function startChat(changed) {
@@ -58,6 +64,7 @@ export function showProblem(text) {
 
 /** Writes a conversation to the store; a browser that refuses is told about once. */
 async function keep(one) {
+  if (forgotten.has(one)) return;
   try {
     await save(one);
   } catch (error) {

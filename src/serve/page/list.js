@@ -1,6 +1,6 @@
 // The list of conversations, and their way out of this browser and into it.
 
-import {current, draw, show, showProblem} from './chat.js';
+import {current, draw, forget, show, showProblem} from './chat.js';
 import {announce, ask, byId, download, element} from './dom.js';
 import {allConversations, exportText, importText, newConversation, remove, save, shownTurns,
         titleOf} from './store.js';
@@ -89,6 +89,7 @@ async function deleteCurrent() {
   const gone = current();
   const count = shownTurns(gone).length;
   if (count > 0 && !await ask(`Delete “${titleOf(gone)}”? It cannot be brought back.`, 'Delete')) return;
+  forget(gone);
   await remove(gone.id);
   conversations = conversations.filter((one) => one !== gone);
   if (conversations.length === 0) conversations.push(newConversation());
