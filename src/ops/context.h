@@ -1,5 +1,7 @@
 #pragma once
 
+#include <utility>
+
 #include "ops/backend.h"
 #include "ops/profiler.h"
 
@@ -21,15 +23,18 @@ class Context {
   /// How linear layers round the operands of their products (the router always takes them exact).
   ops::Operands operands() const { return operands_; }
   void set_operands(ops::Operands operands) { operands_ = operands; }
-  /// Set while training: what the masks of dropout are drawn from ([1] i64, on the device), another
-  /// value for every batch. Forward and backward of a batch see the same one. Empty: nothing is
-  /// dropped.
-  const Tensor& dropout_seed() const { return dropout_seed_; }
-  void set_dropout_seed(const Tensor& seed) { dropout_seed_ = seed; }
-  /// Whether a step's gradients hold nothing yet: those that one product writes whole
-  /// (nn::Parameter::one_product) are then assigned, whatever stands there, instead of added to.
-  bool fresh_gradients() const { return fresh_gradients_; }
-  void set_fresh_gradients(bool fresh) { fresh_gradients_ = fresh; }
+
+  /// What holds for one micro-batch of training (TrainingScope).
+  struct Training {
+    /// What the masks of dropout are drawn from ([1] i64, on the device), another value for every
+    /// batch. Forward and backward of a batch see the same one. Empty: nothing is dropped.
+    Tensor dropout_seed;
+    /// Whether a step's gradients hold nothing yet: those that one product writes whole
+    /// (nn::Parameter::one_product) are then assigned, whatever stands there, instead of added to.
+    bool fresh_gradients = false;
+  };
+  const Tensor& dropout_seed() const { return training_.dropout_seed; }
+  bool fresh_gradients() const { return training_.fresh_gradients; }
 
   /// A tensor from the arena, of the activations' type unless another is named.
   Tensor allocate(Shape shape) { return arena_.allocate(shape, dtype_); }
@@ -52,9 +57,23 @@ class Context {
   Arena& arena_;
   Dtype dtype_;
   ops::Operands operands_ = ops::Operands::exact;
-  Tensor dropout_seed_;
-  bool fresh_gradients_ = false;
+  Training training_;
   Profiler* profiler_;
+  friend class TrainingScope;
+};
+
+/// A micro-batch of training, from construction to destruction.
+class TrainingScope {
+ public:
+  TrainingScope(Context& ctx, const Context::Training& training)
+      : ctx_(ctx), before_(std::exchange(ctx.training_, training)) {}
+  ~TrainingScope() { ctx_.training_ = before_; }
+  TrainingScope(const TrainingScope&) = delete;
+  TrainingScope& operator=(const TrainingScope&) = delete;
+
+ private:
+  Context& ctx_;
+  Context::Training before_;
 };
 
 }  // namespace mixtral

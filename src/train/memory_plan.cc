@@ -78,10 +78,12 @@ void run_pass(Context& ctx, const TrainingShape& shape, const Mixtral& model, Ad
   if (whole_step || shape.preference) {
     const auto criterion = make_criterion(ctx, shape, model, adapter);
     const StepSize step{.weight = criterion->weight(host), .batches = 1};
-    if (adapter) ctx.set_dropout_seed(ctx.allocate({1}, Dtype::i64));
-    criterion->begin(ctx, 0);
-    criterion->add_gradients(ctx, host, step, 0);
-    ctx.set_dropout_seed({});
+    {
+      const TrainingScope scope(
+          ctx, {.dropout_seed = adapter ? ctx.allocate({1}, Dtype::i64) : Tensor()});
+      criterion->begin(ctx, 0);
+      criterion->add_gradients(ctx, host, step, 0);
+    }
     if (whole_step) criterion->add_losses(ctx, host, step, 0);
     return;
   }

@@ -113,16 +113,16 @@ void StepRunner::issue(const Inputs& inputs, const std::vector<HostBatch>* batch
   criterion_.begin(ctx_, 0);
   for (size_t i = 0; i < inputs.batches.size(); ++i) {
     const auto row = static_cast<int64_t>(i);
-    if (inputs.dropout_seeds) ctx_.set_dropout_seed(inputs.dropout_seeds.slice(row, row + 1));
-    ctx_.set_fresh_gradients(i == 0);
+    const TrainingScope scope(
+        ctx_,
+        {.dropout_seed = inputs.dropout_seeds ? inputs.dropout_seeds.slice(row, row + 1) : Tensor(),
+         .fresh_gradients = i == 0});
     criterion_.add_gradients(ctx_,
                              {.host = batches ? &(*batches)[i] : nullptr,
                               .batch = inputs.batches[i],
                               .label_scale = inputs.label_scale},
                              size, 0);
   }
-  ctx_.set_dropout_seed({});
-  ctx_.set_fresh_gradients(false);
   optimizer_.update(ctx_, inputs.schedule, criterion_.squared_norm(0), Clear::added);
 }
 
