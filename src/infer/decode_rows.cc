@@ -32,6 +32,7 @@ DecodeRows::DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t c
     tokens_ = cutter.take({rows}, Dtype::i32);
     positions_ = cutter.take({rows}, Dtype::i32);
     cache_rows_ = cutter.take({rows}, Dtype::i32);
+    adapters_ = cutter.take({rows}, Dtype::i32);
     starts_ = cutter.take({rows + 1}, Dtype::i32);
     settings_ = cutter.take({rows, settings_bytes}, Dtype::u8);
     logits_ = cutter.take({rows, vocabulary}, ctx.statistics());
@@ -52,6 +53,7 @@ DecodeRows::DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t c
   host_tokens_.assign(count, 0);
   host_positions_.assign(count, ops::kPadding);
   host_cache_rows_.assign(count, 0);
+  host_adapters_.assign(count, kNoAdapter);
   host_settings_.assign(count, {});
   changed_.assign(count, 1);
   mask_changed_.assign(count, 0);
@@ -108,6 +110,7 @@ void DecodeRows::set(int64_t row, const Row& content) {
   host_tokens_[r] = content.tokens.back();
   host_positions_[r] = static_cast<int32_t>(count - 1);
   host_cache_rows_[r] = content.cache_row;
+  host_adapters_[r] = content.adapter;
   ops::SamplingSettings& settings = host_settings_[r] = content.options->sampling;
   if (remembers(*content.options))
     settings.repeat_last_n =
@@ -160,6 +163,7 @@ std::span<float> DecodeRows::bias_of(int64_t row) {
 void DecodeRows::clear(int64_t row) {
   const auto r = static_cast<size_t>(row);
   host_positions_[r] = ops::kPadding;
+  host_adapters_[r] = kNoAdapter;
   host_settings_[r] = {};
   changed_[r] = 1;
 }
@@ -185,6 +189,7 @@ void DecodeRows::upload() {
     send(host_tokens_, tokens_, begin, end);
     send(host_positions_, positions_, begin, end);
     send(host_cache_rows_, cache_rows_, begin, end);
+    send(host_adapters_, adapters_, begin, end);
     send(host_settings_, settings_, begin, end);
     if (history_) send(host_history_, history_, begin, end);
   });

@@ -20,6 +20,7 @@ class DecodeRows {
     std::span<const int32_t> tokens;  // all so far; the last is the next to go through the model
     size_t prompt = 0;                // of these: so many came with the request
     int32_t cache_row = 0;            // of the cache's table
+    int32_t adapter = kNoAdapter;
     const GenerationOptions* options = nullptr;
   };
 
@@ -43,6 +44,7 @@ class DecodeRows {
   Tensor tokens(int64_t count) const { return tokens_.slice(0, count); }        // [count] i32
   Tensor positions(int64_t count) const { return positions_.slice(0, count); }  // [count] i32
   Tensor cache_rows(int64_t count) const { return cache_rows_.slice(0, count); }
+  Tensor adapters(int64_t count) const { return adapters_.slice(0, count); }  // [count] i32
   Tensor starts(int64_t count) const { return starts_.slice(0, count + 1); }  // 0, 1, .. count
   Tensor logits(int64_t count) const { return logits_.slice(0, count); }      // [count, V]
 
@@ -67,7 +69,7 @@ class DecodeRows {
   int64_t rows_, context_;
   Buffer state_buffer_, history_buffer_, mask_buffer_, bias_buffer_, results_buffer_,
       host_results_buffer_;
-  Tensor tokens_, positions_, cache_rows_, starts_, settings_, logits_;
+  Tensor tokens_, positions_, cache_rows_, adapters_, starts_, settings_, logits_;
   Tensor history_;  // [R, W], or empty: no sequence has needed one yet
   Tensor mask_;     // [R, ⌈V/32⌉], or empty: likewise
   Tensor bias_;     // [R, V] f32, or empty: likewise
@@ -77,7 +79,8 @@ class DecodeRows {
   static Results cut_results(const Buffer& buffer, int64_t rows, Dtype statistics);
   Results results_, host_results_;
   // What the device gets of a row that has changed. What Advance changes there is not known here.
-  std::vector<int32_t> host_tokens_, host_positions_, host_cache_rows_, host_history_;
+  std::vector<int32_t> host_tokens_, host_positions_, host_cache_rows_, host_adapters_,
+      host_history_;
   std::vector<uint32_t> host_mask_;
   std::vector<float> host_bias_;
   std::vector<ops::SamplingSettings> host_settings_;

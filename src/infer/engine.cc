@@ -21,6 +21,8 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
           .dtype = model.options().compute};
 }
 
+constexpr int64_t kLeastRecordings = 8;
+
 }  // namespace
 
 std::string_view name(FinishReason reason) {
@@ -40,6 +42,7 @@ std::string_view name(FinishReason reason) {
 Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
     : backend_(backend),
       model_(model),
+      adapters_(options.adapters),
       padding_(options.padding != Padding::automatic ? options.padding
                : backend.runs_behind()               ? Padding::powers_of_two
                                                      : Padding::none),
@@ -47,7 +50,8 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
       ctx_(backend, arena_, model.options().compute),
       cache_(backend, model.config(), cache_options(backend, model, options)),
       rows_(ctx_, options.sequences, model.config().vocab_size, cache_.context()),
-      recordings_(backend, arena_, static_cast<size_t>(options.sequences)),
+      recordings_(backend, arena_,
+                  static_cast<size_t>(std::max(kLeastRecordings, options.sequences))),
       scheduler_(cache_,
                  {.chunk = cache_.chunk(),
                   .most_pages = KvCache::pages_of_sequence(backend, model.config(),
@@ -71,6 +75,11 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
   load_.emplace(model.config());
 }
 
+Engine::~Engine() {
+  if (adapters_)
+    for (const auto& [id, sequence] : sequences_) adapters_->release(sequence->request.adapter);
+}
+
 void Engine::make_routes() {
   // A step has at most a chunk of prompts' tokens and one token of each sequence.
   if (!routes_) routes_.emplace(ctx_, model_.config(), cache_.chunk() + cache_.sequences());
@@ -80,7 +89,9 @@ void Engine::check(const Request& request) const {
   const auto length = static_cast<int64_t>(request.prompt.size());
   const int64_t room = request.options.max_tokens > 0 ? 1 : 0;
   CHECK(request.options.max_tokens >= 0 && request.best >= 0);
-  CHECK(request.adapter == kNoAdapter, "there are no adapters to choose from");
+  if (adapters_ ? !adapters_->has(request.adapter)
+                : request.adapter != kNoAdapter && request.adapter != kOwnAdapter)
+    throw Error(fmt::format("there is no adapter {}", request.adapter));
   if (request.prompt.empty()) throw Error("the prompt has no tokens; give at least one");
   if (length + room > context())
     throw Error(
@@ -108,6 +119,10 @@ RequestId Engine::submit(Request request) {
   sequence->id = ++last_id_;
   sequence->tokens = request.prompt;
   sequence->request = std::move(request);
+  int32_t& adapter = sequence->request.adapter;
+  if (adapters_ && adapters_->serial(adapter) == kNoAdapter) adapter = kNoAdapter;
+  if (adapters_) adapters_->retain(adapter);
+  sequence->adapter_serial = adapters_ ? adapters_->serial(adapter) : adapter;
   scheduler_.add(*sequence);
   sequences_.emplace(sequence->id, std::move(sequence));
   return last_id_;
@@ -118,6 +133,7 @@ void Engine::erase(RequestId id) {
   Sequence& sequence = *found->second;
   scheduler_.remove(sequence);
   if (sequence.seat >= 0) seats_[static_cast<size_t>(sequence.seat)] = nullptr;
+  if (adapters_) adapters_->release(sequence.request.adapter);
   sequences_.erase(found);
 }
 
@@ -134,6 +150,8 @@ bool Engine::step() {
 void Engine::compute() {
   const Scheduler::Step step = scheduler_.next();
   if (step.empty()) return;
+  if (adapters_ && std::exchange(adapters_version_, adapters_->version()) != adapters_->version())
+    recordings_.clear();
   try {
     take_seats(step);
     fill_masks();
@@ -150,7 +168,10 @@ void Engine::compute() {
               ? count
               : std::min(std::bit_ceil(count), static_cast<uint64_t>(cache_.sequences())));
       prepare_routes(step, rows);
-      recordings_.run({rows, reports_ ? 1 : 0}, [this, rows] { decode(rows); });
+      constexpr int32_t kMixed = -2;
+      const nn::TokenAdapters adapters = seat_adapters(rows);
+      recordings_.run({rows, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
+                      [this, rows] { decode(rows); });
     }
     if (!seats_.empty()) rows_.read();
     if (reports_) collect_routes(step);
@@ -169,6 +190,7 @@ void Engine::sit(Sequence& sequence, size_t seat) {
   rows_.set(sequence.seat, {.tokens = sequence.tokens,
                             .prompt = sequence.request.prompt.size(),
                             .cache_row = sequence.cache_row,
+                            .adapter = sequence.request.adapter,
                             .options = &sequence.request.options});
 }
 
@@ -209,82 +231,6 @@ void Engine::fill_masks() {
     sequence->request.allow(mask);
     rows_.set_mask(sequence->seat, mask);
   }
-}
-
-void Engine::decode(int64_t rows) {
-  const ArenaScope scope(arena_);
-  Batch batch;
-  batch.tokens = rows_.tokens(rows);
-  batch.sequences = {.positions = rows_.positions(rows),
-                     .starts = rows_.starts(rows),
-                     .longest = 1,
-                     .rows = rows_.cache_rows(rows),
-                     .decode_rows = rows};
-  model_.logits(ctx_, model_.forward(ctx_, batch, &cache_, nullptr, reports_), rows_.logits(rows));
-  rows_.draw(rows);
-}
-
-void Engine::prefill(const Scheduler::Step& step) {
-  const ArenaScope scope(arena_);
-  HostBatch host;
-  std::vector<int32_t>& drawn = drawn_from_;
-  drawn.clear();
-  host.decode_rows = static_cast<int64_t>(step.decode.size());
-  host.sequence_starts.push_back(0);
-  const auto append = [&](const Sequence& sequence, int64_t count) {
-    for (int64_t p = sequence.cached; p < sequence.cached + count; ++p) {
-      host.tokens.push_back(sequence.tokens[static_cast<size_t>(p)]);
-      host.positions.push_back(static_cast<int32_t>(p));
-      host.rows.push_back(sequence.cache_row);
-    }
-    host.sequence_starts.push_back(static_cast<int32_t>(host.tokens.size()));
-  };
-  for (size_t i = 0; i < step.decode.size(); ++i) {
-    append(*seats_[i], 1);
-    drawn.push_back(static_cast<int32_t>(i));
-  }
-  for (const Scheduler::Slice& slice : step.prefill) {
-    append(*slice.sequence, slice.count);
-    if (slice.sequence->seat >= 0) drawn.push_back(host.sequence_starts.back() - 1);
-  }
-  CHECK(drawn.size() == seats_.size());
-  const Batch batch = upload_batch(ctx_, host);
-  const Tensor hidden = model_.forward(ctx_, batch, &cache_, nullptr, reports_);
-  for (size_t i = 0; i < step.prefill.size(); ++i) {
-    const auto run = step.decode.size() + i;
-    if (step.prefill[i].sequence->wants_logits())
-      report_prompt_logits(step.prefill[i],
-                           hidden.slice(host.sequence_starts[run], host.sequence_starts[run + 1]));
-  }
-  if (drawn.empty()) return;
-  const auto count = static_cast<int64_t>(drawn.size());
-  Tensor last = hidden.slice(0, count);
-  if (drawn.back() + 1 != count) {
-    const Tensor source = ctx_.allocate({count}, Dtype::i32);
-    backend_.upload(Tensor(std::span(drawn)), source);
-    last = ctx_.allocate({count, hidden.dim(1)});
-    // Each row is the hidden state of one token: a gather, as an embedding is.
-    ctx_.run(ops::Embedding{.table = hidden, .tokens = source, .x = last});
-  }
-  model_.logits(ctx_, last, rows_.logits(count));
-  rows_.draw(count);
-}
-
-void Engine::report_prompt_logits(const Scheduler::Slice& slice, const Tensor& hidden) {
-  const ArenaScope scope(arena_);
-  Sequence& sequence = *slice.sequence;
-  const int64_t first = std::max(sequence.cached, sequence.reported);
-  const int64_t end =
-      std::min(sequence.cached + slice.count, static_cast<int64_t>(sequence.request.prompt.size()));
-  if (first >= end) return;
-  const Tensor logits = ctx_.allocate({end - first, vocabulary()}, ctx_.statistics());
-  model_.logits(ctx_, hidden.slice(first - sequence.cached, end - sequence.cached), logits);
-  Event event{.id = sequence.id, .first = first};
-  event.logits_buffer = Buffer(host_memory(), logits.bytes());
-  event.logits = event.logits_buffer.tensor(logits.shape(), logits.dtype());
-  backend_.download(logits, event.logits);
-  events_.push_back(std::move(event));
-  sequence.reported = end;
 }
 
 /// Gives the routers of a step over so many tokens a place to report to, where anybody asks.

@@ -11,6 +11,7 @@
 #include "infer/scheduler.h"
 #include "infer/step_routes.h"
 #include "infer/token_scores.h"
+#include "model/adapter_set.h"
 #include "model/mixtral.h"
 #include "ops/recordings.h"
 
@@ -38,6 +39,9 @@ class Engine {
     bool share_pages = true;   // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
     bool count_experts = false;            // keep an ExpertLoad
+    /// The model's, which requests may name; must outlive the engine. They may come and go between
+    /// steps. Null: there is at most the model's own.
+    AdapterSet* adapters = nullptr;
   };
 
   /// Sequences and pages now.
@@ -57,13 +61,15 @@ class Engine {
   Engine(Backend& backend, const Mixtral& model) : Engine(backend, model, Options()) {}
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
+  ~Engine();
 
   int64_t context() const { return cache_.context(); }
   int64_t sequences() const { return cache_.sequences(); }
   int64_t vocabulary() const { return model_.config().vocab_size; }
 
   /// Queues a request. Throws Error when its prompt is empty, has tokens that the model does not
-  /// have, or leaves no room in the context.
+  /// have, or leaves no room in the context, or when there is no such adapter. The adapter stays,
+  /// though it be removed, until the request has ended.
   RequestId submit(Request request);
   /// Ends a request. Its pages are free when this returns, and none of its functions is called any
   /// more. Does nothing when it has ended already.
@@ -100,6 +106,7 @@ class Engine {
   };
 
   void check(const Request& request) const;
+  nn::TokenAdapters seat_adapters(int64_t rows) const;
   void compute();
   void take_seats(const Scheduler::Step& step);
   void sit(Sequence& sequence, size_t seat);
@@ -118,6 +125,8 @@ class Engine {
 
   Backend& backend_;
   const Mixtral& model_;
+  AdapterSet* adapters_;
+  int64_t adapters_version_ = 0;  // that the recordings were made with
   Padding padding_;
   Arena arena_;
   Context ctx_;

@@ -44,7 +44,8 @@ RequestId submit_text(Engine& engine, const Tokenizer* tokenizer, std::vector<in
     Clock::time_point start = Clock::now(), first = start;
   };
   const auto state = std::make_shared<State>(State{{tokenizer, options.stop, std::move(sink)}});
-  Request request{.prompt = std::move(prompt), .options = options.tokens};
+  Request request{
+      .prompt = std::move(prompt), .options = options.tokens, .adapter = options.adapter};
   request.on_token = [state, &options, &result](const GeneratedToken& token) {
     if (result.tokens.empty()) {
       state->first = Clock::now();

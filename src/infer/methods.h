@@ -19,6 +19,7 @@ struct TextOptions {
   GenerationOptions tokens;
   std::vector<std::string> stop;    // texts that end the generation and are not part of the result
   std::function<bool()> cancelled;  // asked after each token; true ends the generation
+  int32_t adapter = kOwnAdapter;    // as Request::adapter
 };
 
 struct GeneratedText {

@@ -15,7 +15,7 @@ void PrefixIndex::use(Node* last) {
   }
 }
 
-std::vector<int32_t> PrefixIndex::find(std::span<const int32_t> tokens, int32_t adapter) {
+std::vector<int32_t> PrefixIndex::find(std::span<const int32_t> tokens, int64_t adapter) {
   std::vector<int32_t> pages;
   const auto size = static_cast<size_t>(cache_.page_tokens());
   const auto root = roots_.find(adapter);
@@ -31,7 +31,7 @@ std::vector<int32_t> PrefixIndex::find(std::span<const int32_t> tokens, int32_t 
   return pages;
 }
 
-size_t PrefixIndex::add(std::span<const int32_t> tokens, int32_t adapter,
+size_t PrefixIndex::add(std::span<const int32_t> tokens, int64_t adapter,
                         std::span<const int32_t> pages) {
   const auto size = static_cast<size_t>(cache_.page_tokens());
   Node* node = &roots_[adapter];

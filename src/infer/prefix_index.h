@@ -22,14 +22,15 @@ class PrefixIndex {
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
-  /// The pages of the longest beginning of `tokens` that is here, of those computed with `adapter`.
+  /// The pages of the longest beginning of `tokens` that is here, of those computed with `adapter`
+  /// (a number that stays its own, AdapterSet::serial).
   /// They stay while nothing is evicted; the caller retains them.
-  std::vector<int32_t> find(std::span<const int32_t> tokens, int32_t adapter);
+  std::vector<int32_t> find(std::span<const int32_t> tokens, int64_t adapter);
 
   /// Keeps full pages of a sequence with these tokens: page i holds tokens i·T .. (i+1)·T − 1.
   /// Stops at the first whose tokens are here in another page; returns the number of pages before
   /// it.
-  size_t add(std::span<const int32_t> tokens, int32_t adapter, std::span<const int32_t> pages);
+  size_t add(std::span<const int32_t> tokens, int64_t adapter, std::span<const int32_t> pages);
 
   /// Gives back the page that was unused for the longest time, of those that no sequence has and no
   /// other page follows. False when there is no such page.
@@ -55,7 +56,7 @@ class PrefixIndex {
   void use(Node* last);
 
   KvCache& cache_;
-  std::map<int32_t, Node> roots_;                // an adapter each; their page is none
+  std::map<int64_t, Node> roots_;                // an adapter each; their page is none
   std::set<std::pair<int64_t, Node*>> by_time_;  // all nodes, by last_used
   int64_t clock_ = 0, pages_ = 0;
 };

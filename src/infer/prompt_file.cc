@@ -95,11 +95,12 @@ void set(TextOptions& how, std::string_view key, const Json& value) {
   if (key == "repeat_last_n") o.repeat_last_n = integer(value, 0, 1 << 20);
   if (key == "seed") o.sampling.seed = static_cast<uint64_t>(integer(value, 0, INT64_MAX));
   if (key == "stop") how.stop = stop_texts(value);
-  if (key == "adapter")
-    throw Error(
-        fmt::format("{}: an adapter for a row is not possible yet; name one for all with "
-                    "--adapter",
-                    value.where()));
+}
+
+std::string adapter_name(const Json& value) {
+  if (value.as_string().empty())
+    throw Error(fmt::format("{}: the adapter's name is empty; leave it out", value.where()));
+  return value.as_string();
 }
 
 PromptRow parse_row(std::string_view line, const std::string& source, const PromptRules& rules) {
@@ -112,7 +113,9 @@ PromptRow parse_row(std::string_view line, const std::string& source, const Prom
       throw Error(fmt::format("{}: unknown field; expected {} and perhaps {}", value.where(),
                               fmt::join(kPrompts, ", or "), fmt::join(kSettings, ", ")));
     if (value.is_null()) continue;  // tables written as JSON have these where a field is absent
-    if (!is_prompt) {
+    if (key == "adapter") {
+      row.adapter = adapter_name(value);
+    } else if (!is_prompt) {
       set(row.how, key, value);
     } else if (!given.empty()) {
       throw Error(

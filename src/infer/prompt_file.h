@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,9 @@ namespace mixtral {
 /// A line of a file of prompts.
 struct PromptRow {
   std::vector<int32_t> prompt;
-  TextOptions how;
-  std::string source;  // for errors: "rows.jsonl:12"
+  TextOptions how;                     // but for the adapter
+  std::optional<std::string> adapter;  // its name; nothing: the default
+  std::string source;                  // for errors: "rows.jsonl:12"
 };
 
 /// What a file of prompts is read with.
@@ -28,9 +30,10 @@ struct PromptRules {
 
 /// The prompts of a .jsonl file, an object a line: "prompt" (text), "ids" (token ids, to which no
 /// BOS is added) or "messages" (a conversation to reply to); and, if wanted, "max_tokens", "temp",
-/// "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "seed" and "stop" (a text or a
-/// list of texts). A null is as if the field were absent. Throws Error "FILE:LINE: reason" for a
-/// line that is something else, also where a field is unknown, of the wrong type or out of range.
+/// "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "seed", "stop" (a text or a list
+/// of texts) and "adapter" (its name). A null is as if the field were absent. Throws Error
+/// "FILE:LINE: reason" for a line that is something else, also where a field is unknown, of the
+/// wrong type or out of range.
 std::vector<PromptRow> read_prompts(const std::filesystem::path& file, const PromptRules& rules);
 
 /// Continues the rows from `first` on, as many at once as the engine takes, and gives each one's

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "nn/sequences.h"
 #include "ops/vocab.h"
 
 namespace mixtral {
@@ -56,16 +57,14 @@ enum class Next { go_on, stop, cancel };
 /// The tokens that may be drawn next: bit v mod 32 of word v / 32 is set for token v.
 using TokenMask = std::vector<uint32_t>;
 
-inline constexpr int32_t kNoAdapter = -1;
-
 /// A prompt to continue. The functions are called from Engine::step, on its thread; they may submit
 /// and cancel requests. Any of them may be empty.
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
   GenerationOptions options;
-  int32_t adapter = kNoAdapter;  // an index into the engine's adapters
-  int64_t best = 0;              // so many of GeneratedToken::best
-  bool routes = false;           // whether to fill GeneratedToken::routes
+  int32_t adapter = kOwnAdapter;  // or kNoAdapter, or an index into the engine's adapters
+  int64_t best = 0;               // so many of GeneratedToken::best
+  bool routes = false;            // whether to fill GeneratedToken::routes
 
   /// Called once, before all others: so many of the prompt's tokens were in the cache.
   std::function<void(int64_t cached)> on_begin;

@@ -75,7 +75,7 @@ bool Scheduler::admit(Sequence& sequence) {
   if (options_.share_pages && !sequence.wants_prompt())
     // At least the last token goes through the model: its logits are wanted.
     shared = prefixes_.find(std::span(sequence.tokens).first(sequence.tokens.size() - 1),
-                            sequence.request.adapter);
+                            sequence.adapter_serial);
   const int32_t row = cache_.open(shared);
   const auto to_come = [&](int32_t of, int64_t tokens) {
     return std::min(cache_.pages_to_extend(of, tokens), options_.most_pages);
@@ -117,7 +117,7 @@ void Scheduler::offer_pages(Sequence& sequence, int64_t tokens) {
   if (!options_.share_pages || full <= sequence.indexed) return;
   const auto whole =
       std::span(sequence.tokens).first(full * static_cast<size_t>(cache_.page_tokens()));
-  const size_t kept = prefixes_.add(whole, sequence.request.adapter,
+  const size_t kept = prefixes_.add(whole, sequence.adapter_serial,
                                     cache_.pages_of(sequence.cache_row).first(full));
   // Where another sequence's pages with the same tokens are kept, no more of this one's are.
   sequence.indexed = kept == full ? full : std::numeric_limits<size_t>::max();

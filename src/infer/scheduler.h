@@ -17,7 +17,8 @@ using RequestId = int64_t;
 struct Sequence {
   RequestId id = 0;
   Request request;
-  std::vector<int32_t> tokens;    // the prompt, then what was drawn
+  int64_t adapter_serial = kNoAdapter;  // what its pages are kept under
+  std::vector<int32_t> tokens;          // the prompt, then what was drawn
   int64_t cached = 0;             // of the tokens: those whose keys and values are in the cache
   int32_t cache_row = -1;         // of the cache's table; -1: it waits for a place
   int64_t seat = -1;              // its row of DecodeRows, or -1

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "model/adapter_places.h"
 #include "model/checkpoint.h"
 #include "model/tensor_names.h"
 
@@ -43,25 +44,6 @@ Parameter matrix(const PeftLayout& layout, const AdapterModule& module, char whi
     p.parts.push_back({layout.name(module, which, 0), 0, one});
   }
   return p;
-}
-
-/// The first output column that a target changes in the projection that holds it.
-int64_t first_column(const ModelConfig& c, std::string_view target) {
-  if (target == "k_proj") return c.num_heads * c.head_dim;
-  if (target == "v_proj") return (c.num_heads + c.num_kv_heads) * c.head_dim;
-  if (target == "w3") return c.intermediate_size;
-  return 0;
-}
-
-std::unique_ptr<nn::Projection>& projection_of(Mixtral& model, const AdapterModule& module) {
-  if (module.layer < 0) return model.head_projection();
-  Block& block = model.blocks()[static_cast<size_t>(module.layer)];
-  const std::string& t = module.target;
-  if (t == "q_proj" || t == "k_proj" || t == "v_proj") return block.attention.qkv;
-  if (t == "o_proj") return block.attention.output;
-  if (t == "gate") return block.experts.router;
-  if (t == "w2" || t == "down_proj") return block.experts.down;
-  return block.experts.gate_up;
 }
 
 /// Experts that a module leaves alone: their updates stay zero.
@@ -111,21 +93,9 @@ void Adapter::set_values(const AdapterFile& file) {
       if (wrapped.place == &projection_of(model_, module)) lora = wrapped.lora;
     CHECK(lora != nullptr);
     LoraBranch& branch = lora->branches()[next[lora]++];
-    auto send = [&](const std::vector<float>& values, const Tensor& device) {
-      const Buffer host(host_memory(), device.bytes());
-      const Tensor typed = host.tensor(device.shape(), device.dtype());
-      for (size_t i = 0; i < values.size(); ++i) {
-        if (device.dtype() == Dtype::f64)
-          typed.as<double>()[i] = static_cast<double>(values[i]);
-        else
-          typed.as<float>()[i] = values[i];
-      }
-      backend_.upload(typed, device);
-      backend_.synchronize();
-    };
     if (!module.a.empty()) {
-      send(module.a, branch.a.value);
-      send(module.b, branch.b.value);
+      send_values(backend_, module.a, branch.a.value);
+      send_values(backend_, module.b, branch.b.value);
     } else {
       for (const int64_t group : branch.untouched)
         backend_.run(ops::Fill{.x = branch.a.value[group]});
@@ -178,10 +148,6 @@ nn::ParameterSource Adapter::parameters() {
       }
     }
   };
-}
-
-void Adapter::enable(bool enabled) {
-  for (const Wrapped& wrapped : wrapped_) wrapped.lora->enable(enabled);
 }
 
 std::map<std::string, FileChecksum> Adapter::save(const fs::path& directory) {

@@ -15,8 +15,9 @@
 
 namespace mixtral {
 
-/// A LoRA adapter on a model: wraps the projections that it changes, and owns the updates' memory.
-/// The model must outlive it, and takes its plain projections back when it goes.
+/// A LoRA adapter that is trained, or merged, as the model's own (kOwnAdapter): wraps the
+/// projections that it changes, and owns the updates' memory. The model must outlive it, and takes
+/// its plain projections back when it goes. Several on one model add up.
 class Adapter {
  public:
   struct Options {
@@ -34,8 +35,6 @@ class Adapter {
   nn::ParameterSource parameters();
   const nn::ParameterStore& store() const { return *store_; }
   const AdapterFile& file() const { return file_; }
-  /// Off: the model computes as if there were no adapter.
-  void enable(bool enabled);
 
   /// Takes the values of a file that has the same modules. Throws Error naming the first one that
   /// differs.

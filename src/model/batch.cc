@@ -57,11 +57,29 @@ Batch upload_batch(Context& ctx, const HostBatch& host) {
   Batch batch;
   batch.tokens = send(host.tokens);
   batch.labels = send(host.labels);
-  batch.sequences = {.positions = send(host.positions),
-                     .starts = send(host.sequence_starts),
-                     .longest = host.longest(),
-                     .rows = send(host.rows),
-                     .decode_rows = host.decode_rows};
+  batch.sequences = {
+      .positions = send(host.positions),
+      .starts = send(host.sequence_starts),
+      .longest = host.longest(),
+      .rows = send(host.rows),
+      .decode_rows = host.decode_rows,
+      .adapters = {.all = host.adapter, .each = send(host.adapters), .count = host.adapter_count}};
+  if (!host.last) return batch;
+  const auto of_last = [&](const std::vector<int32_t>& values) {
+    std::vector<int32_t> chosen;
+    if (!values.empty())
+      for (const int32_t token : *host.last) chosen.push_back(values[static_cast<size_t>(token)]);
+    return send(chosen);
+  };
+  batch.last = {.source = send(*host.last),
+                .sequences = {.positions = of_last(host.positions),
+                              .starts = {},
+                              .longest = 1,
+                              .rows = of_last(host.rows),
+                              .decode_rows = static_cast<int64_t>(host.last->size()),
+                              .adapters = {.all = host.adapter,
+                                           .each = of_last(host.adapters),
+                                           .count = host.adapter_count}}};
   return batch;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,14 @@ struct HostBatch {
   std::vector<int32_t> rows;  // [N]: each token's sequence, as KvCache numbers them
   int64_t decode_rows = 0;    // so many tokens, the first ones, are of one sequence each; the rest
                               // are runs of several tokens of a sequence
+  /// Over a cache: the tokens whose hidden states are wanted, ascending, each its sequence's last
+  /// in the batch (nn::LastTokens). Nothing: those of all.
+  std::optional<std::vector<int32_t>> last;
+
+  // Which adapters: that of all tokens, or each token's own, all below adapter_count.
+  int32_t adapter = kOwnAdapter;
+  std::vector<int32_t> adapters;  // [N], or empty
+  int64_t adapter_count = 0;
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   int64_t sequences() const { return static_cast<int64_t>(sequence_starts.size()) - 1; }
@@ -37,6 +46,7 @@ struct Batch {
   Tensor tokens;  // [N] i32
   Tensor labels;  // [N] i32, or empty
   nn::Sequences sequences;
+  std::optional<nn::LastTokens> last;
 
   int64_t size() const { return tokens.dim(0); }
 };

@@ -45,10 +45,29 @@ void Block::forward(Context& ctx, const Tensor& x, const nn::Sequences& sequence
                          .rstd = s.sum_rstd,
                          .eps = eps});
   }
-  // Only batches over a cache are padded.
-  const Tensor positions = cache ? sequences.positions : Tensor();
-  experts.forward(ctx, s.sum_norm, positions, s.sum, out, saved ? &saved->experts : nullptr,
+  experts.forward(ctx, s.sum_norm, sequences, s.sum, out, saved ? &saved->experts : nullptr,
                   report);
+}
+
+void Block::forward_last(Context& ctx, const Tensor& x, const nn::Sequences& sequences,
+                         const ops::KvView& cache, const nn::LastTokens& last,
+                         const Tensor& out) const {
+  const ArenaScope scope(ctx.arena());
+  const Tensor norm = ctx.allocate(x.shape());
+  ctx.run(ops::RmsNorm{.x = x, .weight = attention_norm.value, .y = norm, .eps = eps});
+  const Tensor attended = ctx.allocate({last.count(), x.dim(1)});
+  attention.forward(ctx, norm, sequences, cache, attended, nullptr, &last);
+  if (last.count() == 0) return;
+  const Tensor residual = ctx.allocate(attended.shape());
+  ctx.run(ops::Embedding{.table = x, .tokens = last.source, .x = residual});
+  const Tensor sum_norm = norm.slice(0, last.count());
+  ctx.run(ops::RmsNorm{.x = attended,
+                       .residual = residual,
+                       .weight = experts_norm.value,
+                       .sum = out,
+                       .y = sum_norm,
+                       .eps = eps});
+  experts.forward(ctx, sum_norm, last.sequences, out, out, nullptr, nullptr);
 }
 
 void Block::backward(Context& ctx, const Tensor& d, const nn::Sequences& sequences,
@@ -56,7 +75,7 @@ void Block::backward(Context& ctx, const Tensor& d, const nn::Sequences& sequenc
   const ArenaScope scope(ctx.arena());
   const Tensor dnorm = ctx.allocate(d.shape());
   // d holds the residual path's gradient throughout; each branch adds its own to it.
-  experts.backward(ctx, d, saved.sum_norm, saved.experts, losses, dnorm);
+  experts.backward(ctx, d, saved.sum_norm, sequences, saved.experts, losses, dnorm);
   ctx.run(ops::RmsNormBackward{.dy = dnorm,
                                .x = saved.sum,
                                .weight = experts_norm.value,

@@ -27,6 +27,9 @@ struct Block {
   void forward(Context& ctx, const Tensor& x, const nn::Sequences& sequences,
                const ops::KvView& cache, const Tensor& out, Saved* saved,
                const nn::RouterReport* report) const;
+  /// The same over a cache, in inference, where only some tokens are wanted: out [n, D].
+  void forward_last(Context& ctx, const Tensor& x, const nn::Sequences& sequences,
+                    const ops::KvView& cache, const nn::LastTokens& last, const Tensor& out) const;
   /// d [N, D]: the gradient of out, replaced by that of x.
   void backward(Context& ctx, const Tensor& d, const nn::Sequences& sequences, const Saved& saved,
                 const nn::RouterGradient& losses) const;

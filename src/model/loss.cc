@@ -51,14 +51,16 @@ void token_losses_of(Context& ctx, const Mixtral& model, const Batch& batch, con
     const Tensor logits = room.slice(0, end - begin);
     const Tensor dlogits = gradient.slice(0, end - begin);
     const Tensor x = hidden.slice(begin, end);
-    model.logits(ctx, x, logits);
+    const nn::TokenAdapters adapters = batch.sequences.adapters.slice(begin, end);
+    model.logits(ctx, x, logits, adapters);
     ctx.run(ops::CrossEntropy{.logits = logits,
                               .labels = batch.labels.slice(begin, end),
                               .loss = losses.slice(begin, end),
                               .scale = scale_each ? label_scale.slice(begin, end) : label_scale,
                               .dlogits = label_scale ? dlogits : Tensor()});
     if (label_scale)
-      model.head().backward(ctx, dlogits, x, {}, dhidden.slice(begin, end), nn::Write::assign);
+      model.head().backward(ctx, dlogits, x, adapters.sort(ctx), dhidden.slice(begin, end),
+                            nn::Write::assign);
   }
 }
 

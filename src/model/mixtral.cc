@@ -161,7 +161,11 @@ void Mixtral::allocate_token_routes(Context& ctx, int64_t tokens, RouterReports&
 Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
                         const RouterReports* reports) const {
   const Shape shape{batch.size(), config_.hidden_size};
-  const Tensor hidden = ctx.allocate(shape);
+  CHECK(!batch.last || (cache && !saved), "some tokens alone are for inference over a cache");
+  const int64_t wanted = batch.last ? batch.last->count() : batch.size();
+  const Tensor hidden = wanted > 0 ? ctx.allocate({wanted, config_.hidden_size}) : Tensor();
+  nn::Sequences sequences = batch.sequences;
+  sequences.groups = sequences.adapters.sort(ctx);
   if (saved) {
     saved->rstd = ctx.allocate({batch.size()}, ctx.statistics());
     saved->inputs.clear();
@@ -184,6 +188,14 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
       report.logits = reports->logits[layer];
       report.expert = reports->expert[layer];
     }
+    if (batch.last && !reports && i + 1 == blocks_.size()) {
+      const Tensor out = ctx.allocate({wanted, config_.hidden_size});
+      nn::LastTokens last = *batch.last;
+      last.sequences.groups = last.sequences.adapters.sort(ctx);
+      block.forward_last(ctx, x, sequences, view, last, out);
+      x = out;
+      break;
+    }
     const bool keep = saved && layer >= first;
     const Tensor out = keep ? ctx.allocate(shape) : x;
     Block::Saved* kept = nullptr;
@@ -196,8 +208,14 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
         kept = &block_saved;
       }
     }
-    block.forward(ctx, x, batch.sequences, view, out, kept, reports ? &report : nullptr);
+    block.forward(ctx, x, sequences, view, out, kept, reports ? &report : nullptr);
     x = out;
+  }
+  if (wanted == 0) return hidden;
+  if (x.dim(0) != wanted) {  // the last block's report is of all tokens
+    const Tensor all = x;
+    x = ctx.allocate({wanted, config_.hidden_size});
+    ctx.run(ops::Embedding{.table = all, .tokens = batch.last->source, .x = x});
   }
   ctx.run(ops::RmsNorm{.x = x,
                        .weight = final_norm_.value,
@@ -211,6 +229,9 @@ Tensor Mixtral::forward(Context& ctx, const Batch& batch, const KvCache* cache, 
 void Mixtral::backward(Context& ctx, const Batch& batch, const Tensor& d, const Saved& saved,
                        const nn::RouterGradient& losses) const {
   const ArenaScope scope(ctx.arena());
+  CHECK(batch.sequences.adapters.each.empty(), "gradients are for one adapter");
+  nn::Sequences sequences = batch.sequences;
+  sequences.groups = sequences.adapters.sort(ctx);
   const Tensor dx = ctx.allocate(d.shape());
   ctx.run(ops::RmsNormBackward{.dy = d,
                                .x = saved.last,
@@ -229,18 +250,20 @@ void Mixtral::backward(Context& ctx, const Batch& batch, const Tensor& d, const 
     if (saved.recompute.applies(static_cast<int64_t>(i), config_.num_layers)) {
       Block::Saved again = block.allocate_saved(ctx, batch.size());
       const Tensor out = ctx.allocate(d.shape());
-      block.forward(ctx, saved.inputs[i], batch.sequences, {}, out, &again, nullptr);
-      block.backward(ctx, dx, batch.sequences, again, router);
+      block.forward(ctx, saved.inputs[i], sequences, {}, out, &again, nullptr);
+      block.backward(ctx, dx, sequences, again, router);
     } else {
-      block.backward(ctx, dx, batch.sequences, saved.blocks[i], router);
+      block.backward(ctx, dx, sequences, saved.blocks[i], router);
     }
   }
   if (embedding_->grad)
     ctx.run(ops::EmbeddingBackward{.dx = dx, .tokens = batch.tokens, .dtable = embedding_->grad});
 }
 
-void Mixtral::logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const {
-  head_->forward(ctx, hidden, {}, logits);
+void Mixtral::logits(Context& ctx, const Tensor& hidden, const Tensor& logits,
+                     const nn::TokenAdapters& adapters) const {
+  const ArenaScope scope(ctx.arena());
+  head_->forward(ctx, hidden, adapters.sort(ctx), logits);
 }
 
 }  // namespace mixtral

@@ -78,7 +78,8 @@ class Mixtral {
 
   /// Hidden states [N, D] after the final norm, in the context's arena. With a cache, the batch's
   /// rows and positions say where its tokens stand, and the cache has room for them (see KvCache).
-  /// `saved` and `reports` may be null.
+  /// `saved` and `reports` may be null. Of a batch with `last`, in inference, only those tokens'
+  /// [n, D].
   Tensor forward(Context& ctx, const Batch& batch, const KvCache* cache, Saved* saved,
                  const RouterReports* reports) const;
   /// d [N, D]: the gradient of forward's result, consumed. `losses`: dprobability [L, E] (or empty)
@@ -86,8 +87,9 @@ class Mixtral {
   void backward(Context& ctx, const Batch& batch, const Tensor& d, const Saved& saved,
                 const nn::RouterGradient& losses) const;
 
-  /// logits [n, V] (statistics' type) of hidden states [n, D].
-  void logits(Context& ctx, const Tensor& hidden, const Tensor& logits) const;
+  /// logits [n, V] (statistics' type) of hidden states [n, D], whose tokens use these adapters.
+  void logits(Context& ctx, const Tensor& hidden, const Tensor& logits,
+              const nn::TokenAdapters& adapters = {}) const;
   const nn::Projection& head() const { return *head_; }
   std::unique_ptr<nn::Projection>& head_projection() { return head_; }
 

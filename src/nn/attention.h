@@ -6,17 +6,6 @@
 
 namespace mixtral::nn {
 
-/// Which tokens of which sequences a computation is about: N tokens of S sequences end to end.
-struct Sequences {
-  Tensor positions;     // [N] i32: of each token in its sequence; with a cache, or ops::kPadding
-  Tensor starts;        // [S+1] i32: where each begins among the tokens; not read with a cache
-  int64_t longest = 0;  // an upper bound of the sequences' lengths
-  // With a cache only. The first `decode_rows` tokens are of one sequence each; after them come
-  // runs of several tokens of a sequence.
-  Tensor rows;  // [N] i32: each token's sequence, as a row of the cache's table
-  int64_t decode_rows = 0;
-};
-
 /// Grouped-query attention with rotary positions:
 ///   q, k, v = x Wqkvᵀ;  out = softmax(scale · rope(q) rope(k)ᵀ, causal) v Woᵀ
 class Attention {
@@ -34,9 +23,10 @@ class Attention {
   std::unique_ptr<Projection> output;  // [D, H h]
 
   /// y [N, D] from the normed x [N, D]. With a cache (an empty view is none), new tokens are
-  /// appended to it and see what it holds.
+  /// appended to it and see what it holds. With `last`, in inference only, y [n, D] is of these
+  /// tokens alone.
   void forward(Context& ctx, const Tensor& x, const Sequences& sequences, const ops::KvView& cache,
-               const Tensor& y, Saved* saved) const;
+               const Tensor& y, Saved* saved, const LastTokens* last = nullptr) const;
   /// dx [N, D] is assigned.
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Sequences& sequences,
                 const Saved& saved, const Tensor& dx) const;

@@ -36,28 +36,32 @@ void Linear::multiply(Context& ctx, Op op) const {
   ctx.run(op);
 }
 
-void Linear::forward(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& y) const {
-  multiply(ctx, ops::GroupedMatmul{.x = x, .weight = {}, .offsets = offsets, .y = y});
+void Linear::forward(Context& ctx, const Tensor& x, const RowGroups& rows, const Tensor& y) const {
+  multiply(ctx, ops::GroupedMatmul{.x = x, .weight = {}, .offsets = rows.offsets, .y = y});
 }
 
-void Linear::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const { multiply(ctx, op); }
+void Linear::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
+                            const RowGroups& rows) const {
+  op.offsets = rows.offsets;
+  multiply(ctx, op);
+}
 
-void Linear::backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& dx,
+void Linear::backward_input(Context& ctx, const Tensor& dy, const RowGroups& rows, const Tensor& dx,
                             Write write) const {
   multiply(ctx, ops::GroupedMatmulInput{.dy = dy,
                                         .weight = {},
-                                        .offsets = offsets,
+                                        .offsets = rows.offsets,
                                         .dx = dx,
                                         .accumulate = write == Write::accumulate});
 }
 
 void Linear::backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
-                             const Tensor& offsets) const {
+                             const RowGroups& rows) const {
   if (!parameter_->grad) return;
   ctx.run(
       ops::GroupedMatmulWeight{.dy = dy,
                                .x = x,
-                               .offsets = offsets,
+                               .offsets = rows.offsets,
                                .dweight = parameter_->grad.reshape(shape_),
                                .accumulate = !(ctx.fresh_gradients() && parameter_->one_product()),
                                .operands = operands(ctx)});

@@ -27,13 +27,14 @@ class Linear : public Projection {
   int64_t groups() const override { return shape_[0]; }
   int64_t outputs() const override { return shape_[1]; }
   int64_t inputs() const override { return shape_[2]; }
-  void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
+  void forward(Context& ctx, const Tensor& x, const RowGroups& rows,
                const Tensor& y) const override;
-  void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const override;
-  void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& dx,
+  void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
+                      const RowGroups& rows) const override;
+  void backward_input(Context& ctx, const Tensor& dy, const RowGroups& rows, const Tensor& dx,
                       Write write) const override;
   void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
-                       const Tensor& offsets) const override;
+                       const RowGroups& rows) const override;
   Tensor plain_weight() const override;
   bool reads_input() const override { return !parameter_->grad.empty(); }
   void for_each_parameter(const ParameterVisitor& visit) override;

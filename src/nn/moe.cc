@@ -13,10 +13,12 @@ MixtureOfExperts::Saved MixtureOfExperts::allocate_saved(Context& ctx, int64_t n
           .gate_up = ctx.allocate({rows, gate_up->outputs()})};
 }
 
-void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& positions,
+void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& sequences,
                                const Tensor& residual, const Tensor& out, Saved* saved,
                                const RouterReport* report) const {
   const ArenaScope scope(ctx.arena());
+  // Only batches over a cache are padded.
+  const Tensor positions = sequences.rows ? sequences.positions : Tensor();
   const int64_t n = x.dim(0), d = x.dim(1), rows = n * experts_per_token;
   Saved s = saved ? *saved : allocate_saved(ctx, n);
   if (report && report->logits) {
@@ -25,7 +27,7 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& posi
     s.expert = report->expert;
   }
 
-  router->forward(ctx, x, {}, s.logits);
+  router->forward(ctx, x, sequences.groups, s.logits);
   ctx.run(ops::Route{.logits = s.logits,
                      .positions = positions,
                      .weights = s.weights,
@@ -42,29 +44,34 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Tensor& posi
                                   .z = report->z,
                                   .entropy = report->entropy});
   }
+  const RowGroups groups = sequences.adapters.sort(ctx, s.source, s.offsets, experts_per_token);
   const Tensor h = ctx.allocate({rows, down->inputs()});
   {
     const ArenaScope gathered(ctx.arena());
     const Tensor xs = ctx.allocate({rows, d});
     ctx.run(ops::GatherRows{.x = x, .source = s.source, .y = xs, .divisor = experts_per_token});
-    gate_up->forward_swiglu(ctx, {.x = xs,
-                                  .weight = {},
-                                  .offsets = s.offsets,
-                                  .weights = s.weights,
-                                  .source = s.source,
-                                  .gate_up = s.gate_up,
-                                  .h = h,
-                                  .keep_gate_up = saved != nullptr});
+    gate_up->forward_swiglu(ctx,
+                            {.x = xs,
+                             .weight = {},
+                             .offsets = {},
+                             .weights = s.weights,
+                             .source = s.source,
+                             .gate_up = s.gate_up,
+                             .h = h,
+                             .keep_gate_up = saved != nullptr},
+                            groups);
   }
   const Tensor ys = ctx.allocate({rows, d});
-  down->forward(ctx, h, s.offsets, ys);
+  down->forward(ctx, h, groups, ys);
   ctx.run(ops::CombineRows{.y = ys, .slot = s.slot, .residual = residual, .out = out});
 }
 
 void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& x,
-                                const Saved& saved, const RouterGradient& losses,
-                                const Tensor& dx) const {
+                                const Sequences& sequences, const Saved& saved,
+                                const RouterGradient& losses, const Tensor& dx) const {
   const ArenaScope scope(ctx.arena());
+  const RowGroups groups =
+      sequences.adapters.sort(ctx, saved.source, saved.offsets, experts_per_token);
   const int64_t rows = saved.source.dim(0), d = x.dim(1);
   const Tensor dweights = ctx.allocate(saved.weights.shape(), ctx.statistics());
   const Tensor d_gate_up = ctx.allocate(saved.gate_up.shape());
@@ -76,7 +83,7 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
     const Tensor dh = ctx.allocate({rows, down->inputs()});
     ctx.run(
         ops::GatherRows{.x = dout, .source = saved.source, .y = dys, .divisor = experts_per_token});
-    down->backward_input(ctx, dys, saved.offsets, dh, Write::assign);
+    down->backward_input(ctx, dys, groups, dh, Write::assign);
     const Tensor h = down->reads_input() ? dh : Tensor();
     ctx.run(ops::SwiGluBackward{.gate_up = saved.gate_up,
                                 .weights = saved.weights,
@@ -85,7 +92,7 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
                                 .d_gate_up = d_gate_up,
                                 .dweights = dweights,
                                 .h = h});
-    if (h) down->backward_weight(ctx, dys, h, saved.offsets);
+    if (h) down->backward_weight(ctx, dys, h, groups);
   }
   Tensor xs;
   if (gate_up->reads_input()) {
@@ -93,7 +100,7 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
     ctx.run(ops::GatherRows{.x = x, .source = saved.source, .y = xs, .divisor = experts_per_token});
   }
   const Tensor dxs = ctx.allocate({rows, d});
-  gate_up->backward(ctx, d_gate_up, xs, saved.offsets, dxs, Write::assign);
+  gate_up->backward(ctx, d_gate_up, xs, groups, dxs, Write::assign);
   ctx.run(ops::CombineRows{.y = dxs, .slot = saved.slot, .out = dx});
 
   const Tensor dlogits = ctx.allocate(saved.logits.shape(), ctx.statistics());
@@ -105,7 +112,7 @@ void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& 
                              .dlogits = dlogits,
                              .z_scale = losses.z_scale});
   // x reaches the loss through the experts and through the router: the second path joins here.
-  router->backward(ctx, dlogits, x, {}, dx, Write::accumulate);
+  router->backward(ctx, dlogits, x, sequences.groups, dx, Write::accumulate);
 }
 
 void MixtureOfExperts::for_each_parameter(const ParameterVisitor& visit) {

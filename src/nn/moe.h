@@ -42,13 +42,13 @@ class MixtureOfExperts {
   std::unique_ptr<Projection> gate_up;  // [E, 2F, D]: w1's rows, then w3's
   std::unique_ptr<Projection> down;     // [E, D, F]
 
-  /// out [N, D] from the normed x [N, D]; out may alias residual. Rows whose position is
-  /// ops::kPadding go to no expert; empty `positions`: there are none.
-  void forward(Context& ctx, const Tensor& x, const Tensor& positions, const Tensor& residual,
+  /// out [N, D] from the normed x [N, D]; out may alias residual. Of a batch over a cache, rows
+  /// whose position is ops::kPadding go to no expert.
+  void forward(Context& ctx, const Tensor& x, const Sequences& sequences, const Tensor& residual,
                const Tensor& out, Saved* saved, const RouterReport* report) const;
   /// dx [N, D] is assigned. `dout` is also the residual's gradient, which the caller keeps.
-  void backward(Context& ctx, const Tensor& dout, const Tensor& x, const Saved& saved,
-                const RouterGradient& losses, const Tensor& dx) const;
+  void backward(Context& ctx, const Tensor& dout, const Tensor& x, const Sequences& sequences,
+                const Saved& saved, const RouterGradient& losses, const Tensor& dx) const;
 
   /// Room for what backward needs.
   Saved allocate_saved(Context& ctx, int64_t tokens) const;

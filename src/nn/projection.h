@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "nn/parameter.h"
-#include "ops/context.h"
+#include "nn/sequences.h"
 
 namespace mixtral::nn {
 
@@ -21,21 +21,24 @@ class Projection {
   virtual int64_t inputs() const = 0;   // I
   virtual int64_t outputs() const = 0;  // O
 
-  /// y[N, O] = x[N, I] @ Wᵀ. `offsets` [G+1] i32 says which rows are which group's; empty if G = 1.
-  virtual void forward(Context& ctx, const Tensor& x, const Tensor& offsets,
+  /// y[N, O] = x[N, I] @ Wᵀ, with the updates of the rows' adapters where there are any.
+  virtual void forward(Context& ctx, const Tensor& x, const RowGroups& rows,
                        const Tensor& y) const = 0;
-  /// The product of gate and up, and SwiGLU after it. `op` lacks the weight.
-  virtual void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op) const;
+  /// The product of gate and up, and SwiGLU after it. `op` lacks weight and offsets.
+  virtual void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
+                              const RowGroups& rows) const;
+
+  // Gradients. All rows use one adapter.
 
   /// dx[N, I] = dy[N, O] @ W, assigned or accumulated.
-  virtual void backward_input(Context& ctx, const Tensor& dy, const Tensor& offsets,
+  virtual void backward_input(Context& ctx, const Tensor& dy, const RowGroups& rows,
                               const Tensor& dx, Write write) const = 0;
   /// The gradients of this projection's parameters accumulate (but see Context::fresh_gradients).
   /// `x` is what forward was given.
   virtual void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
-                               const Tensor& offsets) const = 0;
+                               const RowGroups& rows) const = 0;
   /// Both gradients; only the parameters' where dx is empty.
-  virtual void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+  virtual void backward(Context& ctx, const Tensor& dy, const Tensor& x, const RowGroups& rows,
                         const Tensor& dx, Write write) const;
 
   /// The values [G, O, I] when the map is a dense weight and nothing more; empty otherwise.

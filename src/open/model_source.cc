@@ -289,4 +289,8 @@ std::optional<AdapterFile> ModelSource::load_adapter() const {
   return AdapterFile::load(adapter_, config_, directory_);
 }
 
+AdapterFile ModelSource::load_adapter(const std::string& name) const {
+  return AdapterFile::load(resolve_adapter(name), config_, directory_);
+}
+
 }  // namespace mixtral

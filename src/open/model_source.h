@@ -76,6 +76,8 @@ class ModelSource {
   const TensorSource& tensors() const;
   /// The adapter's values, or nothing where there is none.
   std::optional<AdapterFile> load_adapter() const;
+  /// The values of another adapter for this model: a directory or a run (resolve_adapter).
+  AdapterFile load_adapter(const std::string& name) const;
 
  private:
   explicit ModelSource(Names names) : names_(std::move(names)) {}

@@ -133,10 +133,11 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
   }
   open.model = open_weights(*open.backend, source, options,
                             {.random = o.random_weights, .seed = o.seed}, note);
-  if (adapter)
-    open.adapter =
-        std::make_unique<Adapter>(*open.backend, *open.model, std::move(*adapter),
-                                  Adapter::Options{.trainable = purpose != Purpose::inference});
+  if (purpose == Purpose::inference)
+    open.adapters = std::make_unique<AdapterSet>(*open.backend, *open.model, adapter);
+  else if (adapter)
+    open.adapter = std::make_unique<Adapter>(*open.backend, *open.model, std::move(*adapter),
+                                             Adapter::Options{.trainable = true});
   if (activations > 0) open.arena->reserve(activations);
   open.ctx = std::make_unique<Context>(*open.backend, *open.arena, open.precision.compute);
   open.ctx->set_operands(open.precision.operands);

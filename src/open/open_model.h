@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "model/adapter.h"
+#include "model/adapter_set.h"
 #include "model/mixtral.h"
 #include "open/model_source.h"
 #include "train/memory_plan.h"
@@ -57,14 +58,15 @@ struct OpenedModel {
   std::unique_ptr<Backend> backend;
   Precision precision;
   std::unique_ptr<Mixtral> model;
-  std::unique_ptr<Adapter> adapter;  // may be null; goes before the model
+  std::unique_ptr<Adapter> adapter;      // where one is tuned; else null. Goes before the model
+  std::unique_ptr<AdapterSet> adapters;  // in inference; else null. Goes before the model
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Context> ctx;
 };
 
-/// Opens device, model and adapter, with an arena of the size that the pass takes. Throws Error,
-/// before anything is allocated, where they do not fit the device's memory or `context` the model,
-/// and UsageError.
+/// Opens device, model and adapter (in inference as the own one of a set), with an arena of the
+/// size that the pass takes. Throws Error, before anything is allocated, where they do not fit the
+/// device's memory or `context` the model, and UsageError.
 OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note);
 

@@ -107,11 +107,10 @@ void PreferenceCriterion::score_reference(Context& ctx, const Batch& batch) {
   const Tensor losses = ctx.allocate({batch.size()}, ctx.statistics());
   const LossTotals unused = LossTotals::allocate(ctx);
   const Objective nothing{.balance = Objective::Balance::off};
-  const bool own = models_.reference == nullptr;
-  if (own) models_.adapter->enable(false);
-  accumulate_losses(ctx, own ? models_.policy : *models_.reference, batch, nothing, 1, unused,
-                    nullptr, losses);
-  if (own) models_.adapter->enable(true);
+  Batch plain = batch;  // the reference is the base alone, or a model of its own
+  plain.sequences.adapters = {.all = kNoAdapter};
+  accumulate_losses(ctx, models_.reference ? *models_.reference : models_.policy, plain, nothing, 1,
+                    unused, nullptr, losses);
   const std::vector<double> sums = sequence_sums(ctx, batch, losses);
   for (size_t i = 0; i < pairs_.size(); ++i) {
     pairs_[i].reference_chosen = -sums[2 * i];

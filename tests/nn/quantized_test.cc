@@ -275,6 +275,7 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
   std::vector<int32_t> starts{0, 5, 5, 17};
   const Tensor offsets = arena_->allocate({4}, Dtype::i32);
   backend_->upload(Tensor(std::span(starts)), offsets);
+  const RowGroups groups_of_rows{.offsets = offsets};
   const Tensor x = upload(normal(rows * inputs, 1, 6), {rows, inputs});
   const Tensor dy = upload(normal(rows * outputs, 1, 7), {rows, outputs});
   const Tensor weights = upload(normal(rows, 1, 9), {rows, 1});
@@ -289,16 +290,16 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
     const Tensor y = ctx_->allocate({rows, outputs});
     const Tensor dx = upload(normal(rows * inputs, 1, 8), {rows, inputs});
     const int64_t used = arena_->used();
-    projection.forward(*ctx_, x, offsets, y);
+    projection.forward(*ctx_, x, groups_of_rows, y);
     result.push_back(download(y));
-    projection.backward(*ctx_, dy, x, offsets, dx, Write::accumulate);
+    projection.backward(*ctx_, dy, x, groups_of_rows, dx, Write::accumulate);
     result.push_back(download(dx));
-    projection.backward(*ctx_, dy, x, offsets, dx, Write::assign);
+    projection.backward(*ctx_, dy, x, groups_of_rows, dx, Write::assign);
     result.push_back(download(dx));
     // The two halves of backward, one after the other.
-    projection.backward_input(*ctx_, dy, offsets, dx, Write::assign);
+    projection.backward_input(*ctx_, dy, groups_of_rows, dx, Write::assign);
     EXPECT_EQ(download(dx), result.back());
-    projection.backward_weight(*ctx_, dy, x, offsets);
+    projection.backward_weight(*ctx_, dy, x, groups_of_rows);
     // SwiGLU after the product: of the base, which may do both at once, and of the whole.
     for (const Projection* each :
          {static_cast<const Projection*>(&projection), &(is_dense ? dense : rounded).base()}) {
@@ -310,10 +311,10 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
                                         .source = source_rows,
                                         .gate_up = ctx_->allocate({rows, outputs}),
                                         .h = ctx_->allocate({rows, outputs / 2})};
-      each->forward_swiglu(*ctx_, op);
+      each->forward_swiglu(*ctx_, op, groups_of_rows);
       result.push_back(download(op.gate_up));
       result.push_back(download(op.h));
-      each->forward(*ctx_, x, offsets, op.gate_up);
+      each->forward(*ctx_, x, groups_of_rows, op.gate_up);
       EXPECT_EQ(download(op.gate_up), result[result.size() - 2]);
       ctx_->run(op.activation());
       EXPECT_EQ(download(op.h), result.back());

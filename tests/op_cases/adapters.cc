@@ -20,9 +20,9 @@ void sort_by_adapter(Rig& rig, const Rows& c) {
   for (int64_t n = 0; n < c.tokens; ++n) {
     const bool none = c.none > 0 && rig.random().below(static_cast<uint64_t>(c.none)) == 0;
     // Beyond the last adapter is none, too.
-    adapters.push_back(none ? (n % 2 == 0 ? -1 : static_cast<int32_t>(c.adapters))
-                            : static_cast<int32_t>(
-                                  rig.random().below(static_cast<uint64_t>(c.adapters))));
+    adapters.push_back(
+        none ? (n % 2 == 0 ? -1 : static_cast<int32_t>(c.adapters))
+             : static_cast<int32_t>(rig.random().below(static_cast<uint64_t>(c.adapters))));
   }
   const int64_t rows = c.tokens * c.k, groups = c.experts > 0 ? c.experts : 1;
   ops::SortByAdapter op{.adapters = rig.indices("adapters", {c.tokens}, adapters),
@@ -57,7 +57,11 @@ std::vector<OpCase> adapters_cases() {
            {.name = "experts", .tokens = 21, .adapters = 4, .experts = 8, .k = 2},
            {.name = "experts_whole_warps", .tokens = 32, .adapters = 2, .experts = 4, .k = 2},
            {.name = "padding", .tokens = 19, .adapters = 3, .experts = 5, .k = 2, .padding = 8},
-           {.name = "padding_only", .tokens = 8, .adapters = 3, .experts = 5, .k = 2,
+           {.name = "padding_only",
+            .tokens = 8,
+            .adapters = 3,
+            .experts = 5,
+            .k = 2,
             .padding = 16},
            {.name = "many", .tokens = 300, .adapters = 70, .experts = 8, .k = 2}})
     cases.push_back({.name = "SortByAdapter_" + c.name,
