@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "base/messages.h"
 #include "cli/commands.h"
@@ -32,6 +33,30 @@ int64_t context_for(const std::vector<PromptRow>& rows, int64_t given, const Mod
   return std::min(needed, most);
 }
 
+/// The adapters that rows name, each once. Throws Error naming the first row with a bad one.
+std::map<std::string, AdapterFile> read_adapters(const ModelSource& source,
+                                                 const std::vector<PromptRow>& rows) {
+  std::map<std::string, AdapterFile> files;
+  for (const PromptRow& row : rows) {
+    if (!row.adapter || files.contains(*row.adapter)) continue;
+    try {
+      files.emplace(*row.adapter, source.load_adapter(*row.adapter));
+    } catch (const Error& error) {
+      throw Error(fmt::format("{}: adapter {}: {}", row.source, *row.adapter, error.what()));
+    }
+  }
+  return files;
+}
+
+/// Puts them on the model, and their indices into the rows.
+void add_adapters(const std::map<std::string, AdapterFile>& files, AdapterSet& adapters,
+                  std::vector<PromptRow>& rows) {
+  std::map<std::string, int32_t> indices;
+  for (const auto& [name, file] : files) indices[name] = adapters.add(file);
+  for (PromptRow& row : rows)
+    if (row.adapter) row.how.adapter = indices.at(*row.adapter);
+}
+
 }  // namespace
 
 void generate_data(GenerateDataOptions o) {
@@ -47,7 +72,7 @@ void generate_data(GenerateDataOptions o) {
     rules.chat_template = parse_chat_template(o.chat_template);
   else if (const auto noted = source.chat_template())
     rules.chat_template = *noted;
-  const std::vector<PromptRow> rows = read_prompts(o.data, rules);
+  std::vector<PromptRow> rows = read_prompts(o.data, rules);
   const int64_t context = context_for(rows, o.context, config);
   ResultFile results(o.out, rows,
                      o.resume ? ResultFile::Existing::resume : ResultFile::Existing::replace);
@@ -55,8 +80,11 @@ void generate_data(GenerateDataOptions o) {
   if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
   if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
 
+  const std::map<std::string, AdapterFile> adapters = read_adapters(source, rows);
   const OpenedModel open = open_model(o.common, source, o.common.open_options(context, o.parallel));
-  Engine engine(*open.backend, *open.model, {.context = context, .sequences = o.parallel});
+  add_adapters(adapters, *open.adapters, rows);
+  Engine engine(*open.backend, *open.model,
+                {.context = context, .sequences = o.parallel, .adapters = open.adapters.get()});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   int64_t done = first, tokens = 0, full = 0;

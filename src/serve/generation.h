@@ -33,7 +33,7 @@ struct GenerationRequest {
   GenerationOptions options;      // stop_ids too; the seed of answer i is seed + i
   std::vector<std::string> stop;  // texts that end an answer, and are no part of it
   int64_t answers = 1;            // n
-  int32_t adapter = kNoAdapter;
+  int32_t adapter = kOwnAdapter;
   std::optional<int64_t> logprobs;         // report tokens, with so many alternatives
   std::optional<int64_t> prompt_logprobs;  // the same of the prompt's tokens
   bool experts = false;                    // report the experts of each token

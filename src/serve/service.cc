@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <random>
 
 #include "base/printable.h"
@@ -82,19 +83,30 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
   context_ = options.context > 0 ? options.context : source.config().max_positions;
   open.context = context_;
   open.sequences = options.parallel;
+  std::map<std::string, AdapterFile> adapters;
+  for (const auto& [name, folder] : options.adapters) {
+    if (adapters.contains(name))
+      throw Error(fmt::format("two adapters have the name {}", printable(name)));
+    adapters.emplace(name, source.load_adapter(folder));
+  }
   opened_ = open_model(source, open, note);
   stop_ids_ = source.stop_ids();
   created_ = std::chrono::duration_cast<std::chrono::seconds>(
                  std::chrono::system_clock::now().time_since_epoch())
                  .count();
   models_.push_back({.id = options.name.empty() ? name_of(source) : options.name});
-  if (!options.adapters.empty()) throw Error("this build serves no adapters beside the base");
+  for (const auto& [name, file] : adapters) {
+    const std::string& base = models_.front().id;
+    models_.push_back({.id = fmt::format("{}:{}", base, name),
+                       .parent = base,
+                       .adapter = opened_.adapters->add(file)});
+  }
   format_ = std::make_unique<ChatFormat>(source);
-  engine_ =
-      std::make_unique<Engine>(*opened_.backend, *opened_.model,
-                               Engine::Options{.context = context_,
-                                               .sequences = options.parallel,
-                                               .count_experts = options.after_step != nullptr});
+  engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model,
+                                     Engine::Options{.context = context_,
+                                                     .sequences = options.parallel,
+                                                     .count_experts = options.after_step != nullptr,
+                                                     .adapters = opened_.adapters.get()});
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,
       EngineThread::Options{.queue = options.queue, .after_step = options.after_step});

@@ -15,7 +15,7 @@ namespace mixtral::serve {
 /// A name that requests may use.
 struct ServedModel {
   std::string id, parent;  // parent: of an adapter, its base
-  int32_t adapter = kNoAdapter;
+  int32_t adapter = kOwnAdapter;
 };
 
 /// A job that ends when its client goes, or nobody waits for it.

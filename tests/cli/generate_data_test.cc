@@ -5,7 +5,9 @@
 
 #include "backends/registry.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "io/json.h"
+#include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
@@ -95,6 +97,50 @@ TEST_F(GenerateData, ResultsDoNotDependOnHowManyRowsRunAtOnce) {
     EXPECT_EQ(results_of(rows, {"--parallel", parallel, "--temp", "0", "--ignore-eos"}), one)
         << parallel;
   EXPECT_EQ(results_of(rows, {"--temp", "0", "--ignore-eos", "-t", "3"}), one);
+}
+
+TEST_F(GenerateData, RowsMayNameAdapters) {
+  const auto backend = make_backend("cpu", 1);
+  const auto model = load_model(*backend, path("model"), {});
+  int seed = 0;
+  for (const auto& [name, target] :
+       {std::pair{"first", "q_proj"}, std::pair{"second", "gate_up_proj"}}) {
+    AdapterFile file = new_adapter({.targets = {target}, .rank = 2 + seed}, model->config());
+    RandomStream random(static_cast<uint64_t>(++seed));
+    for (AdapterModule& module : file.modules) {
+      const TargetShape shape = target_shape(model->config(), module.target);
+      module.a.resize(static_cast<size_t>(shape.groups * module.rank * shape.inputs));
+      module.b.resize(static_cast<size_t>(shape.groups * shape.rows * module.rank));
+      for (auto* values : {&module.a, &module.b})
+        for (float& value : *values) value = static_cast<float>(random.uniform() - 0.5);
+    }
+    fs::create_directories(path(name));
+    Adapter(*backend, *model, std::move(file), {}).save(path(name));
+  }
+  const std::vector<std::string> named{"", "first", "second", "first", ""};
+  std::string text;
+  for (size_t i = 0; i < named.size(); ++i) {
+    const std::string field = named[i].empty() ? "null" : fmt::format("\"{}\"", path(named[i]));
+    text += fmt::format(R"({{"prompt": "Once upon{:.{}}", "adapter": {}}})", " a time", i, field);
+    text += '\n';
+  }
+  const std::string rows = write("adapters.jsonl", text);
+  const std::vector<std::string> how{"--temp", "0", "-n", "12", "--ignore-eos"};
+  for (const char* parallel : {"1", "4"}) {
+    std::vector<std::string> more = how;
+    more.insert(more.end(), {"--parallel", parallel, "--adapter", path("second")});
+    const auto results = parse_lines(results_of(rows, more));
+    ASSERT_EQ(results.size(), named.size());
+    for (size_t i = 0; i < named.size(); ++i) {
+      std::vector<std::string> alone = how;
+      const std::string adapter = named[i].empty() ? "second" : named[i];
+      alone.insert(alone.end(), {"--adapter", path(adapter), "--json", "-p",
+                                 fmt::format("Once upon{:.{}}", " a time", i)});
+      const Outcome outcome = generate(alone);
+      ASSERT_EQ(outcome.code, 0) << outcome.err;
+      EXPECT_EQ(ids_of(results[i]), ids_of(Json::parse(outcome.out, "out"))) << i;
+    }
+  }
 }
 
 TEST_F(GenerateData, EachResultIsThatOfTheRowAlone) {
@@ -203,7 +249,9 @@ TEST_F(GenerateData, RefusesWhatIsNoRowByFileAndLine) {
       {R"({"prompt": "a", "stop": 5})", "stop: expected"},
       {R"({"prompt": "a", "stop": [5]})", "stop[0]: expected a string"},
       {R"({"prompt": "a", "stop": ""})", "stop: a stop text is empty"},
-      {R"({"prompt": "a", "adapter": "x"})", "adapter"},
+      {R"({"prompt": "a", "adapter": "x"})", "adapter x: there is no such directory"},
+      {R"({"prompt": "a", "adapter": ""})", "adapter: the adapter's name is empty"},
+      {R"({"prompt": "a", "adapter": 3})", "adapter: expected a string"},
       {R"({"messages": []})", "messages"},
       {R"({"messages": [{"role": "user"}]})", "content"},
       {R"({"messages": [{"role": "king", "content": "a"}]})", "messages"},
