@@ -78,7 +78,7 @@ TEST(IntegerLinear, IsChosenByTheOperandsAndTheLayout) {
         Context ctx(*backend, arena, Dtype::f32);
         ctx.set_operands(operands);
         const Tensor y = arena.allocate({5, 24}, Dtype::f32);
-        projection.linear().forward(ctx, x, offsets, y);
+        projection.linear().forward(ctx, x, {.offsets = offsets}, y);
         double error = 0, size = 0;
         for (int64_t i = 0; i < y.numel(); ++i) {
           const auto want = static_cast<double>(expected.as<float>()[i]);
