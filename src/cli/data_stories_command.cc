@@ -53,7 +53,7 @@ void add_data_stories(cli::App& parent) {
   command
       ->add_option("--world", options->world,
                    "full: 24 plots, nine kinds of questions; small: one plain kind of story and "
-                   "three kinds of questions, which a small model learns in minutes")
+                   "two kinds of questions, which a small model learns in minutes")
       ->check(cli::IsMember({"full", "small"}))
       ->default_str("full");
   command->add_option("--seed,-s", options->files.seed, "The same seed gives the same bytes")

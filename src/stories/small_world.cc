@@ -16,7 +16,10 @@ namespace {
 
 constexpr size_t kNames = 8;  // of each gender
 constexpr int kPeople = 3, kPlaces = 4;
-constexpr double kRiddleShare = 0.7;
+// Most texts are lessons: a few facts and questions about all of them. They are short, and nearly
+// every word of an answer can be looked up, so they teach to look things up in few steps. Of the
+// days, most are followed by riddles.
+constexpr double kLessonShare = 0.7, kRiddleShare = 0.8;
 constexpr std::array<std::string_view, 8> kThings = {"kite", "ball", "drum",   "hat",
                                                      "cup",  "bell", "bucket", "ribbon"};
 constexpr std::array<std::string_view, 6> kColours = {"red",    "blue",  "green",
@@ -24,8 +27,7 @@ constexpr std::array<std::string_view, 6> kColours = {"red",    "blue",  "green"
 constexpr std::array<std::string_view, 8> kScenes = {"the market", "the park",  "the pond",
                                                      "the forest", "the beach", "the farm",
                                                      "the garden", "the school"};
-constexpr std::array kKinds = {QuestionKind::person_place, QuestionKind::holder,
-                               QuestionKind::colour};
+constexpr std::array kKinds = {QuestionKind::person_place, QuestionKind::holder};
 
 /// One question that could be asked: its answer, and the others that the story offers.
 struct Choice {
@@ -80,11 +82,22 @@ class SmallDay {
                     hero.name));
     say(fmt::format("{} had a friend named {}.", pronoun, name(1)));
     say(fmt::format("{} had another friend named {}.", pronoun, name(2)));
-    for (size_t person : draw(kPeople, kPeople)) {
+    tell_facts(kPeople);
+    tell_events(events, after_event);
+    say(one_of({"It was a good day.", "They were all happy.", "What a day that was."}));
+  }
+
+  /// What each of the first `people` of them has and where they are, in any order.
+  void tell_facts(int people) {
+    for (size_t person : draw(static_cast<size_t>(people), people)) {
       const auto b = static_cast<int>(person);
       say(fmt::format("{} had a {} {}.", name(b), world_.thing(b).colour, world_.kind(b).noun));
       say(fmt::format("{} was {}.", name(b), in(world_.being(b).place)));
     }
+  }
+
+  /// Tells so many events. `after_event` is called after each.
+  void tell_events(int events, const std::function<void()>& after_event = {}) {
     for (int i = 0; i < events; ++i) {
       if (chance(0.2))
         say(one_of({"The sun was shining.", "The birds were singing.", "A soft wind blew.",
@@ -92,12 +105,32 @@ class SmallDay {
       chance(0.4) ? tell_gift() : tell_walk(pick(kPeople));
       if (after_event) after_event();
     }
-    say(one_of({"It was a good day.", "They were all happy.", "What a day that was."}));
   }
 
+  /// Asks and answers every question about the first `people` of them and their things, in any
+  /// order.
+  void answer_all(int people) {
+    std::vector<Choice> all;
+    for (QuestionKind kind : kKinds)
+      for (Choice& choice : questions(kind, people)) all.push_back(std::move(choice));
+    for (size_t i : draw(all.size(), static_cast<int>(all.size()))) say_riddle(all[i]);
+  }
+
+  void say_riddle(const Choice& choice) {
+    say(fmt::format("{} Answer: {}.", choice.question, choice.answer.text));
+  }
+
+  /// The questions of that kind which have an answer and, in the story so far, a wrong one.
   std::vector<Choice> choices(QuestionKind kind) const {
+    std::vector<Choice> found = questions(kind, kPeople);
+    std::erase_if(found, [](const Choice& choice) { return choice.others.empty(); });
+    return found;
+  }
+
+  /// The questions of that kind about the first `people` of them and their things.
+  std::vector<Choice> questions(QuestionKind kind, int people) const {
     std::vector<Choice> found;
-    for (int i = 0; i < kPeople; ++i) {
+    for (int i = 0; i < people; ++i) {
       Choice choice;
       if (kind == QuestionKind::person_place) {
         choice = {.question = fmt::format("Where is {} now?", name(i)),
@@ -106,7 +139,7 @@ class SmallDay {
                   .being = i,
                   .place = world_.being(i).place};
         for (int p = 0; p < kPlaces; ++p) choice.others.push_back(answer_of(p));
-      } else if (kind == QuestionKind::holder) {
+      } else {
         const int holder = world_.thing(i).holder;
         choice = {.question = fmt::format("Who has the {} now?", world_.kind(i).noun),
                   .answer = {name(holder), name(holder)},
@@ -114,20 +147,12 @@ class SmallDay {
                   .being = holder,
                   .thing = i};
         for (int b = 0; b < kPeople; ++b) choice.others.push_back({name(b), name(b)});
-      } else {
-        const std::string colour(world_.thing(i).colour);
-        choice = {.question = fmt::format("What colour is the {}?", world_.kind(i).noun),
-                  .answer = {colour, colour},
-                  .others = {},
-                  .thing = i};
-        for (const Thing& thing : world_.things)
-          choice.others.push_back({std::string(thing.colour), std::string(thing.colour)});
       }
       // Only what the story mentions is an answer that it offers.
       std::erase_if(choice.others, [&](const Choice::Answer& other) {
         return other.text == choice.answer.text || text_.find(other.mention) == std::string::npos;
       });
-      if (!choice.others.empty()) found.push_back(std::move(choice));
+      found.push_back(std::move(choice));
     }
     return found;
   }
@@ -206,7 +231,7 @@ void add_riddle(SmallDay& day, std::vector<std::string>& asked) {
   const std::optional<Choice> choice = day.choose_any();
   if (!choice || std::ranges::find(asked, choice->question) != asked.end()) return;
   asked.push_back(choice->question);
-  day.say(fmt::format("{} Answer: {}.", choice->question, choice->answer.text));
+  day.say_riddle(*choice);
 }
 
 bool is_last_mentioned(const std::string& story, const Choice& choice) {
@@ -222,25 +247,32 @@ bool is_last_mentioned(const std::string& story, const Choice& choice) {
 
 Story tell_small_story(uint64_t seed, Split split, uint64_t index) {
   RandomStream random(seed, index << 8 | 0x80 | static_cast<uint64_t>(split));
-  const bool riddles = random.uniform() < kRiddleShare;
+  const bool lesson = random.uniform() < kLessonShare;
+  const bool riddles = !lesson && random.uniform() < kRiddleShare;
   while (true) {
     SmallDay day(random);
     if (split_of(day.combination()) != split) continue;
     std::vector<std::string> asked;
-    if (riddles) {
+    if (lesson) {
+      // Of two at least: hero and friend decide the split.
+      const int people = 2 + day.pick(kPeople - 1);
+      day.tell_facts(people);
+      if (people == kPeople) day.tell_events(day.pick(3));
+      day.answer_all(people);
+    } else if (riddles) {
       // Asked at once, a riddle needs only the last sentences: a step towards those at the end.
       day.say("Listen well.");
       day.tell(1 + day.pick(4), [&] {
         std::vector<std::string> now;
-        if (day.chance(0.4)) add_riddle(day, now);
+        if (day.chance(0.5)) add_riddle(day, now);
       });
       day.new_line();
-      for (int i = 0; i < 7; ++i) add_riddle(day, asked);
+      for (int i = 0; i < 16; ++i) add_riddle(day, asked);
     } else {
       day.tell(2 + day.pick(4));
     }
     const std::string hero = day.world().being(0).name;
-    return {day.text(), riddles ? "small riddles" : "small day", hero, {}};
+    return {day.text(), lesson ? "small lesson" : riddles ? "small riddles" : "small day", hero, {}};
   }
 }
 

@@ -11,12 +11,13 @@ namespace mixtral::stories {
 // one way to say each thing. A small model learns in minutes to keep track of it. Splits share no
 // combination of hero, friend, thing and place, as in the full world.
 
-/// The `index`-th story of a split: a function of (seed, split, index) alone. Seven of ten begin
-/// with "Listen well." and ask what happened, with the answers.
+/// The `index`-th text of a split: a function of (seed, split, index) alone. Seven of ten are
+/// lessons: what two or three people have and where they are, and questions about all of it, with
+/// the answers. The others are the story of a day; four of five of these begin with "Listen well."
+/// and ask what happened, with the answers.
 Story tell_small_story(uint64_t seed, Split split, uint64_t index);
 
-/// The `index`-th question of a split, as ask(): where somebody is, who has something, or what
-/// colour it has.
+/// The `index`-th question of a split, as ask(): where somebody is, or who has something.
 Question ask_small(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns = 1);
 
 }  // namespace mixtral::stories

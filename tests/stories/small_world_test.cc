@@ -21,11 +21,9 @@ TEST(SmallWorld, AnswersFollowFromTheSimulation) {
     if (q.kind == QuestionKind::person_place) {
       EXPECT_EQ(q.answer, world.place(world.being(q.being).place).in);
       EXPECT_NE(q.question.find(world.being(q.being).name), std::string::npos);
-    } else if (q.kind == QuestionKind::holder) {
-      EXPECT_EQ(q.answer, world.being(world.thing(q.thing).holder).name);
     } else {
-      ASSERT_EQ(q.kind, QuestionKind::colour);
-      EXPECT_EQ(q.answer, world.thing(q.thing).colour);
+      ASSERT_EQ(q.kind, QuestionKind::holder);
+      EXPECT_EQ(q.answer, world.being(world.thing(q.thing).holder).name);
     }
     // A story says "went to the park" of what is answered as "in the park".
     const auto is_told = [&](const std::string& answer) {
@@ -39,7 +37,7 @@ TEST(SmallWorld, AnswersFollowFromTheSimulation) {
     EXPECT_TRUE(is_told(q.wrong)) << q.wrong;
     EXPECT_GE(q.candidates, 2);
   }
-  EXPECT_EQ(kinds.size(), 3u);
+  EXPECT_EQ(kinds.size(), 2u);
   for (const auto& [kind, count] : kinds) EXPECT_GT(count, 120);
 }
 
@@ -85,7 +83,9 @@ TEST(StoryNames, AreCountedAsIntroducedFromTheirIntroductionOn) {
   EXPECT_EQ(drifts.introduced, 2);
   EXPECT_EQ(drifts.stray, (std::vector<std::string>{"Ben", "Lily"}));
   for (uint64_t i = 0; i < 200; ++i) {
-    const NameCount count = count_names(tell_small_story(1, Split::train, i).text);
+    const Story story = tell_small_story(1, Split::train, i);
+    if (story.plot == "small lesson") continue;  // has no introductions
+    const NameCount count = count_names(story.text);
     EXPECT_GT(count.mentions, 5);
     EXPECT_EQ(count.introduced, count.mentions);
   }
