@@ -387,12 +387,7 @@ int64_t measured_peak(const Arguments& arguments) {
   const pid_t child = ::fork();
   if (child == 0) {
     if (!std::freopen("/dev/null", "w", stdout)) ::_exit(99);
-    std::vector<std::string> all = arguments;
-    all.insert(all.begin(), "mixtral");
-    std::vector<char*> argv;
-    for (std::string& argument : all) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+    ::_exit(run_command_here(arguments));
   }
   int status = 0;
   rusage usage{};

@@ -286,12 +286,7 @@ TEST_F(ChatTest, AtATerminalErrorsAreSaidEvenWhenNotesAreNot) {
   if (child == 0) {
     ::alarm(60);  // a test that hangs shall fail
     ::setenv("XDG_STATE_HOME", (scratch_.path() / "state").c_str(), 1);
-    std::vector<std::string> all{"mixtral", "chat", "--model", model, "--device",
-                                 "cpu",     "-t",   "1",       "-q"};
-    std::vector<char*> argv;
-    for (std::string& argument : all) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+    ::_exit(run_command_here({"chat", "--model", model, "--device", "cpu", "-t", "1", "-q"}));
   }
   const std::string typed = "/system Be kind.\n/dance\n/exit\n";
   ASSERT_EQ(::write(terminal, typed.data(), typed.size()), static_cast<ssize_t>(typed.size()));
@@ -316,12 +311,7 @@ TEST_F(ChatTest, AtATerminalCtrlCClearsTheLineAndASecondOneLeaves) {
   if (child == 0) {
     ::alarm(60);  // a test that hangs shall fail
     ::setenv("XDG_STATE_HOME", (scratch_.path() / "state").c_str(), 1);
-    std::vector<std::string> all{"mixtral", "chat", "--model", model, "--device",
-                                 "cpu",     "-t",   "1",       "-n",  "4"};
-    std::vector<char*> argv;
-    for (std::string& argument : all) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+    ::_exit(run_command_here({"chat", "--model", model, "--device", "cpu", "-t", "1", "-n", "4"}));
   }
   std::string shown;
   const auto wait_for = [&](const char* text) {
@@ -374,14 +364,10 @@ TEST_F(ChatTest, OutputThatCannotBeWrittenIsAnError) {
     ASSERT_GE(child, 0);
     if (child == 0) {
       std::vector<std::string> all = generate;
-      all.insert(all.begin(), "mixtral");
       all.insert(all.end(), more.begin(), more.end());
-      std::vector<char*> argv;
-      for (std::string& argument : all) argv.push_back(argument.data());
-      argv.push_back(nullptr);
       ::dup2(::open("/dev/full", O_WRONLY), STDOUT_FILENO);
       ::dup2(::open(said.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
-      ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+      ::_exit(run_command_here(all));
     }
     int status = 0;
     ::waitpid(child, &status, 0);

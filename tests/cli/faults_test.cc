@@ -30,16 +30,12 @@ using Arguments = std::vector<std::string>;
 
 /// Runs the program in a child whose standard output and error are what `prepare` makes of them.
 template <class Prepare>
-int status_of(Arguments arguments, const Prepare& prepare) {
+int status_of(const Arguments& arguments, const Prepare& prepare) {
   const pid_t child = ::fork();
   if (child == 0) {
     std::signal(SIGPIPE, SIG_DFL);
     prepare();
-    arguments.insert(arguments.begin(), "mixtral");
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    ::_exit(run_command_line(static_cast<int>(argv.size()) - 1, argv.data()));
+    ::_exit(run_command_here(arguments));
   }
   int status = 0;
   ::waitpid(child, &status, 0);

@@ -44,11 +44,8 @@ class Pretrain : public ::testing::Test {
   fs::path run_path() const { return folder_ / "run"; }
 
   static int call(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {"mixtral", "pretrain"});
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    return run_command_line(static_cast<int>(argv.size()) - 1, argv.data());
+    arguments.insert(arguments.begin(), "pretrain");
+    return run_command_here(std::move(arguments));
   }
   static Outcome run(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "pretrain");
