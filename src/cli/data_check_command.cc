@@ -114,10 +114,10 @@ void print_sample(const SplitReport& report) {
     line += token.label.empty() ? fmt::format(" {}", token.id)
                                 : fmt::format(" {}({})", token.label, token.id);
   }
-  put(fmt::format(
-      "\nsample of {}: {} tokens, {} BOS{}\n{}\n", split_name(report.split), report.sample.size(),
-      report.sample_bos,
-      report.sample_bos > 1 ? " (one is right: does the text hold one of its own?)" : "", line));
+  put(fmt::format("\nsample of {}: {} tokens, {} BOS{}\n{}\n", split_name(report.split),
+                  report.sample.size(), report.sample_bos,
+                  report.sample_bos > 1 ? " (one is right; the text itself may hold another)" : "",
+                  line));
   if (report.sample.size() > kShown) {
     put(fmt::format("  … and {} more tokens\n", report.sample.size() - kShown));
   }

@@ -1,4 +1,4 @@
-// help, completion and man: what the program says of its own options.
+// The commands help, completion and man, made from the tables of options.
 #include <fmt/format.h>
 
 #include <memory>

@@ -100,7 +100,7 @@ class RunConfig {
     std::function<std::string()> text;  // "" when there is no value
     std::function<void()> reset;        // to the value that no flag gives
     OnResume rule;
-    bool optional = false;  // has no value of its own: where it has one, that is derived
+    bool optional = false;  // the command line may leave it out; its value is then derived
   };
   struct Value {
     std::string text;

@@ -26,8 +26,8 @@ struct TrainingData {
 TrainingData load_training_data(const TrainOptions& options, const Tokenizer* tokenizer,
                                 int64_t vocabulary);
 
-/// Throws Error when the validation or the test split has no label within --context, of which a run
-/// would otherwise hear when it is trained. (Batches refuse training data of that kind.)
+/// Throws Error when the validation or the test split has no label within --context. The run would
+/// otherwise fail after training. (Batches refuse training data of that kind.)
 void require_labels(const TrainOptions& options, const TrainingData& data);
 
 /// Throws Error unless the files' contents are those that the run recorded in its config.yaml.

@@ -3,7 +3,7 @@
 #include "cuda/product.h"
 #include "cuda/status.h"
 
-// Forward products of few rows, as in decoding. Bound by reading the weights, each of which is read
+// Forward products of few rows, as in decoding. Reading the weights bounds them; a weight is read
 // once for up to eight rows of its group. A block computes two outputs, so that there are many
 // blocks and the last wave is short; its threads divide the inner index among them. Activations
 // come from the cache.

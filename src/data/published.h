@@ -45,8 +45,8 @@ struct ConvertedRow {
 };
 
 /// Turns a row into a record. `columns` says which key of a row stands for a key of the form:
-/// {"prompt", "question"}. Throws Error, naming the row's source, for a row of another form, and
-/// for one of which a part would be lost, such as a turn of a tool.
+/// {"prompt", "question"}. Throws Error naming the row's source when the row is of another form, or
+/// when a part of it would be lost, such as a tool's turn.
 ConvertedRow convert_published(const Json& row, PublishedForm form,
                                const std::map<std::string, std::string>& columns);
 

@@ -48,7 +48,7 @@ std::vector<Message> read_turns(const Json& value) {
   return turns;
 }
 
-/// Refuses a conversation that the template cannot hold, or of which nothing is learnt.
+/// Refuses a conversation that the template cannot hold, or that has no turn to learn.
 void require_learnt(const std::vector<Message>& messages, std::string_view key,
                     std::string_view source, const RecordRules& rules) {
   check_messages(rules.chat_template, messages, fmt::format("{}: {}", source, key));

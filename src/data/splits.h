@@ -17,7 +17,8 @@ Corpus load_split(const DataFiles& files, Split split, double validation_fractio
 /// Whether load_split() would find that split. A single file of so few records that none would
 /// validate has no val.
 bool has_split(const DataFiles& files, Split split, double validation_fraction);
-/// The same of files that are read already, or of which problems are wanted instead of an error.
+/// As load_split(), with what was read beside the corpus: a list of problems takes an error's
+/// place.
 CorpusResult read_split(const DataFiles& files, Split split, double validation_fraction,
                         const Tokenizer* tokenizer, CorpusOptions options, ThreadPool& pool);
 /// The corpus of a folder of texts, or of options.part of it. Throws Error when it is empty.
