@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/advice.h"
 #include "cpu/backend.h"
 #include "cuda_plan/figures.h"
 #include "ref/backend.h"
@@ -29,8 +30,8 @@ std::unique_ptr<Backend> make_cuda([[maybe_unused]] int index) {
 #ifdef MIXTRAL_CUDA
   return cuda::make_backend(index);
 #else
-  throw UsageError(
-      "--device cuda: this program was built without CUDA; choose cpu, or build with "
+  throw AdvisedUsageError(
+      "‹device cuda›: this program was built without CUDA; choose cpu, or build with "
       "-DMIXTRAL_CUDA=ON");
 #endif
 }
@@ -54,8 +55,8 @@ std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
   if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads);
   if (device == "ref") return std::make_unique<ref::RefBackend>();
   if (const int index = gpu_index(device); index >= 0) return make_cuda(index);
-  throw UsageError(fmt::format("--device {}: no such device; expected {}", device,
-                               fmt::join(backend_names(), ", ")));
+  throw AdvisedUsageError(fmt::format("‹device {}›: no such device; expected {}", device,
+                                      fmt::join(backend_names(), ", ")));
 }
 
 std::vector<std::string> backend_names() {

@@ -1,5 +1,7 @@
 #include "base/advice.h"
 
+#include <algorithm>
+
 namespace mixtral {
 namespace {
 
@@ -25,8 +27,27 @@ std::string plain(const Setting& setting) {
 
 }  // namespace
 
+std::string word_settings(std::string_view sentence, const SettingWords& write) {
+  constexpr std::string_view kOpen = "‹", kClose = "›";
+  std::string worded;
+  while (true) {
+    const size_t open = sentence.find(kOpen);
+    const size_t close = open == sentence.npos ? open : sentence.find(kClose, open);
+    worded += sentence.substr(0, close == sentence.npos ? close : open);
+    if (close == sentence.npos) return worded;
+    const std::string_view inside =
+        sentence.substr(open + kOpen.size(), close - open - kOpen.size());
+    const size_t space = std::min(inside.find(' '), inside.size());
+    worded += write({std::string(inside.substr(0, space)),
+                     std::string(inside.substr(std::min(space + 1, inside.size())))});
+    sentence.remove_prefix(close + kClose.size());
+  }
+}
+
+std::string plain_settings(std::string_view sentence) { return word_settings(sentence, plain); }
+
 std::string in_words(const std::string& sentence, const Advice& advice, const SettingWords& write) {
-  std::string text = sentence;
+  std::string text = word_settings(sentence, write);
   if (!advice.subject.name.empty()) text = write(advice.subject) + ": " + text;
   for (size_t i = 0; i < advice.remedies.size(); ++i) {
     const bool last = i + 1 == advice.remedies.size();
@@ -48,7 +69,7 @@ AdvisedUsageError::AdvisedUsageError(const std::string& text, Advice about)
     : UsageError(in_words(text, about, plain)), Advised{text, std::move(about)} {}
 
 AdvisedUsageError setting_error(std::string name, const std::string& sentence) {
-  return {sentence, {.subject = {std::move(name), {}}, .remedies = {}}};
+  return AdvisedUsageError(sentence, {.subject = {std::move(name), {}}, .remedies = {}});
 }
 
 }  // namespace mixtral

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -33,10 +34,16 @@ struct Advice {
 /// How a setting is written for a reader.
 using SettingWords = std::function<std::string(const Setting&)>;
 
+/// Within a sentence a setting stands between ‹ and ›: "raise ‹context›", "use ‹dtype fp32›".
+/// Words all of them.
+std::string word_settings(std::string_view sentence, const SettingWords& write);
+/// The same by their plain names, as a message for nobody in particular has them: "dtype fp32".
+std::string plain_settings(std::string_view sentence);
+
 /// "SUBJECT: SENTENCE; LEAD REMEDY, REMEDY or REMEDY".
 std::string in_words(const std::string& sentence, const Advice& advice, const SettingWords& write);
 
-/// What the two errors below have beside an Error; catch those, and ask by dynamic_cast for this.
+/// What the errors below have beside an Error; catch those, and ask by dynamic_cast for this.
 struct Advised {
   virtual ~Advised() = default;
   Advised(std::string text, Advice about) : sentence(std::move(text)), advice(std::move(about)) {}
@@ -47,13 +54,13 @@ struct Advised {
 /// An Error with advice. what() has all of it, with settings by their plain names.
 class AdvisedError : public Error, public Advised {
  public:
-  AdvisedError(const std::string& text, Advice about);
+  AdvisedError(const std::string& text, Advice about = {});
 };
 
 /// The same for a UsageError.
 class AdvisedUsageError : public UsageError, public Advised {
  public:
-  AdvisedUsageError(const std::string& text, Advice about);
+  AdvisedUsageError(const std::string& text, Advice about = {});
 };
 
 /// A UsageError about one setting: setting_error("rank", "expected at least 1, found 0").

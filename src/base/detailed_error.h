@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "base/advice.h"
 #include "base/error.h"
 
 namespace mixtral {
@@ -11,7 +12,7 @@ namespace mixtral {
 class DetailedError : public Error {
  public:
   DetailedError(std::string sentence, std::string details)
-      : Error(sentence + "\n" + details),
+      : Error(plain_settings(sentence) + "\n" + details),
         sentence_(std::move(sentence)),
         details_(std::move(details)) {}
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "base/advice.h"
 #include "base/error.h"
 
 namespace mixtral {
@@ -56,8 +57,8 @@ int available_cores() {
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cores();
   if (threads > kMostThreads)
-    throw UsageError("--threads: expected at most " + std::to_string(kMostThreads) + ", found " +
-                     std::to_string(threads));
+    throw AdvisedUsageError("‹threads›: expected at most " + std::to_string(kMostThreads) +
+                            ", found " + std::to_string(threads));
   workers_.reserve(static_cast<size_t>(threads - 1));
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
 }

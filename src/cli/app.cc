@@ -49,7 +49,7 @@ const cli::App& last_parsed(const cli::App& app) {
 
 int report(const Error& error, int code) {
   if (const auto* detailed = dynamic_cast<const DetailedError*>(&error)) {
-    messages::print("mixtral: {}", detailed->sentence());
+    messages::print("mixtral: {}", in_flags(detailed->sentence()));
     messages::lines(detailed->details());
   } else {
     messages::print("mixtral: {}", in_flags(error));

@@ -266,9 +266,9 @@ class Finetuning {
                                            .preference = preference,
                                            .reference_model = second_model});
     if (o_.overwrite) {
-      require_outside(o_.out, "--model", base_);
-      if (!o_.adapter.empty()) require_outside(o_.out, "--adapter", o_.adapter);
-      if (!reference_.empty()) require_outside(o_.out, "--reference", reference_);
+      require_outside(o_.out, "model", base_);
+      if (!o_.adapter.empty()) require_outside(o_.out, "adapter", o_.adapter);
+      if (!reference_.empty()) require_outside(o_.out, "reference", reference_);
     }
     if (weights) check_weights(config_, *weights);
     RunDirectory run(o_.out, open_mode(o_));

@@ -273,7 +273,7 @@ class Pretraining {
                                            .full_rows = train.batches().mostly_full(),
                                            .recompute = o_.recompute_rule()});
     if (o_.overwrite && !subject.weights.empty())
-      require_outside(o_.out, "--init", subject.weights);
+      require_outside(o_.out, "init", subject.weights);
     std::unique_ptr<TensorSource> weights;
     if (!subject.weights.empty()) {
       weights = open_tensors(find_model_files(subject.weights).value());

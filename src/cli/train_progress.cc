@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/messages.h"
+#include "cli/advice.h"
 #include "plot/run_plot.h"
 #include "train/memory_plan.h"
 
@@ -158,7 +159,7 @@ void TrainProgress::on_skip(int64_t step, double loss, double grad_norm) {
                   grad_norm));
 }
 
-void TrainProgress::on_note(std::string_view note) { say(note); }
+void TrainProgress::on_note(std::string_view note) { say(in_flags(note)); }
 
 void TrainProgress::draw() {
   try {

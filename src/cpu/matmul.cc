@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/advice.h"
 #include "cpu/backend.h"
 
 namespace mixtral::cpu {
@@ -51,9 +52,9 @@ Element element_of(const Tensor& tensor, std::string_view what) {
     case Dtype::f16:
       return Element::f16;
     default:
-      throw Error(fmt::format(
+      throw AdvisedError(fmt::format(
           "the cpu backend multiplies f32 activations with f32, bf16 or f16 weights, but {} is {}; "
-          "use --device ref for f64",
+          "use ‹device ref› for f64",
           what, to_string(tensor.dtype())));
   }
 }
@@ -61,9 +62,9 @@ Element element_of(const Tensor& tensor, std::string_view what) {
 /// Activations and gradients are f32 here.
 const float* floats(const Tensor& tensor, std::string_view what) {
   if (tensor.dtype() != Dtype::f32)
-    throw Error(
+    throw AdvisedError(
         fmt::format("the cpu backend computes with f32 activations, but {} is {}; use "
-                    "--device ref for f64, or --dtype bf16 for products of bf16 operands",
+                    "‹device ref› for f64, or ‹dtype bf16› for products of bf16 operands",
                     what, to_string(tensor.dtype())));
   return static_cast<const float*>(tensor.data());
 }
@@ -284,7 +285,8 @@ void Products::run(float scale, bool accumulate, bool bf16) {
   const Kernels* pairs = bf16 ? bf16_kernels() : nullptr;
   const Settings settings{pairs ? pairs : float_kernels(), scale, accumulate, bf16 && !pairs};
   if (!settings.kernels)
-    throw Error("the cpu backend needs a processor with AVX2 and FMA, or NEON; use --device ref");
+    throw AdvisedError(
+        "the cpu backend needs a processor with AVX2 and FMA, or NEON; use ‹device ref›");
   plan(*settings.kernels);
   struct Job {
     Products& products;

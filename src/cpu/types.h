@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "ops/common.h"
 
@@ -15,9 +16,9 @@ namespace mixtral::cpu {
 inline void expect_f32(std::string_view op, std::initializer_list<Tensor> tensors) {
   for (const Tensor& tensor : tensors) {
     if (tensor.empty() || tensor.dtype() == Dtype::f32) continue;
-    throw Error(
-        fmt::format("the cpu device computes {} on f32 activations, but was given {}: use --dtype "
-                    "fp32, or --device ref or cuda",
+    throw AdvisedError(
+        fmt::format("the cpu device computes {} on f32 activations, but was given {}: use ‹dtype "
+                    "fp32›, or ‹device ref› or ‹device cuda›",
                     op, to_string(tensor.dtype())));
   }
 }

@@ -1,3 +1,4 @@
+#include "base/advice.h"
 #include "cuda/attention_mma.h"
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
@@ -326,8 +327,8 @@ void CudaBackend::run(const ops::CachedAttention& op) {
   use_device();
   const int64_t tokens = op.qkv.dim(0), split = cuda_plan::split_kv_tokens(op);
   if (op.heads.width > 256)
-    throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
-                std::to_string(op.heads.width));
+    throw AdvisedError("‹device cuda›: attention heads are at most 256 wide; this model's are " +
+                       std::to_string(op.heads.width));
   with_weight(op.cache.keys.dtype(), [&](auto k) {
     using K = type_of<decltype(k)>;
     if (split > 0) decode<K>(tokens_of(op, 0, split), processors_, scratch(), stream_);

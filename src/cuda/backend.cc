@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/advice.h"
 #include "cuda/blas.h"
 #include "cuda/cudnn_attention.h"
 #include "cuda/scratch.h"
@@ -69,7 +70,7 @@ int device_count() {
 }
 
 std::unique_ptr<Backend> make_backend(int index) {
-  const std::string flag = fmt::format("--device cuda:{}", index);
+  const std::string flag = fmt::format("‹device cuda:{}›", index);
   cudaError_t status;
   const std::vector<int> usable = usable_devices(&status);
   if (status == cudaErrorInsufficientDriver) {
@@ -79,24 +80,24 @@ std::unique_ptr<Backend> make_backend(int index) {
                                   ? "there is no NVIDIA driver"
                                   : fmt::format("the NVIDIA driver supports CUDA up to {}.{}",
                                                 driver / 1000, driver % 1000 / 10);
-    throw Error(
+    throw AdvisedError(
         fmt::format("{}: {}, and this program needs one for CUDA {}.{} or later; install "
-                    "it, or choose --device cpu",
+                    "it, or choose ‹device cpu›",
                     flag, found, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
   }
   if (status == cudaErrorNoDevice)
-    throw Error(flag + ": this machine has no NVIDIA GPU; choose --device cpu");
+    throw AdvisedError(flag + ": this machine has no NVIDIA GPU; choose ‹device cpu›");
   if (status != cudaSuccess)
-    throw Error(fmt::format("{}: CUDA does not start: {}; choose --device cpu", flag,
-                            cudaGetErrorString(status)));
+    throw AdvisedError(fmt::format("{}: CUDA does not start: {}; choose ‹device cpu›", flag,
+                                   cudaGetErrorString(status)));
   if (usable.empty())
-    throw Error(flag +
-                ": this machine's GPUs are not of the Hopper architecture (compute "
-                "capability 9.0), for which this program is built; choose --device cpu");
+    throw AdvisedError(flag +
+                       ": this machine's GPUs are not of the Hopper architecture (compute "
+                       "capability 9.0), for which this program is built; choose ‹device cpu›");
   if (index >= static_cast<int>(usable.size()))
-    throw Error(
+    throw AdvisedError(
         fmt::format("{}: this machine has {} usable GPUs; choose a number below that, or "
-                    "--device cpu",
+                    "‹device cpu›",
                     flag, usable.size()));
   return std::make_unique<CudaBackend>(usable[static_cast<size_t>(index)], index);
 }
@@ -115,9 +116,9 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   size_t available = 0, total = 0;
   check_cuda(cudaMemGetInfo(&available, &total), "the GPU's memory");
   if (available < size_t{2} * CublasLt::kWorkspaceBytes)
-    throw Error(
-        fmt::format("--device cuda:{}: only {} of the GPU's {} MiB are free; end what uses them "
-                    "(nvidia-smi names it), or choose another GPU or --device cpu",
+    throw AdvisedError(
+        fmt::format("‹device cuda:{}›: only {} of the GPU's {} MiB are free; end what uses them "
+                    "(nvidia-smi names it), or choose another GPU or ‹device cpu›",
                     index_, available >> 20, total >> 20));
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   scratch_ = std::make_unique<Scratch>();
@@ -165,9 +166,9 @@ void* CudaBackend::allocate(int64_t bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     const MemoryInfo info = memory();
-    throw Error(fmt::format(
+    throw AdvisedError(fmt::format(
         "out of GPU memory: {} bytes were asked for, and {} of {} are free on {}; use a smaller "
-        "--batch-size or --context, --recompute, or a smaller model",
+        "‹batch-size› or ‹context›, ‹recompute›, or a smaller model",
         bytes, info.available, info.total, name()));
   }
   check_cuda(status, "an allocation");

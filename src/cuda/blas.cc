@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "cuda/library.h"
 #include "cuda/scratch.h"
@@ -60,10 +61,10 @@ int64_t alignment_of(const Columns& x) {
 struct CublasLt::Functions {
   Functions() : library("libcublasLt.so.13") {
     if (!library.found())
-      throw Error(
-          "--device cuda needs libcublasLt.so.13, which was not found; install CUDA 13's cuBLAS "
+      throw AdvisedError(
+          "‹device cuda› needs libcublasLt.so.13, which was not found; install CUDA 13's cuBLAS "
           "(Debian: libcublas-13-0; pip: nvidia-cublas), name its folder in LD_LIBRARY_PATH, or "
-          "choose --device cpu");
+          "choose ‹device cpu›");
     library.bind(create, "cublasLtCreate");
     library.bind(destroy, "cublasLtDestroy");
     library.bind(matmul, "cublasLtMatmul");

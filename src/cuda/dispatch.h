@@ -9,6 +9,7 @@
 #include <string>
 #include <type_traits>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "tensor/tensor.h"
 
@@ -23,8 +24,8 @@ template <class Tag>
 using type_of = typename std::remove_cvref_t<Tag>::type;
 
 [[noreturn]] inline void refuse(Dtype dtype) {
-  throw Error("--device cuda does not compute in " + std::string(to_string(dtype)) +
-              " here; use --dtype fp32 or bf16, or --device ref");
+  throw AdvisedError("‹device cuda› does not compute in " + std::string(to_string(dtype)) +
+                     " here; use ‹dtype fp32› or ‹dtype bf16›, or ‹device ref›");
 }
 
 /// Calls f with the Type of an activation: f32 or bf16.

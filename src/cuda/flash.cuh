@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "base/advice.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/status.h"
@@ -110,8 +111,8 @@ void with_head_width(int width, F&& f) {
   if (width <= 64) return f(std::integral_constant<int, 64>{});
   if (width <= 128) return f(std::integral_constant<int, 128>{});
   if (width <= 256) return f(std::integral_constant<int, 256>{});
-  throw Error("--device cuda: attention heads are at most 256 wide; this model's are " +
-              std::to_string(width));
+  throw AdvisedError("‹device cuda›: attention heads are at most 256 wide; this model's are " +
+                     std::to_string(width));
 }
 
 /// Asks for a kernel's dynamic shared memory, before its launch.

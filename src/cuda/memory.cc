@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "cuda/scratch.h"
 #include "cuda/staging.h"
@@ -48,9 +49,9 @@ void* Scratch::take_bytes(int64_t bytes) {
     void* data = nullptr;
     if (cudaMalloc(&data, static_cast<size_t>(size)) != cudaSuccess) {
       cudaGetLastError();
-      throw Error(fmt::format(
+      throw AdvisedError(fmt::format(
           "out of GPU memory: {} bytes were asked for to hold intermediate results; use a smaller "
-          "--batch-size or --context",
+          "‹batch-size› or ‹context›",
           size));
     }
     blocks_.push_back({data, size});

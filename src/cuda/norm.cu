@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "base/advice.h"
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
@@ -37,7 +38,7 @@ void with_items(int64_t items, F&& f) {
   if (items <= 8) return f(std::integral_constant<int, 8>{});
   if constexpr (n == 1)
     if (items <= 32) return f(std::integral_constant<int, 32>{});
-  throw Error("--device cuda: rows to normalise are at most 16384 elements wide");
+  throw AdvisedError("‹device cuda›: rows to normalise are at most 16384 elements wide");
 }
 
 template <class T, class W>

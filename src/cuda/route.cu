@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "base/advice.h"
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
@@ -341,8 +342,8 @@ void CudaBackend::run(const ops::Route& op) {
   const int64_t tokens = op.logits.dim(0);
   const auto experts = static_cast<int>(op.logits.dim(1));
   if (experts > kMostExperts)
-    throw Error("--device cuda routes to at most " + std::to_string(kMostExperts) +
-                " experts; the model has " + std::to_string(experts));
+    throw AdvisedError("‹device cuda› routes to at most " + std::to_string(kMostExperts) +
+                       " experts; the model has " + std::to_string(experts));
   if (tokens == 0) return run(ops::Fill{.x = op.offsets});
   const Routing routing{data<float>(op.logits),
                         data<int>(op.positions),

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <string>
 
+#include "base/advice.h"
 #include "base/random.h"
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
@@ -343,8 +344,9 @@ void CudaBackend::run(const ops::Sample& op) {
   const int64_t sequences = op.logits.dim(0), vocabulary = op.logits.dim(1);
   if (sequences == 0) return;
   if (vocabulary > int64_t{1} << 19)
-    throw Error("--device cuda: samples from at most 524288 tokens; this model's vocabulary has " +
-                std::to_string(vocabulary));
+    throw AdvisedError(
+        "‹device cuda›: samples from at most 524288 tokens; this model's vocabulary has " +
+        std::to_string(vocabulary));
   Scratch& room = scratch();
   auto* penalised = room.take<double>(sequences * vocabulary);
   auto* weights = room.take<Count>(sequences * vocabulary);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/vocab.h"
@@ -25,13 +26,13 @@ Packing parse_packing(std::string_view name) {
   if (name == "off") return Packing::off;
   if (name == "on") return Packing::on;
   if (name == "fill") return Packing::fill;
-  throw UsageError(fmt::format("--pack is off, on or fill, not \"{}\"", name));
+  throw AdvisedUsageError(fmt::format("‹pack› is off, on or fill, not \"{}\"", name));
 }
 
 Batches::Batches(const Corpus& corpus, const BatchOptions& options)
     : corpus_(corpus), options_(options) {
-  if (options_.context < 1) throw UsageError("--context must be at least 1");
-  if (options_.rows < 1) throw UsageError("--batch-size must be at least 1");
+  if (options_.context < 1) throw AdvisedUsageError("‹context› must be at least 1");
+  if (options_.rows < 1) throw AdvisedUsageError("‹batch-size› must be at least 1");
   if (corpus_.tokens() < 2)
     throw Error(fmt::format("{}: there are fewer than two tokens, so there is nothing to learn",
                             options_.data));
@@ -132,12 +133,12 @@ void Batches::refuse_unlabelled() const {
     for (int64_t d = first; d < first + group; ++d) needed = std::max(needed, row_of_a_label(d));
     shortest = std::min(shortest, needed);
   }
-  throw Error(
-      fmt::format("{}: none of {} {} has a label within --context {}, so there is nothing to "
-                  "learn: every prompt fills its row, and the answer is cut off; give --context "
+  throw AdvisedError(
+      fmt::format("{}: none of {} {} has a label within ‹context {}›, so there is nothing to "
+                  "learn: every prompt fills its row, and the answer is cut off; give ‹context› "
                   "{} or more{}",
                   options_.data, corpus_.documents() / (pairs ? 2 : 1), pairs ? "pairs" : "records",
-                  options_.context, shortest, pairs ? "" : ", or --pack on"));
+                  options_.context, shortest, pairs ? "" : ", or ‹pack on›"));
 }
 
 void Batches::arrange() {
@@ -336,8 +337,8 @@ void Batches::restore(const Json& position) {
   epoch_ = static_cast<uint64_t>(epoch);
   arrange();
   if (row > rows_per_epoch_) {
-    throw Error(fmt::format("{}: row {} of {}: resume with the same --context and --pack",
-                            position.where(), row, rows_per_epoch_));
+    throw AdvisedError(fmt::format("{}: row {} of {}: resume with the same ‹context› and ‹pack›",
+                                   position.where(), row, rows_per_epoch_));
   }
   row_ = row;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "data/control_text.h"
@@ -108,7 +109,7 @@ FixSummary fix_data(const RecordFile& file, const std::filesystem::path& out,
     throw Error(fmt::format("{}: plain text has no records to mend", file.path().string()));
   }
   if (std::filesystem::exists(out) && std::filesystem::equivalent(out, file.path())) {
-    throw UsageError(fmt::format("--fix {} is the file itself; name another", out.string()));
+    throw AdvisedUsageError(fmt::format("‹fix {}› is the file itself; name another", out.string()));
   }
   FixSummary summary;
   AtomicFile copy(out);

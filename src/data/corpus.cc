@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 
+#include "base/advice.h"
 #include "base/detailed_error.h"
 #include "base/error.h"
 #include "data/import_records.h"
@@ -31,10 +32,10 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
 
 const Tokenizer& require(const Tokenizer* tokenizer, std::string_view source) {
   if (tokenizer == nullptr) {
-    throw UsageError(fmt::format(
-        "{}: text needs a tokenizer, and there is none; give --tokenizer bytes (a token "
-        "is a byte), or train one with `mixtral tokenizer train --data DATA --vocab-size "
-        "2048 --out tok` and give --tokenizer tok",
+    throw AdvisedUsageError(fmt::format(
+        "{}: text needs a tokenizer, and there is none; give ‹tokenizer bytes› (a token is a byte), "
+        "or train one with `mixtral tokenizer train --data DATA --vocab-size 2048 --out tok` "
+        "and give ‹tokenizer tok›",
         source));
   }
   return *tokenizer;
@@ -69,9 +70,9 @@ Example encode_text(const Tokenizer& tokenizer, const std::string& text,
   if (options.mask_prompt) {
     const size_t at = text.rfind(options.response_marker);
     if (at == std::string::npos) {
-      throw Error(
+      throw AdvisedError(
           fmt::format("{}: there is no response marker \"{}\" in the text, which "
-                      "--mask-prompt needs; set --response-marker",
+                      "‹mask-prompt› needs; set ‹response-marker›",
                       source, options.response_marker));
     }
     const size_t end = at + options.response_marker.size();

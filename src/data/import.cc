@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "data/record.h"
@@ -52,8 +53,9 @@ std::vector<fs::path> find_files(const ImportOptions& options) {
     }
   }
   if (found.empty()) {
-    throw Error(fmt::format("found no files to import with the extensions {}; set --extensions",
-                            fmt::join(options.extensions, ", ")));
+    throw AdvisedError(
+        fmt::format("found no files to import with the extensions {}; set ‹extensions›",
+                    fmt::join(options.extensions, ", ")));
   }
   return {found.begin(), found.end()};
 }
@@ -126,9 +128,10 @@ std::string read_text(const fs::path& path, const ImportOptions& options, Import
       line += bytes[i] == '\n';
       i += std::max<size_t>(length, 1);
     }
-    summary.notes.push_back(fmt::format(
-        "{}:{}: {} bytes from here on are no UTF-8 and became U+FFFD; is it --encoding latin1?",
-        name, first_line, bad));
+    summary.notes.push_back(
+        fmt::format("{}:{}: {} bytes from here on are no UTF-8 and became U+FFFD; is the setting "
+                    "encoding to be latin1?",
+                    name, first_line, bad));
     bytes = to_valid_utf8(bytes);
   }
   if (bytes.find('\r') != std::string::npos) {
@@ -212,7 +215,7 @@ std::vector<std::string> split_document(std::string_view text, int64_t limit) {
 
 ImportSummary import_texts(const ImportOptions& options) {
   options.shares.validate();
-  if (options.max_characters < 100) throw UsageError("--max-chars must be at least 100");
+  if (options.max_characters < 100) throw AdvisedUsageError("‹max-chars› must be at least 100");
   ImportSummary summary;
   const auto files = find_files(options);
   const bool by_file = static_cast<int64_t>(files.size()) >= kManyFiles;
@@ -240,7 +243,7 @@ ImportSummary import_texts(const ImportOptions& options) {
 
   const std::vector<Split> split =
       deal_out(units, options.shares, by_file ? "files" : "documents",
-               by_file ? "" : ", or cut texts into more documents with --max-chars");
+               by_file ? "" : ", or cut texts into more documents with ‹max-chars›");
   SplitFiles split_files(
       options.out, split,
       options.overwrite ? SplitFiles::Existing::replace : SplitFiles::Existing::refuse);

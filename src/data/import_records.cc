@@ -165,7 +165,7 @@ RecordImportSummary import_records(const RecordImportOptions& options) {
                                 : fmt::format("; {}: {}", summary.left_out.front().first,
                                               summary.left_out.front().what)));
   const auto unnamed = static_cast<size_t>(std::ranges::count(splits, std::optional<Split>()));
-  // A split that has a file of its own gets nothing more.
+  // Where the input has a file for a split, no other rows go there.
   SplitShares shares = options.shares;
   if (std::ranges::find(splits, std::optional(Split::val)) != splits.end()) shares.val = 0;
   if (std::ranges::find(splits, std::optional(Split::test)) != splits.end()) shares.test = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/random.h"
 
@@ -14,7 +15,8 @@ namespace fs = std::filesystem;
 
 void SplitShares::validate() const {
   if (!(val >= 0 && test >= 0 && val + test < 1))
-    throw UsageError("--val and --test are shares of the whole: 0 or more, below 1 together");
+    throw AdvisedUsageError(
+        "‹val› and ‹test› are shares of the whole: 0 or more, below 1 together");
 }
 
 std::vector<Split> deal_out(size_t units, const SplitShares& shares, std::string_view unit_name,
@@ -29,8 +31,8 @@ std::vector<Split> deal_out(size_t units, const SplitShares& shares, std::string
   };
   const size_t val = count_of(shares.val), test = count_of(shares.test);
   if (val + test >= units)
-    throw Error(
-        fmt::format("{} {} leave none to train on with --val {} and --test {}: lower these{}",
+    throw AdvisedError(
+        fmt::format("{} {} leave none to train on with ‹val {}› and ‹test {}›: lower these{}",
                     units, unit_name, shares.val, shares.test, advice));
   std::vector<Split> splits(units, Split::train);
   for (size_t i = 0; i < val + test; ++i) splits[order[i]] = i < val ? Split::val : Split::test;
@@ -44,13 +46,13 @@ SplitFiles::SplitFiles(const fs::path& folder, const std::vector<Split>& splits,
     const bool wanted = std::ranges::find(splits, split) != splits.end();
     const fs::path path = folder / (std::string(split_name(split)) + ".jsonl");
     if (!wanted && fs::exists(path))
-      throw Error(
+      throw AdvisedError(
           fmt::format("{} exists, but this import makes no such split: remove it, or choose "
-                      "another --out",
+                      "another ‹out›",
                       path.string()));
     if (wanted && existing == Existing::refuse && fs::exists(path))
-      throw Error(fmt::format("{} exists: replace it with --overwrite, or choose another --out",
-                              path.string()));
+      throw AdvisedError(fmt::format(
+          "{} exists: replace it with ‹overwrite›, or choose another ‹out›", path.string()));
     if (wanted) files_[static_cast<size_t>(split)].emplace(path);
   }
 }

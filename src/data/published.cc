@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "data/record_fields.h"
 
@@ -60,9 +61,9 @@ class Row {
     std::vector<std::string> found;
     for (const auto& [name, value] : json_.members())
       if (found.size() < 8) found.push_back(printable(name));
-    throw Error(
-        fmt::format("{}: there is no \"{}\", only {}; name its column with --columns "
-                    "{}=COLUMN",
+    throw AdvisedError(
+        fmt::format("{}: there is no \"{}\", only {}; name its column with ‹columns "
+                    "{}=COLUMN›",
                     json_.where(), key, fmt::join(found, ", "), key));
   }
   /// The text under a key; empty where it is absent.
@@ -293,9 +294,9 @@ std::string_view published_form_name(PublishedForm form) {
 PublishedForm parse_published_form(std::string_view name) {
   for (const auto& [value, known] : kNames)
     if (known == name) return value;
-  if (name == "parquet") throw UsageError(fmt::format("--from parquet: {}", kParquetAdvice));
-  throw UsageError(
-      fmt::format("--from is sharegpt, alpaca, ultrafeedback, hh, trl, csv or text, not \"{}\"",
+  if (name == "parquet") throw AdvisedUsageError(fmt::format("‹from parquet›: {}", kParquetAdvice));
+  throw AdvisedUsageError(
+      fmt::format("‹from› is sharegpt, alpaca, ultrafeedback, hh, trl, csv or text, not \"{}\"",
                   printable(name)));
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/advice.h"
 #include "infer/methods.h"
 
 namespace mixtral {
@@ -32,8 +33,8 @@ ExactQuestion question_of(const Record& record, const Tokenizer& tokenizer,
     case RecordKind::text: {
       const size_t at = record.text.rfind(rules.response_marker);
       if (at == std::string::npos)
-        throw Error(
-            fmt::format("{}: there is no response marker \"{}\" in the text; set --response-marker",
+        throw AdvisedError(
+            fmt::format("{}: there is no response marker \"{}\" in the text; set ‹response-marker›",
                         source, rules.response_marker));
       const size_t end = at + rules.response_marker.size();
       return plain_question(tokenizer, record.text.substr(0, end), record.text.substr(end));
@@ -99,9 +100,9 @@ ExactMatch exact_match(Engine& engine, const Tokenizer& tokenizer,
   how.stop = {"\n", "###"};
   for (const ExactQuestion& question : questions)
     if (static_cast<int64_t>(question.prompt.size()) >= engine.context())
-      throw Error(fmt::format(
+      throw AdvisedError(fmt::format(
           "{}: the question's {} tokens leave no room for an answer in a context of {}; shorten "
-          "it, or raise --context where the model has more positions",
+          "it, or raise ‹context› where the model has more positions",
           question.source, question.prompt.size(), engine.context()));
   std::vector<GeneratedText> texts(questions.size());
   std::vector<RequestId> ids;

@@ -117,7 +117,7 @@ std::string escape(std::string_view text) {
 std::string shade(double ratio) {
   if (!std::isfinite(ratio)) return "";
   const double depth = ratio > 0 ? std::clamp(std::log2(ratio) / 2, -1.0, 1.0) : -1;
-  return fmt::format("background:rgb(var({})/{:.2f})", depth > 0 ? "--high" : "--low",
+  return fmt::format("background:rgb(var(--{})/{:.2f})", depth > 0 ? "high" : "low",
                      0.72 * std::abs(depth));
 }
 

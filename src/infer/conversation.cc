@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/advice.h"
+
 namespace mixtral {
 namespace {
 
@@ -81,9 +83,9 @@ std::vector<int32_t> Conversation::fitting_prompt() {
     if (static_cast<int64_t>(ids.size()) + room <= engine_.context()) return ids;
     if (static_cast<std::ptrdiff_t>(all.size()) - first < 3) {
       if (static_cast<int64_t>(ids.size()) < engine_.context()) return ids;
-      throw Error(
+      throw AdvisedError(
           fmt::format("this turn has {} tokens, more than the context of {}; shorten it, or raise "
-                      "--context where the model has more positions",
+                      "‹context› where the model has more positions",
                       ids.size(), engine_.context()));
     }
     all.erase(all.begin() + first, all.begin() + first + 2);

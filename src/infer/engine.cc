@@ -6,6 +6,8 @@
 #include <bit>
 #include <utility>
 
+#include "base/advice.h"
+
 namespace mixtral {
 namespace {
 
@@ -94,9 +96,9 @@ void Engine::check(const Request& request) const {
     throw Error(fmt::format("there is no adapter {}", request.adapter));
   if (request.prompt.empty()) throw Error("the prompt has no tokens; give at least one");
   if (length + room > context())
-    throw Error(
+    throw AdvisedError(
         fmt::format("a prompt of {} tokens does not fit a context of {} with room for {} "
-                    "more; shorten it, or raise --context where the model has more positions",
+                    "more; shorten it, or raise ‹context› where the model has more positions",
                     length, context(), room));
   for (const int32_t id : request.prompt)
     if (id < 0 || id >= vocabulary())

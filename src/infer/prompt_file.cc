@@ -5,6 +5,7 @@
 #include <array>
 #include <string_view>
 
+#include "base/advice.h"
 #include "base/file.h"
 #include "io/json.h"
 
@@ -75,9 +76,9 @@ std::vector<int32_t> prompt_of(const Json& value, std::string_view key, const Pr
                                const std::string& source) {
   if (key == "ids") return token_ids(value, rules.vocab_size);
   if (!rules.tokenizer)
-    throw Error(
+    throw AdvisedError(
         fmt::format("{}: \"{}\" needs a tokenizer, which the model does not have; name one with "
-                    "--tokenizer, or "
+                    "‹tokenizer›, or "
                     "give \"ids\"",
                     source, key));
   if (key == "prompt") return prompt_tokens(*rules.tokenizer, value.as_string());

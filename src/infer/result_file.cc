@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/advice.h"
 #include "base/file.h"
 #include "io/json.h"
 
@@ -24,9 +25,9 @@ namespace {
 void check_result(std::string_view line, int64_t index, const std::vector<PromptRow>& rows,
                   const std::string& source) {
   if (index >= static_cast<int64_t>(rows.size()))
-    throw Error(fmt::format(
-        "{}: there are results of more than the {} rows of --data, so they are of other "
-        "data; name another file with --out",
+    throw AdvisedError(fmt::format(
+        "{}: there are results of more than the {} rows of ‹data›, so they are of other "
+        "data; name another file with ‹out›",
         source, rows.size()));
   const Json json = Json::parse(line, source);
   const PromptRow& row = rows[static_cast<size_t>(index)];
@@ -35,8 +36,8 @@ void check_result(std::string_view line, int64_t index, const std::vector<Prompt
   if (json.at("index").as_int() != index || ids.size() < row.prompt.size() ||
       !std::equal(row.prompt.begin(), row.prompt.end(), ids.begin(),
                   [&](int32_t expected, const Json& found) { return same(found, expected); }))
-    throw Error(
-        fmt::format("{}: is no result of {}; name another file with --out", source, row.source));
+    throw AdvisedError(
+        fmt::format("{}: is no result of {}; name another file with ‹out›", source, row.source));
 }
 
 }  // namespace
@@ -70,9 +71,9 @@ int64_t ResultFile::keep_whole_lines(const std::vector<PromptRow>& rows, Existin
   const auto count = static_cast<int64_t>(std::ranges::count(whole, '\n'));
   if (existing == Existing::replace) {
     if (!text.empty() && count < static_cast<int64_t>(rows.size()))
-      throw Error(
+      throw AdvisedError(
           fmt::format("{}: holds {} results of {} rows, as a run leaves them that was interrupted; "
-                      "go on with --resume, or remove the file",
+                      "go on with ‹resume›, or remove the file",
                       path_.string(), count, rows.size()));
     return 0;
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/advice.h"
 #include "model/adapter_file.h"
 
 namespace mixtral {
@@ -56,25 +57,25 @@ double adapter_scale(double alpha, int64_t rank, bool rslora) {
 }
 
 AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
-  if (spec.targets.empty()) throw UsageError("--targets is empty; try q_proj,v_proj");
-  const auto check_rank = [](const std::string& flag, int64_t rank) {
+  if (spec.targets.empty()) throw AdvisedUsageError("‹targets› is empty; try q_proj,v_proj");
+  const auto check_rank = [](const std::string& setting, int64_t rank) {
     if (rank < 1 || rank > kMostAdapterRank)
-      throw UsageError(
-          fmt::format("{} is {}, expected from 1 to {}", flag, rank, kMostAdapterRank));
+      throw AdvisedUsageError(
+          fmt::format("{} is {}, expected from 1 to {}", setting, rank, kMostAdapterRank));
   };
-  check_rank("--rank", spec.rank);
-  for (const auto& [name, rank] : spec.rank_of) check_rank("--target-ranks: " + name, rank);
+  check_rank("‹rank›", spec.rank);
+  for (const auto& [name, rank] : spec.rank_of) check_rank("‹target-ranks›: " + name, rank);
   for (const int64_t expert : spec.experts) {
     if (expert < 0 || expert >= config.num_experts)
-      throw UsageError(fmt::format("--experts: {} is not one of this model's {} experts", expert,
-                                   config.num_experts));
+      throw AdvisedUsageError(fmt::format("‹experts›: {} is not one of this model's {} experts",
+                                          expert, config.num_experts));
   }
   std::set<std::string> names(spec.targets.begin(), spec.targets.end());
   for (const auto& [fused, single] : std::initializer_list<std::pair<const char*, const char*>>{
            {"gate_up_proj", "w1"}, {"gate_up_proj", "w3"}, {"down_proj", "w2"}}) {
     if (names.contains(fused) && names.contains(single))
-      throw UsageError(
-          fmt::format("--targets: {} and {} are the same weights; choose one", fused, single));
+      throw AdvisedUsageError(
+          fmt::format("‹targets›: {} and {} are the same weights; choose one", fused, single));
   }
   AdapterFile adapter;
   adapter.rslora = spec.rslora;
@@ -97,9 +98,9 @@ AdapterFile new_adapter(const AdapterSpec& spec, const ModelConfig& config) {
       // Beyond this the adapter could be written, but not read again. Not finite is not less,
       // either.
       if (!(std::abs(module.alpha) <= kMostAdapterFactor))
-        throw UsageError(
-            fmt::format("--alpha: that of {} is {}, expected {} at most; with --scale, it is the "
-                        "scale times the rank (--rslora: times its root), which is {}",
+        throw AdvisedUsageError(
+            fmt::format("‹alpha›: that of {} is {}, expected {} at most; with ‹scale›, it is the "
+                        "scale times the rank (‹rslora›: times its root), which is {}",
                         target.name, module.alpha, kMostAdapterFactor, module.rank));
       module.scale = adapter_scale(module.alpha, module.rank, spec.rslora);
       if (target.per_expert) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/advice.h"
+
 namespace mixtral {
 
 int64_t HostBatch::longest() const {
@@ -38,9 +40,9 @@ void check_batch(const HostBatch& host, int64_t vocabulary, int64_t context) {
                       host.tokens[i], vocabulary));
     if (host.positions[i] == ops::kPadding && !host.rows.empty()) continue;
     if (host.positions[i] < 0 || host.positions[i] >= context)
-      throw Error(
+      throw AdvisedError(
           fmt::format("a sequence of {} tokens does not fit a context of {}; shorten it, or "
-                      "raise --context where the model has more positions",
+                      "raise ‹context› where the model has more positions",
                       host.positions[i] + 1, context));
   }
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/temporary_name.h"
@@ -153,10 +154,10 @@ CheckpointStore::Entry CheckpointStore::save(int64_t step, const CheckpointWrite
     return {step, path_of(step)};
   } catch (const std::exception& problem) {
     const auto last = latest();
-    throw Error(fmt::format(
+    throw AdvisedError(fmt::format(
         "the checkpoint of step {} could not be saved: {}; {}", step, problem.what(),
         last ? fmt::format("the last one, {}, is whole: make room and continue from it with "
-                           "--resume",
+                           "‹resume›",
                            last->path.string())
              : std::string("there is no earlier one: make room and start again")));
   }

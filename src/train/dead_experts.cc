@@ -37,7 +37,7 @@ std::vector<std::string> DeadExpertWatch::look(int64_t step, const RouterFigures
     if (!dead.empty())
       sentences.push_back(
           fmt::format("step {}: no token of the logged batches has gone to {} of layer {} since "
-                      "step {}; a higher --aux-coef spreads the load",
+                      "step {}; a higher ‹aux-coef› spreads the load",
                       step, experts_text(dead), layer, since));
     if (!back.empty())
       sentences.push_back(fmt::format("step {}: {} of layer {} took tokens again", step,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/advice.h"
 #include "base/detailed_error.h"
 #include "model/adapter.h"
 #include "model/kv_cache.h"
@@ -19,9 +20,9 @@ constexpr int64_t kMostBatchTokens = int64_t{1} << 24;
 
 void require_plannable(int64_t rows, int64_t context) {
   if (rows <= kMostBatchTokens / std::max<int64_t>(context, 1)) return;
-  throw UsageError(
-      fmt::format("--batch-size {} x --context {}: a batch of more than {} tokens is not planned; "
-                  "give fewer rows, and --grad-accumulation for larger steps",
+  throw AdvisedUsageError(
+      fmt::format("‹batch-size {}› x ‹context {}›: a batch of more than {} tokens is not planned; "
+                  "give fewer rows, and ‹grad-accumulation› for larger steps",
                   rows, context, kMostBatchTokens));
 }
 
@@ -262,7 +263,7 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
     for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
       smaller.options.quantization = format;
       flags = before;
-      if (try_change(fmt::format("--quantize-base {}", format.name()))) return true;
+      if (try_change(fmt::format("‹quantize-base {}›", format.name()))) return true;
     }
     return false;
   };
@@ -271,42 +272,42 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
   const bool fits = [&] {
     if (!learns && size_of(shape.options.weights) > size_of(Dtype::bf16)) {
       smaller.options.weights = Dtype::bf16;
-      if (try_change("--dtype bf16")) return true;
+      if (try_change("‹dtype bf16›")) return true;
     }
     if (heavy && try_quantized_base()) return true;
     if (learns && (!smaller.recompute.on || smaller.recompute.kept > 0)) {
       smaller.recompute = true;
-      if (try_change("--recompute")) return true;
+      if (try_change("‹recompute›")) return true;
     }
     if (smaller.rows > 1) {
       const int64_t total_rows = smaller.rows;
       while (smaller.rows > 1) {
         smaller.rows /= 2;
         if (smaller.rows > 1 && plan_training(planner, smaller).total() + others > limit) continue;
-        std::string flag = fmt::format("--batch-size {}", smaller.rows);
+        std::string flag = fmt::format("‹batch-size {}›", smaller.rows);
         if (whole_step)
-          flag += fmt::format(" --grad-accumulation {}",
+          flag += fmt::format(" ‹grad-accumulation {}›",
                               (total_rows + smaller.rows - 1) / smaller.rows);
         if (try_change(flag)) return true;
       }
     }
     if (whole_step && !smaller.optimizer.bf16_state) {
       smaller.optimizer.bf16_state = true;
-      if (try_change("--optimizer-state bf16")) return true;
+      if (try_change("‹optimizer-state bf16›")) return true;
     }
     if (!heavy && try_quantized_base()) return true;
     if (shape.pass == Pass::routes) return false;  // of a text, as long as it is
     for (const std::string before = flags; smaller.context > 64;) {
       smaller.context /= 2;
       flags = before;
-      if (try_change(fmt::format("--context {}", smaller.context))) return true;
+      if (try_change(fmt::format("‹context {}›", smaller.context))) return true;
     }
     return false;
   }();
   if (!fits)
     advice = whole_step
                  ? "no change of batch, context or optimizer state makes it fit: choose a smaller "
-                   "model (--layers, --hidden-size, --experts)"
+                   "model (‹layers›, ‹hidden-size›, ‹experts›)"
              : shape.pass == Pass::routes
                  ? "no type makes it fit: give a shorter text, or choose a smaller model"
                  : "no type, batch or context makes it fit: choose a smaller model";
@@ -331,7 +332,7 @@ void require_memory(Backend& planner, const InferenceShape& shape,
   };
   if (!shape.options.trainable && size_of(smaller.options.weights) > size_of(Dtype::bf16)) {
     smaller.options.weights = Dtype::bf16;
-    if (!try_change("--dtype bf16")) flags = " --dtype bf16";
+    if (!try_change("‹dtype bf16›")) flags = " ‹dtype bf16›";
   }
   // Where the weights alone are too much, no shorter context helps.
   if (!shape.options.trainable && !shape.options.quantization && advice.empty() &&
@@ -339,7 +340,7 @@ void require_memory(Backend& planner, const InferenceShape& shape,
     std::string flag;
     for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
       smaller.options.quantization = format;
-      flag = fmt::format("--quantize-base {}", format.name());
+      flag = fmt::format("‹quantize-base {}›", format.name());
       if (try_change(flag)) break;
     }
     flags += " " + flag;
@@ -347,7 +348,7 @@ void require_memory(Backend& planner, const InferenceShape& shape,
   while (advice.empty() && smaller.context > 64) {
     smaller.context /= 2;
     smaller.options.context = smaller.context;
-    try_change(fmt::format("--context {}", smaller.context));
+    try_change(fmt::format("‹context {}›", smaller.context));
   }
   if (advice.empty()) advice = "no type or context makes it fit: choose a smaller model";
   throw DetailedError(fmt::format("the model needs more memory than is free: {} of {}; {}",

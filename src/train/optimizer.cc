@@ -6,6 +6,7 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "base/advice.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
 
@@ -27,15 +28,16 @@ bool lies_in(const Tensor& part, const Tensor& group) {
 }  // namespace
 
 void OptimizerSettings::validate() const {
-  auto require = [](bool good, std::string_view flag, std::string_view expected, double found) {
-    if (!good) throw UsageError(fmt::format("{}: expected {}, found {}", flag, expected, found));
+  auto require = [](bool good, std::string_view setting, std::string_view expected, double found) {
+    if (!good)
+      throw AdvisedUsageError(fmt::format("{}: expected {}, found {}", setting, expected, found));
   };
-  require(beta1 >= 0 && beta1 < 1, "--beta1", "0 or more and less than 1", beta1);
-  require(beta2 >= 0 && beta2 < 1, "--beta2", "0 or more and less than 1", beta2);
-  require(std::isfinite(eps) && eps > 0, "--adam-eps", "a number above 0", eps);
-  require(std::isfinite(weight_decay) && weight_decay >= 0, "--weight-decay", "0 or more",
+  require(beta1 >= 0 && beta1 < 1, "‹beta1›", "0 or more and less than 1", beta1);
+  require(beta2 >= 0 && beta2 < 1, "‹beta2›", "0 or more and less than 1", beta2);
+  require(std::isfinite(eps) && eps > 0, "‹adam-eps›", "a number above 0", eps);
+  require(std::isfinite(weight_decay) && weight_decay >= 0, "‹weight-decay›", "0 or more",
           weight_decay);
-  require(std::isfinite(clip) && clip >= 0, "--grad-clip", "0 (off) or more", clip);
+  require(std::isfinite(clip) && clip >= 0, "‹grad-clip›", "0 (off) or more", clip);
 }
 
 Optimizer::Optimizer(Backend& backend, const std::vector<nn::ParameterStore::Group>& groups,
@@ -174,9 +176,9 @@ void Optimizer::load(Backend& backend, const nn::ParameterSource& parameters,
   int64_t most = 1;
   const auto check = [&](const std::string& name, const Tensor& state) {
     if (!has_masters && name.starts_with("master."))
-      throw Error(
+      throw AdvisedError(
           fmt::format("{}: there is no f32 copy of the weights, which this run keeps in bf16; the "
-                      "run kept them in f32: resume with --dtype fp32, or on the device it ran on",
+                      "run kept them in f32: resume with ‹dtype fp32›, or on the device it ran on",
                       path.string()));
     const SafetensorsEntry& entry = file.at(name);
     std::vector<int64_t> dims;

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "base/advice.h"
+
 namespace mixtral {
 namespace {
 
@@ -22,19 +24,20 @@ double per_token(int64_t tokens) { return 1 / static_cast<double>(std::max<int64
 
 void PreferenceSettings::validate() const {
   if (!std::isfinite(beta) || beta <= 0)
-    throw UsageError(fmt::format("--beta: expected a number above 0, found {}", beta));
+    throw AdvisedUsageError(fmt::format("‹beta›: expected a number above 0, found {}", beta));
   if (!(label_smoothing >= 0 && label_smoothing < 0.5))
-    throw UsageError(fmt::format(
-        "--label-smoothing: expected 0 or more and less than 0.5, found {}", label_smoothing));
+    throw AdvisedUsageError(fmt::format(
+        "‹label-smoothing›: expected 0 or more and less than 0.5, found {}", label_smoothing));
   if (loss == Loss::ipo && label_smoothing > 0)
-    throw UsageError("--label-smoothing has no meaning with --dpo-loss ipo; leave one out");
+    throw AdvisedUsageError("‹label-smoothing› has no meaning with ‹dpo-loss ipo›; leave one out");
 }
 
 PreferenceSettings::Loss parse_preference_loss(std::string_view name) {
   if (name == "sigmoid") return PreferenceSettings::Loss::sigmoid;
   if (name == "normalized") return PreferenceSettings::Loss::normalized;
   if (name == "ipo") return PreferenceSettings::Loss::ipo;
-  throw UsageError(fmt::format("--dpo-loss is sigmoid, normalized or ipo, not \"{}\"", name));
+  throw AdvisedUsageError(
+      fmt::format("‹dpo-loss› is sigmoid, normalized or ipo, not \"{}\"", name));
 }
 
 PairLoss pair_loss(const PreferenceSettings& settings, const PairLogProbabilities& pair) {

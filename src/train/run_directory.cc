@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/temporary_name.h"
 #include "train/memory_plan.h"
@@ -45,9 +46,9 @@ RunDirectory::RunDirectory(fs::path path, Open how) : path_(std::move(path)) {
         fmt::format("{} holds no run to resume: expected checkpoints/ and metrics.jsonl in it",
                     path_.string()));
   if (how == Open::fresh && holds_run)
-    throw Error(
-        fmt::format("{} already holds a run; continue it with --resume, replace it with "
-                    "--overwrite, or choose another --out",
+    throw AdvisedError(
+        fmt::format("{} already holds a run; continue it with ‹resume›, replace it with "
+                    "‹overwrite›, or choose another ‹out›",
                     path_.string()));
   std::error_code error;
   fs::create_directories(path_, error);
@@ -57,8 +58,8 @@ RunDirectory::RunDirectory(fs::path path, Open how) : path_(std::move(path)) {
     throw Error(fmt::format("cannot open {}: {}", path_.string(), std::strerror(errno)));
   if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     ::close(lock_);
-    throw Error(fmt::format(
-        "another process is training in {}; wait for it, stop it, or choose another --out",
+    throw AdvisedError(fmt::format(
+        "another process is training in {}; wait for it, stop it, or choose another ‹out›",
         path_.string()));
   }
   try {
@@ -79,22 +80,22 @@ void RunDirectory::require_space(int64_t bytes, int64_t count) const {
   const auto space = fs::space(path_, error);
   const auto needed = static_cast<uintmax_t>(bytes) * static_cast<uintmax_t>(count);
   if (error || space.available >= needed) return;
-  throw Error(
+  throw AdvisedError(
       fmt::format("{} has {} free, but {} checkpoints of {} each need {}; free some space, choose "
-                  "another --out, or keep fewer with --keep-last",
+                  "another ‹out›, or keep fewer with ‹keep-last›",
                   path_.string(), format_bytes(static_cast<int64_t>(space.available)), count,
                   format_bytes(bytes), format_bytes(static_cast<int64_t>(needed))));
 }
 
-void require_outside(const fs::path& replaced, std::string_view flag, const fs::path& source) {
+void require_outside(const fs::path& replaced, std::string_view setting, const fs::path& source) {
   const fs::path removed = fs::weakly_canonical(replaced / "checkpoints");
   const fs::path inner = fs::weakly_canonical(source);
   const auto [end, where] =
       std::mismatch(removed.begin(), removed.end(), inner.begin(), inner.end());
   if (end != removed.end()) return;
-  throw Error(
-      fmt::format("--overwrite would remove {}, which {} is to start from; choose another --out",
-                  source.string(), flag));
+  throw AdvisedError(
+      fmt::format("‹overwrite› would remove {}, which ‹{}› is to start from; choose another ‹out›",
+                  source.string(), setting));
 }
 
 }  // namespace mixtral

@@ -44,7 +44,7 @@ class RunDirectory {
 
 /// Throws Error when what a run is to start from, which `flag` names, is a checkpoint of the run
 /// that it is to replace.
-void require_outside(const std::filesystem::path& replaced, std::string_view flag,
+void require_outside(const std::filesystem::path& replaced, std::string_view setting,
                      const std::filesystem::path& source);
 
 }  // namespace mixtral

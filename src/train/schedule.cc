@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/advice.h"
 #include "base/error.h"
 
 namespace mixtral {
@@ -26,23 +27,25 @@ double Schedule::at(int64_t step) const {
 }
 
 void Schedule::validate() const {
-  auto require = [](bool good, std::string_view flag, std::string_view expected, double found) {
-    if (!good) throw UsageError(fmt::format("{}: expected {}, found {}", flag, expected, found));
+  auto require = [](bool good, std::string_view setting, std::string_view expected, double found) {
+    if (!good)
+      throw AdvisedUsageError(fmt::format("{}: expected {}, found {}", setting, expected, found));
   };
-  require(iterations >= 1, "--iters", "at least 1", static_cast<double>(iterations));
-  require(std::isfinite(peak) && peak >= 0, "--lr", "a rate of 0 or more", peak);
-  require(std::isfinite(least) && least >= 0 && least <= peak, "--min-lr",
+  require(iterations >= 1, "‹iters›", "at least 1", static_cast<double>(iterations));
+  require(std::isfinite(peak) && peak >= 0, "‹lr›", "a rate of 0 or more", peak);
+  require(std::isfinite(least) && least >= 0 && least <= peak, "‹min-lr›",
           fmt::format("0 to the learning rate of {}", peak), least);
-  require(warmup >= 0 && warmup <= iterations, "--warmup",
+  require(warmup >= 0 && warmup <= iterations, "‹warmup›",
           fmt::format("0 to the {} steps of the run", iterations), static_cast<double>(warmup));
-  require(decay_fraction > 0 && decay_fraction <= 1, "--decay-fraction",
+  require(decay_fraction > 0 && decay_fraction <= 1, "‹decay-fraction›",
           "a share of all steps between 0 and 1", decay_fraction);
 }
 
 Schedule::Kind parse_schedule(std::string_view name) {
   for (const auto kind : {Schedule::Kind::constant, Schedule::Kind::cosine, Schedule::Kind::wsd})
     if (name == to_string(kind)) return kind;
-  throw UsageError(fmt::format("--schedule: expected constant, cosine or wsd, found {}", name));
+  throw AdvisedUsageError(
+      fmt::format("‹schedule›: expected constant, cosine or wsd, found {}", name));
 }
 
 std::string_view to_string(Schedule::Kind kind) {

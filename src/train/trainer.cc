@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random.h"
@@ -32,20 +33,21 @@ double since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 void TrainSettings::validate() const {
-  auto require = [](int64_t value, int64_t least, std::string_view flag) {
+  auto require = [](int64_t value, int64_t least, std::string_view setting) {
     if (value < least)
-      throw UsageError(fmt::format("{}: expected at least {}, found {}", flag, least, value));
+      throw AdvisedUsageError(
+          fmt::format("{}: expected at least {}, found {}", setting, least, value));
   };
   schedule.validate();
   optimizer.validate();
-  require(accumulation, 1, "--grad-accumulation");
-  require(log_every, 1, "--log-every");
-  require(eval_every, 0, "--eval-every");
-  require(eval_batches, 0, "--eval-batches");
-  require(save_every, 0, "--save-every");
-  require(keep_last, 1, "--keep-last");
-  require(patience, 0, "--patience");
-  require(max_skipped, 1, "--max-skipped");
+  require(accumulation, 1, "‹grad-accumulation›");
+  require(log_every, 1, "‹log-every›");
+  require(eval_every, 0, "‹eval-every›");
+  require(eval_batches, 0, "‹eval-batches›");
+  require(save_every, 0, "‹save-every›");
+  require(keep_last, 1, "‹keep-last›");
+  require(patience, 0, "‹patience›");
+  require(max_skipped, 1, "‹max-skipped›");
 }
 
 Trainer::Trainer(const Parts& parts, const TrainSettings& settings)
@@ -75,9 +77,9 @@ void Trainer::resume() {
   const auto entry =
       store.newest_whole([&](std::string_view note) { parts_.observer.on_note(note); });
   if (!entry)
-    throw Error(
+    throw AdvisedError(
         fmt::format("{} has no whole checkpoint to continue from; start the run again "
-                    "with --overwrite",
+                    "with ‹overwrite›",
                     store.directory().string()));
   const Json json = Json::load(entry->path / TrainState::kFileName);
   TrainState state = TrainState::parse(json);
@@ -117,9 +119,9 @@ void Trainer::stage_step() {
   probe_ = step.batches.front();
   staged.size = runner_.stage(std::move(step));
   if (staged.size.weight == 0)  // the balancing loss alone would be an update, too
-    throw Error(fmt::format(
+    throw AdvisedError(fmt::format(
         "step {} has no label, so there is nothing to learn; give records whose answers are within "
-        "--context",
+        "‹context›",
         state_.step + 1));
   staged_ = std::move(staged);
 }
@@ -167,7 +169,7 @@ void Trainer::account(const Pending& step) {
   ++state_.skipped_in_row;
   parts_.observer.on_skip(step.step, last_.loss, last_norm_);
   if (state_.skipped_in_row < settings_.max_skipped) return;
-  throw Error(fmt::format(
+  throw AdvisedError(fmt::format(
       "{} steps in a row, up to step {}, had a loss or gradient that is no finite number, and "
       "were skipped; {}",
       state_.skipped_in_row, step.step, way_out()));
@@ -175,7 +177,7 @@ void Trainer::account(const Pending& step) {
 
 std::string Trainer::way_out() const {
   const auto last = parts_.run.checkpoints().latest();
-  return fmt::format("{}; try a lower --lr, a longer --warmup, --grad-clip 1, or --dtype fp32",
+  return fmt::format("{}; try a lower ‹lr›, a longer ‹warmup›, ‹grad-clip 1›, or ‹dtype fp32›",
                      last ? fmt::format("the last checkpoint is {}", last->path.string())
                           : std::string("nothing was saved"));
 }
@@ -194,14 +196,14 @@ Figures Trainer::evaluate(BatchSource& source, int64_t batches, std::string_view
     parts_.criterion.add_losses(ctx, *batch, size, 0);
   }
   if (size.weight == 0)
-    throw Error(
-        fmt::format("the {} data have no label within --context, so there is no loss to "
+    throw AdvisedError(
+        fmt::format("the {} data have no label within ‹context›, so there is no loss to "
                     "take; give records whose answers are within it",
                     split));
   const Figures figures = parts_.criterion.read(ctx, 0, size);
   if (!std::isfinite(figures.cross_entropy))
-    throw Error(fmt::format("the {} loss after step {} is no finite number; {}", split, state_.step,
-                            way_out()));
+    throw AdvisedError(fmt::format("the {} loss after step {} is no finite number; {}", split,
+                                   state_.step, way_out()));
   proven_step_ = state_.step;
   return figures;
 }
@@ -283,16 +285,16 @@ void Trainer::count_time() {
 void Trainer::save(bool best) {
   read_pending(Wait::for_all);
   if (!optimizer_.values_are_finite(parts_.ctx))
-    throw Error(
+    throw AdvisedError(
         fmt::format("after step {} the weights hold a value that is no finite number, so they are "
-                    "not saved; try a lower --lr or a longer --warmup",
+                    "not saved; try a lower ‹lr› or a longer ‹warmup›",
                     state_.step));
   // The newest update was not measured yet: the next step would be the first to see it.
   if (!probe_is_finite()) {
     const bool last = state_.step == settings_.schedule.iterations;
     const std::string what = fmt::format(
         "after step {} the loss is no finite number, so the weights are not saved", state_.step);
-    if (last) throw Error(fmt::format("{}; {}", what, way_out()));
+    if (last) throw AdvisedError(fmt::format("{}; {}", what, way_out()));
     parts_.observer.on_note(what);
     return;
   }

@@ -27,7 +27,7 @@ TEST(Registry, RefusesUnknownDevicesAndNamesTheKnown) {
       make_backend(name);
       FAIL() << name;
     } catch (const UsageError& error) {
-      EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("--device"),
+      EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("device"),
                                                testing::HasSubstr("auto, cpu, ref")));
     }
   }

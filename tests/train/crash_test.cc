@@ -216,7 +216,7 @@ TEST(RunDirectory, RefusesToBeginWithoutRoomForTheCheckpoints) {
     run.require_space(int64_t{1} << 50, 3);
     FAIL() << "accepted";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("--keep-last"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("keep-last"), std::string::npos) << error.what();
   }
 }
 

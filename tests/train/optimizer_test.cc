@@ -153,7 +153,7 @@ TEST(Optimizer, MastersBecomeTheValuesOfARunWithoutMasters) {
     a.load(*rig.backend, source(narrow), file, 10);
     FAIL() << "loaded";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("--dtype fp32"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("dtype fp32"), std::string::npos) << error.what();
   }
 }
 

@@ -78,11 +78,11 @@ TEST(PairLoss, StaysFiniteFarFromZero) {
 }
 
 TEST(PreferenceSettings, NameTheFlagThatMakesNoSense) {
-  EXPECT_NE(message_of([] { PreferenceSettings{.beta = 0}.validate(); }).find("--beta"),
+  EXPECT_NE(message_of([] { PreferenceSettings{.beta = 0}.validate(); }).find("beta: expected"),
             std::string::npos);
   EXPECT_NE(message_of([] {
               PreferenceSettings{.label_smoothing = 0.5}.validate();
-            }).find("--label-smoothing"),
+            }).find("label-smoothing"),
             std::string::npos);
   EXPECT_NE(message_of([] { parse_preference_loss("hinge"); }).find("sigmoid"), std::string::npos);
 }

@@ -148,8 +148,8 @@ TEST(QuantizedBaseTraining, IsWhatARefusalProposesWhereTheWeightsAreTooLarge) {
     return "accepted";
   };
   const std::string fp8 = refusal(0.9), nf4 = refusal(0.35);
-  EXPECT_NE(fp8.find("under --quantize-base fp8\n"), std::string::npos) << fp8;
-  EXPECT_NE(nf4.find("--quantize-base nf4"), std::string::npos) << nf4;
+  EXPECT_NE(fp8.find("under quantize-base fp8\n"), std::string::npos) << fp8;
+  EXPECT_NE(nf4.find("quantize-base nf4"), std::string::npos) << nf4;
 }
 
 TEST(QuantizedBaseInference, IsWhatARefusalProposesWhereTheWeightsAreTooLarge) {
@@ -165,10 +165,10 @@ TEST(QuantizedBaseInference, IsWhatARefusalProposesWhereTheWeightsAreTooLarge) {
     }
     return "accepted";
   };
-  EXPECT_NE(refusal(0.7).find("under --dtype bf16\n"), std::string::npos) << refusal(0.7);
-  EXPECT_NE(refusal(0.4).find("under --dtype bf16 --quantize-base fp8\n"), std::string::npos)
+  EXPECT_NE(refusal(0.7).find("under dtype bf16\n"), std::string::npos) << refusal(0.7);
+  EXPECT_NE(refusal(0.4).find("under dtype bf16 quantize-base fp8\n"), std::string::npos)
       << refusal(0.4);
-  EXPECT_NE(refusal(0.25).find("--quantize-base nf4\n"), std::string::npos) << refusal(0.25);
+  EXPECT_NE(refusal(0.25).find("quantize-base nf4\n"), std::string::npos) << refusal(0.25);
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ TEST(Trainer, StopsAfterTooManySkippedStepsInARow) {
     const std::string text = error.what();
     EXPECT_NE(text.find("3 steps in a row, up to step 8"), std::string::npos) << text;
     EXPECT_NE(text.find("step-00000004"), std::string::npos) << text;
-    EXPECT_NE(text.find("--lr"), std::string::npos) << text;
+    EXPECT_NE(text.find("a lower lr"), std::string::npos) << text;
   }
   EXPECT_EQ(steps_of(rig.run.checkpoints().list()), (std::vector<int64_t>{4}));
 }
