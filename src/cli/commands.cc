@@ -2,6 +2,7 @@
 
 #include "cli/bench_command.h"
 #include "cli/chat_command.h"
+#include "cli/convert_command.h"
 #include "cli/data_command.h"
 #include "cli/evaluate_command.h"
 #include "cli/finetune_command.h"
@@ -10,6 +11,7 @@
 #include "cli/plot_command.h"
 #include "cli/pretrain_command.h"
 #include "cli/serve_command.h"
+#include "cli/quantize_command.h"
 #include "cli/tokenizer_command.h"
 
 namespace mixtral {
@@ -17,6 +19,7 @@ namespace mixtral {
 void add_commands(cli::App& app) {
   add_bench_command(app);
   add_chat_command(app);
+  add_convert_command(app);
   add_data_command(app);
   add_evaluate_command(app);
   add_finetune_command(app);
@@ -27,6 +30,7 @@ void add_commands(cli::App& app) {
   add_plot_command(app);
   add_pretrain_command(app);
   add_serve_command(app);
+  add_quantize_command(app);
   add_tokenizer_command(app);
   add_reference_commands(app);
 }

@@ -11,7 +11,7 @@
 #include "backends/registry.h"
 #include "base/detailed_error.h"
 #include "base/file.h"
-#include "base/temporary_name.h"
+#include "base/pending_directory.h"
 #include "cli/common.h"
 #include "cli/model_directory.h"
 #include "model/adapter.h"
@@ -48,39 +48,6 @@ std::pair<std::string, double> parse_weighted(const std::string& text) {
                     text, number));
   return {text.substr(0, colon), weight};
 }
-
-/// A directory beside `out`, which takes its place by commit() or goes without a trace.
-class PendingDirectory {
- public:
-  /// `out` may end in a slash or be a link, whose target is then meant: a name has to be there for
-  /// the temporary one to be beside it.
-  explicit PendingDirectory(const fs::path& out) : out_(fs::weakly_canonical(out)) {
-    if (!out_.has_filename()) out_ = out_.parent_path();
-    temporary_ = out_.parent_path() / temporary_name(out_.filename().string());
-    std::error_code error;
-    fs::create_directories(temporary_, error);
-    if (error)
-      throw Error(fmt::format("cannot create {}: {}", temporary_.string(), error.message()));
-  }
-  ~PendingDirectory() {
-    std::error_code ignored;
-    fs::remove_all(temporary_, ignored);
-  }
-  PendingDirectory(const PendingDirectory&) = delete;
-  PendingDirectory& operator=(const PendingDirectory&) = delete;
-
-  const fs::path& path() const { return temporary_; }
-
-  /// What stood under the name until now goes with the temporary one.
-  void commit() {
-    sync_tree(temporary_);
-    put_in_place(temporary_, out_);
-    sync_directory(out_.parent_path());
-  }
-
- private:
-  fs::path out_, temporary_;
-};
 
 void refuse_existing(const MergeOptions& o, const fs::path& base) {
   std::error_code error;

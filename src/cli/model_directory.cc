@@ -13,7 +13,8 @@ bool is_of_a_model(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (name == "additional_chat_templates") return entry.is_directory() && !entry.is_symlink();
   return entry.is_regular_file() && !entry.is_symlink() &&
-         (name == "config.json" || name == "manifest.json" || name.ends_with(".safetensors") ||
+         (name == "config.json" || name == "manifest.json" || name == "params.json" ||
+          name == "hf_config.json" || name == "receipt.json" || name.ends_with(".safetensors") ||
           name.ends_with(".safetensors.index.json") || is_companion(name));
 }
 

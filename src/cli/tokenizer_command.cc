@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/messages.h"
@@ -48,23 +49,6 @@ void for_each_row(const std::function<void(const std::string&, const std::string
   for (uint64_t number = 1; std::getline(std::cin, line); ++number) {
     row(line, fmt::format("stdin:{}", number));
   }
-}
-
-std::string base64(std::string_view bytes) {
-  constexpr std::string_view digits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string result;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const std::string_view group = bytes.substr(i, 3);
-    uint32_t bits = 0;
-    for (size_t k = 0; k < 3; ++k) {
-      bits = bits << 8 | (k < group.size() ? static_cast<unsigned char>(group[k]) : 0u);
-    }
-    for (size_t k = 0; k < 4; ++k) {
-      result += k <= group.size() ? digits[bits >> (18 - 6 * k) & 63] : '=';
-    }
-  }
-  return result;
 }
 
 // ---- train

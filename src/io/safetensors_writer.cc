@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "io/convert.h"
+#include "io/disk_space.h"
 #include "io/json.h"
 
 namespace mixtral {
@@ -55,18 +56,10 @@ void refuse_repeated_names(const std::vector<PlannedTensor>& plan, const fs::pat
                               printable(tensor.name)));
 }
 
-void check_space(const fs::path& path, uint64_t bytes) {
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  std::error_code error;
-  const auto space = fs::space(folder, error);
-  if (!error && space.available < bytes)
-    throw Error(
-        fmt::format("cannot write {}: it needs {} bytes, but its disk has only {} free; free some "
-                    "space or choose another place",
-                    path.string(), bytes, space.available));
-}
-
 std::vector<PlannedTensor> aligned_order(std::vector<PlannedTensor> plan) {
+  const bool whole = std::ranges::all_of(
+      plan, [](const PlannedTensor& tensor) { return tensor.bytes() % kAlignment == 0; });
+  if (whole) return plan;
   std::vector<PlannedTensor> ordered;
   ordered.reserve(plan.size());
   for (const int64_t size : {8, 4, 2, 1})
@@ -85,7 +78,7 @@ std::string header_text(const std::vector<PlannedTensor>& plan,
     auto shape = nlohmann::ordered_json::array();
     for (int i = 0; i < tensor.shape.rank(); ++i) shape.push_back(tensor.shape[i]);
     auto& entry = json[tensor.name];
-    entry["dtype"] = type_name(tensor.dtype);
+    entry["dtype"] = tensor.type_name.empty() ? type_name(tensor.dtype) : tensor.type_name;
     entry["shape"] = std::move(shape);
     entry["data_offsets"] = {offset, offset + tensor.bytes()};
     offset += tensor.bytes();
@@ -131,7 +124,7 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<PlannedTensor> p
     : path_(std::move(path)), plan_(aligned_order(std::move(plan))), file_(path_) {
   refuse_repeated_names(plan_, path_);
   const std::string header = header_text(plan_, metadata);
-  check_space(path_, header.size() + total_bytes(plan_));
+  require_disk_space(path_, header.size() + total_bytes(plan_));
   emit(std::as_bytes(std::span(header)));
 }
 
@@ -191,7 +184,7 @@ std::map<std::string, FileChecksum> write_model_tensors(const fs::path& director
                                                         const TensorValues& source,
                                                         uint64_t shard_bytes) {
   refuse_repeated_names(plan, directory);
-  check_space(directory / kSingle, total_bytes(plan));
+  require_disk_space(directory / kSingle, total_bytes(plan));
   const auto shards = split(plan, shard_bytes);
   std::map<std::string, FileChecksum> written;
   nlohmann::ordered_json index = {{"metadata", {{"total_size", total_bytes(plan)}}},

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -18,6 +19,7 @@ struct PlannedTensor {
   std::string name;
   Shape shape;
   Dtype dtype = Dtype::f32;
+  std::string_view type_name = {};  // as the file names it, where that is not dtype's: "U32"
 
   uint64_t bytes() const { return static_cast<uint64_t>(shape.numel() * size_of(dtype)); }
 };
@@ -30,9 +32,9 @@ std::map<std::string, std::string> default_metadata();  // {"format": "pt"}
 /// its name only when finish() has synced it.
 class SafetensorsWriter {
  public:
-  /// Lays the tensors out by descending element size, so that all are aligned, otherwise in the
-  /// order of the plan. Throws Error if a name appears twice, the disk lacks the space, or the file
-  /// cannot be created.
+  /// Lays the tensors out in the order of the plan; where that would leave one unaligned, by
+  /// descending element size. Throws Error if a name appears twice, the disk lacks the space, or
+  /// the file cannot be created.
   SafetensorsWriter(std::filesystem::path path, std::vector<PlannedTensor> plan,
                     const std::map<std::string, std::string>& metadata = default_metadata());
   ~SafetensorsWriter();

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include "cli/common.h"
+#include "convert/convert_model.h"
+
+namespace mixtral {
+
+/// Shows on a terminal how far a conversion is; elsewhere nothing.
+ConvertProgress conversion_progress(const CommonOptions& common);
+
+/// Throws Error where replacing `out` would remove what no program that writes models puts there.
+void refuse_foreign(const std::string& out);
+
+/// What was done, in lines for people.
+void print_receipt(const Receipt& receipt, const std::string& out);
+
+/// How two models' logits compare, in words.
+std::string in_words(const LogitComparison& logits);
+
+}  // namespace mixtral

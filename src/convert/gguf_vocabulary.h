@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "io/gguf_writer.h"
+#include "model/config.h"
+
+namespace mixtral {
+
+/// A tokenizer as GGUF says it.
+struct GgufVocabulary {
+  /// ggml's numbers of the kinds of tokens, which are SentencePiece's.
+  enum Type : int32_t {
+    normal = 1,
+    unknown = 2,
+    control = 3,
+    user_defined = 4,
+    unused = 5,
+    byte = 6
+  };
+
+  std::string model;  // "llama" (SentencePiece's BPE), "gpt2" (byte-level BPE), "none"
+  std::string pre;    // the name of the pattern that splits texts, of "gpt2"
+  std::vector<std::string> tokens;  // by id
+  std::vector<float> scores;        // of "llama"
+  std::vector<int32_t> types;
+  std::vector<std::string> merges;  // of "gpt2": "LEFT RIGHT", the first one first
+  int64_t bos = -1, eos = -1, unk = -1, pad = -1;
+  bool add_bos = true, add_eos = false;
+  bool space_prefix = true;   // a space is put in front of a text
+  std::string chat_template;  // Jinja; empty: none
+};
+
+/// The tokenizer in a model's directory, with as many tokens as the model has (those that it lacks
+/// are unused). "none" where the directory has none. Throws Error naming what GGUF cannot say of
+/// it.
+GgufVocabulary gguf_vocabulary(const std::filesystem::path& directory, const ModelConfig& config);
+
+/// Writes it as the keys that begin with "tokenizer.".
+void add_vocabulary(const GgufVocabulary& vocabulary, GgufKeys& keys);
+
+}  // namespace mixtral

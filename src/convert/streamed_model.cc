@@ -1,0 +1,166 @@
+#include "convert/streamed_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mixtral {
+
+StreamedModel::StreamedModel(Backend& backend, PartReader& reader) : reader_(reader) {
+  CHECK(backend.kind() != DeviceKind::gpu, "weights are used where they are read: in memory");
+}
+
+void StreamedModel::multiply(Context& ctx, const TensorId& id, const Tensor& x, const Tensor& y,
+                             int64_t y_begin) {
+  ctx.run(ops::GroupedMatmul{
+      .x = x, .weight = reader_.values(id, Dtype::f32), .offsets = {}, .y = y, .y_begin = y_begin});
+}
+
+Tensor StreamedModel::rope_table(Context& ctx, int64_t positions) const {
+  const Tensor table = ctx.allocate({positions, 2, config().head_dim / 2}, Dtype::f32);
+  ops::fill_rope_table(table, config().rope_theta, Dtype::f32);
+  return table;
+}
+
+Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inputs) {
+  const ModelConfig& c = config();
+  const Shape shape{batch.size(), c.hidden_size};
+  const Tensor result = ctx.allocate(shape);
+  const ArenaScope scope(ctx.arena());
+  const Tensor x = ctx.allocate(shape);
+  ctx.run(ops::Embedding{.table = reader_.values({.kind = TensorKind::embedding}, Dtype::f32),
+                         .tokens = batch.tokens,
+                         .x = x});
+  for (int64_t i = 0; i < c.num_layers; ++i) layer(ctx, i, batch, x, inputs);
+  ctx.run(ops::RmsNorm{.x = x,
+                       .residual = {},
+                       .weight = reader_.values({.kind = TensorKind::final_norm}, Dtype::f32),
+                       .sum = {},
+                       .y = result,
+                       .rstd = {},
+                       .eps = c.rms_norm_eps});
+  return result;
+}
+
+void StreamedModel::layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x,
+                          const Inputs& inputs) {
+  const ArenaScope scope(ctx.arena());
+  const ModelConfig& c = config();
+  const auto id = [&](TensorKind kind) { return TensorId{.kind = kind, .layer = layer}; };
+  const ops::Heads heads{.query = static_cast<int>(c.num_heads),
+                         .kv = static_cast<int>(c.num_kv_heads),
+                         .width = static_cast<int>(c.head_dim)};
+  const Tensor norm = ctx.allocate(x.shape());
+  ctx.run(ops::RmsNorm{.x = x,
+                       .residual = {},
+                       .weight = reader_.values(id(TensorKind::attention_norm), Dtype::f32),
+                       .sum = {},
+                       .y = norm,
+                       .rstd = {},
+                       .eps = c.rms_norm_eps});
+  {
+    const ArenaScope attention(ctx.arena());
+    const int64_t n = x.dim(0), q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+    const Tensor qkv = ctx.allocate({n, heads.columns()}), out = ctx.allocate({n, q});
+    const Tensor attended = ctx.allocate(x.shape());
+    int64_t column = 0;
+    for (const TensorKind kind : {TensorKind::query, TensorKind::key, TensorKind::value}) {
+      if (inputs) inputs(id(kind), norm);
+      multiply(ctx, id(kind), norm, qkv, column);
+      column += kind == TensorKind::query ? q : kv;
+    }
+    ctx.run(ops::Rope{.qkv = qkv,
+                      .positions = batch.sequences.positions,
+                      .table = rope_table(ctx, batch.sequences.longest),
+                      .heads = heads});
+    ctx.run(ops::Attention{.qkv = qkv,
+                           .sequence_starts = batch.sequences.starts,
+                           .out = out,
+                           .log_sum = {},
+                           .heads = heads,
+                           .window = c.sliding_window,
+                           .scale = 1 / std::sqrt(static_cast<double>(c.head_dim)),
+                           .longest = batch.sequences.longest});
+    if (inputs) inputs(id(TensorKind::attention_output), out);
+    multiply(ctx, id(TensorKind::attention_output), out, attended);
+    ctx.run(ops::RmsNorm{.x = attended,
+                         .residual = x,
+                         .weight = reader_.values(id(TensorKind::experts_norm), Dtype::f32),
+                         .sum = x,
+                         .y = norm,
+                         .rstd = {},
+                         .eps = c.rms_norm_eps});
+  }
+  experts(ctx, layer, norm, x, inputs);
+}
+
+void StreamedModel::experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
+                            const Inputs& inputs) {
+  const ModelConfig& c = config();
+  const int64_t n = x.dim(0), k = c.experts_per_token, f = c.intermediate_size;
+  const Tensor logits = ctx.allocate({n, c.num_experts}, ctx.statistics());
+  const Tensor weights = ctx.allocate({n, k}, ctx.statistics());
+  const Tensor expert = ctx.allocate({n, k}, Dtype::i32), slot = ctx.allocate({n, k}, Dtype::i32);
+  const Tensor source = ctx.allocate({n * k}, Dtype::i32);
+  const Tensor offsets = ctx.allocate({c.num_experts + 1}, Dtype::i32);
+  const Tensor rows = ctx.allocate({n * k, c.hidden_size});
+  const Tensor results = ctx.allocate({n * k, c.hidden_size});
+  multiply(ctx, {.kind = TensorKind::router, .layer = layer}, norm, logits);
+  ctx.run(ops::Route{.logits = logits,
+                     .positions = {},
+                     .weights = weights,
+                     .expert = expert,
+                     .slot = slot,
+                     .source = source,
+                     .offsets = offsets});
+  ctx.run(ops::GatherRows{.x = norm, .source = source, .y = rows, .divisor = k});
+  for (int64_t e = 0; e < c.num_experts; ++e) {
+    const int64_t begin = offsets.as<int32_t>()[e], end = offsets.as<int32_t>()[e + 1];
+    if (begin == end) continue;
+    const ArenaScope scope(ctx.arena());
+    const auto id = [&](TensorKind kind) {
+      return TensorId{.kind = kind, .layer = layer, .expert = e};
+    };
+    const Tensor in = rows.slice(begin, end);
+    const Tensor gate_up = ctx.allocate({end - begin, 2 * f}), h = ctx.allocate({end - begin, f});
+    if (inputs) {
+      inputs(id(TensorKind::w1), in);
+      inputs(id(TensorKind::w3), in);
+    }
+    multiply(ctx, id(TensorKind::w1), in, gate_up);
+    multiply(ctx, id(TensorKind::w3), in, gate_up, f);
+    // The router's weights of this expert's rows alone.
+    const Tensor own = ctx.allocate({end - begin, 1}, ctx.statistics());
+    const Tensor order = ctx.allocate({end - begin}, Dtype::i32);
+    for (int64_t row = begin; row < end; ++row) {
+      own.as<float>()[row - begin] = weights.as<float>()[source.as<int32_t>()[row]];
+      order.as<int32_t>()[row - begin] = static_cast<int32_t>(row - begin);
+    }
+    ctx.run(ops::SwiGlu{.gate_up = gate_up, .weights = own, .source = order, .h = h});
+    if (inputs) inputs(id(TensorKind::w2), h);
+    multiply(ctx, id(TensorKind::w2), h, results.slice(begin, end));
+  }
+  ctx.run(ops::CombineRows{.y = results, .slot = slot, .residual = x, .out = x});
+}
+
+Tensor StreamedModel::logits(Context& ctx, const Tensor& hidden) {
+  const Tensor logits = ctx.allocate({hidden.dim(0), config().vocab_size});
+  const TensorKind kind = config().tie_embeddings ? TensorKind::embedding : TensorKind::head;
+  multiply(ctx, {.kind = kind}, hidden, logits);
+  return logits;
+}
+
+std::vector<float> streamed_logits(Backend& backend, const TensorSource& source,
+                                   const ModelConfig& config, const std::vector<int32_t>& tokens) {
+  PartReader reader(source, config);
+  StreamedModel model(backend, reader);
+  Arena arena(backend);
+  Context ctx(backend, arena, Dtype::f32);
+  HostBatch host;
+  host.append(tokens);
+  const Batch batch = upload(ctx, host, config.vocab_size, config.max_positions);
+  const Tensor logits = model.logits(ctx, model.hidden(ctx, batch));
+  const auto values = logits.span<float>();
+  return {values.begin(), values.end()};
+}
+
+}  // namespace mixtral

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "convert/part_reader.h"
+#include "model/batch.h"
+
+namespace mixtral {
+
+/// A model whose weights stay in their files: its forward pass reads one matrix at a time, in f32.
+/// For a pass over a text with a model that is larger than the memory. An expert that no token
+/// chooses is not read. The weights are those of the files, decoded and not rounded further.
+class StreamedModel {
+ public:
+  /// Is told what each matrix is multiplied by: rows [n, columns] of the tokens that reach it.
+  using Inputs = std::function<void(const TensorId&, const Tensor&)>;
+
+  /// `backend` computes in ordinary memory (cpu or ref); both must outlive this.
+  StreamedModel(Backend& backend, PartReader& reader);
+
+  const ModelConfig& config() const { return reader_.config(); }
+  /// Hidden states [N, D] after the final norm, in the context's arena.
+  Tensor hidden(Context& ctx, const Batch& batch, const Inputs& inputs = {});
+  /// Logits [n, V] of hidden states [n, D], in the context's arena.
+  Tensor logits(Context& ctx, const Tensor& hidden);
+
+ private:
+  void layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x,
+             const Inputs& inputs);
+  void experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
+               const Inputs& inputs);
+  void multiply(Context& ctx, const TensorId& id, const Tensor& x, const Tensor& y,
+                int64_t y_begin = 0);
+  Tensor rope_table(Context& ctx, int64_t positions) const;
+
+  PartReader& reader_;
+};
+
+/// Logits [N, V] of one sequence of tokens, row by row.
+std::vector<float> streamed_logits(Backend& backend, const TensorSource& source,
+                                   const ModelConfig& config, const std::vector<int32_t>& tokens);
+
+}  // namespace mixtral
