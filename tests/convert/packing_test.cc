@@ -20,8 +20,8 @@ struct KType {
   Pack pack;
   double most_error;  // root mean square, as a share of the numbers' deviation
 };
-constexpr KType kTypes[] = {{"q4_k", ops::pack_q4_k, 0.075},
-                            {"q5_k", ops::pack_q5_k, 0.037},
+constexpr KType kTypes[] = {{"q4_k", ops::pack_q4_k, 0.085},
+                            {"q5_k", ops::pack_q5_k, 0.042},
                             {"q6_k", ops::pack_q6_k, 0.02}};
 
 std::vector<float> normal_numbers(size_t count, unsigned seed) {
