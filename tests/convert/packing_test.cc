@@ -70,6 +70,7 @@ TEST(KTypes, ImportanceMovesTheErrorToColumnsThatMatterLess) {
         << type.name;
 }
 
+// Scales are f16, so that the smallest numbers become 0.
 TEST(KTypes, SurviveNumbersOfEverySize) {
   for (const float size : {0.f, 1e-30f, 1e-6f, 1e4f}) {
     std::vector<float> values = normal_numbers(512, 5);
@@ -80,7 +81,8 @@ TEST(KTypes, SurviveNumbersOfEverySize) {
       const std::vector<float> again = through(type, values, {});
       for (size_t i = 0; i < values.size(); ++i) {
         ASSERT_TRUE(std::isfinite(again[i])) << type.name << " " << size;
-        ASSERT_NEAR(again[i], values[i], 0.2f * std::max(size, 1e-7f)) << type.name << " " << i;
+        ASSERT_NEAR(again[i], values[i], (size < 1e-3f ? 1.01f : 0.2f) * size)
+            << type.name << " " << i;
       }
     }
   }
