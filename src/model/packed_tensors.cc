@@ -166,43 +166,37 @@ const TensorEntry* PackedTensors::find(std::string_view name) const {
   return files_.find(name);
 }
 
-float PackedTensors::value(const Packed& tensor, std::span<const float> scales, int64_t output,
-                           int64_t input) const {
-  const int64_t outputs = tensor.entry.dims[0], bits = how_.bits, in_word = 32 / bits;
-  const uint32_t mask = (1u << bits) - 1;
-  const int64_t group = tensor.group_of[static_cast<size_t>(input)];
-  const std::byte* codes = files_.raw(tensor.codes).data();
-  const std::byte* zeros = files_.raw(tensor.zeros).data();
-  const uint32_t zero_word = word_at(zeros, (group * outputs + output) / in_word);
-  uint32_t code = 0, zero = 0;
-  if (how_.method == Method::awq) {
-    const int64_t shift = awq_place(output % in_word) * bits;
-    code = word_at(codes, (input * outputs + output) / in_word) >> shift & mask;
-    zero = zero_word >> shift & mask;
-  } else {
-    code = word_at(codes, input / in_word * outputs + output) >> (input % in_word * bits) & mask;
-    zero = (zero_word >> (output % in_word * bits) & mask) + (how_.stores_less_one ? 1 : 0);
-  }
-  return static_cast<float>(static_cast<int>(code) - static_cast<int>(zero)) *
-         scales[static_cast<size_t>(group * outputs + output)];
-}
-
 void PackedTensors::read(std::string_view name, int64_t first, const Tensor& to) const {
   const auto found = packed_.find(std::string(name));
   if (found == packed_.end()) return files_.read(name, first, to);
   const Packed& tensor = found->second;
-  const int64_t inputs = tensor.entry.dims[1], count = to.numel();
+  const int64_t outputs = tensor.entry.dims[0], inputs = tensor.entry.dims[1];
+  const int64_t count = to.numel(), bits = how_.bits, in_word = 32 / bits;
   CHECK(0 <= first && count <= tensor.entry.numel() - first, std::string(name));
+  const std::byte* codes = files_.raw(tensor.codes).data();
+  const std::byte* zeros = files_.raw(tensor.zeros).data();
   std::vector<float> scales(static_cast<size_t>(files_.find(tensor.scales)->numel()));
   files_.read(tensor.scales, 0, Tensor(std::span(scales)));
+  const bool awq = how_.method == Method::awq;
+  const uint32_t mask = (1u << bits) - 1;
+  const int more = !awq && how_.stores_less_one ? 1 : 0;
+  const auto value = [&](int64_t output, int64_t input) {
+    const int64_t in_groups = tensor.group_of[static_cast<size_t>(input)] * outputs + output;
+    const int64_t place = output % in_word, zero_shift = (awq ? awq_place(place) : place) * bits;
+    const uint32_t zero = word_at(zeros, in_groups / in_word) >> zero_shift & mask;
+    const uint32_t code =
+        awq ? word_at(codes, (input * outputs + output) / in_word) >> zero_shift & mask
+            : word_at(codes, input / in_word * outputs + output) >> (input % in_word * bits) & mask;
+    return static_cast<float>(static_cast<int>(code) - static_cast<int>(zero) - more) *
+           scales[static_cast<size_t>(in_groups)];
+  };
   std::vector<float> values(static_cast<size_t>(std::min(inputs, count)));
   auto* out = static_cast<std::byte*>(to.data());
   for (int64_t done = 0; done < count;) {
     const int64_t piece = std::min(inputs, count - done);
-    for (int64_t i = 0; i < piece; ++i) {
-      const int64_t at = first + done + i;
-      values[static_cast<size_t>(i)] = value(tensor, scales, at / inputs, at % inputs);
-    }
+    for (int64_t i = 0; i < piece; ++i)
+      values[static_cast<size_t>(i)] =
+          value((first + done + i) / inputs, (first + done + i) % inputs);
     convert_elements(reinterpret_cast<const std::byte*>(values.data()), Dtype::f32,
                      out + done * size_of(to.dtype()), to.dtype(), piece);
     done += piece;

@@ -61,8 +61,6 @@ class PackedTensors : public TensorSource {
   void add(const std::string& module);
   std::vector<int32_t> read_groups(const std::string& module, int64_t inputs, int64_t groups) const;
   std::string stored_name(std::string_view name) const;
-  float value(const Packed& tensor, std::span<const float> scales, int64_t output,
-              int64_t input) const;
 
   ModelTensors files_;
   PackedQuantization how_;

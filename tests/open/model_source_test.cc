@@ -13,6 +13,7 @@
 #include "model/checkpoint.h"
 #include "open/hub_cache.h"
 #include "tests/support/files.h"
+#include "tests/support/gguf_model.h"
 #include "tests/support/models.h"
 
 namespace mixtral {
@@ -145,6 +146,48 @@ TEST(ModelSource, SaysWhatIsThereInstead) {
               HasSubstr("adapter " + path("nowhere") + ": there is no such directory"));
   EXPECT_THAT(problem_of({.model = "tiny", .adapter = path("empty")}),
               HasSubstr("found neither adapter_config.json"));
+}
+
+TEST(ModelSource, IsAGgufFileWithItsTokenizerAndTemplate) {
+  const TemporaryDirectory directory;
+  testing::GgufBuilder b;
+  testing::toy_gguf::add_keys(b);
+  b.key("tokenizer.ggml.model", "llama")
+      .key("tokenizer.ggml.tokens",
+           std::vector<std::string>{"<unk>", "<s>", "</s>", "a", "b", "ab", "c", "d"})
+      .key("tokenizer.ggml.scores", std::vector<float>{0, 0, 0, -2, -3, -1, -4, -5})
+      .key("tokenizer.ggml.token_type", std::vector<int32_t>{2, 3, 3, 1, 1, 1, 1, 1})
+      .key("tokenizer.ggml.add_space_prefix", false)
+      .key("tokenizer.ggml.bos_token_id", uint32_t{1})
+      .key("tokenizer.ggml.eos_token_id", uint32_t{2})
+      .key("tokenizer.chat_template", "{{ bos_token }}{{ messages[0]['content'] }}");
+  testing::toy_gguf::add_tensors(b, "q8_0");
+  const fs::path file = b.write(directory.path() / "m.gguf");
+  for (const fs::path& name : {file, directory.path()}) {
+    const ModelSource source = ModelSource::resolve({.model = name.string()});
+    EXPECT_EQ(source.form(), ModelForm::gguf);
+    EXPECT_EQ(source.directory(), file);
+    EXPECT_EQ(source.config().num_experts, 3);
+    source.check_tokenizer();
+    EXPECT_THAT(source.require_tokenizer()->encode("abc"), ::testing::ElementsAre(5, 6));
+    EXPECT_THAT(source.stop_ids(), ::testing::ElementsAre(2));
+    const std::vector<Message> messages = {{"user", "ab"}};
+    EXPECT_THAT(source.own_chat_template()->encode(messages), ::testing::ElementsAre(1, 5));
+    const auto backend = make_backend("ref");
+    EXPECT_EQ(source.stored_formats(*backend, "auto").size(), 5u);
+    EXPECT_TRUE(source.stored_formats(*backend, "fp32").empty());
+  }
+}
+
+TEST(ModelSource, SaysWhichOfTwoFormsItReads) {
+  const TemporaryDirectory directory;
+  write_model(directory.path());
+  write_file(directory.path() / "params.json", "{}");
+  std::string notes;
+  const auto source = ModelSource::resolve({.model = directory.path().string()},
+                                           [&](const std::string& note) { notes += note; });
+  EXPECT_EQ(source.form(), ModelForm::hugging_face);
+  EXPECT_THAT(notes, AllOf(HasSubstr("config.json"), HasSubstr("params.json")));
 }
 
 TEST(ModelSource, ReadsAHubNameFromTheHubsCache) {
