@@ -5,6 +5,7 @@
 
 #include "model/tensor_names.h"
 #include "nn/linear.h"
+#include "nn/stacked.h"
 
 namespace mixtral {
 namespace {
@@ -26,12 +27,29 @@ Parameter pack_rows(std::vector<std::pair<std::string, int64_t>> parts, int64_t 
   return parameter;
 }
 
+/// The format that the options have for a parameter.
+std::optional<ops::WeightFormat> format_of(const Parameter& parameter,
+                                           const Mixtral::Options& options) {
+  if (options.quantization) return options.quantization;
+  const auto own = options.formats.find(parameter.parts.front().name);
+  return own == options.formats.end() ? std::nullopt : std::optional(own->second);
+}
+
 std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
                                                 const Mixtral::Options& options) {
-  parameter.format = options.quantization;
-  const auto own = options.formats.find(parameter.parts.front().name);
-  if (!options.quantization && own != options.formats.end()) parameter.format = own->second;
+  parameter.format = format_of(parameter, options);
   return std::make_unique<nn::Linear>(std::move(parameter));
+}
+
+/// One weight `whole`, or its pieces where the options have different formats for them.
+std::unique_ptr<nn::Projection> make_stacked(Parameter whole, std::vector<Parameter> pieces,
+                                             const Mixtral::Options& options) {
+  for (Parameter& piece : pieces) piece.format = format_of(piece, options);
+  if (std::ranges::all_of(pieces, [&](const Parameter& piece) {
+        return piece.format == pieces.front().format;
+      }))
+    return make_projection(std::move(whole), options);
+  return std::make_unique<nn::Stacked>(std::move(pieces));
 }
 
 Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
@@ -51,22 +69,30 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   block.attention.window = c.sliding_window;
   block.attention.rope_table = rope_table;
   const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  block.attention.qkv = make_projection(pack_rows({{name(TensorKind::query), q},
-                                                   {name(TensorKind::key), kv},
-                                                   {name(TensorKind::value), kv}},
-                                                  d, Role::projection),
-                                        options);
+  std::vector<Parameter> pieces;
+  for (const auto& [kind, rows] :
+       {std::pair(TensorKind::query, q), std::pair(TensorKind::key, kv),
+        std::pair(TensorKind::value, kv)})
+    pieces.push_back(nn::make_parameter(name(kind), {rows, d}, Role::projection));
+  block.attention.qkv = make_stacked(pack_rows({{name(TensorKind::query), q},
+                                                {name(TensorKind::key), kv},
+                                                {name(TensorKind::value), kv}},
+                                               d, Role::projection),
+                                     std::move(pieces), options);
   block.attention.output = make_projection(
       nn::make_parameter(name(TensorKind::attention_output), {d, q}, Role::residual_projection),
       options);
 
-  Parameter gate_up, down;
+  Parameter gate_up, gate, up, down;
   gate_up.shape = {e, 2 * f, d};
+  gate.shape = up.shape = {e, f, d};
   down.shape = {e, d, f};
   down.role = Role::residual_projection;
   for (int64_t i = 0; i < e; ++i) {
     gate_up.parts.push_back({name(TensorKind::w1, i), 2 * i * f * d, {f, d}});
     gate_up.parts.push_back({name(TensorKind::w3, i), (2 * i + 1) * f * d, {f, d}});
+    gate.parts.push_back({name(TensorKind::w1, i), i * f * d, {f, d}});
+    up.parts.push_back({name(TensorKind::w3, i), i * f * d, {f, d}});
     down.parts.push_back({name(TensorKind::w2, i), i * d * f, {d, f}});
   }
   Parameter router = nn::make_parameter(name(TensorKind::router), {e, d}, Role::router);
@@ -74,7 +100,7 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up = make_projection(std::move(gate_up), options);
+  block.experts.gate_up = make_stacked(std::move(gate_up), {std::move(gate), std::move(up)}, options);
   block.experts.down = make_projection(std::move(down), options);
   return block;
 }
@@ -109,8 +135,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   } else {
     Parameter head = nn::make_parameter(tensor_name({.kind = TensorKind::head}),
                                         {config.vocab_size, config.hidden_size}, Role::head);
-    const auto own = options.formats.find(head.parts.front().name);
-    if (!options.quantization && own != options.formats.end()) head.format = own->second;
+    if (!options.quantization) head.format = format_of(head, options);
     head_ = std::make_unique<nn::Linear>(std::move(head));
   }
   const bool whole = options.trained_layers == 0;

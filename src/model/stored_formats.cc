@@ -28,16 +28,15 @@ ParameterFormats stored_formats(const TensorSource& tensors, const ModelConfig& 
     formats.emplace(tensor_name(parts.front()), *format);
   };
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    add({{TensorKind::query, layer}, {TensorKind::key, layer}, {TensorKind::value, layer}});
-    add({{TensorKind::attention_output, layer}});
-    std::vector<TensorId> gate_up, down;
-    for (int64_t expert = 0; expert < config.num_experts; ++expert) {
-      gate_up.push_back({TensorKind::w1, layer, expert});
-      gate_up.push_back({TensorKind::w3, layer, expert});
-      down.push_back({TensorKind::w2, layer, expert});
+    for (const TensorKind kind : {TensorKind::query, TensorKind::key, TensorKind::value,
+                                  TensorKind::attention_output})
+      add({{kind, layer}});
+    for (const TensorKind kind : {TensorKind::w1, TensorKind::w2, TensorKind::w3}) {
+      std::vector<TensorId> experts;
+      for (int64_t expert = 0; expert < config.num_experts; ++expert)
+        experts.push_back({kind, layer, expert});
+      add(experts);
     }
-    add(gate_up);
-    add(down);
   }
   if (!config.tie_embeddings) add({{TensorKind::head}});
   return formats;

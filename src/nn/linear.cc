@@ -37,7 +37,7 @@ void Linear::multiply(Context& ctx, Op op) const {
 }
 
 void Linear::forward(Context& ctx, const Tensor& x, const RowGroups& rows, const Tensor& y) const {
-  multiply(ctx, ops::GroupedMatmul{.x = x, .weight = {}, .offsets = rows.offsets, .y = y});
+  multiply(ctx, ops::GroupedMatmul{.x = x, .weight = {}, .offsets = rows.offsets, .y = y, .y_begin = begin_});
 }
 
 void Linear::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
@@ -52,6 +52,7 @@ void Linear::backward_input(Context& ctx, const Tensor& dy, const RowGroups& row
                                         .weight = {},
                                         .offsets = rows.offsets,
                                         .dx = dx,
+                                        .dy_begin = begin_,
                                         .accumulate = write == Write::accumulate});
 }
 
@@ -63,6 +64,7 @@ void Linear::backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
                                .x = x,
                                .offsets = rows.offsets,
                                .dweight = parameter_->grad.reshape(shape_),
+                               .dy_begin = begin_,
                                .accumulate = !(ctx.fresh_gradients() && parameter_->one_product()),
                                .operands = operands(ctx)});
 }

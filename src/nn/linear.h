@@ -24,6 +24,12 @@ class Linear : public Projection {
     return *this;
   }
 
+  /// It writes, and its gradients read, the columns of y from `begin` on; y may be wider.
+  Linear& at_column(int64_t begin) {
+    begin_ = begin;
+    return *this;
+  }
+
   int64_t groups() const override { return shape_[0]; }
   int64_t outputs() const override { return shape_[1]; }
   int64_t inputs() const override { return shape_[2]; }
@@ -54,6 +60,7 @@ class Linear : public Projection {
   Shape shape_;  // [G, O, I]
   bool owner_;
   bool exact_ = false;
+  int64_t begin_ = 0;  // column of y
 };
 
 }  // namespace mixtral::nn

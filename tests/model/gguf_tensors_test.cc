@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "backends/registry.h"
+#include "model/batch.h"
 #include "model/checkpoint.h"
 #include "model/open_tensors.h"
 #include "model/stored_formats.h"
@@ -61,7 +62,7 @@ TEST(GgufTensors, InBlocksAreKeptAsTheyAreAndGiveTheSameNumbersAsDecoded) {
     const ModelConfig config = gguf_config(tensors);
     EXPECT_EQ(config.dtype, Dtype::f32);
     const auto formats = stored_formats(tensors, config, [](ops::WeightFormat) { return true; });
-    EXPECT_EQ(formats.size(), 5u) << format;  // qkv, output, gate_up, down, head
+    EXPECT_EQ(formats.size(), 8u) << format;
     const auto backend = make_backend("ref");
     Mixtral packed(*backend, config, {.formats = formats}), dense(*backend, config, {});
     load_weights(*backend, packed, tensors);
@@ -84,18 +85,43 @@ TEST(GgufTensors, InBlocksAreKeptAsTheyAreAndGiveTheSameNumbersAsDecoded) {
   }
 }
 
-TEST(GgufTensors, OfOneParameterInSeveralFormatsAreDecoded) {
+std::vector<float> logits(const GgufTensors& tensors, const ParameterFormats& formats) {
+  const auto backend = make_backend("ref");
+  const ModelConfig config = gguf_config(tensors);
+  Mixtral model(*backend, config, {.formats = formats});
+  load_weights(*backend, model, tensors);
+  Arena arena(*backend);
+  Context ctx(*backend, arena, Dtype::f32);
+  HostBatch host;
+  host.append(std::vector<int32_t>{1, 5, 2, 7, 0, 3});
+  const Batch batch = upload(ctx, host, config.vocab_size, config.max_positions);
+  const Tensor hidden = model.forward(ctx, batch, nullptr, nullptr, nullptr);
+  const Tensor y = ctx.allocate({host.size(), config.vocab_size});
+  model.logits(ctx, hidden, y);
+  const auto* values = y.as<float>();
+  return {values, values + y.numel()};
+}
+
+// llama.cpp's mixes keep keys and values of a Mixtral in more bits than queries.
+TEST(GgufTensors, InSeveralFormatsGiveTheLogitsOfTheirNumbers) {
   const TemporaryDirectory directory;
   GgufBuilder b;
   add_keys(b);
-  const auto is_value = [](std::string_view name) { return name.find("attn_v") != name.npos; };
-  add_tensors(b, "q4_0", [&](std::string_view name) { return !is_value(name); });
-  add_tensors(b, "q8_0", is_value);
+  const auto has = [](std::string_view name, const char* word) {
+    return name.find(word) != std::string_view::npos;
+  };
+  const auto wide = [&](std::string_view name) { return has(name, "attn_v"); };
+  const auto plain = [&](std::string_view name) { return has(name, "ffn_up_exps"); };
+  add_tensors(b, "q8_0", wide);
+  add_tensors(b, "f32", plain);
+  add_tensors(b, "q4_0", [&](std::string_view name) { return !wide(name) && !plain(name); });
   const GgufTensors tensors(b.write(directory.path() / "m.gguf"));
-  const ModelConfig config = gguf_config(tensors);
-  const auto formats = stored_formats(tensors, config, [](ops::WeightFormat) { return true; });
-  EXPECT_FALSE(formats.contains("model.layers.0.self_attn.q_proj.weight"));
-  EXPECT_TRUE(formats.contains("model.layers.0.self_attn.o_proj.weight"));
+  const auto formats =
+      stored_formats(tensors, gguf_config(tensors), [](ops::WeightFormat) { return true; });
+  EXPECT_EQ(formats.size(), 7u);
+  EXPECT_EQ(formats.at("model.layers.0.self_attn.v_proj.weight"), ops::WeightFormat::q8_0);
+  EXPECT_FALSE(formats.contains("model.layers.0.block_sparse_moe.experts.0.w3.weight"));
+  EXPECT_EQ(logits(tensors, formats), logits(tensors, {}));
 }
 
 TEST(GgufTensors, OfASplitModelAreInAllItsFiles) {

@@ -174,7 +174,7 @@ TEST(ModelSource, IsAGgufFileWithItsTokenizerAndTemplate) {
     const std::vector<Message> messages = {{"user", "ab"}};
     EXPECT_THAT(source.own_chat_template()->encode(messages), ::testing::ElementsAre(1, 5));
     const auto backend = make_backend("ref");
-    EXPECT_EQ(source.stored_formats(*backend, "auto").size(), 5u);
+    EXPECT_EQ(source.stored_formats(*backend, "auto").size(), 8u);
     EXPECT_TRUE(source.stored_formats(*backend, "fp32").empty());
   }
 }
