@@ -45,9 +45,8 @@ std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
 std::unique_ptr<nn::Projection> make_stacked(Parameter whole, std::vector<Parameter> pieces,
                                              const Mixtral::Options& options) {
   for (Parameter& piece : pieces) piece.format = format_of(piece, options);
-  if (std::ranges::all_of(pieces, [&](const Parameter& piece) {
-        return piece.format == pieces.front().format;
-      }))
+  if (std::ranges::all_of(
+          pieces, [&](const Parameter& piece) { return piece.format == pieces.front().format; }))
     return make_projection(std::move(whole), options);
   return std::make_unique<nn::Stacked>(std::move(pieces));
 }
@@ -70,9 +69,8 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   block.attention.rope_table = rope_table;
   const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
   std::vector<Parameter> pieces;
-  for (const auto& [kind, rows] :
-       {std::pair(TensorKind::query, q), std::pair(TensorKind::key, kv),
-        std::pair(TensorKind::value, kv)})
+  for (const auto& [kind, rows] : {std::pair(TensorKind::query, q), std::pair(TensorKind::key, kv),
+                                   std::pair(TensorKind::value, kv)})
     pieces.push_back(nn::make_parameter(name(kind), {rows, d}, Role::projection));
   block.attention.qkv = make_stacked(pack_rows({{name(TensorKind::query), q},
                                                 {name(TensorKind::key), kv},
@@ -100,7 +98,8 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up = make_stacked(std::move(gate_up), {std::move(gate), std::move(up)}, options);
+  block.experts.gate_up =
+      make_stacked(std::move(gate_up), {std::move(gate), std::move(up)}, options);
   block.experts.down = make_projection(std::move(down), options);
   return block;
 }

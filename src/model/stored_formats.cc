@@ -28,8 +28,8 @@ ParameterFormats stored_formats(const TensorSource& tensors, const ModelConfig& 
     formats.emplace(tensor_name(parts.front()), *format);
   };
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const TensorKind kind : {TensorKind::query, TensorKind::key, TensorKind::value,
-                                  TensorKind::attention_output})
+    for (const TensorKind kind :
+         {TensorKind::query, TensorKind::key, TensorKind::value, TensorKind::attention_output})
       add({{kind, layer}});
     for (const TensorKind kind : {TensorKind::w1, TensorKind::w2, TensorKind::w3}) {
       std::vector<TensorId> experts;

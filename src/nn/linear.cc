@@ -37,7 +37,8 @@ void Linear::multiply(Context& ctx, Op op) const {
 }
 
 void Linear::forward(Context& ctx, const Tensor& x, const RowGroups& rows, const Tensor& y) const {
-  multiply(ctx, ops::GroupedMatmul{.x = x, .weight = {}, .offsets = rows.offsets, .y = y, .y_begin = begin_});
+  multiply(ctx, ops::GroupedMatmul{
+                    .x = x, .weight = {}, .offsets = rows.offsets, .y = y, .y_begin = begin_});
 }
 
 void Linear::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,

@@ -7,8 +7,8 @@
 
 namespace mixtral::nn {
 
-/// Several weights whose outputs stand side by side: queries, keys and values, or gate and up, where
-/// files keep them in different formats. Its results are those of one weight with all rows.
+/// Several weights whose outputs stand side by side: queries, keys and values, or gate and up,
+/// where files keep them in different formats. Its results are those of one weight with all rows.
 class Stacked : public Projection {
  public:
   /// Each parameter is [G, O, I] or [O, I], with the same groups and inputs.
