@@ -40,8 +40,8 @@ class Mixtral {
     /// The format of attention's and the experts' projections, where it is not `weights`. Such a
     /// model is not trainable.
     std::optional<ops::WeightFormat> quantization = {};
-    /// Formats of single weights, where `quantization` is not given. Queries, keys and values are
-    /// one weight where theirs is the same, and so are gate and up. Such a model is not trainable.
+    /// Formats of single parameters, where `quantization` is not given. Such a model is not
+    /// trainable, either.
     ParameterFormats formats = {};
     ops::Operands operands = ops::Operands::exact;  // of the products where text is generated
     bool planned = false;  // only what it allocates counts: nothing is computed for it
