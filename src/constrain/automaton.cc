@@ -11,7 +11,7 @@ namespace {
 
 using Op = Network::Instruction::Op;
 
-constexpr uint64_t kMostWork = 4'000'000;  // threads and nodes that one call may look at
+constexpr uint64_t kMostWork = 1'000'000;  // threads and nodes that one call may look at
 
 }  // namespace
 

@@ -172,7 +172,8 @@ class Product {
           to.residue =
               (from.residue * 10 + static_cast<uint32_t>(c - '0')) % *conditions_.multiple_of;
       }
-      edges_[index][add(std::move(to))].push_back(atom);
+      const size_t target = add(std::move(to));  // before edges_ is looked into, which it grows
+      edges_[index][target].push_back(atom);
     }
   }
 

@@ -66,8 +66,8 @@ constexpr std::array<Keyword, 33> kKeywords = {{
     {"patternProperties", JsonType::object},
     {"minProperties", JsonType::object},
     {"maxProperties", JsonType::object},
-    {"unevaluatedProperties"},
-    {"unevaluatedItems"},
+    {"unevaluatedProperties", JsonType::object},
+    {"unevaluatedItems", JsonType::array},
     {"$defs"},
     {"definitions"},
 }};
@@ -220,6 +220,13 @@ JsonTypes types_of(const Json& schema) {
   return types;
 }
 
+JsonTypes described_types(const Json& schema) {
+  JsonTypes about = 0;
+  for (const Keyword& keyword : kKeywords)
+    if (schema.find(keyword.name)) about |= keyword.about;
+  return about;
+}
+
 bool same_value(const Json& a, const Json& b) {
   if (a.is_number() && b.is_number())
     return a.is_integer() && b.is_integer() ? a.as_int() == b.as_int()
@@ -263,8 +270,7 @@ JsonFacets gather_facets(const std::vector<const Json*>& schemas) {
     lower_to(facets.most_members, schema->find("maxProperties"));
     if (const Json* unique = schema->find("uniqueItems"); unique && unique->as_bool())
       facets.unique = unique;
-    for (const Keyword& keyword : kKeywords)
-      if (schema->find(keyword.name)) about |= keyword.about;
+    about |= described_types(*schema);
   }
   // Who writes `properties` without a type means objects.
   if (facets.types == JsonType::all && !facets.values && about != 0) facets.types = about;

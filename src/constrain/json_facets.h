@@ -21,6 +21,9 @@ JsonTypes type_of(const Json& value);
 /// what is no type.
 JsonTypes types_of(const Json& schema);
 
+/// The types that the schema's keywords say something of; none where they say nothing.
+JsonTypes described_types(const Json& schema);
+
 /// Whether the two are the same JSON value: 1 and 1.0 are.
 bool same_value(const Json& a, const Json& b);
 

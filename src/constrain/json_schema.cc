@@ -15,7 +15,7 @@
 namespace mixtral::constrain {
 namespace {
 
-constexpr size_t kMostRules = 20'000;
+constexpr size_t kMostRules = 5'000;
 constexpr size_t kMostSchemas = 1000;  // that one value has to meet
 constexpr size_t kMostPrefix = 500;
 
@@ -151,11 +151,18 @@ bool JsonSchema::expand(const Item& item, std::vector<const Json*>& path, Items&
 JsonSchema::Part JsonSchema::build(const Items& items) {
   Items expanded;
   if (!expand(items, expanded)) return expression_.never();
+  if (expanded.empty()) return json_.any_value();
   if (const auto choice = choose(expanded)) return *choice;
   Schemas schemas;
   for (const Item& item : expanded) schemas.push_back(item.schema);
   const JsonFacets facets = gather_facets(schemas);
-  return facets.values ? values(facets, schemas) : types(facets, schemas);
+  if (facets.values) return values(facets, schemas);
+  const bool says_nothing = facets.types == JsonType::all && facets.formats.empty() &&
+                            !facets.range.low && !facets.range.high &&
+                            std::ranges::all_of(schemas, [](const Json* schema) {
+                              return described_types(*schema) == 0;
+                            });
+  return says_nothing ? json_.any_value() : types(facets, schemas);
 }
 
 // Where a schema has an anyOf or oneOf that is not decided yet: a choice of its branches.
@@ -183,7 +190,10 @@ std::optional<JsonSchema::Part> JsonSchema::choose(const Items& items) {
 void JsonSchema::check_disjoint(const Items& items, const Json& one_of) {
   OneOfContext context{.root = root_};
   Schemas schemas;
-  for (const Item& item : items) schemas.push_back(item.schema);
+  for (const Item& item : items) {
+    schemas.push_back(item.schema);
+    context.types &= types_of(*item.schema);
+  }
   context.names = listed_names(schemas);
   const auto& branches = one_of.items();
   for (size_t a = 0; a < branches.size(); ++a)

@@ -87,7 +87,8 @@ const Json* find_pointer(const Json& root, std::string_view pointer);
 /// What one_of.cc needs to know beside two schemas.
 struct OneOfContext {
   const Json& root;
-  std::vector<std::string> names;  // properties that schemas around both list
+  JsonTypes types = JsonType::all;  // by the schemas around both
+  std::vector<std::string> names;   // properties that those list
 };
 /// Whether no value that is made for one of the schemas is valid by the other, as far as types,
 /// enumerated values and required properties show it.

@@ -81,7 +81,7 @@ class Comparison {
   bool disjoint(const Json& first, const Json& second, int depth) const {
     const Json &a = *resolve(&first, context_.root), &b = *resolve(&second, context_.root);
     if (!a.is_object() || !b.is_object() || depth > kMostDepth) return false;
-    const JsonTypes common = possible_types(a) & possible_types(b);
+    const JsonTypes common = made_types(a, depth) & made_types(b, depth);
     if (common == 0) return true;
     const auto left = values_of(a), right = values_of(b);
     if (left && right)
@@ -93,6 +93,16 @@ class Comparison {
   }
 
  private:
+  // Where neither a schema nor those around it name types, only those are made that it describes.
+  JsonTypes made_types(const Json& schema, int depth) const {
+    const JsonTypes types = possible_types(schema);
+    if (depth > 0) return types;
+    const JsonTypes about = described_types(schema);
+    return types == JsonType::all && context_.types == JsonType::all && about != 0
+               ? about
+               : types & context_.types;
+  }
+
   bool disjoint_objects(const Json& a, const Json& b, int depth) const {
     bool a_lacks = false, b_lacks = false;  // what the other requires
     for (const auto* schemas : {&a, &b}) {

@@ -215,8 +215,10 @@ TEST(ConstrainJsonSchema, RefusesWhatItCannotKeep) {
       {R"({"type":"colour"})", "schema: type: expected null"},
       {R"({"type":5})", "type"},
       {R"({"type":"integer","minimum":"a"})", "schema: minimum: expected a number"},
-      {R"({"type":"string","pattern":"^(a"})", "pattern: the regular expression ^(a cannot be used"},
-      {R"({"properties":{"a":{"pattern":"(?=a)"}},"required":["a"]})", "schema: properties.a: pattern"},
+      {R"({"type":"string","pattern":"^(a"})",
+       "pattern: the regular expression ^(a cannot be used"},
+      {R"({"properties":{"a":{"pattern":"(?=a) "}},"required":["a"]})",
+       "schema: properties.a: pattern"},
       {R"({"$ref":"#/$defs/none"})", "there is no \"#/$defs/none\""},
       {R"({"$ref":"http://example.com/x.json"})", "expected a place in this schema"},
       {R"({"$ref":"#"})", "refers to itself"},
@@ -241,10 +243,10 @@ TEST(ConstrainJsonSchema, RefusesWhatItCannotKeep) {
        "prefixItems"},
       {"{\"type\":\"string\",\"type\":\"integer\"}", "twice"},
       {"{", "schema"},
-};
-for (const auto& [schema, reason] : cases)
-  EXPECT_THAT(message_of([&] { compile_json_schema(schema, "schema"); }), HasSubstr(reason))
-      << schema;
+  };
+  for (const auto& [schema, reason] : cases)
+    EXPECT_THAT(message_of([&] { compile_json_schema(schema, "schema"); }), HasSubstr(reason))
+        << schema;
 }
 
 TEST(ConstrainJsonSchema, LargeSchemasAreRefusedQuickly) {
@@ -257,7 +259,7 @@ TEST(ConstrainJsonSchema, LargeSchemasAreRefusedQuickly) {
     all += "]}";
   }
   EXPECT_THAT(message_of([&] { compile_json_schema(all + "]}", "schema"); }),
-              HasSubstr("20000 ways"));
+              HasSubstr("5000 ways"));
   EXPECT_THAT(message_of([&] {
                 compile_json_schema(
                     R"({"type":"array","maxItems":1000,"items":{"type":"array","maxItems":1000,
