@@ -18,6 +18,7 @@ namespace {
 
 constexpr uint64_t kMostCount = 100'000;
 constexpr uint32_t kMostMultiple = 1000;
+constexpr size_t kMostValues = 10'000;  // of an enum
 
 struct TypeName {
   std::string_view name;
@@ -157,6 +158,9 @@ void gather_values(JsonFacets& facets, const Json& schema) {
     facets.values = std::move(kept);
   };
   if (const Json* all = schema.find("enum")) {
+    if (all->items().size() > kMostValues)
+      throw Error(fmt::format("{}: {} values; at most {} are accepted", all->where(),
+                              all->items().size(), kMostValues));
     if (facets.values) {
       keep([&](const Json& value) {
         return std::ranges::any_of(all->items(),

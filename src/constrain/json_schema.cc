@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kMostRules = 5'000;
 constexpr size_t kMostSchemas = 1000;  // that one value has to meet
-constexpr size_t kMostPrefix = 500;
+constexpr size_t kMostOneOf = 500;
 
 std::string unescaped(std::string_view token) {
   std::string text;
@@ -196,6 +196,9 @@ void JsonSchema::check_disjoint(const Items& items, const Json& one_of) {
   }
   context.names = listed_names(schemas);
   const auto& branches = one_of.items();
+  if (branches.size() > kMostOneOf)
+    throw Error(fmt::format("{}: {} schemas; at most {} are accepted", one_of.where(),
+                            branches.size(), kMostOneOf));
   for (size_t a = 0; a < branches.size(); ++a)
     for (size_t b = a + 1; b < branches.size(); ++b)
       if (!are_disjoint(branches[a], branches[b], context))
@@ -215,7 +218,7 @@ JsonSchema::Part JsonSchema::types(const JsonFacets& facets, const Schemas& sche
     choices.push_back(add_numbers(expression_, facets.range));
   else if (has(JsonType::integer))
     choices.push_back(integers(facets));
-  if (has(JsonType::string)) choices.push_back(strings(facets, schemas[0]->where()));
+  if (has(JsonType::string)) choices.push_back(strings(facets, *schemas[0]));
   if (has(JsonType::array)) choices.push_back(arrays(facets, schemas));
   if (has(JsonType::object)) choices.push_back(objects(facets, schemas));
   return expression_.choice(std::move(choices));
@@ -254,17 +257,13 @@ bool JsonSchema::fits(const Json& value, const JsonFacets& facets, const Schemas
     const std::string& text = value.as_string();
     const size_t length = count_characters(text);
     if (length < facets.least_length || length > facets.most_length.value_or(length)) return false;
-    const auto is_in = [&](const std::string& expression, RegexMatch match) {
-      return Grammar(network_of([&](Expression& e) {
-               return add_regex(e, parse_regex(expression), match,
-                                [&](const CharSet& set) { return e.chars(set); });
-             }))
-          .accepts(text);
+    const auto is_in = [&](RegexMatch match) {
+      return [&, match](const std::string& expression) {
+        return language(*schemas[0], expression, match).accepts(text);
+      };
     };
-    return std::ranges::all_of(facets.patterns,
-                               [&](auto& p) { return is_in(p, RegexMatch::part); }) &&
-           std::ranges::all_of(facets.formats,
-                               [&](auto& f) { return is_in(f, RegexMatch::whole); });
+    return std::ranges::all_of(facets.patterns, is_in(RegexMatch::part)) &&
+           std::ranges::all_of(facets.formats, is_in(RegexMatch::whole));
   }
   if (!value.is_array() && !value.is_object()) return true;
   for (const Json* schema : schemas)
@@ -278,6 +277,22 @@ bool JsonSchema::fits(const Json& value, const JsonFacets& facets, const Schemas
   return true;
 }
 
+const Grammar& JsonSchema::language(const Json& owner, const std::string& expression,
+                                    RegexMatch match) {
+  const auto known = languages_.find({expression, match});
+  if (known != languages_.end()) return known->second;
+  try {
+    const auto network = network_of([&](Expression& e) {
+      return add_regex(e, parse_regex(expression), match,
+                       [&](const CharSet& set) { return e.chars(set); });
+    });
+    return languages_.emplace(std::pair(expression, match), Grammar(network)).first->second;
+  } catch (const Error& error) {
+    const char* keyword = match == RegexMatch::part ? "pattern" : "format";
+    throw Error(fmt::format("{}: {}: {}", owner.where(), keyword, error.what()));
+  }
+}
+
 JsonSchema::Part JsonSchema::integers(const JsonFacets& facets) {
   if (facets.multiple_of == 1) return add_integers(expression_, facets.range);
   TextConditions conditions{.multiple_of = facets.multiple_of};
@@ -288,114 +303,26 @@ JsonSchema::Part JsonSchema::integers(const JsonFacets& facets) {
       "multipleOf");
 }
 
-JsonSchema::Part JsonSchema::strings(const JsonFacets& facets, const std::string& where) {
-  const CharWriter write = [&](const CharSet& set) { return json_.character(set); };
-  struct Language {
-    const std::string& expression;
-    RegexMatch match;
-  };
-  std::vector<Language> languages;
-  for (const std::string& pattern : facets.patterns)
-    languages.push_back({pattern, RegexMatch::part});
-  for (const std::string& format : facets.formats) languages.push_back({format, RegexMatch::whole});
+JsonSchema::Part JsonSchema::strings(const JsonFacets& facets, const Json& owner) {
   if (facets.most_length && facets.least_length > *facets.most_length) return expression_.never();
-  if (languages.empty()) return json_.string(facets.least_length, facets.most_length);
-  try {
-    if (languages.size() == 1 && facets.least_length == 0 && !facets.most_length) {
-      const Regex regex = parse_regex(languages[0].expression);
-      return json_.quoted(add_regex(expression_, regex, languages[0].match, write));
-    }
-    TextConditions conditions{.least = facets.least_length, .most = facets.most_length};
-    for (const Language& language : languages)
-      conditions.matched.push_back(network_of([&](Expression& e) {
-        return add_regex(e, parse_regex(language.expression), language.match,
-                         [&](const CharSet& set) { return e.chars(set); });
-      }));
-    return json_.quoted(add_conditions(expression_, conditions, write, "pattern and length"));
-  } catch (const Error& error) {
-    throw Error(fmt::format("{}: pattern: {}", where, error.what()));
-  }
-}
-
-JsonSchema::Part JsonSchema::arrays(const JsonFacets& facets, const Schemas& schemas) {
-  auto& e = expression_;
-  // By schema: those of the first items, and of all behind them (null: any).
-  struct Contents {
-    const Json::Array* first = nullptr;
-    const Json* rest = nullptr;
+  if (facets.patterns.empty() && facets.formats.empty())
+    return json_.string(facets.least_length, facets.most_length);
+  const CharWriter write = [&](const CharSet& set) { return json_.character(set); };
+  TextConditions conditions{.least = facets.least_length, .most = facets.most_length};
+  const auto add = [&](const std::vector<std::string>& expressions, RegexMatch match) {
+    for (const std::string& expression : expressions)
+      conditions.matched.push_back(language(owner, expression, match).shared_network());
   };
-  std::vector<Contents> all;
-  size_t listed = 0;
-  for (const Json* schema : schemas) {
-    Contents c;
-    const Json *items = schema->find("items"), *prefix = schema->find("prefixItems");
-    if (items && items->is_array()) {  // before draft 2020
-      c.first = &items->items();
-      c.rest = schema->find("additionalItems");
-    } else {
-      if (prefix) c.first = &prefix->items();
-      c.rest = items;
-    }
-    if (const Json* more = schema->find("unevaluatedItems");
-        more && !(more->is_bool() && more->as_bool()))
-      throw Error(fmt::format("{}: unevaluatedItems cannot be kept; use items", schema->where()));
-    if (c.first) listed = std::max(listed, c.first->size());
-    all.push_back(c);
-  }
-  if (listed > kMostPrefix)
-    throw Error(fmt::format("{}: {} items are listed one by one; at most {} are accepted",
-                            schemas[0]->where(), listed, kMostPrefix));
-  std::optional<uint64_t> most = facets.most_items;
-  const auto item_at = [&](size_t index) -> std::optional<Part> {
-    Schemas met;
-    for (const Contents& c : all) {
-      const Json* schema = c.first && index < c.first->size() ? &(*c.first)[index] : c.rest;
-      if (!schema) continue;
-      if (schema->is_bool() && !schema->as_bool()) return {};
-      if (!schema->is_bool()) met.push_back(schema);
-    }
-    return part_of(met);
-  };
-  std::vector<Part> first;
-  for (size_t i = 0; i < listed && i < most.value_or(listed); ++i) {
-    const auto item = item_at(i);
-    if (!item) {
-      most = i;
-      break;
-    }
-    first.push_back(*item);
-  }
-  const auto rest = item_at(listed);
-  if (!rest) most = std::min<uint64_t>(most.value_or(listed), listed);
-  if (most && facets.least_items > *most) return e.never();
-  if (facets.unique && most.value_or(2) > 1)
-    throw Error(fmt::format("{}: uniqueItems cannot be kept for more than one item; leave it out",
-                            facets.unique->where()));
-  const Part comma = e.sequence({e.text(","), json_.space()});
-  const Part close = e.sequence({json_.space(), e.text("]")});
-  // From the last listed item back: what follows it.
-  Part tail = close;
-  if (rest && most.value_or(listed + 1) > listed) {
-    const uint64_t least = facets.least_items > listed ? facets.least_items - listed : 0;
-    const auto more = most ? std::optional(*most - listed) : std::nullopt;
-    const auto list = [&](uint64_t from, std::optional<uint64_t> to) {
-      return e.repeat(e.sequence({comma, *rest}), from, to);
-    };
-    if (listed == 0) {
-      const Part items = e.sequence(
-          {*rest, list(least > 0 ? least - 1 : 0, more ? std::optional(*more - 1) : more), close});
-      tail = least > 0 ? items : e.choice({items, e.text("]")});
-      return e.sequence({e.text("["), json_.space(), tail});
-    }
-    tail = e.sequence({list(least, more), close});
-  }
-  for (size_t i = first.size(); i-- > 0;) {
-    std::vector<Part> choices{e.sequence({i == 0 ? e.empty() : comma, first[i], tail})};
-    if (i >= facets.least_items) choices.push_back(i == 0 ? e.text("]") : close);
-    tail = e.choice(std::move(choices));
-  }
-  if (first.empty()) tail = e.text("]");
-  return e.sequence({e.text("["), json_.space(), tail});
+  add(facets.patterns, RegexMatch::part);
+  add(facets.formats, RegexMatch::whole);
+  if (conditions.matched.size() > 1 || facets.least_length > 0 || facets.most_length)
+    return json_.quoted(
+        add_conditions(expression_, conditions, write, owner.where() + ": pattern and length"));
+  // One expression alone needs no automaton, which might be large.
+  const bool is_pattern = !facets.patterns.empty();
+  return json_.quoted(add_regex(expression_,
+                                parse_regex(is_pattern ? facets.patterns[0] : facets.formats[0]),
+                                is_pattern ? RegexMatch::part : RegexMatch::whole, write));
 }
 
 Grammar compile_json_schema(const Json& schema, const JsonLayout& layout) {

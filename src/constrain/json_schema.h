@@ -12,6 +12,7 @@
 #include "constrain/expression.h"
 #include "constrain/json_facets.h"
 #include "constrain/json_text.h"
+#include "constrain/regex.h"
 
 namespace mixtral::constrain {
 
@@ -54,7 +55,7 @@ class JsonSchema {
   Part values(const JsonFacets& facets, const Schemas& schemas);
   bool fits(const Json& value, const JsonFacets& facets, const Schemas& schemas);
   Part integers(const JsonFacets& facets);
-  Part strings(const JsonFacets& facets, const std::string& where);
+  Part strings(const JsonFacets& facets, const Json& owner);
   Part arrays(const JsonFacets& facets, const Schemas& schemas);
 
   // json_schema_object.cc
@@ -71,7 +72,8 @@ class JsonSchema {
   std::optional<Schemas> value_of(const Schemas& schemas, const std::string& name);
   std::optional<Part> extra_members(const Schemas& schemas, const std::vector<std::string>& names);
   Part members(const std::vector<Member>& members, const Extras& extras, bool may_be_empty);
-  bool matches(const Json& pattern_owner, const std::string& pattern, const std::string& text);
+  /// The texts that match an expression. `owner` is the schema that has it, for errors.
+  const Grammar& language(const Json& owner, const std::string& expression, RegexMatch match);
 
   const Json& root_;
   Expression& expression_;
@@ -79,6 +81,7 @@ class JsonSchema {
   std::map<Items, Rule> rules_;
   std::vector<std::pair<Rule, Items>> waiting_;
   std::set<const Json*> checked_;
+  std::map<std::pair<std::string, RegexMatch>, Grammar> languages_;
 };
 
 /// The schema that a name like "#/$defs/a" points to, or null.

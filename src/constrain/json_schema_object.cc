@@ -19,13 +19,6 @@ constexpr uint64_t kMostCounted = 1000;
 
 bool is_false(const Json* schema) { return schema && schema->is_bool() && !schema->as_bool(); }
 
-std::shared_ptr<const Network> pattern_network(const std::string& pattern) {
-  return network_of([&](Expression& e) {
-    return add_regex(e, parse_regex(pattern), RegexMatch::part,
-                     [&](const CharSet& set) { return e.chars(set); });
-  });
-}
-
 }  // namespace
 
 std::vector<std::string> JsonSchema::listed_names(const Schemas& schemas) const {
@@ -43,14 +36,6 @@ std::vector<std::string> JsonSchema::listed_names(const Schemas& schemas) const 
   return names;
 }
 
-bool JsonSchema::matches(const Json& owner, const std::string& pattern, const std::string& text) {
-  try {
-    return Grammar(pattern_network(pattern)).accepts(text);
-  } catch (const Error& error) {
-    throw Error(fmt::format("{}: patternProperties: {}", owner.where(), error.what()));
-  }
-}
-
 // What the value of a listed member has to meet; nothing where there must be no such member.
 std::optional<JsonSchema::Schemas> JsonSchema::value_of(const Schemas& schemas,
                                                         const std::string& name) {
@@ -65,7 +50,7 @@ std::optional<JsonSchema::Schemas> JsonSchema::value_of(const Schemas& schemas,
       if (const Json* value = properties->find(name)) add(*value);
     if (const Json* patterns = schema->find("patternProperties"))
       for (const auto& [pattern, value] : patterns->members())
-        if (matches(*schema, pattern, name)) add(value);
+        if (language(*schema, pattern, RegexMatch::part).accepts(name)) add(value);
     const Json* others = schema->find("additionalProperties");
     if (!known && others) add(*others);
   }
@@ -102,10 +87,9 @@ std::optional<Part> JsonSchema::extra_members(const Schemas& schemas,
     throw Error(fmt::format("{}: {} patternProperties together; at most {} can be kept",
                             schemas[0]->where(), patterns.size(), kMostPatterns));
   std::vector<std::shared_ptr<const Network>> networks;
-  for (const Pattern& pattern : patterns) {
-    matches(*pattern.schema, *pattern.expression, "");  // its errors say where it stands
-    networks.push_back(pattern_network(*pattern.expression));
-  }
+  for (const Pattern& pattern : patterns)
+    networks.push_back(
+        language(*pattern.schema, *pattern.expression, RegexMatch::part).shared_network());
   const auto listed =
       names.empty() ? nullptr : network_of([&](Expression& e) { return e.words(names); });
   // Names that match just these patterns, by their bits.

@@ -33,30 +33,43 @@ constexpr std::array<Property, 8> kProperties = {{{"L", "Letter", is_letter},
                                                   {"Nd", "Decimal_Number", is_decimal},
                                                   {"P", "Punctuation", is_punctuation}}};
 
-}  // namespace
+// Each is found once, when it is asked for: that looks at all characters.
+const Shorthand& digit() {
+  static const Shorthand known{CharSet({{'0', '9'}}), all_that(is_decimal)};
+  return known;
+}
 
-std::optional<Shorthand> shorthand(char letter) {
-  static const Shorthand digit{CharSet({{'0', '9'}}), all_that(is_decimal)};
-  static const Shorthand word{
+const Shorthand& word() {
+  static const Shorthand known{
       CharSet({{'0', '9'}, {'A', 'Z'}, {'a', 'z'}, {'_', '_'}}), all_that([](int32_t code) {
         return is_word_character(code) || is_numeric(code) || is_letter(code);
       })};
-  static const Shorthand space{
+  return known;
+}
+
+const Shorthand& space() {
+  static const Shorthand known{
       CharSet({{'\t', '\r'}, {' ', ' '}}),
       all_that(is_white_space) | CharSet({{0x1C, 0x1F}, {0xFEFF, 0xFEFF}})};
+  return known;
+}
+
+}  // namespace
+
+std::optional<Shorthand> shorthand(char letter) {
   switch (letter) {
     case 'd':
-      return digit;
+      return digit();
     case 'D':
-      return digit.complement();
+      return digit().complement();
     case 'w':
-      return word;
+      return word();
     case 'W':
-      return word.complement();
+      return word().complement();
     case 's':
-      return space;
+      return space();
     case 'S':
-      return space.complement();
+      return space().complement();
     default:
       return {};
   }
