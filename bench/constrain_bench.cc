@@ -24,7 +24,7 @@ namespace {
 using mixtral::constrain::Grammar;
 using mixtral::constrain::Matcher;
 using mixtral::constrain::Vocabulary;
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
 double microseconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin)
