@@ -60,9 +60,7 @@ class Service {
 
   /// A factory of filters that keep a rule; empty for no rule. Throws ApiError 400 naming its
   /// field.
-  std::function<std::unique_ptr<TokenFilter>()> filter(const OutputRule& rule) const {
-    return make_filter(rule, *tokenizer_);
-  }
+  FilterFactory filter(const OutputRule& rule) const { return format_->filter(rule); }
 
   /// Plans and queues a conversation. Throws ApiError before the listener hears anything.
   Started chat(const ChatRequest& request, std::shared_ptr<ChatListener> listener);
