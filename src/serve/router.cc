@@ -64,7 +64,7 @@ Router::Found Router::find(const HttpHead& head) const {
   for (const Route& route : routes_) {
     std::vector<std::string> pattern = *parts_of(route.path);
     auto at = match(pattern, *parts);
-    if (!at && pattern.front() == "v1") {
+    if (!at && !pattern.empty() && pattern.front() == "v1") {
       pattern.erase(pattern.begin());
       at = match(pattern, *parts);
     }
