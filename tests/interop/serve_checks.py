@@ -1,14 +1,16 @@
 """What official clients get from `serve`; see the script beside this file."""
 import concurrent.futures
 import json
+import pathlib
 import subprocess
 import sys
+import tempfile
 import urllib.request
 
 import anthropic
 import openai
 from prometheus_client.parser import text_string_to_metric_families
-from served import served
+from served import make_model, served
 
 KEY = "interop-key"
 CHECKS = []
@@ -22,8 +24,8 @@ def check(function):
 class World:
     """The server and its clients."""
 
-    def __init__(self, program, url):
-        self.program, self.url = program, url
+    def __init__(self, program, url, folder):
+        self.program, self.url, self.folder = program, url, folder
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30)
         self.anthropic = anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0, timeout=30)
         self.model = self.openai.models.list().data[0].id
@@ -126,19 +128,21 @@ def the_text_is_that_of_generate(w):
 
 
 def main():
-    program = sys.argv[1]
+    program = pathlib.Path(sys.argv[1]).resolve()
     failed = 0
-    with served(program, "--api-key", KEY, "--metrics", "--context", "1024", "--parallel", "8") as (url, folder):
-        world = World(program, url)
-        world.folder = folder
-        for function in CHECKS:
-            name = function.__name__.replace("_", " ")
-            try:
-                function(world)
-                print(f"ok    {name}")
-            except Exception as error:  # each is said, and the rest still run
-                failed += 1
-                print(f"FAIL  {name}: {type(error).__name__}: {str(error)[:300]}")
+    with tempfile.TemporaryDirectory(prefix="serve-") as name:
+        folder = make_model(program, pathlib.Path(name))
+        flags = ("--api-key", KEY, "--metrics", "--context", "1024", "--parallel", "8")
+        with served(program, *flags, model=folder) as url:
+            world = World(program, url, folder)
+            for function in CHECKS:
+                name = function.__name__.replace("_", " ")
+                try:
+                    function(world)
+                    print(f"ok    {name}")
+                except Exception as error:  # each is said, and the rest still run
+                    failed += 1
+                    print(f"FAIL  {name}: {type(error).__name__}: {str(error)[:300]}")
     print(f"{len(CHECKS) - failed} of {len(CHECKS)} hold")
     sys.exit(failed > 0)
 

@@ -28,11 +28,11 @@ def make_model(program, folder):
 
 
 @contextlib.contextmanager
-def served(program, *flags):
-    """The address of a server, which is gone afterwards."""
+def served(program, *flags, model=None):
+    """The address of a server of `model`, or of a new small one; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="served-") as name:
         folder = pathlib.Path(name)
-        model = make_model(program, folder)
+        model = model or make_model(program, folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
