@@ -32,6 +32,8 @@ Request AnswerRun::request(Done done) {
                   .best = request_.logprobs ? std::max<int64_t>(1, *request_.logprobs) : 0,
                   .routes = request_.experts};
   request.options.sampling.seed += static_cast<uint64_t>(index_);
+  // Whoever asks for the log-probabilities of a whole text gets the token that ended it, too.
+  if (request_.prompt_logprobs) request.options.stop_ids.clear();
   const auto self = shared_from_this();
   request.on_begin = [self](int64_t cached) { self->finish_.cached_tokens = cached; };
   request.on_token = [self](const GeneratedToken& token) { return self->on_token(token); };
@@ -79,8 +81,10 @@ Next AnswerRun::on_token(const GeneratedToken& token) {
   if (must_end_) return Next::stop;
   try {
     ++finish_.tokens;
-    if (filter_) filter_->accept(token.id);
-    const bool stopped = text_.push(token.id);
+    const bool ends =
+        std::ranges::find(request_.options.stop_ids, token.id) != request_.options.stop_ids.end();
+    if (filter_ && !ends) filter_->accept(token.id);
+    const bool stopped = ends || text_.push(token.id);
     if (stopped) finish_.stop_text = text_.stop_text();
     TextPiece piece{.text = take_text()};
     if (reports_tokens()) {

@@ -255,6 +255,17 @@ TEST_F(ApiTest, LogprobsOfPromptAndAnswerAgree) {
   EXPECT_TRUE(choice.at("logprobs").at("token_logprobs").items()[0].is_null());
 }
 
+TEST_F(ApiTest, TheTokenThatEndsAnEchoedTextHasALogprob) {
+  start();
+  const Json ended =
+      good("/v1/completions", completion("Hello", R"(, "max_tokens": 1, "logprobs": 1, "echo": true,
+                                                  "logit_bias": {"257": 100})"));
+  const Json& choice = ended.at("choices").items()[0];
+  EXPECT_EQ(choice.at("text").as_string(), "Hello");
+  EXPECT_EQ(choice.at("finish_reason").as_string(), "stop");
+  EXPECT_EQ(choice.at("logprobs").at("token_logprobs").items().size(), 7U);
+}
+
 TEST_F(ApiTest, UsageCountsWhatWasInTheCache) {
   start();
   const std::string prompt(100, 'x');
