@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/bench_ceilings.h"
 #include "io/json.h"
 #include "tests/support/command.h"
 
@@ -78,6 +79,8 @@ TEST(Bench, GenerationReportsTokensASecond) {
   const Json few = bench("decode", {"--tokens", "8", "--quantize-base", "nf4"});
   EXPECT_GT(few.at("tok_per_s").as_double(), 0);
   EXPECT_LT(few.at("planned_gib").as_double(), bench("decode").at("planned_gib").as_double());
+  const Json codes = bench("decode", {"--tokens", "8", "--quantize-base", "q4_0"});
+  EXPECT_GT(codes.at("tok_per_s").as_double(), 0);
 }
 
 TEST(Bench, DecodingIsMeasuredAfterAsManyTokensAsContextSays) {
@@ -86,6 +89,24 @@ TEST(Bench, DecodingIsMeasuredAfterAsManyTokensAsContextSays) {
                    "--tokens", "8", "--steps", "1", "--warmup", "1"});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("8 tokens after 300"), std::string::npos) << outcome.out;
+}
+
+TEST(Bench, ReportsWhatTheMachineCanDo) {
+  const Json json = bench("decode", {"--tokens", "8"});
+  for (const char* figure : {"read_gb_per_s", "copy_gb_per_s", "product_tflop_per_s"})
+    EXPECT_GT(json.at(figure).as_double(), 0) << figure;
+}
+
+TEST(Bench, RefusesAShareOfACeilingThatCannotBe) {
+  Ceilings ceilings;
+  EXPECT_NEAR(share_of(ceilings, "a product", 104, 100), 1.04, 1e-9);
+  EXPECT_THROW(share_of(ceilings, "a product", 106, 100), Error);
+  ceilings.firm = false;
+  EXPECT_NEAR(share_of(ceilings, "a product", 106, 100), 1.06, 1e-9);
+  ceilings.f32 = 3;
+  ceilings.raise({.read = 2, .f32 = 1});
+  EXPECT_EQ(ceilings.read, 2);
+  EXPECT_EQ(ceilings.f32, 3);
 }
 
 TEST(Bench, RefusesWhatItCannotMeasure) {
