@@ -23,7 +23,7 @@ ModelConfig config_of(int64_t window) {
   ModelConfig config;
   config.vocab_size = kVocabulary;
   config.hidden_size = 32;
-  config.intermediate_size = 24;
+  config.intermediate_size = 32;
   config.num_layers = 2;
   config.num_heads = 4;
   config.num_kv_heads = 2;
@@ -47,8 +47,12 @@ struct Drawn {
 };
 
 struct Rig {
-  Rig(const std::string& device, int64_t window)
-      : backend(make_backend(device, 2)), model(*backend, config_of(window), {}) {
+  /// With a format, its projections are quantized, and multiplied as inference does on a CPU.
+  Rig(const std::string& device, int64_t window, std::string_view format = "off")
+      : backend(make_backend(device, 2)),
+        model(*backend, config_of(window),
+              {.quantization = ops::find_weight_format(format),
+               .operands = ops::Operands::integers}) {
     nn::initialise(
         *backend, model.parameters(),
         {.seed = kSeed, .deviation = 0.3, .residual_deviation = 0.3, .embedding_deviation = 1});
@@ -58,6 +62,7 @@ struct Rig {
   std::vector<float> logits(const std::vector<int32_t>& tokens) {
     Arena arena(*backend);
     Context ctx(*backend, arena, Dtype::f32);
+    ctx.set_operands(model.options().operands);
     HostBatch host;
     host.append(tokens);
     const Tensor hidden = model.forward(ctx, upload(ctx, host, kVocabulary, model.context()),
@@ -161,12 +166,15 @@ std::vector<Drawn> run(Engine& engine, const std::vector<Request>& all) {
 struct Case {
   const char* device;
   int64_t window;
-  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.device << " " << c.window; }
+  const char* format = "off";
+  friend void PrintTo(const Case& c, std::ostream* out) {
+    *out << c.device << " " << c.window << " " << c.format;
+  }
 };
 class EngineBits : public ::testing::TestWithParam<Case> {};
 
 TEST_P(EngineBits, DrawsWhatAPlainLoopDraws) {
-  Rig rig(GetParam().device, GetParam().window);
+  Rig rig(GetParam().device, GetParam().window, GetParam().format);
   const std::vector<Request> all = requests();
   std::vector<Drawn> expected;
   for (const Request& request : all)
@@ -202,9 +210,11 @@ TEST_P(EngineBits, DrawsWhatAPlainLoopDraws) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EngineBits,
-                         ::testing::Values(Case{"ref", 0}, Case{"cpu", 0}, Case{"cpu", 7}),
+                         ::testing::Values(Case{"ref", 0}, Case{"cpu", 0}, Case{"cpu", 7},
+                                           Case{"cpu", 0, "q8_0"}, Case{"cpu", 0, "q4_0"}),
                          [](const auto& c) {
-                           return fmt::format("{}_window_{}", c.param.device, c.param.window);
+                           return fmt::format("{}_window_{}_{}", c.param.device, c.param.window,
+                                              c.param.format);
                          });
 
 class EngineTest : public ::testing::Test {
