@@ -141,15 +141,15 @@ std::unique_ptr<Tokenizer> read_sentencepiece(const GgufHeader& header) {
   return std::make_unique<SentencePieceTokenizer>(serialize(model), header.where(kTokens), config);
 }
 
-nlohmann::json special_token(const std::string& text, int64_t id) {
+nlohmann::ordered_json special_token(const std::string& text, int64_t id) {
   return {{"id", text}, {"ids", {id}}, {"tokens", {text}}};
 }
 
 /// A tokenizer.json of the same vocabulary.
-nlohmann::json hugging_face_json(const GgufHeader& header, const Vocabulary& vocabulary,
-                                 const PreTokenizer& pre, const TokenizerConfig& config) {
-  nlohmann::json vocab = nlohmann::json::object();
-  nlohmann::json added = nlohmann::json::array();
+nlohmann::ordered_json hugging_face_json(const GgufHeader& header, const Vocabulary& vocabulary,
+                                         const PreTokenizer& pre, const TokenizerConfig& config) {
+  nlohmann::ordered_json vocab = nlohmann::ordered_json::object();
+  nlohmann::ordered_json added = nlohmann::ordered_json::array();
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
     const std::string text(vocabulary.tokens[i]);
     if (!vocab.emplace(text, i).second)
@@ -167,21 +167,21 @@ nlohmann::json hugging_face_json(const GgufHeader& header, const Vocabulary& voc
   const auto merges = header.texts(kMerges);
   if (!merges)
     throw Error(fmt::format("{} is missing, by which pieces are joined", header.where(kMerges)));
-  nlohmann::json rules = nlohmann::json::array();
+  nlohmann::ordered_json rules = nlohmann::ordered_json::array();
   for (const std::string_view merge : *merges) rules.push_back(std::string(merge));
-  const nlohmann::json byte_level = {
+  const nlohmann::ordered_json byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
-  nlohmann::json json = {
+  nlohmann::ordered_json json = {
       {"version", "1.0"},
       {"added_tokens", added},
       {"normalizer", nullptr},
       {"pre_tokenizer",
        {{"type", "Sequence"},
-        {"pretokenizers", nlohmann::json::array({{{"type", "Split"},
-                                                  {"pattern", {{"Regex", pre.words}}},
-                                                  {"behavior", "Isolated"},
-                                                  {"invert", false}},
-                                                 byte_level})}}},
+        {"pretokenizers", nlohmann::ordered_json::array({{{"type", "Split"},
+                                                          {"pattern", {{"Regex", pre.words}}},
+                                                          {"behavior", "Isolated"},
+                                                          {"invert", false}},
+                                                         byte_level})}}},
       {"post_processor", nullptr},
       {"decoder", byte_level},
       {"model",
@@ -190,8 +190,8 @@ nlohmann::json hugging_face_json(const GgufHeader& header, const Vocabulary& voc
         {"ignore_merges", pre.ignores_merges},
         {"vocab", vocab},
         {"merges", rules}}}};
-  nlohmann::json single = nlohmann::json::array();
-  nlohmann::json tokens = nlohmann::json::object();
+  nlohmann::ordered_json single = nlohmann::ordered_json::array();
+  nlohmann::ordered_json tokens = nlohmann::ordered_json::object();
   const auto put = [&](const std::optional<std::string>& token, const char* name) {
     if (!token) return;
     const auto id = header.integer(fmt::format("tokenizer.ggml.{}_token_id", name));
@@ -224,11 +224,17 @@ std::unique_ptr<Tokenizer> read_byte_level(const GgufHeader& header) {
   const TokenizerConfig config = read_gguf_tokenizer_config(header);
   const auto json = hugging_face_json(header, vocabulary, *pre, config);
   return std::make_unique<HfTokenizer>(
-      json.dump(-1, ' ', false, nlohmann::json::error_handler_t::strict), header.where(kTokens),
-      config);
+      json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::strict),
+      header.where(kTokens), config);
 }
 
 }  // namespace
+
+std::optional<std::string_view> gguf_pre_tokenizer(std::string_view pattern, bool ignores_merges) {
+  for (const PreTokenizer& pre : kPreTokenizers)
+    if (pre.words == pattern && pre.ignores_merges == ignores_merges) return pre.name;
+  return std::nullopt;
+}
 
 TokenizerConfig read_gguf_tokenizer_config(const GgufHeader& header) {
   TokenizerConfig config;
