@@ -12,7 +12,7 @@ namespace {
 
 using Part = Expression::Part;
 
-constexpr size_t kMostDigits = 16;
+constexpr size_t kMostDigits = 15;   // each such integer is a double of its own
 constexpr size_t kExactDigits = 15;  // that a double keeps of any decimal number
 
 // By value, of numbers without leading zeros.

@@ -29,11 +29,11 @@ struct NumberRange {
   std::optional<Bound> low, high;
 };
 
-/// The integers of a range as JSON writes them. Without a bound on a side they have up to 16
+/// The integers of a range as JSON writes them. Without a bound on a side they have up to 15
 /// digits, or two more than the other bound.
 Expression::Part add_integers(Expression& expression, const NumberRange& range);
 /// The numbers of a range. Where a bound is given they come without exponent, and with so few
-/// digits that none is rounded to a strict bound when read as a double. Without bounds, up to 16
+/// digits that none is rounded to a strict bound when read as a double. Without bounds, up to 15
 /// digits before and behind the point and an exponent of two.
 Expression::Part add_numbers(Expression& expression, const NumberRange& range);
 
