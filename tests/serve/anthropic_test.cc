@@ -17,7 +17,7 @@ using nlohmann::json;
 std::string body_of(const json& fields) {
   json body = {
       {"model", "m"}, {"max_tokens", 9}, {"messages", {{{"role", "user"}, {"content", "Hi"}}}}};
-  body.update(fields);
+  if (!fields.empty()) body.update(fields);
   for (const auto& [name, value] : fields.items())
     if (value.is_null()) body.erase(name);
   return body.dump();
@@ -65,7 +65,7 @@ TEST(MessagesRequest, CallsAndResultsBecomeTurns) {
     {"role": "user", "content": "Plan"},
     {"role": "assistant", "content": [
       {"type": "text", "text": "Well."},
-      {"type": "tool_use", "id": "1", "name": "f", "input": {"b": 1, "a": [2]}},
+      {"type": "tool_use", "id": "1", "name": "f", "input": {"a": [2], "b": 1}},
       {"type": "tool_use", "id": "2", "name": "g", "input": {}}]},
     {"role": "user", "content": [
       {"type": "tool_result", "tool_use_id": "1", "content": "done"},
@@ -75,7 +75,7 @@ TEST(MessagesRequest, CallsAndResultsBecomeTurns) {
   EXPECT_EQ(json(read({{"messages", messages}}).chat.messages), json::parse(R"([
     {"role": "user", "content": "Plan"},
     {"role": "assistant", "content": "Well.", "tool_calls": [
-      {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"b\":1,\"a\":[2]}"}},
+      {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":[2],\"b\":1}"}},
       {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}}]},
     {"role": "tool", "tool_call_id": "1", "content": "done"},
     {"role": "tool", "tool_call_id": "2", "content": "Error: lost"},

@@ -1,4 +1,4 @@
-// Elements without innerHTML: what a model writes is text, and can be nothing else.
+// Makes elements from nodes and text alone: what a model writes can be nothing but text.
 
 /** The element with an id. */
 export const byId = (id) => document.getElementById(id);
