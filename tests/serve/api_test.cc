@@ -102,7 +102,7 @@ class ApiTest : public ::testing::Test {
     return data;
   }
 
-  testing::TemporaryDirectory scratch_;
+  TemporaryDirectory scratch_;
   std::filesystem::path directory_;
   ByteTokenizer tokenizer_;
   std::unique_ptr<Application> application_;

@@ -121,8 +121,12 @@ TEST(Tools, WhatIsDrawnIsAValidCall) {
       for (const auto& call : result.calls) {
         const Json arguments = Json::parse(call.arguments, "arguments");
         EXPECT_TRUE(arguments.is_object());
-        if (grammar == &named) EXPECT_EQ(call.name, "plan_trip");
-        if (call.name == "plan_trip") EXPECT_LE(arguments.at("days").as_int(), 7);
+        if (grammar == &named) {
+          EXPECT_EQ(call.name, "plan_trip");
+        }
+        if (call.name == "plan_trip") {
+          EXPECT_LE(arguments.at("days").as_int(), 7);
+        }
       }
     }
   }
