@@ -194,12 +194,14 @@ class Progress {
     }
   }
 
-  /** Tokens a second after the first; the first waits for the prompt. */
+  /** Tokens a second after the first, which waits for the prompt. A reply that came all at once
+      says nothing of that: then it is the speed of the whole. */
   speed() {
     const {turn} = this.run;
     const count = turn.newTokens || turn.tokens?.length || this.chunks;
+    if (count < 2) return undefined;
     const seconds = (this.last - this.first) / 1000;
-    return count > 1 && seconds > 0 ? (count - 1) / seconds : undefined;
+    return seconds > 0.1 ? (count - 1) / seconds : 1000 * count / (this.last - this.started);
   }
 
   /** Gives screen readers whole sentences, each once. */

@@ -91,7 +91,8 @@ function drawReplies() {
 
 const tokensOf = () => replies.find((turn) => turn.id === byId('reply').value).tokens;
 const percent = (logprob) => `${(100 * Math.exp(logprob)).toFixed(1)}%`;
-const visible = (text) => text.replaceAll('\n', '⏎').replaceAll('\t', '⇥').replace(/^$/, '∅');
+const visible = (text) => text.replaceAll('\n', '⏎').replaceAll('\t', '⇥')
+  .replace(/^ +$/, (spaces) => '␣'.repeat(spaces.length)).replace(/^$/, '∅');
 
 function drawTokens() {
   byId('tokens').replaceChildren(...tokensOf().map((token, index) => {
