@@ -2,6 +2,7 @@
 import pathlib
 import subprocess
 import sys
+import tempfile
 import urllib.request
 
 from served import served
@@ -18,7 +19,8 @@ def main():
                    "not_a_server_error,content_type_conformance,response_schema_conformance",
                    "--phases", "coverage,fuzzing", "--max-examples", examples, "--request-timeout", "60",
                    "--generation-deterministic", "--continue-on-failure"]
-        failed = subprocess.run(command).returncode
+        with tempfile.TemporaryDirectory() as folder:  # it leaves a cache where it runs
+            failed = subprocess.run(command, cwd=folder).returncode
         with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
             assert answer.status == 200
     return failed
