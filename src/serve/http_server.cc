@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -188,6 +189,9 @@ class Session : public std::enable_shared_from_this<Session> {
   Server& server_;
   Socket socket_;
   Timer timer_;
+  // Read into `incoming_`, and moved to `buffer_` when it has come: requests that wait there may be
+  // taken out while a read is under way.
+  std::array<char, kReadBytes> incoming_;
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
   HttpHead head_;
@@ -336,7 +340,7 @@ void Session::read() {
   const size_t room = std::min(kReadBytes, kBufferBytes - buffer_.size());
   if (room == 0) return;
   reading_ = true;
-  socket_.async_read_some(buffer_.prepare(room),
+  socket_.async_read_some(net::buffer(incoming_.data(), room),
                           [self = shared_from_this()](error_code error, size_t size) {
                             self->reading_ = false;
                             if (error)
@@ -348,7 +352,7 @@ void Session::read() {
 
 void Session::on_read(size_t size) {
   if (phase_ == Phase::closed) return;
-  buffer_.commit(size);
+  buffer_.commit(net::buffer_copy(buffer_.prepare(size), net::buffer(incoming_.data(), size)));
   if (phase_ == Phase::closing) {
     buffer_.consume(buffer_.size());
     drained_ += size;
@@ -428,7 +432,9 @@ void Session::on_head() {
   if (head_.count("Transfer-Encoding") > 0 &&
       !equal_ignoring_case(head_.header("Transfer-Encoding"), "chunked"))
     return broken(400, "the only transfer encoding that is known is chunked");
-  if (head_.count("Content-Length") > 1) return broken(400, "a request has one Content-Length");
+  const std::string_view length = head_.header("Content-Length");
+  if (head_.count("Content-Length") > 1 || length.find_first_not_of("0123456789") != length.npos)
+    return broken(400, "a request has one Content-Length, a number");
   if (head_.count("Host") > 1 || (!old_client_ && head_.count("Host") == 0))
     return broken(400, "a request names one Host");
 
