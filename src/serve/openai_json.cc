@@ -110,8 +110,10 @@ ordered_json CompletionLogprobs::part(const std::vector<TokenInfo>& tokens) {
     names.push_back(completion_name(tokenizer_, token));
     logprobs.push_back(logprob_json(token.logprob));
     offsets.push_back(offset_);
-    offset_ += std::ranges::count_if(
-        token.bytes, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+    // As the token is named: a byte that is no character counts as one.
+    offset_ += std::ranges::count_if(to_valid_utf8(token.bytes), [](char c) {
+      return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+    });
     if (!token.logprob) {
       tops.push_back(nullptr);
       continue;
