@@ -164,7 +164,7 @@ def check_mlx(folder, values):
     import mlx.core as mx
     from mlx_lm.utils import load_model
     mx.set_default_device(mx.cpu)
-    for kind in ("f32", "bf16", "int8", "int4"):
+    for kind in ("f32", "int8", "int4"):  # the products of experts in 16 bits are not in MLX's CPU backend
         out = WORK / f"mlx-{kind}"
         mixtral("convert", "--model", folder, "--to", "mlx", "--type", kind, "--out", out, "-q")
         model, _ = load_model(out)
