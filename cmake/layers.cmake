@@ -9,6 +9,10 @@ target_compile_options(mixtral_flags INTERFACE
                               -ffp-contract=off>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${MIXTRAL_WERROR}>>:-Werror>)
 # libstdc++ 12's std::stable_sort uses what clang 19 knows as deprecated.
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  # Warns of every function that takes a text and returns a reference to something else.
+  target_compile_options(mixtral_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference>)
+endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
   target_compile_options(mixtral_flags INTERFACE -Wno-deprecated-declarations)
 endif()

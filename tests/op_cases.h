@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/weight_format.h"
 #include "tests/support/rig.h"
 
 namespace mixtral::test {
@@ -18,6 +19,7 @@ struct OpCase {
   std::function<void(Rig&)> build;
   std::vector<Dtype> dtypes{Dtype::f64, Dtype::f32, Dtype::bf16};  // of the activations
   bool benchmark = false;  // large, and run by the benchmark only
+  ops::WeightFormat format = {};  // of the weight, which not every backend has
 };
 
 inline void PrintTo(const OpCase& op, std::ostream* out) { *out << op.name; }

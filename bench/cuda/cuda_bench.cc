@@ -467,7 +467,7 @@ void moe_block(const Bench& bench) {
     const Tensor dx = operands.room(x.shape(), Dtype::bf16);
     nn::MixtureOfExperts::Saved saved = block.allocate_saved(ctx, n);
     const auto forward = [&] { block.forward(ctx, x, {}, x, out, &saved, nullptr); };
-    const auto backward = [&] { block.backward(ctx, x, x, saved, {}, dx); };
+    const auto backward = [&] { block.backward(ctx, x, x, {}, saved, {}, dx); };
     forward();
     backward();
     arena.reset();  // joins the memory that the first run took

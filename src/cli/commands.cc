@@ -10,8 +10,8 @@
 #include "cli/merge_command.h"
 #include "cli/plot_command.h"
 #include "cli/pretrain_command.h"
-#include "cli/serve_command.h"
 #include "cli/quantize_command.h"
+#include "cli/serve_command.h"
 #include "cli/tokenizer_command.h"
 
 namespace mixtral {
@@ -29,8 +29,8 @@ void add_commands(cli::App& app) {
   add_merge_command(app);
   add_plot_command(app);
   add_pretrain_command(app);
-  add_serve_command(app);
   add_quantize_command(app);
+  add_serve_command(app);
   add_tokenizer_command(app);
   add_reference_commands(app);
 }

@@ -74,13 +74,13 @@ void generate_data(GenerateDataOptions o) {
     rules.chat_template = *noted;
   std::vector<PromptRow> rows = read_prompts(o.data, rules);
   const int64_t context = context_for(rows, o.context, config);
+  const std::map<std::string, AdapterFile> adapters = read_adapters(source, rows);
   ResultFile results(o.out, rows,
                      o.resume ? ResultFile::Existing::resume : ResultFile::Existing::replace);
   const int64_t first = results.done(), count = static_cast<int64_t>(rows.size());
   if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
   if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
 
-  const std::map<std::string, AdapterFile> adapters = read_adapters(source, rows);
   const OpenedModel open = open_model(o.common, source, o.common.open_options(context, o.parallel));
   add_adapters(adapters, *open.adapters, rows);
   Engine engine(*open.backend, *open.model,

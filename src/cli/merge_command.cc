@@ -160,18 +160,22 @@ Agreement compare(const MergeOptions& o, Backend& backend, const ModelSource& ba
   return {size > 0 ? difference / size : difference, narrow ? 0.05 : 1e-3};
 }
 
-/// A merged model is written as Hugging Face's files, tensor by tensor of the base.
-void refuse_other_forms(const ModelSource& source) {
-  const auto& names = source.tensors().names();
-  const bool coded = std::ranges::any_of(
-      names, [&](const std::string& name) { return source.tensors().find(name)->coded; });
-  if (source.form() == ModelForm::hugging_face && !coded) return;
+[[noreturn]] void refuse_base(const ModelSource& source, const std::string& is) {
   throw Error(fmt::format(
       "{} is {}, into which no adapter can be merged; convert it first (mixtral convert --model {} "
       "--to hf --out DIR), and merge into the result",
-      source.name(),
-      coded ? "quantized" : fmt::format("in the form of {}", to_string(source.form())),
-      source.name()));
+      source.name(), is, source.name()));
+}
+
+/// A merged model is written as Hugging Face's files, tensor by tensor of the base.
+void refuse_other_forms(const ModelSource& source) {
+  if (source.form() != ModelForm::hugging_face)
+    refuse_base(source, fmt::format("in the form of {}", to_string(source.form())));
+}
+
+void refuse_quantized(const ModelSource& source) {
+  for (const std::string& name : source.tensors().names())
+    if (source.tensors().find(name)->coded) refuse_base(source, "quantized");
 }
 
 void run_merge(const MergeOptions& o) {
@@ -197,6 +201,7 @@ void run_merge(const MergeOptions& o) {
     backend = o.common.open_device();
     require_comparison_memory(o, *backend, config, adapters);
   }
+  refuse_quantized(source);
   PendingDirectory pending(o.out);
   ordered_json changes = ordered_json::array();
   double greatest = 0;

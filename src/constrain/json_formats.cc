@@ -1,27 +1,28 @@
 #include "constrain/json_formats.h"
 
 #include <array>
+#include <initializer_list>
 #include <string>
 
 namespace mixtral::constrain {
 namespace {
 
 // 29 February only in leap years, and no year 0.
-constexpr const char* kDate =
+constexpr std::string_view kDate =
     "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
     "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|"
     "02-(?:0[1-9]|1[0-9]|2[0-8]))|"
     "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)";
-constexpr const char* kTime =
+constexpr std::string_view kTime =
     "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,9})?"
     "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
-constexpr const char* kHostname =
+constexpr std::string_view kHostname =
     "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     "(?:\\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?){0,2}";
-constexpr const char* kIpv4 =
+constexpr std::string_view kIpv4 =
     "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
     "(?:\\.(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}";
-constexpr const char* kIpv6 =
+constexpr std::string_view kIpv6 =
     "(?:(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|(?:[0-9a-fA-F]{1,4}:){1,7}:|"
     "(?:[0-9a-fA-F]{1,4}:){1,6}(?::[0-9a-fA-F]{1,4})|"
     "(?:[0-9a-fA-F]{1,4}:){1,5}(?::[0-9a-fA-F]{1,4}){1,2}|"
@@ -29,12 +30,12 @@ constexpr const char* kIpv6 =
     "(?:[0-9a-fA-F]{1,4}:){1,3}(?::[0-9a-fA-F]{1,4}){1,4}|"
     "(?:[0-9a-fA-F]{1,4}:){1,2}(?::[0-9a-fA-F]{1,4}){1,5}|"
     "[0-9a-fA-F]{1,4}:(?::[0-9a-fA-F]{1,4}){1,6}|:(?::[0-9a-fA-F]{1,4}){1,7}|::)";
-constexpr const char* kDuration =
+constexpr std::string_view kDuration =
     "P(?:[0-9]{1,9}W|(?:[0-9]{1,9}Y(?:[0-9]{1,9}M(?:[0-9]{1,9}D)?)?|[0-9]{1,9}M(?:[0-9]{1,9}D)?|"
     "[0-9]{1,9}D)(?:T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|"
     "[0-9]{1,9}S))?|T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|"
     "[0-9]{1,9}S))";
-constexpr const char* kPath =
+constexpr std::string_view kPath =
     "(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
     "(?:\\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
     "(?:#(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?";
@@ -44,24 +45,33 @@ struct Format {
   std::string expression;
 };
 
+/// The texts one after the other.
+std::string joined(std::initializer_list<std::string_view> texts) {
+  std::string all;
+  for (const std::string_view text : texts) all += text;
+  return all;
+}
+
 const std::array<Format, 14>& formats() {
   static const std::array<Format, 14> known = {{
-      {"date", kDate},
-      {"time", kTime},
-      {"date-time", std::string(kDate) + "T" + kTime},
-      {"duration", kDuration},
-      {"email", "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@" +
-                    std::string(kHostname)},
-      {"hostname", kHostname},
-      {"ipv4", kIpv4},
-      {"ipv6", kIpv6},
-      {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
+      {"date", joined({kDate})},
+      {"time", joined({kTime})},
+      {"date-time", joined({kDate, "T", kTime})},
+      {"duration", joined({kDuration})},
+      {"email",
+       joined({"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@",
+               kHostname})},
+      {"hostname", joined({kHostname})},
+      {"ipv4", joined({kIpv4})},
+      {"ipv6", joined({kIpv6})},
+      {"uuid",
+       joined({"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"})},
       {"uri",
-       "[a-z][a-z0-9+.-]*://" + std::string(kHostname) + "(?::[0-9]{1,5})?(?:/" + kPath + ")?"},
-      {"uri-reference", "/" + std::string(kPath)},
-      {"json-pointer", "(?:/(?:[^~/]|~[01])*)*"},
-      {"byte", "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"},
-      {"password", "[\\s\\S]*"},
+       joined({"[a-z][a-z0-9+.-]*://", kHostname, "(?::[0-9]{1,5})?(?:/", kPath, ")?"})},
+      {"uri-reference", joined({"/", kPath})},
+      {"json-pointer", joined({"(?:/(?:[^~/]|~[01])*)*"})},
+      {"byte", joined({"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"})},
+      {"password", joined({"[\\s\\S]*"})},
   }};
   return known;
 }

@@ -124,9 +124,8 @@ AdapterFile load_gguf_adapter(const fs::path& file, const ModelConfig& model) {
   const auto alpha = header.number("adapter.lora.alpha");
   if (!alpha) throw Error(fmt::format("{} is missing", header.where("adapter.lora.alpha")));
   // llama.cpp takes 0 for a scale of 1.
-  const std::optional<double> given =
-      *alpha != 0 ? std::optional(checked_factor(*alpha, header.where("adapter.lora.alpha")))
-                  : std::nullopt;
+  std::optional<double> given;
+  if (*alpha != 0) given = checked_factor(*alpha, header.where("adapter.lora.alpha"));
   AdapterReader reader(tensors, model);
   for (const std::string& name : tensors.names()) {
     const TensorEntry& entry = tensors.at(name);

@@ -208,7 +208,7 @@ TEST_F(BadInput, CommandLines) {
        {"--device gpu", "auto, cpu, ref"}},
       {{"generate", "--model", "tinny", "--ids", "1"}, 1, {"--model tinny", "did you mean tiny?"}},
       {{"generate", "--model", path("table.csv"), "--ids", "1"}, 1, {"is a file", "config.json"}},
-      {{"generate", "--model", path("x.gguf"), "--ids", "1"}, 1, {"x.gguf", "not a GGUF file"}},
+      {{"generate", "--model", path("x.gguf"), "--ids", "1"}, 1, {"x.gguf", "cut short"}},
       {{"generate", "--model", path("folder"), "--ids", "1"}, 1, {"folder", "config.json"}},
       {{"generate", "--model", model, "--ids", "1", "--method", "generate_raw", "--out",
         path("nowhere/logits")},

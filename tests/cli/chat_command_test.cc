@@ -99,7 +99,7 @@ TEST_F(ChatTest, TheOldestTurnsGoWhenTheContextIsFull) {
   EXPECT_GT(conversation.forgotten(), 0);
   EXPECT_EQ(conversation.messages().size(), 12u);  // still there, to be saved
   const std::string long_turn(200, 'x');
-  EXPECT_NE(message_of([&] { conversation.say(long_turn, {}); }).find("--context"),
+  EXPECT_NE(message_of([&] { conversation.say(long_turn, {}); }).find("context"),
             std::string::npos);
   EXPECT_EQ(conversation.messages().size(), 12u);  // taken back
 }

@@ -261,6 +261,7 @@ TEST(AdapterFile, ExpertsWithoutAnUpdateAreNotTuned) {
 
 TEST(AdapterFile, CopiesOfTheBasesTensorsMustBeEqual) {
   const TemporaryDirectory base, adapter;
+  small().save(base.path());
   write_tensors(base.path() / "model.safetensors",
                 {{"model.embed_tokens.weight", {{12, 8}}}, {"lm_head.weight", {{12, 8}, 2}}});
   const auto message = [&](const std::string& name, const Stored& stored, const fs::path& model) {

@@ -80,7 +80,8 @@ OpCase dequantize(const std::string& name, WeightFormat format, int64_t rows, in
             ops::Dequantize{.weight = prepare.weight, .y = rig.output("y", {rows, columns}, to)});
       },
       {to == Dtype::f64 ? Dtype::f64 : Dtype::f32},
-      benchmark};
+      benchmark,
+      format};
 }
 
 /// Every code that fp8 or nf4 has, with scales of every size.

@@ -130,7 +130,7 @@ TEST(ModelSource, SaysWhatIsThereInstead) {
       {"tinny", {"there is no such directory", "did you mean tiny?"}},
       {"org/some-model", {"hf download org/some-model", "cache"}},
       {path("empty"), {"found neither config.json (a model) nor checkpoints (a run)"}},
-      {path("x.gguf"), {"GGUF"}},
+      {path("x.gguf"), {"cut short"}},
       {path("y.txt"), {"is a file", "config.json"}},
       {path("lonely"), {"holds an adapter for the model ORG/base, which is not there", "BASE"}},
       {path("nameless"), {"does not say for which model"}},
