@@ -18,7 +18,7 @@ struct OpCase {
   std::string name;  // begins with the op's name: "GroupedMatmul_g3_ragged"
   std::function<void(Rig&)> build;
   std::vector<Dtype> dtypes{Dtype::f64, Dtype::f32, Dtype::bf16};  // of the activations
-  bool benchmark = false;  // large, and run by the benchmark only
+  bool benchmark = false;         // large, and run by the benchmark only
   ops::WeightFormat format = {};  // of the weight, which not every backend has
 };
 

@@ -67,8 +67,7 @@ void plot(const PlotOptions& o) {
 
 void add_plot_command(cli::App& app) {
   cli::App* command = app.add_subcommand(
-      "plot",
-      "Draw runs: losses, learning rate, speed, gradient norm, and the experts' load");
+      "plot", "Draw runs: losses, learning rate, speed, gradient norm, and the experts' load");
   command->footer(kExamples);
   auto options = std::make_shared<PlotOptions>();
   command->add_option("runs", options->runs, "Run directories (or metrics.jsonl files)")

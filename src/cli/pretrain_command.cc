@@ -272,8 +272,7 @@ class Pretraining {
                                            .context = planned_context(o_, data),
                                            .full_rows = train.batches().mostly_full(),
                                            .recompute = o_.recompute_rule()});
-    if (o_.overwrite && !subject.weights.empty())
-      require_outside(o_.out, "init", subject.weights);
+    if (o_.overwrite && !subject.weights.empty()) require_outside(o_.out, "init", subject.weights);
     std::unique_ptr<TensorSource> weights;
     if (!subject.weights.empty()) {
       weights = open_tensors(find_model_files(subject.weights).value());

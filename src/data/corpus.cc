@@ -33,7 +33,8 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
 const Tokenizer& require(const Tokenizer* tokenizer, std::string_view source) {
   if (tokenizer == nullptr) {
     throw AdvisedUsageError(fmt::format(
-        "{}: text needs a tokenizer, and there is none; give ‹tokenizer bytes› (a token is a byte), "
+        "{}: text needs a tokenizer, and there is none; give ‹tokenizer bytes› (a token is a "
+        "byte), "
         "or train one with `mixtral tokenizer train --data DATA --vocab-size 2048 --out tok` "
         "and give ‹tokenizer tok›",
         source));

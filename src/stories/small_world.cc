@@ -272,7 +272,12 @@ Story tell_small_story(uint64_t seed, Split split, uint64_t index) {
       day.tell(2 + day.pick(4));
     }
     const std::string hero = day.world().being(0).name;
-    return {day.text(), lesson ? "small lesson" : riddles ? "small riddles" : "small day", hero, {}};
+    return {day.text(),
+            lesson    ? "small lesson"
+            : riddles ? "small riddles"
+                      : "small day",
+            hero,
+            {}};
   }
 }
 

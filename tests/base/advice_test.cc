@@ -30,10 +30,10 @@ TEST(Advice, WordsTheSettingsOfASentence) {
 }
 
 TEST(Advice, AnErrorHasPlainNamesAndKeepsItsSettings) {
-  const AdvisedError error("use ‹dtype fp32›",
-                           {.subject = {"device", "cpu"},
-                            .remedies = {{.setting = {"context", ""},
-                                          .change = Remedy::Change::lower}}});
+  const AdvisedError error(
+      "use ‹dtype fp32›",
+      {.subject = {"device", "cpu"},
+       .remedies = {{.setting = {"context", ""}, .change = Remedy::Change::lower}}});
   EXPECT_STREQ(error.what(), "device cpu: use dtype fp32; try a lower context");
   EXPECT_EQ(in_words(error.sentence, error.advice, flag),
             "--device=cpu: use --dtype=fp32; try a lower --context");

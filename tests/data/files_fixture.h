@@ -13,7 +13,9 @@ namespace mixtral {
 /// A folder of its own for each test, and threads to read it with.
 class Files : public ::testing::Test {
  protected:
-  Files() : root_(std::filesystem::temp_directory_path() / ("data_test_" + std::to_string(::getpid()))) {
+  Files()
+      : root_(std::filesystem::temp_directory_path() /
+              ("data_test_" + std::to_string(::getpid()))) {
     std::filesystem::create_directories(root_);
   }
   ~Files() override { std::filesystem::remove_all(root_); }
