@@ -14,7 +14,7 @@ std::string version_text() {
   return fmt::format(
       "mixtral {}\ncommit        {}\nbuild         {}, {}\nprocessor     {}\nbackends      {}",
       version(), MIXTRAL_COMMIT, MIXTRAL_BUILD_TYPE, MIXTRAL_COMPILER,
-      make_backend("cpu", 1)->description(), fmt::join(backend_names(), ", "));
+      make_backend("cpu")->description(), fmt::join(backend_names(), ", "));
 }
 
 }  // namespace mixtral
