@@ -42,7 +42,7 @@ uint32_t Automaton::add_stacks(std::span<const Frame> frames) {
   return id;
 }
 
-// The stacks of both. Frames are in order of `back`, each of which stands there once.
+// The union of two sets of stacks. Its frames are sorted by `back`, without duplicates.
 uint32_t Automaton::unite(uint32_t a, uint32_t b) {
   if (a == b) return a;
   if (a > b) std::swap(a, b);

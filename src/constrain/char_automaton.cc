@@ -15,7 +15,7 @@ using Op = Network::Instruction::Op;
 constexpr size_t kMostStates = 20'000;
 constexpr uint64_t kMostWork = 30'000'000;
 
-// The alphabet cut into sets of which each class has all or nothing.
+// Cuts the alphabet into the largest sets that every class contains whole or not at all.
 std::vector<CharSet> cut_alphabet(const std::vector<CharSet>& sets) {
   std::vector<int32_t> cuts{0};
   for (const CharSet& set : sets)

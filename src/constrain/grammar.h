@@ -36,8 +36,8 @@ struct JsonLayout {
 
 /// The JSON texts that are valid by a JSON schema (draft 2020-12, and what earlier drafts and
 /// OpenAPI have in other words). Properties come in the schema's order. Where a schema lists
-/// properties and says nothing of others, there are no others. Errors name the keyword and where it
-/// stands, after the source of `schema`. docs/constrained-output.md lists what is kept.
+/// properties and says nothing of others, there are no others. An error names the schema,
+/// the keyword and its path. docs/constrained-output.md lists the keywords that are kept.
 Grammar compile_json_schema(const Json& schema, const JsonLayout& layout = {});
 /// The same for a schema as text, whose name in errors is `source`.
 Grammar compile_json_schema(std::string_view schema, std::string_view source,

@@ -4,9 +4,9 @@
 
 namespace mixtral::constrain {
 
-/// A regular expression whose texts all are of a JSON schema's `format` ("date-time", "uuid"): each
-/// that RFC 3339 and the others allow, or, for "uri" and the like, the common ones. Null where the
-/// format is not known.
+/// A regular expression for a JSON schema's `format` ("date-time", "uuid"). Every text that it matches
+/// is of the format. It matches all dates, times and addresses of their standards; of "uri" and
+/// "uri-reference" the common ones. Null for an unknown format.
 const char* format_expression(std::string_view name);
 /// The names that are known, for errors.
 std::string_view format_names();

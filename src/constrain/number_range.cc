@@ -12,8 +12,8 @@ namespace {
 
 using Part = Expression::Part;
 
-constexpr size_t kMostDigits = 15;   // each such integer is a double of its own
-constexpr size_t kExactDigits = 15;  // that a double keeps of any decimal number
+constexpr size_t kMostDigits = 15;   // of an unbounded integer: a double holds every such integer
+constexpr size_t kExactDigits = 15;  // of a decimal number: a double keeps so many
 
 // By value, of numbers without leading zeros.
 int compare_digits(const std::string& a, const std::string& b) {

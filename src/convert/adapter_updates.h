@@ -22,7 +22,7 @@ struct AdapterUpdate {
 std::vector<AdapterUpdate> updates_of(const AdapterFile& adapter, const ModelConfig& config);
 
 /// Multiplies B so that the update is the same under another scale. Throws Error where that would
-/// round, naming the matrix and `reason`: why the format has no scale of its own for it.
+/// round. The error names the matrix and gives `reason`, which says why the format fixes the scale.
 void rescale(AdapterUpdate& update, double scale, const char* reason);
 
 }  // namespace mixtral

@@ -64,7 +64,7 @@ ModelFormat format_of(const TensorSource& tensors) {
 }
 
 const TensorNaming& naming_in(ModelFormat format, TensorKind kind) {
-  // A kind without a row of its own has Hugging Face's name.
+  // MLX names most tensors as Hugging Face does, so its scheme has rows only for the others.
   const TensorNaming* row = find_row(scheme_of(format), kind);
   return row ? *row : *find_row(hugging_face_names(), kind);
 }

@@ -119,7 +119,8 @@ using Scales = Ints;
 [[gnu::always_inline]] inline Ints finish(Sums sums, Scales scales) {
   return multiply(sums, scales);
 }
-/// Codes of 8 bits with a sign: as code + 128, of which the sum of x, 128 times, is taken off.
+/// Signed codes of 8 bits. vpdpbusd takes unsigned ones, so 128 is added to each code, and 128 times
+/// the sum of x is subtracted from the product.
 struct SignedBytes {
   Bytes codes;
 };
@@ -152,7 +153,7 @@ using Scales = Ints;  // each twice, in 16 bits
 [[gnu::always_inline]] inline Ints finish(Sums sums, Scales scales) {
   return _mm512_madd_epi16(sums, scales);
 }
-/// Codes of 8 bits with a sign: their magnitudes are multiplied by x with their signs.
+/// Signed codes of 8 bits. maddubs takes unsigned ones, so the codes' signs are moved to x.
 struct SignedBytes {
   Bytes magnitudes;
   __mmask64 negative;

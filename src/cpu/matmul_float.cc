@@ -287,7 +287,7 @@ namespace {
 
 HWY_EXPORT(get_float_kernels);
 
-/// The kernels of this processor, of which matmul_float_stream.cc has one.
+/// The kernels for this processor. matmul_float_stream.cc adds `stream`.
 Kernels complete() {
   Kernels kernels = *HWY_DYNAMIC_DISPATCH(get_float_kernels)();
   kernels.stream = float_stream();

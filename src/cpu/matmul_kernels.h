@@ -96,7 +96,7 @@ struct Kernels {
 
 /// Kernels that multiply floats; null on processors without AVX2 or NEON.
 const Kernels* float_kernels();
-/// Their `stream`, which is compiled in a file of its own.
+/// The `stream` of float_kernels(). It is compiled in its own file, because it takes long.
 StreamKernel float_stream();
 /// Kernels that multiply pairs of bf16, if compiled in; for processors with AVX512_BF16 only.
 extern const Kernels* const kPairKernels;
