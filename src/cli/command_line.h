@@ -191,7 +191,3 @@ class App {
 };
 
 }  // namespace mixtral::cli
-
-namespace mixtral {
-namespace CLI = cli;  // the names that CLI11's documentation has
-}

@@ -13,6 +13,17 @@
 
 namespace mixtral {
 
+void TargetOptions::add_to(cli::App& command) {
+  command.add_option("--group-size", group_size, "Columns of a group of int8 and int4")
+      ->capture_default_str();
+  command.add_flag("--overwrite", overwrite, "Replace what --out names");
+  command.add_flag("--no-check", no_check, "Do not compare the logits of source and result");
+  command.add_flag("--no-tokenizer", no_tokenizer, "Write a GGUF file without a vocabulary");
+  common.add_to(command);
+  for (const char* meaningless : {"--dtype", "--seed", "--device", "--rope-frequencies"})
+    command.remove_option(command.get_option(meaningless));
+}
+
 ConvertProgress conversion_progress(const CommonOptions& common) {
   if (common.quiet || ::isatty(STDERR_FILENO) == 0) return {};
   using Clock = std::chrono::steady_clock;

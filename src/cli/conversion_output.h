@@ -7,6 +7,18 @@
 
 namespace mixtral {
 
+/// What `convert` and `quantize` are told about what they write.
+struct TargetOptions {
+  CommonOptions common;
+  std::string out;
+  int group_size = 64;
+  bool overwrite = false, no_check = false, no_tokenizer = false;
+
+  /// Adds the flags; --out has been added already. Both commands compute in f32 on the CPU and draw
+  /// nothing, so flags about that are left out.
+  void add_to(cli::App& command);
+};
+
 /// Shows on a terminal how far a conversion is; elsewhere nothing.
 ConvertProgress conversion_progress(const CommonOptions& common);
 

@@ -16,11 +16,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct ConvertCommandOptions {
-  CommonOptions common;
-  std::string model, adapter, to, type, out, verify;
-  int group_size = 64;
-  bool overwrite = false, no_check = false, no_tokenizer = false;
+struct ConvertCommandOptions : TargetOptions {
+  std::string model, adapter, to, type, verify;
 };
 
 ordered_json summary(const Receipt& receipt, const std::string& out) {
@@ -137,17 +134,9 @@ void add_convert_command(cli::App& app) {
                       "Type of the weights: f32, f16 or bf16; in GGUF also q8_0, q6_k, q5_k_m, "
                       "q4_k_m, q4_0 and others; in MLX also int8 and int4");
   command->add_option("-o,--out", o->out, "What to write: FILE.gguf, or a directory");
-  command->add_option("--group-size", o->group_size, "Columns of a group of int8 and int4")
-      ->capture_default_str();
   command->add_option("--verify", o->verify,
                       "Check a converted model against its receipt, and nothing else");
-  command->add_flag("--overwrite", o->overwrite, "Replace what --out names");
-  command->add_flag("--no-check", o->no_check, "Do not compare the logits of source and result");
-  command->add_flag("--no-tokenizer", o->no_tokenizer, "Write a GGUF file without a vocabulary");
-  o->common.add_to(*command);
-  // Comparisons are in f32 on the CPU, and nothing is random.
-  for (const char* meaningless : {"--dtype", "--seed", "--device", "--rope-frequencies"})
-    command->remove_option(command->get_option(meaningless));
+  o->add_to(*command);
   command->callback([o] { run_convert(*o); });
 }
 

@@ -13,7 +13,8 @@
 #include "base/file.h"
 #include "base/pending_directory.h"
 #include "cli/common.h"
-#include "cli/model_directory.h"
+#include "cli/conversion_output.h"
+#include "convert/compare_logits.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "model/merge_check.h"
@@ -64,20 +65,7 @@ void refuse_existing(const MergeOptions& o, const fs::path& base) {
         fmt::format("--out {} is no model directory, so --overwrite does not replace it; remove it "
                     "or choose another",
                     o.out));
-  if (const auto foreign = first_foreign_entry(o.out))
-    throw Error(
-        fmt::format("--out {} also holds {}, which is no model's file, so --overwrite does not "
-                    "replace the directory; move that away or choose another --out",
-                    o.out, foreign->filename().string()));
-}
-
-/// Tokens over the whole vocabulary, the same each time.
-std::vector<int32_t> probe_tokens(const ModelConfig& config) {
-  std::vector<int32_t> ids;
-  const int64_t count = std::min<int64_t>(16, config.max_positions);
-  for (int64_t i = 0; i < count; ++i)
-    ids.push_back(static_cast<int32_t>((i * 7919 + 13) % config.vocab_size));
-  return ids;
+  refuse_foreign(o.out);
 }
 
 std::vector<double> logits_of(Backend& backend, const Mixtral& model) {

@@ -20,13 +20,10 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct QuantizeOptions {
-  CommonOptions common;
-  std::string model, type, out, calibration, data, most_increase;
+struct QuantizeOptions : TargetOptions {
+  std::string model, type, calibration, data, most_increase;
   uint64_t target_size = 0;  // bytes; 0: no such budget
   int64_t tokens = 8192, context = 512;
-  int group_size = 64;
-  bool overwrite = false, no_check = false, no_tokenizer = false;
 };
 
 double bits_per_weight(const Receipt& receipt, const ModelConfig& config) {
@@ -236,15 +233,7 @@ void add_quantize_command(cli::App& app) {
   command->add_option("-c,--context", o->context, "Tokens of a sequence of them")
       ->capture_default_str()
       ->check(cli::Range(2, 1 << 20));
-  command->add_option("--group-size", o->group_size, "Columns of a group of int8 and int4")
-      ->capture_default_str();
-  command->add_flag("--overwrite", o->overwrite, "Replace what --out names");
-  command->add_flag("--no-check", o->no_check, "Do not compare the logits of source and result");
-  command->add_flag("--no-tokenizer", o->no_tokenizer, "Write a GGUF file without a vocabulary");
-  o->common.add_to(*command);
-  // Everything is computed in f32 on the CPU, and nothing is random.
-  for (const char* meaningless : {"--dtype", "--seed", "--device", "--rope-frequencies"})
-    command->remove_option(command->get_option(meaningless));
+  o->add_to(*command);
   command->callback([o] { Quantizer(*o).run(); });
 }
 
