@@ -92,12 +92,15 @@ void run_serve(const ServeOptions& o) {
 
 void add_serve_command(cli::App& app) {
   auto o = std::make_shared<ServeOptions>();
-  cli::App* command = app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API");
+  cli::App* command =
+      app.add_subcommand("serve", "Serve a model to OpenAI's and Anthropic's clients");
   command->footer(
-      "Routes: /health, /v1/models, /v1/chat/completions, /v1/completions, /tokenize, "
-      "/detokenize,\n/apply-template, /metrics.\n\n"
+      "Routes: / (a page to talk to the model), /v1/chat/completions, /v1/completions,\n"
+      "/v1/responses, /v1/messages (Anthropic's), /v1/models, /tokenize, /detokenize,\n"
+      "/apply-template, /experts, /health, /metrics; /openapi.json describes them.\n\n"
       "Example: mixtral serve --model runs/qa --port 8080 --api-key secret\n");
-  command->add_option("-m,--model", o->model, "A model directory, or a run")->required();
+  command->add_option("-m,--model", o->model, "A model directory, a .gguf file or a run")
+      ->required();
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command->add_option("--name", o->name,
                       "What requests call the model; default: its folder's name");
