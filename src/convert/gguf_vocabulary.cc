@@ -6,11 +6,11 @@
 #include <map>
 #include <unordered_map>
 
+#include "base/advice.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "convert/pre_tokenizer_names.h"
 #include "io/json.h"
-#include "text/sentencepiece_model.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
 
@@ -19,12 +19,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using Type = GgufVocabulary::Type;
+
 constexpr float kAddedScore = -1000;  // as llama.cpp's converter gives added tokens
 
 [[noreturn]] void refuse(const fs::path& file, const std::string& what) {
-  throw Error(
-      fmt::format("{}: GGUF has no word for {}; leave the tokenizer out of the file (the "
-                  "setting tokenizer: none), or convert to another format",
+  throw AdvisedError(
+      fmt::format("{}: GGUF has no word for {}; leave the tokenizer out of the file "
+                  "(‹no-tokenizer›), or convert to another format",
                   file.string(), what));
 }
 
@@ -34,15 +36,13 @@ void put(GgufVocabulary& vocabulary, const AddedToken& token) {
   while (vocabulary.tokens.size() <= id) {
     vocabulary.tokens.push_back(fmt::format("[PAD{}]", vocabulary.tokens.size()));
     vocabulary.scores.push_back(kAddedScore);
-    vocabulary.types.push_back(GgufVocabulary::unused);
+    vocabulary.types.push_back(Type::unused);
   }
-  const bool kept =
-      vocabulary.tokens[id] == token.content && vocabulary.types[id] != GgufVocabulary::normal;
+  const bool kept = vocabulary.tokens[id] == token.content && vocabulary.types[id] != Type::normal;
   if (kept) return;
   vocabulary.tokens[id] = token.content;
   vocabulary.scores[id] = kAddedScore;
-  vocabulary.types[id] =
-      is_control_like(token) ? GgufVocabulary::control : GgufVocabulary::user_defined;
+  vocabulary.types[id] = is_control_like(token) ? Type::control : Type::user_defined;
 }
 
 void read_sentencepiece(const fs::path& file, GgufVocabulary& vocabulary) {
@@ -58,7 +58,7 @@ void read_sentencepiece(const fs::path& file, GgufVocabulary& vocabulary) {
   for (const SentencePieceModel::Piece& piece : model.pieces) {
     vocabulary.tokens.push_back(piece.text);
     vocabulary.scores.push_back(piece.score);
-    vocabulary.types.push_back(static_cast<int32_t>(piece.type));
+    vocabulary.types.push_back(piece.type);
   }
 }
 
@@ -130,15 +130,14 @@ void read_byte_fallback(const Json& json, const Json& model, GgufVocabulary& voc
   for (const std::string& token : vocabulary.tokens) {
     const auto found = rank.find(token);
     vocabulary.scores.push_back(found == rank.end() ? -none : -static_cast<float>(found->second));
-    vocabulary.types.push_back(token.empty()          ? GgufVocabulary::unused
-                               : is_byte_piece(token) ? GgufVocabulary::byte
-                                                      : GgufVocabulary::normal);
+    vocabulary.types.push_back(token.empty()          ? Type::unused
+                               : is_byte_piece(token) ? Type::byte
+                                                      : Type::normal);
   }
   if (const Json* unk = model.find("unk_token"); unk && unk->is_string()) {
     const auto at = std::ranges::find(vocabulary.tokens, unk->as_string());
     if (at != vocabulary.tokens.end())
-      vocabulary.types[static_cast<size_t>(at - vocabulary.tokens.begin())] =
-          GgufVocabulary::unknown;
+      vocabulary.types[static_cast<size_t>(at - vocabulary.tokens.begin())] = Type::unknown;
   }
   vocabulary.space_prefix = false;
   for (const char* key : {"normalizer", "pre_tokenizer"})
@@ -154,7 +153,7 @@ void read_byte_level(const fs::path& file, const Json& json, const Json& model,
   vocabulary.pre = *pre;
   vocabulary.tokens = read_vocab(model);
   vocabulary.merges = read_merges(model);
-  vocabulary.types.assign(vocabulary.tokens.size(), GgufVocabulary::normal);
+  vocabulary.types.assign(vocabulary.tokens.size(), Type::normal);
   vocabulary.scores.assign(vocabulary.tokens.size(), 0);
   vocabulary.space_prefix = false;
 }
@@ -177,8 +176,7 @@ void read_tokenizer_json(const fs::path& file, GgufVocabulary& vocabulary) {
       throw Error(fmt::format("{}: the id {} is out of range", item.where(), id));
     token.id = static_cast<int32_t>(id);
     const auto at = static_cast<size_t>(id);
-    const bool is_unknown =
-        at < vocabulary.types.size() && vocabulary.types[at] == GgufVocabulary::unknown;
+    const bool is_unknown = at < vocabulary.types.size() && vocabulary.types[at] == Type::unknown;
     if (!is_unknown) put(vocabulary, token);
   }
 }
@@ -217,7 +215,7 @@ GgufVocabulary gguf_vocabulary(const fs::path& directory, const ModelConfig& con
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i)
     if (vocabulary.tokens[i].empty() || vocabulary.tokens[i] == fmt::format("[PAD{}]", i)) {
       vocabulary.tokens[i] = fmt::format("[PAD{}]", i);
-      vocabulary.types[i] = GgufVocabulary::unused;
+      vocabulary.types[i] = Type::unused;
     }
   const auto tokenizer = load_tokenizer(directory);
   vocabulary.bos = tokenizer->bos_id();
@@ -239,7 +237,9 @@ void add_vocabulary(const GgufVocabulary& v, GgufKeys& keys) {
   keys.add_text("tokenizer.ggml.pre", v.pre.empty() ? "default" : v.pre);
   keys.add_texts("tokenizer.ggml.tokens", v.tokens);
   if (v.model == "llama") keys.add_f32s("tokenizer.ggml.scores", v.scores);
-  keys.add_i32s("tokenizer.ggml.token_type", v.types);
+  std::vector<int32_t> types;
+  for (const Type type : v.types) types.push_back(static_cast<int32_t>(type));
+  keys.add_i32s("tokenizer.ggml.token_type", types);
   if (v.model == "gpt2") keys.add_texts("tokenizer.ggml.merges", v.merges);
   const auto add_id = [&](const char* key, int64_t id) {
     if (id >= 0) keys.add_u32(key, static_cast<uint32_t>(id));

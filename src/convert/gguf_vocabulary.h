@@ -7,26 +7,20 @@
 
 #include "io/gguf_writer.h"
 #include "model/config.h"
+#include "text/sentencepiece_model.h"
 
 namespace mixtral {
 
 /// A tokenizer as GGUF says it.
 struct GgufVocabulary {
-  /// ggml's numbers of the kinds of tokens, which are SentencePiece's.
-  enum Type : int32_t {
-    normal = 1,
-    unknown = 2,
-    control = 3,
-    user_defined = 4,
-    unused = 5,
-    byte = 6
-  };
+  /// ggml numbers the kinds of tokens as SentencePiece does.
+  using Type = SentencePieceModel::PieceType;
 
   std::string model;  // "llama" (SentencePiece's BPE), "gpt2" (byte-level BPE), "none"
   std::string pre;    // the name of the pattern that splits texts, of "gpt2"
   std::vector<std::string> tokens;  // by id
   std::vector<float> scores;        // of "llama"
-  std::vector<int32_t> types;
+  std::vector<Type> types;
   std::vector<std::string> merges;  // of "gpt2": "LEFT RIGHT", the first one first
   int64_t bos = -1, eos = -1, unk = -1, pad = -1;
   bool add_bos = true, add_eos = false;

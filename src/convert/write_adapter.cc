@@ -18,6 +18,7 @@
 #include "io/gguf_types.h"
 #include "io/gguf_writer.h"
 #include "io/safetensors_writer.h"
+#include "model/adapter_reader.h"
 #include "model/peft_writer.h"
 
 namespace mixtral {
@@ -52,14 +53,6 @@ std::vector<float> rows_in(ModelFormat format, const AdapterUpdate& update,
                   reinterpret_cast<std::byte*>(rows.data()), update.rows, config.head_dim,
                   update.rank * static_cast<int64_t>(sizeof(float)));
   return rows;
-}
-
-std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t columns) {
-  std::vector<float> result(values.size());
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j)
-      result[static_cast<size_t>(j * rows + i)] = values[static_cast<size_t>(i * columns + j)];
-  return result;
 }
 
 /// Puts one expert's matrix into the layer's stack; experts without an update stay zero.

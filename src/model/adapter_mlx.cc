@@ -41,14 +41,6 @@ std::optional<AdapterPlace> place_of_tensor(std::string_view name) {
   return std::nullopt;
 }
 
-std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t columns) {
-  std::vector<float> result(values.size());
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j)
-      result[static_cast<size_t>(j * rows + i)] = values[static_cast<size_t>(i * columns + j)];
-  return result;
-}
-
 /// Reads lora_a [in, r] or [E, r, in], or lora_b [r, out] or [E, out, r].
 AdapterMatrix read_matrix(const AdapterReader& reader, const TensorEntry& entry,
                           const AdapterPlace& place) {

@@ -17,6 +17,14 @@ bool all_zero(const float* values, int64_t count) {
 
 }  // namespace
 
+std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t columns) {
+  std::vector<float> result(values.size());
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      result[static_cast<size_t>(j * rows + i)] = values[static_cast<size_t>(i * columns + j)];
+  return result;
+}
+
 bool take_prefix(std::string_view& text, std::string_view prefix) {
   if (!text.starts_with(prefix)) return false;
   text.remove_prefix(prefix.size());

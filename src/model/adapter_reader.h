@@ -80,6 +80,9 @@ class AdapterReader {
 /// (block_sparse_moe.experts.0.w1). Nothing for any other name.
 std::optional<AdapterPlace> place_of_module(std::string_view name);
 
+/// A matrix [rows, columns] as [columns, rows].
+std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t columns);
+
 /// Takes a prefix, or a decimal number of nine digits at most, off a text.
 bool take_prefix(std::string_view& text, std::string_view prefix);
 std::optional<int64_t> take_number(std::string_view& text);
