@@ -18,19 +18,9 @@ using nlohmann::ordered_json;
 constexpr size_t kMostStops = 64;
 constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
 
-const Json::Array& array_of(const Json& value, const std::string& path) {
-  if (!value.is_array()) throw bad_field(path, "expected an array");
-  return value.items();
-}
-
-std::string need_text(Fields& fields, std::string_view name) {
-  fields.need(name);
-  return *fields.text(name);
-}
-
 /// A text block's text.
 std::string text_block(Fields& block) {
-  std::string text = need_text(block, "text");
+  std::string text = block.need_text("text");
   block.ignore({"cache_control"});
   if (const Json* citations = block.take("citations");
       citations != nullptr && !(citations->is_array() && citations->items().empty()))
@@ -52,7 +42,7 @@ std::string joined_text(const Json& value, const std::string& path) {
   std::string text;
   for (size_t i = 0; i < value.items().size(); ++i) {
     Fields block(value.items()[i], element(path, i));
-    if (const std::string type = need_text(block, "type"); type != "text")
+    if (const std::string type = block.need_text("type"); type != "text")
       refuse_block(block.path_of("type"), type);
     if (i > 0) text += '\n';
     text += text_block(block);
@@ -67,7 +57,7 @@ class MessageReader {
 
   void read(const Json& message, const std::string& path) {
     Fields fields(message, path);
-    role_ = need_text(fields, "role");
+    role_ = fields.need_text("role");
     if (role_ != "user" && role_ != "assistant")
       throw bad_field(fields.path_of("role"),
                       fmt::format("expected user or assistant, found '{}'", printable(role_)));
@@ -89,11 +79,11 @@ class MessageReader {
  private:
   void read_block(const Json& value, const std::string& path) {
     Fields block(value, path);
-    const std::string type = need_text(block, "type");
+    const std::string type = block.need_text("type");
     if (type == "text") {
       text_ = (text_ ? *text_ + '\n' : "") + text_block(block);
     } else if (type == "tool_use" && role_ == "assistant") {
-      const std::string id = need_text(block, "id"), name = need_text(block, "name");
+      const std::string id = block.need_text("id"), name = block.need_text("name");
       const Json& input = block.need("input");
       if (!input.is_object()) throw bad_field(block.path_of("input"), "expected an object");
       block.ignore({"cache_control", "caller"});
@@ -103,7 +93,7 @@ class MessageReader {
                         {"function", {{"name", name}, {"arguments", to_line(to_ordered(input))}}}});
     } else if (type == "tool_result" && role_ == "user") {
       flush();  // what was said before it
-      const std::string id = need_text(block, "tool_use_id");
+      const std::string id = block.need_text("tool_use_id");
       const Json* content = block.take("content");
       std::string text = content ? joined_text(*content, block.path_of("content")) : "";
       if (block.boolean("is_error").value_or(false)) text = "Error: " + text;
@@ -144,8 +134,8 @@ void read_tools(Fields& fields, ChatRequest& request) {
                       fmt::format("expected custom, found '{}': only the request's own tools can "
                                   "be called",
                                   printable(*type)));
-    Tool& added = request.tools.emplace_back();
-    added.name = need_text(tool, "name");
+    Tool added;
+    added.name = tool.need_text("name");
     added.description = tool.text("description").value_or("");
     const Json& schema = tool.need("input_schema");
     if (!schema.is_object()) throw bad_field(tool.path_of("input_schema"), "expected an object");
@@ -153,11 +143,7 @@ void read_tools(Fields& fields, ChatRequest& request) {
     tool.boolean("strict");  // calls always keep to the schema
     tool.ignore({"cache_control"});
     tool.finish();
-    if (added.name.empty()) throw bad_field(tool.path_of("name"), "is empty");
-    for (size_t j = 0; j < i; ++j)
-      if (request.tools[j].name == added.name)
-        throw bad_field(tool.path_of("name"),
-                        fmt::format("two tools have the name '{}'", printable(added.name)));
+    add_tool(request.tools, std::move(added), tool.path_of("name"));
   }
 }
 
@@ -165,13 +151,13 @@ void read_tool_choice(Fields& fields, ChatRequest& request) {
   const Json* value = fields.take("tool_choice");
   if (value == nullptr) return;
   Fields choice(*value, fields.path_of("tool_choice"));
-  const std::string type = need_text(choice, "type");
+  const std::string type = choice.need_text("type");
   if (type == "auto") {
     request.tool_choice.kind = ToolChoice::Kind::automatic;
   } else if (type == "any") {
     request.tool_choice.kind = ToolChoice::Kind::required;
   } else if (type == "tool") {
-    request.tool_choice = {ToolChoice::Kind::named, need_text(choice, "name")};
+    request.tool_choice = {ToolChoice::Kind::named, choice.need_text("name")};
   } else if (type == "none") {
     request.tool_choice.kind = ToolChoice::Kind::none;
   } else {
@@ -198,7 +184,7 @@ void read_output_config(Fields& fields, ChatRequest& request) {
   Fields config(*value, fields.path_of("output_config"));
   if (const Json* inner = config.take("format")) {
     Fields format(*inner, config.path_of("format"));
-    if (const std::string type = need_text(format, "type"); type != "json_schema")
+    if (const std::string type = format.need_text("type"); type != "json_schema")
       throw bad_field(format.path_of("type"),
                       fmt::format("expected json_schema, found '{}'", printable(type)));
     request.answer.rule = {.kind = OutputRule::Kind::json_schema,
@@ -211,7 +197,7 @@ void read_output_config(Fields& fields, ChatRequest& request) {
 
 /// What messages and count_tokens share.
 void read_common_fields(Fields& fields, ChatRequest& request) {
-  request.model = need_text(fields, "model");
+  request.model = fields.need_text("model");
   if (const Json* system = fields.take("system")) {
     const std::string text = joined_text(*system, "system");
     if (!text.empty()) request.messages.push_back({{"role", "system"}, {"content", text}});
@@ -225,7 +211,7 @@ void read_common_fields(Fields& fields, ChatRequest& request) {
   read_output_config(fields, request);
   if (const Json* value = fields.take("thinking")) {
     Fields thinking(*value, "thinking");
-    if (need_text(thinking, "type") != "disabled")
+    if (thinking.need_text("type") != "disabled")
       throw bad_field("thinking", "thinking is not supported; leave it out, or disable it");
     thinking.finish();
   }

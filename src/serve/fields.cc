@@ -50,6 +50,11 @@ Json parse_body(std::string_view body) {
   }
 }
 
+const Json::Array& array_of(const Json& value, const std::string& path) {
+  if (!value.is_array()) throw bad_field(path, "expected an array");
+  return value.items();
+}
+
 std::string element(const std::string& path, size_t index) {
   return fmt::format("{}[{}]", path, index);
 }
@@ -119,6 +124,11 @@ std::optional<std::string> Fields::text(std::string_view name, size_t most_bytes
     throw bad_field(path_of(name), fmt::format("expected a text of at most {} bytes, found {}",
                                                most_bytes, value->as_string().size()));
   return value->as_string();
+}
+
+std::string Fields::need_text(std::string_view name) {
+  need(name);
+  return *text(name);
 }
 
 void Fields::ignore(std::initializer_list<std::string_view> names) {

@@ -35,6 +35,8 @@ class Fields {
   std::optional<double> number(std::string_view name, double least, double most);
   std::optional<std::string> text(std::string_view name,
                                   size_t most_bytes = std::numeric_limits<size_t>::max());
+  /// The same; throws where it is absent or null.
+  std::string need_text(std::string_view name);
   /// Members that change nothing here.
   void ignore(std::initializer_list<std::string_view> names);
   /// Throws where members are left, naming the first and, where one is near, a known name.
@@ -48,6 +50,9 @@ class Fields {
   std::string path_;
   std::set<std::string, std::less<>> known_;
 };
+
+/// The items of an array. `path` is where it stands; throws where it is none.
+const Json::Array& array_of(const Json& value, const std::string& path);
 
 /// "path[index]".
 std::string element(const std::string& path, size_t index);

@@ -148,20 +148,10 @@ class StreamedChat : public ChatAnswer {
     send(choice, ordered_json::object(), word(finish.reason), {});
   }
   void on_done() override {
-    if (options_.stream.include_usage) {
-      ordered_json json = options_.head.json();
-      json["choices"] = ordered_json::array();
-      json["usage"] = usage_json(counts());
-      events_.send(to_line(json));
-    }
-    events_.send("[DONE]");
-    events_.end();
+    end_chunks(events_, options_.head,
+               options_.stream.include_usage ? std::optional(counts()) : std::nullopt);
   }
-  void on_error(const ApiError& error) override {
-    if (!events_.begun()) return reply_->send(openai_error(error));
-    events_.send(openai_error_json(error));
-    events_.end();
-  }
+  void on_error(const ApiError& error) override { fail_chunks(events_, error); }
 
  private:
   static ordered_json call_json(const ChatDelta::ToolCall& call) {

@@ -220,20 +220,10 @@ class StreamedCompletion : public CompletionAnswer {
     send(choice, "", {}, word(finish.reason));
   }
   void on_done() override {
-    if (request_.stream.include_usage) {
-      ordered_json json = head_.json();
-      json["choices"] = ordered_json::array();
-      json["usage"] = usage_json(counts());
-      events_.send(to_line(json));
-    }
-    events_.send("[DONE]");
-    events_.end();
+    end_chunks(events_, head_,
+               request_.stream.include_usage ? std::optional(counts()) : std::nullopt);
   }
-  void on_error(const ApiError& error) override {
-    if (!events_.begun()) return reply_->send(openai_error(error));
-    events_.send(openai_error_json(error));
-    events_.end();
-  }
+  void on_error(const ApiError& error) override { fail_chunks(events_, error); }
 
  private:
   void echo(size_t choice, const std::vector<TokenInfo>& tokens) {

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
 #include "base/printable.h"
 #include "serve/openai_fields.h"
@@ -11,7 +10,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr size_t kMostMessages = 10'000, kMostTools = 512, kMostName = 128;
+constexpr size_t kMostMessages = 10'000;
 
 /// Content as text: a text, or parts of type text, a line each.
 std::string read_content(const Json& content, const std::string& path) {
@@ -100,35 +99,17 @@ ordered_json read_message(const Json& json, const std::string& path) {
   return message;
 }
 
-bool is_name(const std::string& name) {
-  return !name.empty() && name.size() <= kMostName && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == '.';
-  });
-}
-
 std::vector<Tool> read_tools(const Json& json) {
-  if (!json.is_array()) throw bad_field("tools", "expected an array of tools");
-  if (json.items().size() > kMostTools)
-    throw bad_field("tools", fmt::format("expected at most {} tools, found {}", kMostTools,
-                                         json.items().size()));
+  const Json::Array& items = array_of(json, "tools");
   std::vector<Tool> tools;
-  std::set<std::string> names;
-  for (size_t i = 0; i < json.items().size(); ++i) {
-    Fields item(json.items()[i], element("tools", i));
+  for (size_t i = 0; i < items.size(); ++i) {
+    Fields item(items[i], element("tools", i));
     const std::string type = item.text("type").value_or("function");
     if (type != "function")
       throw bad_field(item.path_of("type"),
                       fmt::format("expected function, found '{}'", printable(type)));
     Fields function(item.need("function"), item.path_of("function"));
     Tool tool{.name = function.text("name").value_or("")};
-    if (!is_name(tool.name))
-      throw bad_field(
-          function.path_of("name"),
-          fmt::format("expected a name of 1 to {} letters, digits, '_', '-' and '.'", kMostName));
-    if (!names.insert(tool.name).second)
-      throw bad_field(function.path_of("name"),
-                      fmt::format("two tools have the name {}", printable(tool.name)));
     tool.description = function.text("description").value_or("");
     if (const Json* parameters = function.take("parameters")) {
       if (!parameters->is_object())
@@ -139,7 +120,7 @@ std::vector<Tool> read_tools(const Json& json) {
     function.finish();
     item.ignore({"cache_control"});
     item.finish();
-    tools.push_back(std::move(tool));
+    add_tool(tools, std::move(tool), function.path_of("name"));
   }
   return tools;
 }

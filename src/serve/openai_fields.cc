@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
@@ -77,6 +78,25 @@ void read_text_rule(Fields& fields, std::string_view name, OutputRule::Kind kind
 }
 
 }  // namespace
+
+void add_tool(std::vector<Tool>& tools, Tool tool, const std::string& path) {
+  constexpr size_t kMostTools = 512, kMostName = 128;
+  const auto may_be_in_a_name = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  };
+  if (tools.size() >= kMostTools)
+    throw bad_field("tools", fmt::format("expected at most {} tools", kMostTools));
+  if (tool.name.empty() || tool.name.size() > kMostName ||
+      !std::ranges::all_of(tool.name, may_be_in_a_name))
+    throw bad_field(
+        path,
+        fmt::format("expected a name of 1 to {} letters, digits, '_', '-' and '.'", kMostName));
+  for (const Tool& other : tools)
+    if (other.name == tool.name)
+      throw bad_field(path, fmt::format("two tools have the name {}", printable(tool.name)));
+  tools.push_back(std::move(tool));
+}
 
 ordered_json to_ordered(const Json& json) {
   switch (json.kind()) {

@@ -30,6 +30,11 @@ ChatRequest read_chat_request(Fields& fields);
 /// messages, tools, tool_choice and parallel_tool_calls.
 void read_conversation(Fields& fields, ChatRequest& request);
 
+/// Adds a function that the model may call. `path` is where its name stands. Throws where the name
+/// is not 1 to 128 letters, digits, '_', '-' and '.', where another tool has it, or where there are
+/// 512 tools already.
+void add_tool(std::vector<Tool>& tools, Tool tool, const std::string& path);
+
 /// The same value for building and writing.
 nlohmann::ordered_json to_ordered(const Json& json);
 /// As one line of JSON; bytes that are not UTF-8 become U+FFFD.

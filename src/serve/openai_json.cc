@@ -145,6 +145,24 @@ ordered_json experts_json(const std::vector<TokenInfo>& tokens, int64_t layers) 
   return all;
 }
 
+void end_chunks(EventStream& events, const AnswerHead& head,
+                const std::optional<TokenCounts>& usage) {
+  if (usage) {
+    ordered_json json = head.json();
+    json["choices"] = ordered_json::array();
+    json["usage"] = usage_json(*usage);
+    events.send(to_line(json));
+  }
+  events.send("[DONE]");
+  events.end();
+}
+
+void fail_chunks(EventStream& events, const ApiError& error) {
+  if (!events.begun()) return events.reply().send(openai_error(error));
+  events.send(openai_error_json(error));
+  events.end();
+}
+
 HttpResponse json_response(const ordered_json& json) {
   return {.status = 200,
           .headers = {{"Content-Type", "application/json"}},

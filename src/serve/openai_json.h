@@ -2,11 +2,14 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "serve/api_error.h"
 #include "serve/generation.h"
 #include "serve/http.h"
+#include "serve/server_sent_events.h"
 #include "text/tokenizer.h"
 
 namespace mixtral::serve {
@@ -51,6 +54,12 @@ class CompletionLogprobs {
 
 /// [{ids, weights}] for each token: its experts and their weights, [layers][experts a token].
 nlohmann::ordered_json experts_json(const std::vector<TokenInfo>& tokens, int64_t layers);
+
+/// The end of a stream of chunks: one with the usage where it is given, and [DONE].
+void end_chunks(EventStream& events, const AnswerHead& head,
+                const std::optional<TokenCounts>& usage);
+/// Ends an answer with an error: a plain one before the first event, else the last event.
+void fail_chunks(EventStream& events, const ApiError& error);
 
 HttpResponse json_response(const nlohmann::ordered_json& json);
 

@@ -17,16 +17,6 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
 
-std::string need_text(Fields& fields, std::string_view name) {
-  fields.need(name);
-  return *fields.text(name);
-}
-
-const Json::Array& array_of(const Json& value, const std::string& path) {
-  if (!value.is_array()) throw bad_field(path, "expected an array");
-  return value.items();
-}
-
 /// Refuses a field whose value asks for something that is not there.
 void refuse(Fields& fields, std::string_view name, const std::string& reason) {
   if (fields.take(name) != nullptr) throw bad_field(fields.path_of(name), reason);
@@ -45,13 +35,13 @@ std::string joined_text(const Json& value, const std::string& path) {
   std::string text;
   for (size_t i = 0; i < value.items().size(); ++i) {
     Fields part(value.items()[i], element(path, i));
-    const std::string type = need_text(part, "type");
+    const std::string type = part.need_text("type");
     if (type != "input_text" && type != "output_text" && type != "text")
       throw bad_field(
           part.path_of("type"),
           fmt::format("parts of type '{}' are not supported; send text", printable(type)));
     if (i > 0) text += '\n';
-    text += need_text(part, "text");
+    text += part.need_text("text");
     // What an earlier answer says of its own text.
     refuse_unless_empty(part, "annotations", "annotations are not supported; leave them out");
     part.ignore({"logprobs"});
@@ -61,7 +51,7 @@ std::string joined_text(const Json& value, const std::string& path) {
 }
 
 void read_message(Fields& item, ordered_json& messages) {
-  const std::string role = need_text(item, "role");
+  const std::string role = item.need_text("role");
   if (role != "user" && role != "assistant" && role != "system" && role != "developer")
     throw bad_field(
         item.path_of("role"),
@@ -72,8 +62,8 @@ void read_message(Fields& item, ordered_json& messages) {
 
 /// Calls that follow each other are one turn of the assistant.
 void read_call(Fields& item, ordered_json& messages) {
-  const std::string id = need_text(item, "call_id"), name = need_text(item, "name");
-  const std::string arguments = need_text(item, "arguments");
+  const std::string id = item.need_text("call_id"), name = item.need_text("name");
+  const std::string arguments = item.need_text("arguments");
   if (!ordered_json::parse(arguments, nullptr, false).is_object())
     throw bad_field(item.path_of("arguments"), "expected the text of a JSON object");
   if (messages.empty() || messages.back()["role"] != "assistant")
@@ -97,7 +87,7 @@ void read_input(const Json& input, ordered_json& messages) {
     } else if (type == "function_call") {
       read_call(item, messages);
     } else if (type == "function_call_output") {
-      const std::string id = need_text(item, "call_id");
+      const std::string id = item.need_text("call_id");
       const std::string text = joined_text(item.need("output"), item.path_of("output"));
       messages.push_back({{"role", "tool"}, {"tool_call_id", id}, {"content", text}});
     } else {
@@ -117,13 +107,13 @@ void read_tools(Fields& fields, ChatRequest& request) {
   const Json::Array& items = array_of(*tools, "tools");
   for (size_t i = 0; i < items.size(); ++i) {
     Fields tool(items[i], element("tools", i));
-    if (const std::string type = need_text(tool, "type"); type != "function")
+    if (const std::string type = tool.need_text("type"); type != "function")
       throw bad_field(tool.path_of("type"),
                       fmt::format("expected function, found '{}': only the request's own functions "
                                   "can be called",
                                   printable(type)));
-    Tool& added = request.tools.emplace_back();
-    added.name = need_text(tool, "name");
+    Tool added;
+    added.name = tool.need_text("name");
     added.description = tool.text("description").value_or("");
     if (const Json* schema = tool.take("parameters")) {
       if (!schema->is_object()) throw bad_field(tool.path_of("parameters"), "expected an object");
@@ -131,11 +121,7 @@ void read_tools(Fields& fields, ChatRequest& request) {
     }
     tool.boolean("strict");  // calls always keep to the schema
     tool.finish();
-    if (added.name.empty()) throw bad_field(tool.path_of("name"), "is empty");
-    for (size_t j = 0; j < i; ++j)
-      if (request.tools[j].name == added.name)
-        throw bad_field(tool.path_of("name"),
-                        fmt::format("two tools have the name '{}'", printable(added.name)));
+    add_tool(request.tools, std::move(added), tool.path_of("name"));
   }
 }
 
@@ -145,10 +131,10 @@ void read_tool_choice(Fields& fields, ChatRequest& request) {
   ToolChoice& choice = request.tool_choice;
   if (value->is_object()) {
     Fields named(*value, "tool_choice");
-    if (const std::string type = need_text(named, "type"); type != "function")
+    if (const std::string type = named.need_text("type"); type != "function")
       throw bad_field("tool_choice.type",
                       fmt::format("expected function, found '{}'", printable(type)));
-    choice = {ToolChoice::Kind::named, need_text(named, "name")};
+    choice = {ToolChoice::Kind::named, named.need_text("name")};
     named.finish();
     if (std::ranges::none_of(request.tools,
                              [&](const Tool& tool) { return tool.name == choice.name; }))
@@ -177,10 +163,10 @@ void read_text_format(Fields& fields, ChatRequest& request) {
   Fields text(*value, "text");
   if (const Json* inner = text.take("format")) {
     Fields format(*inner, "text.format");
-    const std::string type = need_text(format, "type");
+    const std::string type = format.need_text("type");
     OutputRule& rule = request.answer.rule;
     if (type == "json_schema") {
-      need_text(format, "name");
+      format.need_text("name");
       format.text("description");
       format.boolean("strict");  // answers always keep to the schema
       rule = {.kind = OutputRule::Kind::json_schema,
@@ -229,7 +215,7 @@ ResponsesRequest read_responses_request(const Json& body) {
   ResponsesRequest request;
   Fields fields(body);
   ChatRequest& chat = request.chat;
-  chat.model = need_text(fields, "model");
+  chat.model = fields.need_text("model");
   const auto instructions = fields.text("instructions");
   if (instructions && !instructions->empty())
     chat.messages.push_back({{"role", "system"}, {"content", *instructions}});

@@ -1,22 +1,15 @@
 #include "serve/tool_reader.h"
 
 #include <algorithm>
-#include <random>
+
+#include "serve/openai_json.h"
 
 namespace mixtral::serve {
 namespace {
 
+constexpr size_t kIdSize = 9;  // as Mistral's templates demand of a call
 constexpr std::string_view kName = "{\"name\": \"";
 constexpr std::string_view kArguments = "\", \"arguments\": ";
-
-std::string new_id() {
-  constexpr std::string_view kLetters =
-      "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-  thread_local std::mt19937_64 generator{std::random_device{}()};
-  std::string id;
-  for (int i = 0; i < 9; ++i) id += kLetters[generator() % kLetters.size()];
-  return id;
-}
 
 enum class Found { yes, no, perhaps };
 
@@ -112,7 +105,8 @@ bool ToolReader::read_text(ChatDelta& delta) {
 bool ToolReader::read_name(ChatDelta& delta) {
   const size_t end = held_.find(kArguments);
   if (end == std::string::npos) return false;
-  delta.tool_calls.push_back({.index = calls_++, .id = new_id(), .name = held_.substr(0, end)});
+  delta.tool_calls.push_back(
+      {.index = calls_++, .id = random_id(kIdSize), .name = held_.substr(0, end)});
   held_.erase(0, end + kArguments.size());
   state_ = State::arguments;
   depth_ = 0;
