@@ -4,11 +4,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/random.h"
 #include "constrain/matcher.h"
+#include "text/utf8.h"
 
 namespace mixtral::constrain {
 
@@ -63,6 +65,25 @@ inline std::optional<std::string> sample_text(Matcher matcher, const Vocabulary&
     text += vocabulary.bytes(token);
   }
   return {};
+}
+
+/// Draws a text by the grammar's masks. What is drawn must be a whole text of it, in UTF-8. Nothing
+/// where the text has not ended after 60 tokens.
+inline std::optional<std::string> draw_checked(const Grammar& grammar) {
+  RandomStream random(1);
+  const auto drawn = sample_text({grammar, toy_vocabulary()}, *toy_vocabulary(), random, 60);
+  if (drawn) CHECK(grammar.accepts(*drawn) && is_valid_utf8(*drawn), *drawn);
+  return drawn;
+}
+
+/// What a fuzzer does with an expression in a notation: it is refused with a sentence, or what is
+/// drawn by its masks is checked.
+inline void try_expression(Grammar (*compile)(std::string_view), std::string_view text) {
+  try {
+    draw_checked(compile(text));
+  } catch (const Error& error) {
+    CHECK(!std::string_view(error.what()).empty());
+  }
 }
 
 }  // namespace mixtral::constrain
