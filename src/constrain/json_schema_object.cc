@@ -184,8 +184,8 @@ Part JsonSchema::objects(const JsonFacets& facets, const Schemas& schemas) {
   return this->members(members, extras, may_be_empty);
 }
 
-// Two chains of rules. `first[i]` writes the first member of the object, one of those from i on, and
-// then all that follows. `then[i]` continues after a member before i.
+// Two chains of rules. `first[i]` writes the first member of the object, one of those from i on,
+// and then all that follows. `then[i]` continues after a member before i.
 Part JsonSchema::members(const std::vector<Member>& members, const Extras& extras,
                          bool may_be_empty) {
   auto& e = expression_;

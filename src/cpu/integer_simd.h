@@ -119,8 +119,8 @@ using Scales = Ints;
 [[gnu::always_inline]] inline Ints finish(Sums sums, Scales scales) {
   return multiply(sums, scales);
 }
-/// Signed codes of 8 bits. vpdpbusd takes unsigned ones, so 128 is added to each code, and 128 times
-/// the sum of x is subtracted from the product.
+/// Signed codes of 8 bits. vpdpbusd takes unsigned ones, so 128 is added to each code, and 128
+/// times the sum of x is subtracted from the product.
 struct SignedBytes {
   Bytes codes;
 };

@@ -17,8 +17,9 @@ struct GenerationOptions {
   int64_t repeat_last_n = 64;      // how many of the last tokens the repetition penalty looks at
   int64_t max_tokens = 256;        // at most; the context ends a generation too
   std::vector<int64_t> stop_ids;   // tokens that end the text (not reported)
-  // Before each draw `logit_bias` is added to the logits of its tokens. A token that was drawn before
-  // loses `presence_penalty` once and `frequency_penalty` for each time. The prompt does not count.
+  // Before each draw `logit_bias` is added to the logits of its tokens. A token that was drawn
+  // before loses `presence_penalty` once and `frequency_penalty` for each time. The prompt does not
+  // count.
   std::vector<std::pair<int32_t, float>> logit_bias;
   float presence_penalty = 0, frequency_penalty = 0;
 
