@@ -5,6 +5,7 @@
 
 #include "cli/evaluate_command.h"
 #include "cli/inspect_experts.h"
+#include "cli/inspect_template.h"
 #include "cli/scoring.h"
 #include "model/checkpoint.h"
 #include "train/preference.h"
@@ -135,7 +136,7 @@ void run_gradients(const GradientsOptions& o) {
 
 void add_inspect_command(cli::App& app) {
   cli::App* inspect =
-      app.add_subcommand("inspect", "Look inside a model: gradients, routing, experts");
+      app.add_subcommand("inspect", "Look inside: gradients, routing, experts, templates");
   inspect->require_subcommand(1);
   inspect->footer(
       "Examples:\n"
@@ -180,6 +181,7 @@ void add_inspect_command(cli::App& app) {
   }
   add_inspect_route(*inspect);
   add_inspect_experts(*inspect);
+  add_inspect_template(*inspect);
 }
 
 }  // namespace mixtral

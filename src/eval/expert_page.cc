@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "eval/html.h"
 #include "text/utf8.h"
 
 namespace mixtral {
@@ -89,29 +90,6 @@ const asked = Number(location.hash.replace('#layer-', ''));
 show(Number.isInteger(asked) && asked < expert.length ? asked : 0);
 )";
 
-std::string escape(std::string_view text) {
-  std::string result;
-  for (const char c : to_valid_utf8(text)) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? '?' : c;
-    }
-  }
-  return result;
-}
-
 /// The style of a cell that is `ratio` times what it would be if nothing mattered: orange above,
 /// blue below, in steps of the logarithm up to four times.
 std::string shade(double ratio) {
@@ -156,7 +134,7 @@ class Page {
   double even() const { return 1 / static_cast<double>(r_.experts()); }
 
   void head() {
-    const std::string model = escape(text_.model);
+    const std::string model = html_escaped(text_.model);
     html_ += fmt::format(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
@@ -172,7 +150,8 @@ class Page {
         "<h1>Experts of {}</h1>\n<p class=\"soft\">{} tokens of {} · {} layers of {} experts, {} "
         "for each token</p>\n<p>Colours compare with a router that chooses uniformly: "
         "<span class=\"scale\">",
-        model, r_.tokens(), escape(text_.data), r_.layers(), r_.experts(), r_.experts_per_token());
+        model, r_.tokens(), html_escaped(text_.data), r_.layers(), r_.experts(),
+        r_.experts_per_token());
     for (const auto& [ratio, label] : {std::pair{0.25, "¼× or less"},
                                        {0.5, "½×"},
                                        {1.0, "1×"},
@@ -233,7 +212,7 @@ class Page {
         if (!std::isfinite(value) || count(row) < kFewTokens)
           html_ += "<td class=\"few\">·</td>";
         else
-          html_ += cell(escape(times(value)), value);
+          html_ += cell(html_escaped(times(value)), value);
       }
       const double share = static_cast<double>(count(row)) / static_cast<double>(r_.tokens());
       html_ += plain(share < 0.0005 ? fmt::format("{} tokens", count(row)) : percent(share));
@@ -321,7 +300,7 @@ class Page {
         result += c;
       }
     }
-    return escape(result);
+    return html_escaped(result);
   }
 
   void sample() {
@@ -340,7 +319,7 @@ class Page {
     const auto k = static_cast<size_t>(r_.experts_per_token());
     for (size_t n = 0; n < s.ids.size(); ++n) {
       if (s.starts[n] && n > 0) html_ += "<span class=\"cut\"></span>";
-      std::string text = escape(token_text(text_.tokenizer, s.ids[n]));
+      std::string text = html_escaped(token_text(text_.tokenizer, s.ids[n]));
       if (const size_t line_end = text.find('\n'); line_end != std::string::npos)
         text.insert(line_end, "↵");
       html_ += fmt::format("<i class=\"e{}\">{}</i>", s.expert[0][n * k], text);
