@@ -108,8 +108,8 @@ std::string terminal_text(const TemplateView& view, const Tokenizer* tokenizer, 
       if (!colour)
         text += " " + label;
       else
-        text += fmt::format(" {}{}{}\x1b[0m", kColours[p], is_control(tokenizer, id) ? "\x1b[1m" : "",
-                            label);
+        text += fmt::format(" {}{}{}\x1b[0m", kColours[p],
+                            is_control(tokenizer, id) ? "\x1b[1m" : "", label);
     }
     text += '\n';
   });
@@ -173,7 +173,8 @@ std::string html_page(const Options& o, const std::vector<ViewedRecord>& records
       "<h1>Records as training sees them</h1>\n"
       "<p class=\"soft\">Model {0}, data {2}. A token of "
       "<span class=\"t learnt\">this colour</span> is learnt, "
-      "<span class=\"t masked\">this</span> is masked, and <span class=\"t cut\">this</span> is cut "
+      "<span class=\"t masked\">this</span> is masked, and <span class=\"t cut\">this</span> is "
+      "cut "
       "off. Control tokens are bold. Point at a token for its id.</p>\n",
       html_escaped(o.model), kStyle, html_escaped(o.data));
   for (const ViewedRecord& record : records) {
@@ -236,17 +237,15 @@ void run_template(const Options& o) {
         "{}: plain text is cut into windows without a template; name a file of records (.jsonl)",
         file.path().string()));
   if (o.record >= file.lines())
-    throw UsageError(
-        fmt::format("--record {}: {} has {} lines, and the first is record 0", o.record,
-                    file.path().string(), file.lines()));
+    throw UsageError(fmt::format("--record {}: {} has {} lines, and the first is record 0",
+                                 o.record, file.path().string(), file.lines()));
   std::vector<ViewedRecord> records;
-  const int64_t end =
-      o.records == 0 ? file.lines() : std::min(file.lines(), o.record + o.records);
+  const int64_t end = o.records == 0 ? file.lines() : std::min(file.lines(), o.record + o.records);
   for (int64_t i = o.record; i < end; ++i) {
     const std::string where = file.source(i);
     const Record record = parse_record(file.line(i), where, encode.rules);
-    if (own && (record.kind == RecordKind::messages ||
-                record.kind == RecordKind::preference_messages))
+    if (own &&
+        (record.kind == RecordKind::messages || record.kind == RecordKind::preference_messages))
       throw Error(fmt::format(
           "{}: a conversation, and the model's own chat template ({}, with {}) is none of those "
           "that are trained with; name one with --chat-template mistral-v1, mistral-hf-old or seed",
@@ -276,7 +275,8 @@ void add_inspect_template(cli::App& inspect) {
   command->add_option("--adapter,--lora", o->adapter, "A LoRA adapter directory (PEFT or mlx-lm)");
   command->add_option("--tokenizer", o->tokenizer, "Another tokenizer than the model's own");
   command
-      ->add_option("--data", o->data, "A directory with train, val and test, or one file of records")
+      ->add_option("--data", o->data,
+                   "A directory with train, val and test, or one file of records")
       ->required();
   command->add_option("--split", o->split, "Of a directory: train, val or test")
       ->capture_default_str()
@@ -294,8 +294,7 @@ void add_inspect_template(cli::App& inspect) {
       ->check(at_least(0));
   command->add_flag("--mask-prompt", o->mask_prompt,
                     "Texts: learn only what follows the response marker");
-  command
-      ->add_option("--response-marker", o->response_marker, "What the answer follows in a text")
+  command->add_option("--response-marker", o->response_marker, "What the answer follows in a text")
       ->capture_default_str();
   command->add_option("--chat-template", o->chat_template,
                       "Of messages: mistral-v1, mistral-hf-old or seed; default: the model's");

@@ -50,8 +50,8 @@ void warn_of_responses(const Record& record, TemplateView& view) {
   const auto lost = std::ranges::count_if(
       found, [&](const auto& response) { return response.first >= view.kept; });
   if (lost == std::ssize(found)) {
-    view.warnings.push_back(fmt::format(
-        "nothing is learnt: the first {} tokens hold none of the response", view.kept));
+    view.warnings.push_back(
+        fmt::format("nothing is learnt: the first {} tokens hold none of the response", view.kept));
   } else if (lost > 0) {
     view.warnings.push_back(
         fmt::format("{} of {} responses are never trained on: they begin after token {}", lost,
@@ -66,9 +66,8 @@ void warn_of_responses(const Record& record, TemplateView& view) {
     return message.role == "assistant" && !message.learnt;
   });
   if (unweighted > 0)
-    view.warnings.push_back(
-        fmt::format("{} of the assistant's turns {} weight 0: never trained on", unweighted,
-                    unweighted == 1 ? "has" : "have"));
+    view.warnings.push_back(fmt::format("{} of the assistant's turns {} weight 0: never trained on",
+                                        unweighted, unweighted == 1 ? "has" : "have"));
 }
 
 }  // namespace

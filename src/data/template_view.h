@@ -23,9 +23,9 @@ struct TemplateView {
   std::vector<std::string> warnings;
 };
 
-/// The sequences that a record becomes: one, or two of a preference pair. `context` is the tokens of
-/// a row, from which on tokens are cut off; 0: none are. `tokenizer` may be null for rows of ids.
-/// Throws Error naming the source, as encode_record().
+/// The sequences that a record becomes: one, or two of a preference pair. `context` is the tokens
+/// of a row, from which on tokens are cut off; 0: none are. `tokenizer` may be null for rows of
+/// ids. Throws Error naming the source, as encode_record().
 std::vector<TemplateView> view_record(const Record& record, const Tokenizer* tokenizer,
                                       const EncodeOptions& options, int64_t context,
                                       std::string_view source);

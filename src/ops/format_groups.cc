@@ -55,8 +55,9 @@ void pack_group(std::span<const float> values, const RowPieces& to) {
     const auto step = static_cast<float>(scale), least = static_cast<float>(minimum);
     for (size_t i = 0; i < group.size(); ++i) {
       const float t = step != 0 ? std::nearbyint((group[i] - least) / step) : 0.0f;
-      write_code<bits>(codes, first + i,
-                       static_cast<int>(std::clamp(t, 0.0f, static_cast<float>(kMost))));
+      // Where the scale is not finite, t may be no number; the scale itself then says so.
+      const float code = t > 0 ? std::min(t, static_cast<float>(kMost)) : 0.0f;
+      write_code<bits>(codes, first + i, static_cast<int>(code));
     }
   }
 }

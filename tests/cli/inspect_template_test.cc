@@ -35,8 +35,8 @@ class InspectTemplate : public ::testing::Test {
 
   static std::string path(const std::string& name) { return (folder_ / name).string(); }
   static Outcome inspect(std::vector<std::string> more) {
-    std::vector<std::string> arguments{"inspect", "template",           "--model", path("run"),
-                                       "--data",  path("data.jsonl")};
+    std::vector<std::string> arguments{"inspect",   "template", "--model",
+                                       path("run"), "--data",   path("data.jsonl")};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_command(arguments);
   }
@@ -85,8 +85,7 @@ TEST_F(InspectTemplate, RefusesWhatHasNoRecords) {
   Outcome o = inspect({"--record", "3"});
   EXPECT_EQ(o.code, 2);
   EXPECT_THAT(o.err, HasSubstr("has 3 lines"));
-  o = run_command(
-      {"inspect", "template", "--model", path("run"), "--data", path("text.txt")});
+  o = run_command({"inspect", "template", "--model", path("run"), "--data", path("text.txt")});
   EXPECT_EQ(o.code, 2);
   EXPECT_THAT(o.err, HasSubstr("plain text is cut into windows without a template"));
 }

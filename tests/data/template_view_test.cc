@@ -94,8 +94,8 @@ TEST(TemplateView, ShowsBothAnswersOfAPair) {
 
 TEST(TemplateView, NeedsNoTokenizerForIds) {
   const RecordRules rules;
-  const auto views = view_record(parse_record(R"({"input_ids": [7, 8]})", "x:1", rules), nullptr,
-                                 {}, 0, "x:1");
+  const auto views =
+      view_record(parse_record(R"({"input_ids": [7, 8]})", "x:1", rules), nullptr, {}, 0, "x:1");
   ASSERT_EQ(views.size(), 1U);
   EXPECT_THAT(views[0].ids, ElementsAre(7, 8));
 }
