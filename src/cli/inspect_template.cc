@@ -93,7 +93,7 @@ void for_each_part(const TemplateView& view, const Run& run) {
   }
 }
 
-/// Tokens one after another, each part on lines of its own.
+/// The labels and ids of all tokens; a new line begins where the part changes.
 std::string terminal_text(const TemplateView& view, const Tokenizer* tokenizer, bool colour) {
   constexpr std::string_view kColours[] = {"\x1b[2m", "\x1b[32m", "\x1b[31m"};
   std::string text;

@@ -47,7 +47,7 @@ struct PlannedGgufTensor {
   uint64_t bytes = 0;
 };
 
-/// Bytes between the starts of tensors, of which their offsets are multiples.
+/// The alignment of tensors, in bytes: each offset is a multiple of it.
 inline constexpr uint64_t kGgufAlignment = 32;
 
 /// Streams tensors into one GGUF file. The header comes first, from the plan; then the tensors in

@@ -10,7 +10,7 @@
 
 namespace mixtral {
 
-/// A folder of its own for each test, and threads to read it with.
+/// Gives each test an empty folder, and threads to read files with.
 class Files : public ::testing::Test {
  protected:
   Files()
