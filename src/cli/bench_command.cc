@@ -16,6 +16,7 @@
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
 #include "infer/engine.h"
+#include "infer/inference_plan.h"
 #include "train/defaults.h"
 #include "train/language_model.h"
 #include "train/optimizer.h"

@@ -9,7 +9,7 @@
 
 #include "base/messages.h"
 #include "cli/model_directory.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 

@@ -13,7 +13,8 @@
 #include "cli/evaluate_command.h"
 #include "cli/finetune_options.h"
 #include "cli/run_config.h"
-#include "train/memory_plan.h"
+#include "infer/inference_plan.h"
+#include "train/training_plan.h"
 
 namespace mixtral {
 namespace {

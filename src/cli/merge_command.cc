@@ -15,12 +15,12 @@
 #include "cli/common.h"
 #include "cli/conversion_output.h"
 #include "convert/compare_logits.h"
+#include "infer/inference_plan.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "model/merge_check.h"
 #include "open/companions.h"
 #include "text/chat_template.h"
-#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {

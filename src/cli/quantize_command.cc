@@ -13,7 +13,7 @@
 #include "cli/conversion_output.h"
 #include "convert/calibrate.h"
 #include "convert/quality.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 namespace {

@@ -9,7 +9,7 @@
 #include "data/corpus.h"
 #include "model/adapter.h"
 #include "model/loss.h"
-#include "train/memory_plan.h"
+#include "train/training_plan.h"
 
 namespace mixtral {
 

@@ -9,8 +9,8 @@
 
 #include "base/messages.h"
 #include "cli/advice.h"
+#include "model/memory_plan.h"
 #include "plot/run_plot.h"
-#include "train/memory_plan.h"
 
 namespace mixtral {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "cli/train_data.h"
 #include "cli/train_options.h"
-#include "train/memory_plan.h"
+#include "train/training_plan.h"
 
 namespace mixtral {
 

@@ -4,6 +4,7 @@
 
 #include "backends/registry.h"
 #include "base/advice.h"
+#include "infer/inference_plan.h"
 #include "model/checkpoint.h"
 #include "train/defaults.h"
 

@@ -10,7 +10,7 @@
 #include "model/adapter_set.h"
 #include "model/mixtral.h"
 #include "open/model_source.h"
-#include "train/memory_plan.h"
+#include "train/training_plan.h"
 
 namespace mixtral {
 

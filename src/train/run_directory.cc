@@ -12,7 +12,7 @@
 #include "base/advice.h"
 #include "base/error.h"
 #include "base/temporary_name.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 namespace {

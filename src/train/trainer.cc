@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 namespace {

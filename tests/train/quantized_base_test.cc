@@ -1,10 +1,11 @@
 // Tuning an adapter on a base in few bits: what it learns, and what memory it takes.
 #include <gtest/gtest.h>
 
+#include "infer/inference_plan.h"
 #include "model/adapter.h"
 #include "tests/train/rig.h"
 #include "train/adapter_checkpoint.h"
-#include "train/memory_plan.h"
+#include "train/training_plan.h"
 
 namespace mixtral {
 namespace {

@@ -2,31 +2,14 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "model/adapter_file.h"
 #include "model/loss.h"
+#include "model/memory_plan.h"
 #include "train/optimizer.h"
 #include "train/preference.h"
 
 namespace mixtral {
-
-/// What a run needs of a device's memory, item by item.
-struct MemoryPlan {
-  struct Item {
-    std::string name;  // "weights"
-    int64_t bytes = 0;
-  };
-  std::vector<Item> items;
-
-  int64_t total() const;
-  int64_t bytes_of(std::string_view name) const;  // 0 when there is no such item
-  int64_t arena() const;                          // of a batch's activations, logits included
-  /// Lines of names and sizes, the total last.
-  std::string table() const;
-};
 
 /// What is done with a batch, and so what is in memory for it.
 enum class Pass {
@@ -59,32 +42,9 @@ struct TrainingShape {
 /// counts what they allocate.
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape);
 
-/// The same for generation: weights, the cache of `sequences` sequences of `context` tokens, and
-/// the activations of a prompt's chunk of `chunk` tokens.
-struct InferenceShape {
-  ModelConfig config;
-  Mixtral::Options options;
-  int64_t sequences = 1, context = 2048, chunk = 256;
-};
-/// Where `options.trainable`, gradients are counted too.
-MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
-
-/// What a plan may come to: what is available, and what was in use when the device was opened,
-/// which plans count.
-inline int64_t memory_limit(const Backend::MemoryInfo& memory) {
-  return memory.available + memory.opened;
-}
-
 /// Throws Error with the plan's table, and the changes of flags under which it would fit, unless
 /// the plan fits into memory_limit(memory).
 void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPlan& plan,
                     const Backend::MemoryInfo& memory);
-
-/// The same for opening a model.
-void require_memory(Backend& planner, const InferenceShape& shape,
-                    const Backend::MemoryInfo& memory);
-
-/// "1.25 GiB"
-std::string format_bytes(int64_t bytes);
 
 }  // namespace mixtral

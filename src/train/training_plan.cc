@@ -1,4 +1,4 @@
-#include "train/memory_plan.h"
+#include "train/training_plan.h"
 
 #include <fmt/format.h>
 
@@ -6,49 +6,12 @@
 #include <memory>
 #include <optional>
 
-#include "base/advice.h"
 #include "base/detailed_error.h"
 #include "model/adapter.h"
-#include "model/kv_cache.h"
 #include "train/language_model.h"
 
 namespace mixtral {
 namespace {
-
-/// Tokens of a batch, beyond which not even its plan is made.
-constexpr int64_t kMostBatchTokens = int64_t{1} << 24;
-
-void require_plannable(int64_t rows, int64_t context) {
-  if (rows <= kMostBatchTokens / std::max<int64_t>(context, 1)) return;
-  throw AdvisedUsageError(
-      fmt::format("‹batch-size {}› x ‹context {}›: a batch of more than {} tokens is not planned; "
-                  "give fewer rows, and ‹grad-accumulation› for larger steps",
-                  rows, context, kMostBatchTokens));
-}
-
-/// `rows` sequences of `context` tokens, all labelled.
-HostBatch blank_batch(int64_t rows, int64_t context) {
-  const std::vector<int32_t> sequence(static_cast<size_t>(context), 0);
-  HostBatch batch;
-  for (int64_t i = 0; i < rows; ++i) batch.append(sequence);
-  return batch;
-}
-
-/// The most of an arena that `work` uses at once. It is run twice: blocks of the first, growing
-/// arena have unused ends, which the second pass, in one block, does not.
-template <class Work>
-int64_t arena_peak(Backend& planner, const Mixtral::Options& options, const Work& work) {
-  int64_t peak = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    Arena arena(planner);
-    if (peak > 0) arena.reserve(peak);
-    Context ctx(planner, arena, options.compute);
-    ctx.set_operands(options.operands);
-    work(ctx);
-    peak = arena.peak();
-  }
-  return peak;
-}
 
 int64_t largest_parameter(Mixtral& model) {
   int64_t most = 0;
@@ -103,11 +66,6 @@ void run_pass(Context& ctx, const TrainingShape& shape, const Mixtral& model, Ad
         &reports);
 }
 
-int64_t rope_bytes(const Mixtral& model) {
-  return model.context() * model.config().head_dim *
-         size_of(ops::statistics_dtype(model.options().compute));
-}
-
 /// The operations' scratch memory, where attention's gradient has by far the most.
 int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
   const bool learns = shape.pass == Pass::step || shape.pass == Pass::gradients;
@@ -127,33 +85,7 @@ int64_t scratch_bytes(const Backend& planner, const TrainingShape& shape) {
   return planner.scratch_bytes(op);
 }
 
-/// What a GPU's memory holds before anything of this program's.
-void add_opened(MemoryPlan& plan, const Backend& planner) {
-  if (planner.kind() == DeviceKind::gpu)
-    plan.items.push_back({"driver and other programs", planner.memory().opened});
-}
-
 }  // namespace
-
-int64_t MemoryPlan::total() const {
-  int64_t bytes = 0;
-  for (const Item& item : items) bytes += item.bytes;
-  return bytes;
-}
-
-int64_t MemoryPlan::bytes_of(std::string_view name) const {
-  const auto item = std::ranges::find(items, name, &Item::name);
-  return item == items.end() ? 0 : item->bytes;
-}
-
-std::string MemoryPlan::table() const {
-  std::string text;
-  for (const Item& item : items)
-    text += fmt::format("  {:<28} {:>12}\n", item.name, format_bytes(item.bytes));
-  return text + fmt::format("  {:<28} {:>12}\n", "total", format_bytes(total()));
-}
-
-int64_t MemoryPlan::arena() const { return bytes_of("activations") + bytes_of("logits, a slice"); }
 
 MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
   require_plannable(shape.rows, shape.context);
@@ -179,7 +111,7 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
           ? 0
           : logits_slice_bytes(planner, batch.size(), shape.config.vocab_size, derived);
   MemoryPlan plan;
-  plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)}};
+  plan.items = {{"weights", model_bytes(model)}};
   if (shape.reference_model) plan.items.push_back({"reference model", plan.items.front().bytes});
   if (adapter) plan.items.push_back({"adapter", trained.value_bytes()});
   if (learns) plan.items.push_back({"gradients", trained.gradient_bytes()});
@@ -197,44 +129,6 @@ MemoryPlan plan_training(Backend& planner, const TrainingShape& shape) {
     plan.items.push_back({"attention's scratch", scratch});
   if (whole_step && planner.kind() != DeviceKind::gpu)
     plan.items.push_back({"staging for checkpoints", largest_parameter(model)});
-  add_opened(plan, planner);
-  return plan;
-}
-
-MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
-  require_plannable(shape.sequences, shape.context);
-  Mixtral::Options options = shape.options;
-  options.context = shape.context;
-  options.planned = true;
-  Mixtral model(planner, shape.config, options);
-  const int64_t chunk = std::min(shape.chunk, shape.context);
-  const KvCache cache(planner, shape.config,
-                      {.sequences = shape.sequences,
-                       .context = shape.context,
-                       .chunk = chunk,
-                       .dtype = options.compute});
-  // A step of an engine: some tokens of prompts, and one of each sequence.
-  HostBatch batch = blank_batch(1, chunk);
-  batch.labels.clear();
-  for (int64_t s = 0; s < shape.sequences; ++s) {
-    batch.tokens.push_back(0);
-    batch.positions.push_back(0);
-    batch.sequence_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
-  }
-  batch.rows.assign(batch.tokens.size(), 0);
-  const int64_t arena = arena_peak(planner, options, [&](Context& ctx) {
-    const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
-    const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
-    const Tensor logits =
-        ctx.allocate({shape.sequences, shape.config.vocab_size}, ctx.statistics());
-    model.logits(ctx, hidden.slice(0, shape.sequences), logits);
-  });
-  MemoryPlan plan;
-  plan.items = {{"weights", model.store().value_bytes() + rope_bytes(model)},
-                {"key-value cache", cache.bytes()},
-                {"activations and logits", arena}};
-  if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
-    plan.items.push_back({"gradients", gradients});
   add_opened(plan, planner);
   return plan;
 }
@@ -315,52 +209,6 @@ void require_memory(Backend& planner, const TrainingShape& shape, const MemoryPl
                                   whole_step ? "training needs" : "the model and a batch need",
                                   format_bytes(plan.total()), format_bytes(limit), advice),
                       plan.table());
-}
-
-void require_memory(Backend& planner, const InferenceShape& shape,
-                    const Backend::MemoryInfo& memory) {
-  const MemoryPlan plan = plan_inference(planner, shape);
-  const int64_t limit = memory_limit(memory);
-  if (plan.total() <= limit) return;
-  InferenceShape smaller = shape;
-  std::string flags, advice;
-  auto try_change = [&](const std::string& flag) {
-    const int64_t total = plan_inference(planner, smaller).total();
-    if (total <= limit && advice.empty())
-      advice = fmt::format("it would fit, with {}, under{} {}", format_bytes(total), flags, flag);
-    return !advice.empty();
-  };
-  if (!shape.options.trainable && size_of(smaller.options.weights) > size_of(Dtype::bf16)) {
-    smaller.options.weights = Dtype::bf16;
-    if (!try_change("‹dtype bf16›")) flags = " ‹dtype bf16›";
-  }
-  // Where the weights alone are too much, no shorter context helps.
-  if (!shape.options.trainable && !shape.options.quantization && advice.empty() &&
-      plan_inference(planner, smaller).bytes_of("weights") > limit) {
-    std::string flag;
-    for (const auto format : {ops::WeightFormat::fp8, ops::WeightFormat::nf4}) {
-      smaller.options.quantization = format;
-      flag = fmt::format("‹quantize-base {}›", format.name());
-      if (try_change(flag)) break;
-    }
-    flags += " " + flag;
-  }
-  while (advice.empty() && smaller.context > 64) {
-    smaller.context /= 2;
-    smaller.options.context = smaller.context;
-    try_change(fmt::format("‹context {}›", smaller.context));
-  }
-  if (advice.empty()) advice = "no type or context makes it fit: choose a smaller model";
-  throw DetailedError(fmt::format("the model needs more memory than is free: {} of {}; {}",
-                                  format_bytes(plan.total()), format_bytes(limit), advice),
-                      plan.table());
-}
-
-std::string format_bytes(int64_t bytes) {
-  const auto value = static_cast<double>(bytes);
-  if (bytes < int64_t{1} << 20) return fmt::format("{:.1f} KiB", value / 0x1p10);
-  if (bytes < int64_t{1} << 30) return fmt::format("{:.1f} MiB", value / 0x1p20);
-  return fmt::format("{:.2f} GiB", value / 0x1p30);
 }
 
 }  // namespace mixtral

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/memory_plan.h"
+
+namespace mixtral {
+
+/// The settings that decide how much memory generation takes: weights, the cache of `sequences`
+/// sequences of `context` tokens, and the activations of `chunk` tokens of a prompt.
+struct InferenceShape {
+  ModelConfig config;
+  Mixtral::Options options;
+  int64_t sequences = 1, context = 2048, chunk = 256;
+};
+/// Runs one step of an engine on `planner` (backends/registry.h's planning backend, which computes
+/// nothing and touches no memory) and counts what it allocates. Where `options.trainable`,
+/// gradients are counted too.
+MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
+
+/// Throws Error with the plan's table, and the changes of settings under which it would fit, unless
+/// the plan fits into memory_limit(memory).
+void require_memory(Backend& planner, const InferenceShape& shape,
+                    const Backend::MemoryInfo& memory);
+
+}  // namespace mixtral

@@ -1,0 +1,43 @@
+#include "infer/inference_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "backends/registry.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+
+namespace mixtral {
+namespace {
+
+TEST(InferencePlan, OfThe8x7bModelTouchesNoMemory) {
+  const auto planner = make_planning_backend();
+  const MemoryPlan plan =
+      plan_inference(*planner, {.config = builtin_config("8x7b"),
+                                .options = {.weights = Dtype::bf16, .compute = Dtype::bf16},
+                                .sequences = 1,
+                                .context = 4096});
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("weights")), 93.4e9, 0.1e9);
+  // 2 · layers · context · kv heads · width · 2 bytes
+  EXPECT_NEAR(static_cast<double>(plan.bytes_of("key-value cache")), 2.0 * 32 * 4096 * 8 * 128 * 2,
+              64e6);
+}
+
+TEST(InferencePlan, OfALongContextCountsItsAnglesAndItsCache) {
+  const auto planner = make_planning_backend();
+  InferenceShape shape{.config = builtin_config("tiny"), .context = 1024};
+  const MemoryPlan usual = plan_inference(*planner, shape);
+  const int64_t longer = (int64_t{1} << 24) - shape.context;
+  shape.context += longer;
+  const MemoryPlan plan = plan_inference(*planner, shape);
+  const ModelConfig& c = shape.config;
+  EXPECT_EQ(plan.bytes_of("weights") - usual.bytes_of("weights"), longer * c.head_dim * 4);
+  EXPECT_EQ(plan.bytes_of("key-value cache"),
+            KvCache::bytes_needed(*planner, c, {.sequences = 1, .context = 1024 + longer}));
+  // At least the keys and values themselves, in f32.
+  EXPECT_GE(plan.bytes_of("key-value cache"),
+            2 * c.num_layers * (1024 + longer) * c.num_kv_heads * c.head_dim * 4);
+  EXPECT_EQ(plan.bytes_of("activations and logits"), usual.bytes_of("activations and logits"));
+}
+
+}  // namespace
+}  // namespace mixtral
