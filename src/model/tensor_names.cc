@@ -101,12 +101,20 @@ constexpr TensorNaming kGgufOneByOne[] = {
     {.kind = w3, .name = "blk.{layer}.ffn_up.{expert}.weight"},
 };
 
+// Llama and Mistral, whose layers have one MLP each (model/dense_model.h).
+constexpr TensorNaming kDense[] = {
+    {.kind = w1, .name = "model.layers.{layer}.mlp.gate_proj.weight", .lone_expert = true},
+    {.kind = w2, .name = "model.layers.{layer}.mlp.down_proj.weight", .lone_expert = true},
+    {.kind = w3, .name = "model.layers.{layer}.mlp.up_proj.weight", .lone_expert = true},
+};
+
 constexpr NamingScheme kSchemes[] = {
     {"transformers 5, packed", kTransformers5},
     {"mlx-lm", kMlx},
     {"GGUF", kGguf},
     {"GGUF, one tensor an expert", kGgufOneByOne},
     {"Mistral", kMistral},
+    {"Llama, dense", kDense},
     {"Hugging Face", kHuggingFace},
 };
 
@@ -261,7 +269,7 @@ std::optional<TensorPlace> find_place(const TensorSource& source, const ModelCon
                                       const TensorId& id) {
   for (const NamingScheme& scheme : kSchemes) {
     const TensorNaming* row = row_of(scheme, id.kind);
-    if (!row) continue;
+    if (!row || (row->lone_expert && config.num_experts != 1)) continue;
     std::string name = fill_in(row->name, id);
     if (source.find(name)) return TensorPlace{std::move(name), *row, whole_shape(config, *row)};
   }

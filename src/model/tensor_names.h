@@ -62,6 +62,7 @@ struct TensorNaming {
   int part = 0, parts = 1;   // which of several equal shares of the rows
   bool transposed = false;   // [columns, rows]
   RowOrder row_order = RowOrder::same;
+  bool lone_expert = false;  // of a model with one expert, which a dense model counts as
 };
 
 /// A way to name tensors: a row for each kind. Kinds without a row have other schemes' names.

@@ -10,6 +10,7 @@
 #include "io/json.h"
 #include "io/manifest.h"
 #include "model/checkpoint.h"
+#include "model/dense_model.h"
 #include "open/hub_cache.h"
 #include "train/checkpoint_check.h"
 #include "train/checkpoint_store.h"
@@ -199,16 +200,15 @@ void ModelSource::read_config(const Note& note) {
 
 void ModelSource::read_hugging_face_config(const Note& note) {
   const fs::path file = directory_ / "config.json";
-  const Json json =
-      Json::parse(read_listed(file, kConfigLimits.bytes), file.string(), kConfigLimits);
+  const std::string text = read_listed(file, kConfigLimits.bytes);
+  const Json json = Json::parse(text, file.string(), kConfigLimits);
   const fs::path generation = directory_ / "generation_config.json";
   std::error_code error;
-  if (fs::exists(generation, error)) {
-    const Json more = Json::load(generation, kConfigLimits);
-    config_ = ModelConfig::parse(json, &more);
-  } else {
-    config_ = ModelConfig::parse(json);
-  }
+  std::optional<Json> more;
+  if (fs::exists(generation, error)) more = Json::load(generation, kConfigLimits);
+  dense_ = names_.dense && is_dense_config(json);
+  config_ = dense_ ? dense_config(text, file.string(), more ? &*more : nullptr)
+                   : ModelConfig::parse(json, more ? &*more : nullptr);
   // Only of these does a configuration depend on the weights.
   if (has_weights(directory_) && (config_.dtype_is_open || config_.tie_embeddings))
     config_ = settle_config(config_, tensors(), note);
@@ -280,8 +280,19 @@ ParameterFormats ModelSource::stored_formats(const Backend& backend, std::string
 }
 
 const TensorSource& ModelSource::tensors() const {
-  if (!tensors_) tensors_ = open_tensors({directory(), form_, false});
+  if (!tensors_) {
+    tensors_ = open_tensors({directory(), form_, false});
+    if (dense_) tensors_ = std::make_shared<DenseTensors>(tensors_, config_);
+  }
   return *tensors_;
+}
+
+ModelSource ModelSource::with_weights(const ModelConfig& config,
+                                      std::shared_ptr<const TensorSource> tensors) const {
+  ModelSource other = *this;
+  other.config_ = config;
+  other.tensors_ = std::move(tensors);
+  return other;
 }
 
 std::optional<AdapterFile> ModelSource::load_adapter() const {

@@ -33,6 +33,7 @@ class ModelSource {
     std::string adapter;            // a directory or a run; empty: none, or the model's own
     std::string tokenizer;          // empty: the model's own
     std::string setting = "model";  // which setting the model's name is the value of
+    bool dense = false;  // take a dense model, too, as one with one expert (model/dense_model.h)
   };
   using Note = std::function<void(const std::string&)>;
 
@@ -41,7 +42,13 @@ class ModelSource {
   /// saying what was looked for and what is there instead.
   static ModelSource resolve(const Names& names, const Note& note = {});
 
+  /// The same model's tokenizer, templates and settings, with other weights.
+  ModelSource with_weights(const ModelConfig& config,
+                           std::shared_ptr<const TensorSource> tensors) const;
+
   const std::string& name() const { return names_.model; }
+  /// Whether it is a dense model that counts as one with one expert.
+  bool is_dense() const { return dense_; }
   /// Whether it is a built-in configuration: no files, and weights that are drawn.
   bool is_builtin() const { return directory_.empty(); }
   /// Where the model's files are: a directory, or a GGUF file. Throws Error for a built-in
@@ -88,6 +95,7 @@ class ModelSource {
   Names names_;
   std::filesystem::path directory_, adapter_;
   ModelForm form_ = ModelForm::hugging_face;
+  bool dense_ = false;
   ModelConfig config_;
   mutable std::shared_ptr<const TensorSource> tensors_;
   mutable std::shared_ptr<const Tokenizer> tokenizer_;
