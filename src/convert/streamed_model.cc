@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace mixtral {
 
@@ -21,7 +22,8 @@ Tensor StreamedModel::rope_table(Context& ctx, int64_t positions) const {
   return table;
 }
 
-Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inputs) {
+Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inputs,
+                             const Listener& listener) {
   const ModelConfig& c = config();
   const Shape shape{batch.size(), c.hidden_size};
   const Tensor result = ctx.allocate(shape);
@@ -30,7 +32,7 @@ Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inp
   ctx.run(ops::Embedding{.table = reader_.values({.kind = TensorKind::embedding}, Dtype::f32),
                          .tokens = batch.tokens,
                          .x = x});
-  for (int64_t i = 0; i < c.num_layers; ++i) layer(ctx, i, batch, x, inputs);
+  for (int64_t i = 0; i < c.num_layers; ++i) layer(ctx, i, batch, x, inputs, listener);
   ctx.run(ops::RmsNorm{.x = x,
                        .residual = {},
                        .weight = reader_.values({.kind = TensorKind::final_norm}, Dtype::f32),
@@ -42,7 +44,7 @@ Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inp
 }
 
 void StreamedModel::layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x,
-                          const Inputs& inputs) {
+                          const Inputs& inputs, const Listener& listener) {
   const ArenaScope scope(ctx.arena());
   const ModelConfig& c = config();
   const auto id = [&](TensorKind kind) { return TensorId{.kind = kind, .layer = layer}; };
@@ -90,13 +92,14 @@ void StreamedModel::layer(Context& ctx, int64_t layer, const Batch& batch, const
                          .rstd = {},
                          .eps = c.rms_norm_eps});
   }
-  experts(ctx, layer, norm, x, inputs);
+  if (listener.layer) listener.layer(ctx, layer, norm);
+  experts(ctx, layer, norm, x, inputs, listener);
 }
 
 void StreamedModel::experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
-                            const Inputs& inputs) {
+                            const Inputs& inputs, const Listener& listener) {
   const ModelConfig& c = config();
-  const int64_t n = x.dim(0), k = c.experts_per_token, f = c.intermediate_size;
+  const int64_t n = x.dim(0), k = c.experts_per_token;
   const Tensor logits = ctx.allocate({n, c.num_experts}, ctx.statistics());
   const Tensor weights = ctx.allocate({n, k}, ctx.statistics());
   const Tensor expert = ctx.allocate({n, k}, Dtype::i32), slot = ctx.allocate({n, k}, Dtype::i32);
@@ -116,30 +119,46 @@ void StreamedModel::experts(Context& ctx, int64_t layer, const Tensor& norm, con
   for (int64_t e = 0; e < c.num_experts; ++e) {
     const int64_t begin = offsets.as<int32_t>()[e], end = offsets.as<int32_t>()[e + 1];
     if (begin == end) continue;
-    const ArenaScope scope(ctx.arena());
-    const auto id = [&](TensorKind kind) {
-      return TensorId{.kind = kind, .layer = layer, .expert = e};
-    };
-    const Tensor in = rows.slice(begin, end);
-    const Tensor gate_up = ctx.allocate({end - begin, 2 * f}), h = ctx.allocate({end - begin, f});
-    if (inputs) {
-      inputs(id(TensorKind::w1), in);
-      inputs(id(TensorKind::w3), in);
-    }
-    multiply(ctx, id(TensorKind::w1), in, gate_up);
-    multiply(ctx, id(TensorKind::w3), in, gate_up, f);
     // The router's weights of this expert's rows alone.
-    const Tensor own = ctx.allocate({end - begin, 1}, ctx.statistics());
-    const Tensor order = ctx.allocate({end - begin}, Dtype::i32);
-    for (int64_t row = begin; row < end; ++row) {
-      own.as<float>()[row - begin] = weights.as<float>()[source.as<int32_t>()[row]];
-      order.as<int32_t>()[row - begin] = static_cast<int32_t>(row - begin);
-    }
-    ctx.run(ops::SwiGlu{.gate_up = gate_up, .weights = own, .source = order, .h = h});
-    if (inputs) inputs(id(TensorKind::w2), h);
-    multiply(ctx, id(TensorKind::w2), h, results.slice(begin, end));
+    std::vector<float> own;
+    for (int64_t row = begin; row < end; ++row)
+      own.push_back(weights.as<float>()[source.as<int32_t>()[row]]);
+    const Tensor y = results.slice(begin, end);
+    run_expert(ctx, layer, e, rows.slice(begin, end), own, y, inputs);
+    if (listener.expert) listener.expert(layer, e, y);
   }
   ctx.run(ops::CombineRows{.y = results, .slot = slot, .residual = x, .out = x});
+}
+
+void StreamedModel::run_expert(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
+                               std::span<const float> weights, const Tensor& y,
+                               const Inputs& inputs) {
+  const ArenaScope scope(ctx.arena());
+  const int64_t n = x.dim(0), f = config().intermediate_size;
+  const auto id = [&](TensorKind kind) {
+    return TensorId{.kind = kind, .layer = layer, .expert = expert};
+  };
+  const Tensor gate_up = ctx.allocate({n, 2 * f}), h = ctx.allocate({n, f});
+  if (inputs) {
+    inputs(id(TensorKind::w1), x);
+    inputs(id(TensorKind::w3), x);
+  }
+  multiply(ctx, id(TensorKind::w1), x, gate_up);
+  multiply(ctx, id(TensorKind::w3), x, gate_up, f);
+  const Tensor own = ctx.allocate({n, 1}, ctx.statistics());
+  const Tensor order = ctx.allocate({n}, Dtype::i32);
+  std::ranges::copy(weights, own.as<float>());
+  std::iota(order.as<int32_t>(), order.as<int32_t>() + n, 0);
+  ctx.run(ops::SwiGlu{.gate_up = gate_up, .weights = own, .source = order, .h = h});
+  if (inputs) inputs(id(TensorKind::w2), h);
+  multiply(ctx, id(TensorKind::w2), h, y);
+}
+
+Tensor StreamedModel::expert_output(Context& ctx, int64_t layer, int64_t expert, const Tensor& x) {
+  const Tensor y = ctx.allocate(x.shape());
+  const std::vector<float> ones(static_cast<size_t>(x.dim(0)), 1.0F);
+  run_expert(ctx, layer, expert, x, ones, y, {});
+  return y;
 }
 
 Tensor StreamedModel::logits(Context& ctx, const Tensor& hidden) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "convert/part_reader.h"
@@ -15,21 +16,33 @@ class StreamedModel {
  public:
   /// Is told what each matrix is multiplied by: rows [n, columns] of the tokens that reach it.
   using Inputs = std::function<void(const TensorId&, const Tensor&)>;
+  /// Are told what a layer's router does, where they are there.
+  struct Listener {
+    /// What layer `layer`'s router sees, [N, D].
+    std::function<void(Context&, int64_t layer, const Tensor& x)> layer;
+    /// What an expert gives for the tokens that chose it, times the router's weights: [n, D].
+    std::function<void(int64_t layer, int64_t expert, const Tensor& y)> expert;
+  };
 
   /// `backend` computes in ordinary memory (cpu or ref); both must outlive this.
   StreamedModel(Backend& backend, PartReader& reader);
 
   const ModelConfig& config() const { return reader_.config(); }
   /// Hidden states [N, D] after the final norm, in the context's arena.
-  Tensor hidden(Context& ctx, const Batch& batch, const Inputs& inputs = {});
+  Tensor hidden(Context& ctx, const Batch& batch, const Inputs& inputs = {},
+                const Listener& listener = {});
+  /// What one expert makes of any rows x [n, D]: [n, D], in the context's arena.
+  Tensor expert_output(Context& ctx, int64_t layer, int64_t expert, const Tensor& x);
   /// Logits [n, V] of hidden states [n, D], in the context's arena.
   Tensor logits(Context& ctx, const Tensor& hidden);
 
  private:
-  void layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x,
-             const Inputs& inputs);
+  void layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x, const Inputs& inputs,
+             const Listener& listener);
   void experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
-               const Inputs& inputs);
+               const Inputs& inputs, const Listener& listener);
+  void run_expert(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
+                  std::span<const float> weights, const Tensor& y, const Inputs& inputs);
   void multiply(Context& ctx, const TensorId& id, const Tensor& x, const Tensor& y,
                 int64_t y_begin = 0);
   Tensor rope_table(Context& ctx, int64_t positions) const;
