@@ -7,7 +7,6 @@
 #include <set>
 
 #include "base/error.h"
-#include "base/pages.h"
 #include "model/checkpoint.h"
 
 namespace mixtral {
@@ -15,7 +14,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kSummedAtOnce = size_t{16} << 20;
+/// The tensors that stand in files.
+const TensorSource& tensors_in_files(const ModelSource& source, const ConvertOptions& options) {
+  return (options.edit ? *options.edit->sources.front() : source).tensors();
+}
 
 std::map<std::string, std::string> files_of(const ModelSource& source, const GgufFile* gguf) {
   return gguf ? find_kept_files(gguf->header()) : kept_files(source.directory());
@@ -28,11 +30,12 @@ Conversion::Conversion(const ModelSource& source, const ConvertOptions& options,
     : source_(source),
       options_(options),
       progress_(progress),
-      source_format_(format_of(source.tensors())),
+      source_format_(format_of(tensors_in_files(source, options))),
       reader_(source.tensors(), source.config()),
       threads_(options.threads),
       packer_(reader_, threads_, options.importance),
-      outputs_(output_tensors(source.config(), options.to)) {
+      outputs_(output_tensors(source.config(), options.to)),
+      account_(source, options.edit) {
   check_weights(config(), source.tensors());
   refuse_what_cannot_be_said(config(), options.to);
   if (source_format_ == ModelFormat::gguf) {
@@ -41,7 +44,6 @@ Conversion::Conversion(const ModelSource& source, const ConvertOptions& options,
   }
   kept_ = files_of(source, gguf());
   choose_types();
-  total_ = source.tensors().bytes();
   receipt_.source = fs::absolute(source.tensors().path()).string();
   receipt_.source_format = name(source_format_);
   receipt_.target_format = name(options.to);
@@ -89,32 +91,21 @@ uint64_t Conversion::target_bytes() const {
   return static_cast<uint64_t>(bits / 8);
 }
 
-const std::string& Conversion::source_sum(const std::string& name) {
-  const auto known = sums_.find(name);
-  if (known != sums_.end()) return known->second;
-  Checksummer sum;
-  std::span<const std::byte> bytes = source_.tensors().raw(name);
-  done_ += bytes.size();
-  while (!bytes.empty()) {
-    const size_t count = std::min(kSummedAtOnce, bytes.size());
-    sum.update(bytes.first(count));
-    release_pages(bytes.first(count));
-    bytes = bytes.subspan(count);
-  }
-  return sums_.emplace(name, sum.result().hex()).first->second;
-}
-
 std::string Conversion::transform_of(const OutputTensor& output, const TensorId& id,
                                      const PackedPart& part) {
   std::vector<std::string> steps;
-  const TensorNaming& from = reader_.place(id).naming;
+  if (options_.edit)
+    if (std::string words = options_.edit->words(id); !words.empty())
+      steps.push_back(std::move(words));
+  const auto at = account_.place(id);
+  const TensorNaming from = at ? at->place.naming : naming_in(options_.to, id.kind);
   if (from.all_experts && !output.stacked) steps.push_back("expert taken out of a stack");
   if (!from.all_experts && output.stacked) steps.push_back("expert put into a stack");
   if (from.transposed) steps.push_back("transposed");
   const bool paired = from.row_order == TensorNaming::RowOrder::interleaved;
   if (paired != (output.heads > 0))
     steps.push_back(paired ? "rotary pairs half a head apart" : "rotary pairs as neighbours");
-  const auto format = reader_.format(id);
+  const auto format = at ? stored_format(*at->entry) : reader_.format(id);
   if (!(format && is_stored_as(*format, output.type))) {
     const bool decoded = (!format || !format->dense()) && output.type.dense();
     steps.push_back((decoded        ? "decoded to "
@@ -126,12 +117,8 @@ std::string Conversion::transform_of(const OutputTensor& output, const TensorId&
 }
 
 PackedPart Conversion::pack(const OutputTensor& output, const TensorId& id) {
-  const TensorEntry& entry = reader_.entry(id);
   ReceiptTensor row;
-  row.source = entry.name;
-  row.source_type = entry.type;
-  row.source_shape = entry.dims;
-  row.source_sum = source_sum(entry.name);
+  account_.note(id, row);
   row.model = tensor_name(id);
   row.target = output.name;
   row.target_type = output.type.name();
@@ -143,7 +130,7 @@ PackedPart Conversion::pack(const OutputTensor& output, const TensorId& id) {
   receipt_.lossless &= !part.rounded;
   // A file may ask for the pieces of a tensor one by one, and so have it packed several times.
   if (noted_.insert(id).second) receipt_.tensors.push_back(std::move(row));
-  if (progress_) progress_(done_, total_);
+  if (progress_) progress_(account_.done(), account_.total());
   return part;
 }
 
@@ -159,8 +146,7 @@ Receipt Conversion::finish() {
   for_each_tensor(config(), [&](const TensorId& id) {
     if (!models.contains(tensor_name(id))) receipt_.unaccounted.push_back(tensor_name(id));
   });
-  for (const std::string& name : source_.tensors().names())
-    if (!sums_.contains(name)) receipt_.unused.push_back(name);  // check_weights() knows them
+  account_.finish(receipt_);
   if (!receipt_.unaccounted.empty())
     throw Error(fmt::format("{} tensors of the model were not converted, {} the first",
                             receipt_.unaccounted.size(), receipt_.unaccounted.front()));

@@ -11,6 +11,7 @@
 #include "convert/output_tensor.h"
 #include "convert/part_packer.h"
 #include "convert/part_reader.h"
+#include "convert/source_account.h"
 
 namespace mixtral {
 
@@ -48,7 +49,6 @@ class Conversion {
  private:
   void choose_types();
   std::string transform_of(const OutputTensor& output, const TensorId& id, const PackedPart& part);
-  const std::string& source_sum(const std::string& name);
 
   const ModelSource& source_;
   const ConvertOptions& options_;
@@ -61,9 +61,8 @@ class Conversion {
   ThreadPool threads_;
   PartPacker packer_;
   std::vector<OutputTensor> outputs_;
-  std::map<std::string, std::string> sums_;  // of the source's tensors, by name
-  std::set<TensorId> noted_;                 // in the receipt
-  uint64_t done_ = 0, total_ = 0;
+  SourceAccount account_;
+  std::set<TensorId> noted_;  // in the receipt
   Receipt receipt_;
 };
 

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "convert/importance.h"
+#include "convert/model_edit.h"
 #include "convert/receipt.h"
 #include "convert/stored_type.h"
 #include "open/model_source.h"
@@ -19,6 +20,7 @@ struct ConvertOptions {
   bool compare = true;                     // the logits of source and target
   int threads = 0;                         // 0: one a core
   const Importance* importance = nullptr;  // or null
+  const ModelEdit* edit = nullptr;         // what the source was made by (EditedTensors), or null
 };
 
 /// Is told how many of the source's bytes have been converted, and of how many.

@@ -13,6 +13,12 @@
 
 namespace mixtral {
 
+std::optional<ops::WeightFormat> stored_format(const TensorEntry& entry) {
+  if (entry.coded) return ops::find_weight_format(entry.format);
+  CHECK(entry.dtype.has_value(), entry.name);
+  return ops::dense_format(*entry.dtype);
+}
+
 PartReader::PartReader(const TensorSource& source, const ModelConfig& config)
     : source_(source), config_(config) {}
 
@@ -24,15 +30,6 @@ const TensorPlace& PartReader::place(const TensorId& id) {
     throw Error(
         fmt::format("{}: the tensor {} is missing", source_.path().string(), tensor_name(id)));
   return places_.emplace(id, std::move(*found)).first->second;
-}
-
-std::optional<ops::WeightFormat> PartReader::format(const TensorId& id) {
-  const TensorEntry& tensor = entry(id);
-  if (!tensor.coded) {
-    CHECK(tensor.dtype.has_value(), tensor.name);
-    return ops::dense_format(*tensor.dtype);
-  }
-  return ops::find_weight_format(tensor.format);
 }
 
 Tensor PartReader::room(Shape shape, Dtype dtype) {

@@ -9,6 +9,9 @@
 
 namespace mixtral {
 
+/// What a file keeps a tensor in; nothing where it is none of kWeightFormats.
+std::optional<ops::WeightFormat> stored_format(const TensorEntry& entry);
+
 /// Reads the tensors of a model one at a time, from files in any naming scheme. What has been read
 /// of the files' pages is given back to the system, so that a pass over a large model does not
 /// count as memory in use.
@@ -21,8 +24,7 @@ class PartReader {
   const TensorSource& source() const { return source_; }
   const TensorPlace& place(const TensorId& id);
   const TensorEntry& entry(const TensorId& id) { return source_.at(place(id).name); }
-  /// What the file keeps the tensor in; nothing where it is none of kWeightFormats.
-  std::optional<ops::WeightFormat> format(const TensorId& id);
+  std::optional<ops::WeightFormat> format(const TensorId& id) { return stored_format(entry(id)); }
 
   /// The values, [rows, columns] or [n], in the model's order. Throws Error naming file, tensor and
   /// element where one is NaN or infinite.

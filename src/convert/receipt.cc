@@ -45,6 +45,10 @@ ordered_json json_of(const ReceiptTensor& t) {
                     {"target", t.target},
                     {"target_type", t.target_type},
                     {"target_shape", t.target_shape}};
+  if (t.source_model > 0) json["source_model"] = t.source_model;
+  for (const ReceiptOrigin& other : t.others)
+    json["others"].push_back(
+        {{"source", other.name}, {"source_xxh3", other.sum}, {"source_model", other.source}});
   if (t.part >= 0) json["part"] = t.part;
   json["transform"] = t.transform;
   json["difference"] = t.difference;
@@ -61,10 +65,37 @@ ReceiptTensor tensor_of(const Json& json) {
   t.target = json.at("target").as_string();
   t.target_type = json.at("target_type").as_string();
   t.target_shape = integers(json.at("target_shape"));
+  if (const Json* model = json.find("source_model"))
+    t.source_model = static_cast<size_t>(model->as_int());
+  if (const Json* others = json.find("others"))
+    for (const Json& other : others->items())
+      t.others.push_back({.name = other.at("source").as_string(),
+                          .sum = other.at("source_xxh3").as_string(),
+                          .source = static_cast<size_t>(other.at("source_model").as_int())});
   if (const Json* part = json.find("part")) t.part = part->as_int();
   t.transform = json.at("transform").as_string();
   t.difference = json.at("difference").as_double();
   return t;
+}
+
+ordered_json json_of(const ReceiptEdit& edit) {
+  ordered_json json{{"operation", edit.operation}};
+  for (const ReceiptSource& source : edit.sources)
+    json["sources"].push_back({{"path", source.path},
+                               {"format", source.format},
+                               {"dropped", source.dropped},
+                               {"unused", source.unused}});
+  return json;
+}
+
+ReceiptEdit edit_of(const Json& json) {
+  ReceiptEdit edit{.operation = json.at("operation").as_string(), .sources = {}};
+  for (const Json& source : json.at("sources").items())
+    edit.sources.push_back({.path = source.at("path").as_string(),
+                            .format = source.at("format").as_string(),
+                            .dropped = texts(source.at("dropped")),
+                            .unused = texts(source.at("unused"))});
+  return edit;
 }
 
 ordered_json json_of(const LogitComparison& l) {
@@ -96,6 +127,7 @@ std::string Receipt::to_json() const {
                     {"target", {{"format", target_format}, {"type", type}}},
                     {"lossless", lossless},
                     {"weight_bytes", weight_bytes}};
+  if (!edit.operation.empty()) json["edit"] = json_of(edit);
   for (const auto& [name, sum] : files)
     json["files"][name] = {{"bytes", sum.bytes}, {"xxh3", sum.hex()}};
   json["companions"] = companions;
@@ -131,6 +163,7 @@ Receipt Receipt::load(const std::filesystem::path& file) {
                              .shape = integers(target.at("shape")),
                              .sum = target.at("xxh3").as_string()};
   if (const Json* logits = json.find("logits")) receipt.logits = logits_of(*logits);
+  if (const Json* edit = json.find("edit")) receipt.edit = edit_of(*edit);
   return receipt;
 }
 

@@ -91,20 +91,48 @@ void check_account(const ModelConfig& config, const Receipt& receipt, Problems& 
     problems.push_back(fmt::format("{} was not accounted for", name));
 }
 
-void check_source(const TensorSource& source, const Receipt& receipt, Problems& problems) {
+/// Checks one of the models that the receipt is of.
+void check_source(const TensorSource& source, size_t number, const Receipt& receipt,
+                  Problems& problems) {
   std::map<std::string, std::string> noted;
-  for (const ReceiptTensor& tensor : receipt.tensors) noted[tensor.source] = tensor.source_sum;
+  for (const ReceiptTensor& tensor : receipt.tensors) {
+    if (!tensor.source.empty() && tensor.source_model == number)
+      noted[tensor.source] = tensor.source_sum;
+    for (const ReceiptOrigin& other : tensor.others)
+      if (other.source == number) noted[other.name] = other.sum;
+  }
   for (const auto& [name, sum] : noted) {
     if (!source.find(name))
       problems.push_back(fmt::format("the source no longer has the tensor {}", name));
     else if (sum_of(source.raw(name)) != sum)
       problems.push_back(fmt::format("the source's tensor {} has changed", name));
   }
-  const std::set<std::string> unused(receipt.unused.begin(), receipt.unused.end());
+  std::set<std::string> left(receipt.unused.begin(), receipt.unused.end());
+  if (number < receipt.edit.sources.size()) {
+    const ReceiptSource& own = receipt.edit.sources[number];
+    left = {own.unused.begin(), own.unused.end()};
+    left.insert(own.dropped.begin(), own.dropped.end());
+  }
   for (const std::string& name : source.names())
-    if (!noted.contains(name) && !unused.contains(name))
+    if (!noted.contains(name) && !left.contains(name) && !source.raw(name).empty())
       problems.push_back(
           fmt::format("the source's tensor {} is not in the receipt", printable(name)));
+}
+
+/// Checks the models that an edited one was made of, as far as they are still there. Returns
+/// whether all are.
+bool check_edited(const Receipt& receipt, Problems& problems) {
+  bool all = true;
+  for (size_t i = 0; i < receipt.edit.sources.size(); ++i) {
+    std::error_code error;
+    const std::string& path = receipt.edit.sources[i].path;
+    if (fs::exists(path, error))
+      check_source(ModelSource::resolve({.model = path, .dense = true}).tensors(), i, receipt,
+                   problems);
+    else
+      all = false;
+  }
+  return all;
 }
 
 void check_logits(const Receipt& receipt, const LogitComparison& logits, Problems& problems) {
@@ -131,9 +159,12 @@ Verification verify_conversion(const fs::path& target, int threads) {
   const ModelSource model = ModelSource::resolve({.model = target.string()});
   check_account(model.config(), receipt, found.problems);
   std::optional<ModelSource> source;
-  if (fs::exists(receipt.source, error)) {
+  if (!receipt.edit.operation.empty()) {
+    // Their logits are others: the receipt has those of what was to be written.
+    found.source_present = check_edited(receipt, found.problems);
+  } else if (fs::exists(receipt.source, error)) {
     source = ModelSource::resolve({.model = receipt.source});
-    check_source(source->tensors(), receipt, found.problems);
+    check_source(source->tensors(), 0, receipt, found.problems);
     found.source_present = true;
   }
   // Damaged weights are not worth running.
