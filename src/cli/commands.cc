@@ -5,6 +5,7 @@
 #include "cli/convert_command.h"
 #include "cli/data_command.h"
 #include "cli/evaluate_command.h"
+#include "cli/experts_command.h"
 #include "cli/finetune_command.h"
 #include "cli/generate_command.h"
 #include "cli/merge_command.h"
@@ -22,6 +23,7 @@ void add_commands(cli::App& app) {
   add_convert_command(app);
   add_data_command(app);
   add_evaluate_command(app);
+  add_experts_command(app);
   add_finetune_command(app);
   add_generate_command(app);
   add_info_command(app);
