@@ -43,6 +43,8 @@ Conversion::Conversion(const ModelSource& source, const ConvertOptions& options,
     known_ = find_original_types(gguf_->header());
   }
   kept_ = files_of(source, gguf());
+  // That of an edited model describes the one that it was made of, perhaps a dense one.
+  if (options.edit) kept_.erase("config.json");
   choose_types();
   receipt_.source = fs::absolute(source.tensors().path()).string();
   receipt_.source_format = name(source_format_);

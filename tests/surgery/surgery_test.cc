@@ -90,7 +90,8 @@ TEST_F(Surgery, PruningAnExpertThatIsNeverChosenLeavesLogitsAsTheyAre) {
 // The score of each expert from the layer's input on, in plain loops.
 TEST_F(Surgery, ReapIsTheMeanOfWeightTimesNormOverTheTokensOfAnExpert) {
   const ModelConfig config = config_of(4, 2);
-  testing::write_mixtral(path("model"), config, testing::draw_model(config, 5));
+  const testing::Weights weights = testing::draw_model(config, 5);
+  testing::write_mixtral(path("model"), config, weights);
   const ModelSource source = open("model");
   std::vector<std::vector<float>> inputs;
   PartReader reader(source.tensors(), config);
@@ -119,14 +120,14 @@ TEST_F(Surgery, ReapIsTheMeanOfWeightTimesNormOverTheTokensOfAnExpert) {
       const std::vector<double> x(
           inputs[layer].begin() + static_cast<std::ptrdiff_t>(token * 16),
           inputs[layer].begin() + static_cast<std::ptrdiff_t>(token * 16 + 16));
-      const std::vector<double> scores = product(values_of(path("model"), router_name(l)), x);
+      const std::vector<double> scores = product(weights.at(router_name(l)), x);
       std::vector<size_t> order = {0, 1, 2, 3};
       std::ranges::sort(order, [&](size_t a, size_t b) { return scores[a] > scores[b]; });
       for (size_t j = 0; j < 2; ++j) {
         const size_t e = order[j];
         const double weight = 1 / (1 + std::exp(scores[order[1 - j]] - scores[e]));
         const auto matrix = [&](TensorKind kind) {
-          return values_of(path("model"), expert_name(l, static_cast<int64_t>(e), kind));
+          return weights.at(expert_name(l, static_cast<int64_t>(e), kind));
         };
         std::vector<double> h = product(matrix(TensorKind::w1), x);
         const std::vector<double> up = product(matrix(TensorKind::w3), x);
