@@ -33,7 +33,7 @@ Conversion::Conversion(const ModelSource& source, const ConvertOptions& options,
       source_format_(format_of(tensors_in_files(source, options))),
       reader_(source.tensors(), source.config()),
       threads_(options.threads),
-      packer_(reader_, threads_, options.importance),
+      packer_(reader_, threads_, options.calibration),
       outputs_(output_tensors(source.config(), options.to)),
       account_(source, options.edit) {
   check_weights(config(), source.tensors());
@@ -49,7 +49,7 @@ Conversion::Conversion(const ModelSource& source, const ConvertOptions& options,
   receipt_.source = fs::absolute(source.tensors().path()).string();
   receipt_.source_format = name(source_format_);
   receipt_.target_format = name(options.to);
-  receipt_.type = options.type.name();
+  receipt_.type = options.type.name() + (options.plan.empty() ? "" : ", mixed");
 }
 
 void Conversion::choose_types() {
@@ -62,6 +62,8 @@ void Conversion::choose_types() {
     }
     const TensorId& first = output.parts.front();
     output.type = options_.type.of(first.kind, first.layer, config(), options_.to, formats);
+    if (const auto own = options_.plan.find(output.name); own != options_.plan.end())
+      output.type = own->second;
     if (wants_wide && output.type.format == ops::WeightFormat::f64)
       throw Error(fmt::format(
           "{}: tensor {} is in f64, which {} does not compute with; give a type, such as f32",

@@ -66,6 +66,11 @@ void check_target(const ModelSource& source, const ConvertOptions& options) {
                         .remedies = {{.setting = {"overwrite", ""}}}});
 }
 
+std::vector<OutputTensor> planned_tensors(const ModelSource& source,
+                                          const ConvertOptions& options) {
+  return Conversion(source, options, {}).outputs();
+}
+
 uint64_t planned_bytes(const ModelSource& source, const ConvertOptions& options) {
   return Conversion(source, options, {}).target_bytes();
 }

@@ -3,8 +3,9 @@
 #include <filesystem>
 #include <functional>
 
-#include "convert/importance.h"
+#include "convert/calibration.h"
 #include "convert/model_edit.h"
+#include "convert/output_tensor.h"
 #include "convert/receipt.h"
 #include "convert/stored_type.h"
 #include "open/model_source.h"
@@ -13,14 +14,15 @@ namespace mixtral {
 
 struct ConvertOptions {
   ModelFormat to = ModelFormat::hugging_face;
-  TypeChoice type;                         // of the target's tensors
-  std::filesystem::path out;               // a .gguf file, or a directory
-  bool overwrite = false;                  // what stands there
-  bool vocabulary = true;                  // GGUF: the tokenizer goes into the file
-  bool compare = true;                     // the logits of source and target
-  int threads = 0;                         // 0: one a core
-  const Importance* importance = nullptr;  // or null
-  const ModelEdit* edit = nullptr;         // what the source was made by (EditedTensors), or null
+  TypeChoice type;                     // of the target's tensors
+  TypePlan plan;                       // of those that have another, by name
+  std::filesystem::path out;           // a .gguf file, or a directory
+  bool overwrite = false;              // what stands there
+  bool vocabulary = true;              // GGUF: the tokenizer goes into the file
+  bool compare = true;                 // the logits of source and target
+  int threads = 0;                     // 0: one a core
+  Calibration* calibration = nullptr;  // of the source, or null: rounding to the nearest
+  const ModelEdit* edit = nullptr;     // what the source was made by (EditedTensors), or null
 };
 
 /// Is told how many of the source's bytes have been converted, and of how many.
@@ -33,7 +35,9 @@ using ConvertProgress = std::function<void(uint64_t done, uint64_t total)>;
 Receipt convert_model(const ModelSource& source, const ConvertOptions& options,
                       const ConvertProgress& progress = {});
 
-/// Bytes of the weights that the conversion would write.
+/// The tensors that the conversion would write, with their types.
+std::vector<OutputTensor> planned_tensors(const ModelSource& source, const ConvertOptions& options);
+/// Bytes of their weights.
 uint64_t planned_bytes(const ModelSource& source, const ConvertOptions& options);
 
 /// Throws Error unless the options' target may be written: nothing is there, or a model that may

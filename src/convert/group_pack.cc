@@ -1,7 +1,7 @@
 // Rounds to MLX's groups. Each group tries several ranges around its own; of each, the codes give
 // the best scale and bias by weighted least squares, and the codes are rounded again under these as
-// they will be stored. Without importance, the plain range is tried too, so that the result is
-// never worse than rounding to nearest.
+// they will be stored. The plain range is tried too, so that the result is never worse than
+// rounding to nearest.
 #include "convert/group_pack.h"
 
 #include <algorithm>
@@ -25,15 +25,20 @@ struct Affine {
   float scale = 0, bias = 0;
 };
 
-/// The nearest codes under `as`, and their weighted squared error. Codes are kept as floats while
-/// they are looked for. `weights` has one for each number.
+/// Kept as a float while codes are looked for.
+float nearest_code(float x, Affine as, int levels) {
+  const float inverse = as.scale != 0 ? 1 / as.scale : 0;
+  const float at = std::min(std::max((x - as.bias) * inverse, 0.f), static_cast<float>(levels));
+  return static_cast<float>(static_cast<int>(at + 0.5f));
+}
+
+/// The nearest codes under `as`, and their weighted squared error. `weights` has one for each
+/// number.
 float round_to(std::span<const float> x, std::span<const float> weights, Affine as, int levels,
                std::vector<float>& codes) {
-  const float inverse = as.scale != 0 ? 1 / as.scale : 0, most = static_cast<float>(levels);
   float error = 0;
   for (size_t i = 0; i < x.size(); ++i) {
-    const float at = std::min(std::max((x[i] - as.bias) * inverse, 0.f), most);
-    codes[i] = static_cast<float>(static_cast<int>(at + 0.5f));
+    codes[i] = nearest_code(x[i], as, levels);
     const float off = as.scale * codes[i] + as.bias - x[i];
     error += weights[i] * off * off;
   }
@@ -84,32 +89,60 @@ Affine search(std::span<const float> x, std::span<const float> weights, int leve
   return best;
 }
 
+class GroupRounder : public ops::BlockRounder {
+ public:
+  explicit GroupRounder(const GroupRow& to)
+      : to_(to), levels_((1 << to.bits) - 1), codes_(static_cast<size_t>(to.group)) {}
+
+  size_t unit() const override { return codes_.size(); }
+  size_t block() const override { return codes_.size(); }
+  void open(const float* values, const float* weights) override {
+    as_ = search({values, unit()}, {weights, unit()}, levels_, to_.dtype, codes_);
+    if (!std::isfinite(as_.scale) || !std::isfinite(as_.bias))
+      throw Error("a number is too large for scales in f16; convert the model to bf16 first");
+  }
+  void open_block(size_t, const float*, const float*) override {}
+  float round(size_t i, float value) override {
+    codes_[i] = nearest_code(value, as_, levels_);
+    return as_.scale * codes_[i] + as_.bias;
+  }
+  void close(size_t index) override {
+    const auto in_word = static_cast<size_t>(32 / to_.bits);
+    int32_t* words = to_.codes + index * unit() / in_word;
+    std::fill_n(words, unit() / in_word, 0);
+    for (size_t i = 0; i < unit(); ++i) {
+      const uint32_t bits = static_cast<uint32_t>(codes_[i])
+                            << static_cast<size_t>(to_.bits) * (i % in_word);
+      words[i / in_word] |= static_cast<int32_t>(bits);
+    }
+    const auto size = static_cast<size_t>(size_of(to_.dtype));
+    for (const auto& [value, out] :
+         {std::pair(as_.scale, to_.scales), std::pair(as_.bias, to_.biases)})
+      convert_elements(reinterpret_cast<const std::byte*>(&value), Dtype::f32, out + index * size,
+                       to_.dtype, 1);
+  }
+
+ private:
+  GroupRow to_;
+  int levels_;
+  Affine as_;
+  std::vector<float> codes_;
+};
+
 }  // namespace
 
-void pack_group_row(std::span<const float> values, std::span<const float> importance,
-                    const GroupRow& to, std::span<float> packed) {
-  const auto width = static_cast<size_t>(to.group);
-  const int levels = (1 << to.bits) - 1, in_word = 32 / to.bits;
-  std::vector<float> codes(width);
+std::unique_ptr<ops::BlockRounder> make_group_rounder(const GroupRow& to) {
+  return std::make_unique<GroupRounder>(to);
+}
+
+void pack_group_row(std::span<const float> values, const GroupRow& to, std::span<float> packed) {
+  GroupRounder rounder(to);
+  const size_t width = rounder.unit();
   const std::vector<float> alike(width, 1.f);
-  std::fill_n(to.codes, values.size() * static_cast<size_t>(to.bits) / 32, 0);
-  for (size_t begin = 0, group = 0; begin < values.size(); begin += width, ++group) {
-    const auto x = values.subspan(begin, width);
-    const auto weights = importance.empty() ? std::span(alike) : importance.subspan(begin, width);
-    const Affine as = search(x, weights, levels, to.dtype, codes);
-    if (!std::isfinite(as.scale) || !std::isfinite(as.bias))
-      throw Error("a number is too large for scales in f16; convert the model to bf16 first");
-    for (size_t i = 0; i < width; ++i) {
-      const size_t at = begin + i;
-      const auto bits = static_cast<uint32_t>(codes[i])
-                        << to.bits * static_cast<int>(at % static_cast<size_t>(in_word));
-      to.codes[at / static_cast<size_t>(in_word)] |= static_cast<int32_t>(bits);
-      packed[at] = as.scale * codes[i] + as.bias;
-    }
-    const auto size = static_cast<size_t>(size_of(to.dtype));
-    for (const auto& [value, out] : {std::pair(as.scale, to.scales), std::pair(as.bias, to.biases)})
-      convert_elements(reinterpret_cast<const std::byte*>(&value), Dtype::f32, out + group * size,
-                       to.dtype, 1);
+  for (size_t begin = 0; begin < values.size(); begin += width) {
+    rounder.open(values.data() + begin, alike.data());
+    for (size_t i = 0; i < width; ++i) packed[begin + i] = rounder.round(i, values[begin + i]);
+    rounder.close(begin / width);
   }
 }
 

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
+#include "ops/block_rounder.h"
 #include "tensor/dtype.h"
 
 namespace mixtral {
@@ -19,9 +21,10 @@ struct GroupRow {
   std::byte* biases = nullptr;
 };
 
-/// Packs a row; `importance` [columns] weighs the errors of its columns, or is empty: all alike.
-/// `packed` gets the numbers that are kept.
-void pack_group_row(std::span<const float> values, std::span<const float> importance,
-                    const GroupRow& to, std::span<float> packed);
+/// Rounds a row number by number. Unit and block are a group.
+std::unique_ptr<ops::BlockRounder> make_group_rounder(const GroupRow& to);
+
+/// Packs a row, all of its errors alike. `packed` gets the numbers that are kept.
+void pack_group_row(std::span<const float> values, const GroupRow& to, std::span<float> packed);
 
 }  // namespace mixtral

@@ -15,23 +15,6 @@
 namespace mixtral {
 namespace {
 
-/// The largest difference of two rows, and the largest number of the first.
-struct Deviation {
-  double difference = 0, size = 0;
-
-  void add(std::span<const float> from, std::span<const float> to) {
-    for (size_t i = 0; i < from.size(); ++i) {
-      difference = std::max(difference, static_cast<double>(std::abs(to[i] - from[i])));
-      size = std::max(size, static_cast<double>(std::abs(from[i])));
-    }
-  }
-  void add(const Deviation& other) {
-    difference = std::max(difference, other.difference);
-    size = std::max(size, other.size);
-  }
-  double share() const { return size > 0 ? difference / size : difference; }
-};
-
 /// Calls work(row, deviation of the thread's rows) for all rows, and joins the deviations.
 template <class Work>
 Deviation for_rows(ThreadPool& threads, int64_t rows, const Work& work) {
@@ -46,17 +29,28 @@ Deviation for_rows(ThreadPool& threads, int64_t rows, const Work& work) {
   return all;
 }
 
-/// Packs a row of numbers with the importance of its columns, where the format can use it.
-void pack_row(ops::WeightFormat format, std::span<const float> values,
-              std::span<const float> importance, uint8_t* to) {
-  if (format.name() == "q4_k") return ops::pack_q4_k(values, importance, to);
-  if (format.name() == "q5_k") return ops::pack_q5_k(values, importance, to);
-  if (format.name() == "q6_k") return ops::pack_q6_k(values, importance, to);
+/// Packs a row of numbers, each to the nearest that its block's scale allows.
+void pack_row(ops::WeightFormat format, std::span<const float> values, uint8_t* to) {
+  if (format.name() == "q4_k") return ops::pack_q4_k(values, {.codes = to});
+  if (format.name() == "q5_k") return ops::pack_q5_k(values, {.codes = to});
+  if (format.name() == "q6_k") return ops::pack_q6_k(values, {.codes = to});
   CHECK(format.row().pack != nullptr, std::string(format.name()) + " is only read");
   format.row().pack(values, {.codes = to});
 }
 
 }  // namespace
+
+void Deviation::add(std::span<const float> from, std::span<const float> to) {
+  for (size_t i = 0; i < from.size(); ++i) {
+    difference = std::max(difference, static_cast<double>(std::abs(to[i] - from[i])));
+    size = std::max(size, static_cast<double>(std::abs(from[i])));
+  }
+}
+
+void Deviation::add(const Deviation& other) {
+  difference = std::max(difference, other.difference);
+  size = std::max(size, other.size);
+}
 
 Tensor PartPacker::room(Buffer& buffer, Shape shape, Dtype dtype) {
   const int64_t bytes = shape.numel() * size_of(dtype);
@@ -109,23 +103,36 @@ PackedPart PartPacker::convert(const TensorId& id, Dtype dtype) {
   return part;
 }
 
+Deviation PartPacker::compensate(const TensorId& id, const Tensor& values,
+                                 const RowRounders& rounders) {
+  const Tensor packed = room(packed_, values.shape(), Dtype::f32);
+  calibration_->round(threads_, id, values, rounders, packed);
+  Deviation deviation;
+  deviation.add(values.span<float>(), packed.span<float>());
+  return deviation;
+}
+
 PackedPart PartPacker::pack_blocks(const TensorId& id, ops::WeightFormat format) {
   const Tensor values = reader_.values(id, Dtype::f32);
   const int64_t rows = values.dim(0), columns = values.dim(1);
   const int64_t bytes = format.row_bytes(columns);
   const Tensor codes = room(codes_, {rows, bytes}, Dtype::u8);
-  const std::span<const float> importance =
-      importance_ ? importance_of(*importance_, id) : std::span<const float>();
-  const Deviation deviation = for_rows(threads_, rows, [&](int64_t row, Deviation& own) {
-    const std::span<const float> from(values.as<float>() + row * columns,
-                                      static_cast<size_t>(columns));
-    uint8_t* to = codes.as<uint8_t>() + row * bytes;
-    pack_row(format, from, importance, to);
-    thread_local std::vector<float> again;
-    again.resize(from.size());
-    format.row().unpack({.codes = to}, again);
-    own.add(from, again);
-  });
+  const auto row_of = [&](int64_t row) { return codes.as<uint8_t>() + row * bytes; };
+  Deviation deviation;
+  if (calibration_ && Calibration::has(id) && ops::make_k_rounder(format.name(), nullptr)) {
+    deviation = compensate(
+        id, values, [&](int64_t row) { return ops::make_k_rounder(format.name(), row_of(row)); });
+  } else {
+    deviation = for_rows(threads_, rows, [&](int64_t row, Deviation& own) {
+      const std::span<const float> from(values.as<float>() + row * columns,
+                                        static_cast<size_t>(columns));
+      pack_row(format, from, row_of(row));
+      thread_local std::vector<float> again;
+      again.resize(from.size());
+      format.row().unpack({.codes = row_of(row)}, again);
+      own.add(from, again);
+    });
+  }
   return {.codes = codes,
           .scales = {},
           .biases = {},
@@ -141,24 +148,29 @@ PackedPart PartPacker::pack_groups(const TensorId& id, const StoredType& type) {
   const Tensor codes = room(codes_, {rows, words}, Dtype::i32);
   const Tensor scales = room(scales_, {rows, groups}, dtype);
   const Tensor biases = room(biases_, {rows, groups}, dtype);
-  const std::span<const float> importance =
-      importance_ ? importance_of(*importance_, id) : std::span<const float>();
-  const Deviation deviation = for_rows(threads_, rows, [&](int64_t row, Deviation& own) {
-    const std::span<const float> from(values.as<float>() + row * columns,
-                                      static_cast<size_t>(columns));
-    thread_local std::vector<float> again;
-    again.resize(from.size());
-    pack_group_row(
-        from, importance,
-        {.bits = type.bits,
-         .group = type.group,
-         .dtype = dtype,
-         .codes = codes.as<int32_t>() + row * words,
-         .scales = static_cast<std::byte*>(scales.data()) + row * groups * size_of(dtype),
-         .biases = static_cast<std::byte*>(biases.data()) + row * groups * size_of(dtype)},
-        again);
-    own.add(from, again);
-  });
+  const auto row_of = [&](int64_t row) {
+    const int64_t at = row * groups * size_of(dtype);
+    return GroupRow{.bits = type.bits,
+                    .group = type.group,
+                    .dtype = dtype,
+                    .codes = codes.as<int32_t>() + row * words,
+                    .scales = static_cast<std::byte*>(scales.data()) + at,
+                    .biases = static_cast<std::byte*>(biases.data()) + at};
+  };
+  Deviation deviation;
+  if (calibration_ && Calibration::has(id)) {
+    deviation =
+        compensate(id, values, [&](int64_t row) { return make_group_rounder(row_of(row)); });
+  } else {
+    deviation = for_rows(threads_, rows, [&](int64_t row, Deviation& own) {
+      const std::span<const float> from(values.as<float>() + row * columns,
+                                        static_cast<size_t>(columns));
+      thread_local std::vector<float> again;
+      again.resize(from.size());
+      pack_group_row(from, row_of(row), again);
+      own.add(from, again);
+    });
+  }
   return {.codes = codes,
           .scales = scales,
           .biases = biases,

@@ -90,6 +90,22 @@ bool is_stored_as(WeightFormat format, const StoredType& type) {
          row.scale_type == type.format.row().type && row.minimum_type == row.scale_type;
 }
 
+std::vector<StoredType> type_ladder(const StoredType& type, int64_t columns) {
+  if (type.dense()) return {type};
+  std::vector<StoredType> types;
+  if (type.grouped()) {
+    for (const int bits : {4, 8})
+      types.push_back({.format = type.format, .bits = bits, .group = type.group});
+    return types;
+  }
+  for (const std::string_view name : {"q4_k", "q5_k", "q6_k", "q8_0"}) {
+    const StoredType next{.format = fitting(format(name), columns)};
+    if (types.empty() || next.bits_per_weight(columns) > types.back().bits_per_weight(columns))
+      types.push_back(next);
+  }
+  return types;
+}
+
 std::vector<std::string> type_names(ModelFormat target) {
   std::vector<std::string> names;
   for (const ChoiceRow& row : kChoices)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,6 +58,14 @@ class TypeChoice {
   std::string name_;
   int group_ = 0;
 };
+
+/// The types that a tensor with rows of `columns` numbers can have instead of `type`, from the
+/// fewest bits to the most: for one of ggml's q4_k, q5_k, q6_k and q8_0 or what stands in for them,
+/// for groups those of 4 and 8 bits. A dense type has no other.
+std::vector<StoredType> type_ladder(const StoredType& type, int64_t columns);
+
+/// A type for each of some tensors of a target, by their names there.
+using TypePlan = std::map<std::string, StoredType>;
 
 /// The names that TypeChoice takes for a target.
 std::vector<std::string> type_names(ModelFormat target);

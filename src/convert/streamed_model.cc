@@ -22,24 +22,30 @@ Tensor StreamedModel::rope_table(Context& ctx, int64_t positions) const {
   return table;
 }
 
-Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Inputs& inputs,
-                             const Listener& listener) {
-  const ModelConfig& c = config();
-  const Shape shape{batch.size(), c.hidden_size};
-  const Tensor result = ctx.allocate(shape);
-  const ArenaScope scope(ctx.arena());
-  const Tensor x = ctx.allocate(shape);
+void StreamedModel::embed(Context& ctx, const Batch& batch, const Tensor& x) {
   ctx.run(ops::Embedding{.table = reader_.values({.kind = TensorKind::embedding}, Dtype::f32),
                          .tokens = batch.tokens,
                          .x = x});
-  for (int64_t i = 0; i < c.num_layers; ++i) layer(ctx, i, batch, x, inputs, listener);
+}
+
+void StreamedModel::final_norm(Context& ctx, const Tensor& x, const Tensor& y) {
   ctx.run(ops::RmsNorm{.x = x,
                        .residual = {},
                        .weight = reader_.values({.kind = TensorKind::final_norm}, Dtype::f32),
                        .sum = {},
-                       .y = result,
+                       .y = y,
                        .rstd = {},
-                       .eps = c.rms_norm_eps});
+                       .eps = config().rms_norm_eps});
+}
+
+Tensor StreamedModel::hidden(Context& ctx, const Batch& batch, const Listener& listener) {
+  const Shape shape{batch.size(), config().hidden_size};
+  const Tensor result = ctx.allocate(shape);
+  const ArenaScope scope(ctx.arena());
+  const Tensor x = ctx.allocate(shape);
+  embed(ctx, batch, x);
+  for (int64_t i = 0; i < config().num_layers; ++i) layer(ctx, i, batch, x, {}, listener);
+  final_norm(ctx, x, result);
   return result;
 }
 
@@ -65,8 +71,8 @@ void StreamedModel::layer(Context& ctx, int64_t layer, const Batch& batch, const
     const Tensor qkv = ctx.allocate({n, heads.columns()}), out = ctx.allocate({n, q});
     const Tensor attended = ctx.allocate(x.shape());
     int64_t column = 0;
+    if (inputs) inputs(id(TensorKind::query), norm, {});
     for (const TensorKind kind : {TensorKind::query, TensorKind::key, TensorKind::value}) {
-      if (inputs) inputs(id(kind), norm);
       multiply(ctx, id(kind), norm, qkv, column);
       column += kind == TensorKind::query ? q : kv;
     }
@@ -82,7 +88,7 @@ void StreamedModel::layer(Context& ctx, int64_t layer, const Batch& batch, const
                            .window = c.sliding_window,
                            .scale = 1 / std::sqrt(static_cast<double>(c.head_dim)),
                            .longest = batch.sequences.longest});
-    if (inputs) inputs(id(TensorKind::attention_output), out);
+    if (inputs) inputs(id(TensorKind::attention_output), out, {});
     multiply(ctx, id(TensorKind::attention_output), out, attended);
     ctx.run(ops::RmsNorm{.x = attended,
                          .residual = x,
@@ -119,45 +125,43 @@ void StreamedModel::experts(Context& ctx, int64_t layer, const Tensor& norm, con
   for (int64_t e = 0; e < c.num_experts; ++e) {
     const int64_t begin = offsets.as<int32_t>()[e], end = offsets.as<int32_t>()[e + 1];
     if (begin == end) continue;
-    // The router's weights of this expert's rows alone.
-    std::vector<float> own;
+    const ArenaScope scope(ctx.arena());
+    const auto id = [&](TensorKind kind) {
+      return TensorId{.kind = kind, .layer = layer, .expert = e};
+    };
+    const Tensor in = rows.slice(begin, end);
+    const Tensor own = ctx.allocate({end - begin, 1}, ctx.statistics());  // of these rows alone
     for (int64_t row = begin; row < end; ++row)
-      own.push_back(weights.as<float>()[source.as<int32_t>()[row]]);
+      own.as<float>()[row - begin] = weights.as<float>()[source.as<int32_t>()[row]];
+    if (inputs) inputs(id(TensorKind::w1), in, own);
+    const Tensor h = expert_hidden(ctx, layer, e, in, own);
     const Tensor y = results.slice(begin, end);
-    run_expert(ctx, layer, e, rows.slice(begin, end), own, y, inputs);
+    multiply(ctx, id(TensorKind::w2), h, y);
     if (listener.expert) listener.expert(layer, e, y);
   }
   ctx.run(ops::CombineRows{.y = results, .slot = slot, .residual = x, .out = x});
 }
 
-void StreamedModel::run_expert(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
-                               std::span<const float> weights, const Tensor& y,
-                               const Inputs& inputs) {
-  const ArenaScope scope(ctx.arena());
+Tensor StreamedModel::expert_hidden(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
+                                    const Tensor& weights) {
   const int64_t n = x.dim(0), f = config().intermediate_size;
-  const auto id = [&](TensorKind kind) {
-    return TensorId{.kind = kind, .layer = layer, .expert = expert};
-  };
-  const Tensor gate_up = ctx.allocate({n, 2 * f}), h = ctx.allocate({n, f});
-  if (inputs) {
-    inputs(id(TensorKind::w1), x);
-    inputs(id(TensorKind::w3), x);
-  }
-  multiply(ctx, id(TensorKind::w1), x, gate_up);
-  multiply(ctx, id(TensorKind::w3), x, gate_up, f);
-  const Tensor own = ctx.allocate({n, 1}, ctx.statistics());
-  const Tensor order = ctx.allocate({n}, Dtype::i32);
-  std::ranges::copy(weights, own.as<float>());
+  const Tensor h = ctx.allocate({n, f});
+  const ArenaScope scope(ctx.arena());
+  const Tensor gate_up = ctx.allocate({n, 2 * f}), order = ctx.allocate({n}, Dtype::i32);
+  multiply(ctx, {.kind = TensorKind::w1, .layer = layer, .expert = expert}, x, gate_up);
+  multiply(ctx, {.kind = TensorKind::w3, .layer = layer, .expert = expert}, x, gate_up, f);
   std::iota(order.as<int32_t>(), order.as<int32_t>() + n, 0);
-  ctx.run(ops::SwiGlu{.gate_up = gate_up, .weights = own, .source = order, .h = h});
-  if (inputs) inputs(id(TensorKind::w2), h);
-  multiply(ctx, id(TensorKind::w2), h, y);
+  ctx.run(ops::SwiGlu{.gate_up = gate_up, .weights = weights, .source = order, .h = h});
+  return h;
 }
 
 Tensor StreamedModel::expert_output(Context& ctx, int64_t layer, int64_t expert, const Tensor& x) {
   const Tensor y = ctx.allocate(x.shape());
-  const std::vector<float> ones(static_cast<size_t>(x.dim(0)), 1.0F);
-  run_expert(ctx, layer, expert, x, ones, y, {});
+  const ArenaScope scope(ctx.arena());
+  const Tensor ones = ctx.allocate({x.dim(0), 1}, ctx.statistics());
+  std::fill_n(ones.as<float>(), x.dim(0), 1.0F);
+  const Tensor h = expert_hidden(ctx, layer, expert, x, ones);
+  multiply(ctx, {.kind = TensorKind::w2, .layer = layer, .expert = expert}, h, y);
   return y;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <span>
 #include <vector>
 
 #include "convert/part_reader.h"
@@ -14,8 +13,10 @@ namespace mixtral {
 /// chooses is not read. The weights are those of the files, decoded and not rounded further.
 class StreamedModel {
  public:
-  /// Is told what each matrix is multiplied by: rows [n, columns] of the tokens that reach it.
-  using Inputs = std::function<void(const TensorId&, const Tensor&)>;
+  /// Is told what matrices are multiplied by, rows [n, columns]: queries (and so keys and values),
+  /// attention's output, and w1 (and so w3) of each expert that tokens reach; of the latter with
+  /// the router's weights [n, 1] of these rows.
+  using Inputs = std::function<void(const TensorId&, const Tensor& x, const Tensor& weights)>;
   /// Are told what a layer's router does, where they are there.
   struct Listener {
     /// What layer `layer`'s router sees, [N, D].
@@ -29,22 +30,28 @@ class StreamedModel {
 
   const ModelConfig& config() const { return reader_.config(); }
   /// Hidden states [N, D] after the final norm, in the context's arena.
-  Tensor hidden(Context& ctx, const Batch& batch, const Inputs& inputs = {},
-                const Listener& listener = {});
+  Tensor hidden(Context& ctx, const Batch& batch, const Listener& listener = {});
   /// What one expert makes of any rows x [n, D]: [n, D], in the context's arena.
   Tensor expert_output(Context& ctx, int64_t layer, int64_t expert, const Tensor& x);
   /// Logits [n, V] of hidden states [n, D], in the context's arena.
   Tensor logits(Context& ctx, const Tensor& hidden);
 
- private:
-  void layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x, const Inputs& inputs,
-             const Listener& listener);
-  void experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
-               const Inputs& inputs, const Listener& listener);
-  void run_expert(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
-                  std::span<const float> weights, const Tensor& y, const Inputs& inputs);
+  // The steps of hidden(), on x [N, D]:
+  void embed(Context& ctx, const Batch& batch, const Tensor& x);
+  void layer(Context& ctx, int64_t layer, const Batch& batch, const Tensor& x,
+             const Inputs& inputs = {}, const Listener& listener = {});
+  void final_norm(Context& ctx, const Tensor& x, const Tensor& y);
+  /// What w2 of an expert is multiplied by, [n, F], for rows x [n, D] with the router's weights
+  /// [n, 1]; in the context's arena.
+  Tensor expert_hidden(Context& ctx, int64_t layer, int64_t expert, const Tensor& x,
+                       const Tensor& weights);
+  /// y[r, y_begin + o] = x · weightᵀ.
   void multiply(Context& ctx, const TensorId& id, const Tensor& x, const Tensor& y,
                 int64_t y_begin = 0);
+
+ private:
+  void experts(Context& ctx, int64_t layer, const Tensor& norm, const Tensor& x,
+               const Inputs& inputs, const Listener& listener);
   Tensor rope_table(Context& ctx, int64_t positions) const;
 
   PartReader& reader_;

@@ -12,6 +12,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "ops/weight_format.h"
+
 namespace mixtral::ops {
 namespace {
 
@@ -29,15 +31,14 @@ void put_f16(uint8_t* to, float value) {
 
 float rounded_f16(float value) { return static_cast<float>(f16(value)); }
 
-/// The weight of each number's squared error.
-Numbers<kSuper> error_weights(const float* x, const float* importance) {
+/// The weight of each number's squared error where no text says more: large ones count a little
+/// more.
+Numbers<kSuper> error_weights(const float* x) {
   float squares = 0;
   for (size_t i = 0; i < kSuper; ++i) squares += x[i] * x[i];
-  const float mean = squares / kSuper, deviation = std::sqrt(mean);
+  const float deviation = std::sqrt(squares / kSuper);
   Numbers<kSuper> weights;
-  for (size_t i = 0; i < kSuper; ++i)
-    weights[i] =
-        importance ? importance[i] * std::sqrt(2 * mean + x[i] * x[i]) : deviation + std::abs(x[i]);
+  for (size_t i = 0; i < kSuper; ++i) weights[i] = deviation + std::abs(x[i]);
   // Weights of zero would leave a block without a scale.
   const float least = 1e-12f * *std::ranges::max_element(weights);
   for (float& weight : weights) weight = std::max(weight, least);
@@ -136,27 +137,29 @@ void refine(const float* x, const float* w, int levels, size_t block, AffineSupe
   }
 }
 
-AffineSuper pack_affine(const float* x, const float* importance, int levels) {
-  const Numbers<kSuper> w = error_weights(x, importance);
-  std::array<Affine, kBlocks> blocks;
+/// The super-block's own scale and minimum for the best of each block.
+AffineSuper begin_affine(const std::array<Affine, kBlocks>& blocks) {
   float most_scale = 0, most_minimum = 0;
-  for (size_t b = 0; b < kBlocks; ++b) {
-    blocks[b] = search_affine<kBlock>(x + b * kBlock, w.data() + b * kBlock, levels);
-    most_scale = std::max(most_scale, blocks[b].scale);
-    most_minimum = std::max(most_minimum, blocks[b].minimum);
+  for (const Affine& block : blocks) {
+    most_scale = std::max(most_scale, block.scale);
+    most_minimum = std::max(most_minimum, block.minimum);
   }
   AffineSuper super;
   super.scale = rounded_f16(most_scale / 63);
   super.minimum = rounded_f16(most_minimum / 63);
-  const auto code = [](float value, float unit) {
-    return unit > 0 ? static_cast<uint8_t>(std::clamp(std::round(value / unit), 0.f, 63.f)) : 0;
-  };
-  for (size_t b = 0; b < kBlocks; ++b) {
-    super.scales[b] = static_cast<uint8_t>(code(blocks[b].scale, super.scale));
-    super.minima[b] = static_cast<uint8_t>(code(blocks[b].minimum, super.minimum));
-    refine(x + b * kBlock, w.data() + b * kBlock, levels, b, super);
-  }
   return super;
+}
+
+/// Rounds a block's scale and minimum, and its numbers under these.
+void settle(const float* x, const float* w, Affine best, int levels, size_t block,
+            AffineSuper& super) {
+  const auto code = [](float value, float unit) {
+    return unit > 0 ? static_cast<uint8_t>(std::clamp(std::round(value / unit), 0.f, 63.f))
+                    : uint8_t{0};
+  };
+  super.scales[block] = code(best.scale, super.scale);
+  super.minima[block] = code(best.minimum, super.minimum);
+  refine(x, w, levels, block, super);
 }
 
 /// Scale, minimum, and the 16 codes of 6 bits in 12 bytes.
@@ -182,10 +185,11 @@ void put_nibbles(const AffineSuper& super, uint8_t* to) {
 /// Numbers as scale * (code - 32).
 constexpr size_t kSmall = 16, kSmalls = kSuper / kSmall;
 
-float round_signed(const float* x, const float* w, float scale, Codes<kSmall>& codes) {
+template <size_t N>
+float round_signed(const float* x, const float* w, float scale, Codes<N>& codes) {
   const float inverse = scale != 0 ? 1 / scale : 0;
   float error = 0;
-  for (size_t i = 0; i < kSmall; ++i) {
+  for (size_t i = 0; i < N; ++i) {
     const float at = std::clamp(x[i] * inverse + 32.5f, 0.f, 63.5f);
     const int code = std::min(static_cast<int>(at), 63);
     const float off = scale * static_cast<float>(code - 32) - x[i];
@@ -221,35 +225,57 @@ float search_signed(const float* x, const float* w) {
   return best;
 }
 
-void pack_q6_super(const float* x, const float* importance, uint8_t* to) {
-  const Numbers<kSuper> w = error_weights(x, importance);
-  Numbers<kSmalls> scales;
-  float most = 0;
-  for (size_t b = 0; b < kSmalls; ++b) {
-    scales[b] = search_signed(x + b * kSmall, w.data() + b * kSmall);
-    if (std::abs(scales[b]) > std::abs(most)) most = scales[b];
-  }
-  const float unit = rounded_f16(most / -128);
-  std::array<int8_t, kSmalls> scale_codes{};
+/// A super-block of Q6_K before its bits are put together.
+struct SignedSuper {
+  float unit = 0;  // of the scales' codes
+  std::array<int8_t, kSmalls> scales{};
   std::array<uint8_t, kSuper> codes{};
-  for (size_t b = 0; b < kSmalls; ++b) {
-    const int nearest =
-        unit != 0 ? static_cast<int>(std::clamp(std::round(scales[b] / unit), -128.f, 127.f)) : 0;
-    Codes<kSmall> block;
-    float best = -1;
-    for (int s = std::max(-128, nearest - 1); s <= std::min(127, nearest + 1); ++s) {
-      const float error =
-          round_signed(x + b * kSmall, w.data() + b * kSmall, unit * static_cast<float>(s), block);
-      if (best >= 0 && !(error < best)) continue;
-      best = error;
-      scale_codes[b] = static_cast<int8_t>(s);
-      std::ranges::copy(block, codes.begin() + static_cast<std::ptrdiff_t>(b * kSmall));
-    }
+};
+
+SignedSuper begin_signed(const Numbers<kSmalls>& scales) {
+  float most = 0;
+  for (const float scale : scales)
+    if (std::abs(scale) > std::abs(most)) most = scale;
+  SignedSuper super;
+  super.unit = rounded_f16(most / -128);
+  return super;
+}
+
+void settle(const float* x, const float* w, float scale, size_t block, SignedSuper& super) {
+  const int nearest =
+      super.unit != 0 ? static_cast<int>(std::clamp(std::round(scale / super.unit), -128.f, 127.f))
+                      : 0;
+  Codes<kSmall> codes;
+  float best = -1;
+  for (int s = std::max(-128, nearest - 1); s <= std::min(127, nearest + 1); ++s) {
+    const float error = round_signed(x, w, super.unit * static_cast<float>(s), codes);
+    if (best >= 0 && !(error < best)) continue;
+    best = error;
+    super.scales[block] = static_cast<int8_t>(s);
+    std::ranges::copy(codes, super.codes.begin() + static_cast<std::ptrdiff_t>(block * kSmall));
   }
+}
+
+void put_q4(const AffineSuper& super, uint8_t* to) {
+  put_header(super, to);
+  put_nibbles(super, to + 16);
+}
+
+void put_q5(const AffineSuper& super, uint8_t* to) {
+  put_header(super, to);
+  for (size_t i = 0; i < kBlock; ++i) {
+    int high = 0;  // the fifth bit of the codes in this place, a block each
+    for (size_t b = 0; b < kBlocks; ++b) high |= super.codes[b][i] >> 4 << b;
+    to[16 + i] = static_cast<uint8_t>(high);
+  }
+  put_nibbles(super, to + 48);
+}
+
+void put_q6(const SignedSuper& super, uint8_t* to) {
   uint8_t* low = to;         // 128 bytes
   uint8_t* high = to + 128;  // 64 bytes
   for (size_t half = 0; half < 2; ++half) {
-    const uint8_t* q = codes.data() + half * 128;
+    const uint8_t* q = super.codes.data() + half * 128;
     for (size_t i = 0; i < 32; ++i) {
       low[half * 64 + i] = static_cast<uint8_t>((q[i] & 15) | (q[i + 64] & 15) << 4);
       low[half * 64 + 32 + i] = static_cast<uint8_t>((q[i + 32] & 15) | (q[i + 96] & 15) << 4);
@@ -257,55 +283,128 @@ void pack_q6_super(const float* x, const float* importance, uint8_t* to) {
                                                  q[i + 64] >> 4 << 4 | q[i + 96] >> 4 << 6);
     }
   }
-  std::memcpy(to + 192, scale_codes.data(), kSmalls);
-  put_f16(to + 208, unit);
+  std::memcpy(to + 192, super.scales.data(), kSmalls);
+  put_f16(to + 208, super.unit);
 }
 
-/// Calls pack(numbers, importance or null, bytes) for each super-block of a row.
+/// Q4_K and Q5_K.
+struct AffineType {
+  int levels;
+  size_t bytes;  // of a super-block
+  void (*put)(const AffineSuper&, uint8_t*);
+};
+constexpr AffineType kQ4{15, 144, put_q4}, kQ5{31, 176, put_q5};
+constexpr size_t kQ6Bytes = 210;
+
+class AffineRounder : public BlockRounder {
+ public:
+  AffineRounder(const AffineType& type, void* to) : type_(type), to_(static_cast<uint8_t*>(to)) {}
+
+  size_t unit() const override { return kSuper; }
+  size_t block() const override { return kBlock; }
+  void open(const float* values, const float* weights) override {
+    std::array<Affine, kBlocks> blocks;
+    for (size_t b = 0; b < kBlocks; ++b)
+      blocks[b] = search_affine<kBlock>(values + b * kBlock, weights + b * kBlock, type_.levels);
+    super_ = begin_affine(blocks);
+  }
+  void open_block(size_t index, const float* values, const float* weights) override {
+    settle(values, weights, search_affine<kBlock>(values, weights, type_.levels), type_.levels,
+           index, super_);
+  }
+  float round(size_t i, float value) override {
+    const size_t block = i / kBlock;
+    const Affine as{super_.scale * static_cast<float>(super_.scales[block]),
+                    super_.minimum * static_cast<float>(super_.minima[block])};
+    Codes<1> code;
+    const float weight = 1;
+    round_affine<1>(&value, &weight, as, type_.levels, code);
+    super_.codes[block][i % kBlock] = code[0];
+    return as.scale * static_cast<float>(code[0]) - as.minimum;
+  }
+  void close(size_t index) override { type_.put(super_, to_ + index * type_.bytes); }
+
+ private:
+  const AffineType& type_;
+  uint8_t* to_;
+  AffineSuper super_;
+};
+
+class SignedRounder : public BlockRounder {
+ public:
+  explicit SignedRounder(void* to) : to_(static_cast<uint8_t*>(to)) {}
+
+  size_t unit() const override { return kSuper; }
+  size_t block() const override { return kSmall; }
+  void open(const float* values, const float* weights) override {
+    Numbers<kSmalls> scales;
+    for (size_t b = 0; b < kSmalls; ++b)
+      scales[b] = search_signed(values + b * kSmall, weights + b * kSmall);
+    super_ = begin_signed(scales);
+  }
+  void open_block(size_t index, const float* values, const float* weights) override {
+    settle(values, weights, search_signed(values, weights), index, super_);
+  }
+  float round(size_t i, float value) override {
+    const float scale = super_.unit * static_cast<float>(super_.scales[i / kSmall]);
+    Codes<1> code;
+    const float weight = 1;
+    round_signed<1>(&value, &weight, scale, code);
+    super_.codes[i] = code[0];
+    return scale * static_cast<float>(code[0] - 32);
+  }
+  void close(size_t index) override { put_q6(super_, to_ + index * kQ6Bytes); }
+
+ private:
+  uint8_t* to_;
+  SignedSuper super_;
+};
+
+/// Calls pack(256 numbers, their weights, bytes) for each super-block of a row.
 template <class Pack>
-void for_super_blocks(std::span<const float> values, std::span<const float> importance, void* to,
-                      size_t bytes, const Pack& pack) {
-  CHECK(values.size() % kSuper == 0 && (importance.empty() || importance.size() == values.size()));
+void for_super_blocks(std::span<const float> values, void* to, size_t bytes, const Pack& pack) {
+  CHECK(values.size() % kSuper == 0);
   auto* out = static_cast<uint8_t*>(to);
   for (size_t i = 0; i < values.size(); i += kSuper, out += bytes)
-    pack(values.data() + i, importance.empty() ? nullptr : importance.data() + i, out);
+    pack(values.data() + i, error_weights(values.data() + i).data(), out);
+}
+
+void pack_affine(const AffineType& type, std::span<const float> values, void* to) {
+  for_super_blocks(values, to, type.bytes, [&](const float* x, const float* w, uint8_t* out) {
+    std::array<Affine, kBlocks> blocks;
+    for (size_t b = 0; b < kBlocks; ++b)
+      blocks[b] = search_affine<kBlock>(x + b * kBlock, w + b * kBlock, type.levels);
+    AffineSuper super = begin_affine(blocks);
+    for (size_t b = 0; b < kBlocks; ++b)
+      settle(x + b * kBlock, w + b * kBlock, blocks[b], type.levels, b, super);
+    type.put(super, out);
+  });
 }
 
 }  // namespace
 
-void pack_q4_k(std::span<const float> values, std::span<const float> importance, void* to) {
-  for_super_blocks(values, importance, to, 144, [](const float* x, const float* w, uint8_t* out) {
-    const AffineSuper super = pack_affine(x, w, 15);
-    put_header(super, out);
-    put_nibbles(super, out + 16);
-  });
-}
-
-void pack_q5_k(std::span<const float> values, std::span<const float> importance, void* to) {
-  for_super_blocks(values, importance, to, 176, [](const float* x, const float* w, uint8_t* out) {
-    const AffineSuper super = pack_affine(x, w, 31);
-    put_header(super, out);
-    for (size_t i = 0; i < kBlock; ++i) {
-      int high = 0;  // the fifth bit of the codes in this place, a block each
-      for (size_t b = 0; b < kBlocks; ++b) high |= super.codes[b][i] >> 4 << b;
-      out[16 + i] = static_cast<uint8_t>(high);
-    }
-    put_nibbles(super, out + 48);
-  });
-}
-
-void pack_q6_k(std::span<const float> values, std::span<const float> importance, void* to) {
-  for_super_blocks(values, importance, to, 210, pack_q6_super);
+std::unique_ptr<BlockRounder> make_k_rounder(std::string_view format, void* to) {
+  if (format == "q4_k") return std::make_unique<AffineRounder>(kQ4, to);
+  if (format == "q5_k") return std::make_unique<AffineRounder>(kQ5, to);
+  if (format == "q6_k") return std::make_unique<SignedRounder>(to);
+  return nullptr;
 }
 
 void pack_q4_k(std::span<const float> values, const RowPieces& to) {
-  pack_q4_k(values, {}, to.codes);
+  pack_affine(kQ4, values, to.codes);
 }
 void pack_q5_k(std::span<const float> values, const RowPieces& to) {
-  pack_q5_k(values, {}, to.codes);
+  pack_affine(kQ5, values, to.codes);
 }
 void pack_q6_k(std::span<const float> values, const RowPieces& to) {
-  pack_q6_k(values, {}, to.codes);
+  for_super_blocks(values, to.codes, kQ6Bytes, [](const float* x, const float* w, uint8_t* out) {
+    Numbers<kSmalls> scales;
+    for (size_t b = 0; b < kSmalls; ++b) scales[b] = search_signed(x + b * kSmall, w + b * kSmall);
+    SignedSuper super = begin_signed(scales);
+    for (size_t b = 0; b < kSmalls; ++b)
+      settle(x + b * kSmall, w + b * kSmall, scales[b], b, super);
+    put_q6(super, out);
+  });
 }
 
 }  // namespace mixtral::ops

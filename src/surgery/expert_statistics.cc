@@ -80,7 +80,7 @@ ExpertStatistics gather_statistics(Backend& backend, const ModelSource& source,
         add_rows(y, 0, y.dim(0), 1 / static_cast<double>(y.dim(0)), own.output[e]);
       }
     };
-  model.hidden(ctx, batch, {}, listener);
+  model.hidden(ctx, batch, listener);
   return found;
 }
 
@@ -103,7 +103,7 @@ std::vector<std::vector<double>> mean_router_inputs(Backend& backend, const Mode
                means[static_cast<size_t>(layer)]);
     }
   };
-  model.hidden(ctx, batch, {}, listener);
+  model.hidden(ctx, batch, listener);
   return means;
 }
 

@@ -25,13 +25,13 @@ using ::testing::IsEmpty;
 class Convert : public ::testing::Test {
  protected:
   Receipt convert(const fs::path& from, ModelFormat to, const fs::path& out,
-                  const std::string& type = "", const Importance* importance = nullptr) {
+                  const std::string& type = "", Calibration* calibration = nullptr) {
     const ModelSource source = ModelSource::resolve({.model = from.string()});
     return convert_model(source, {.to = to,
                                   .type = TypeChoice(type, to, 32),
                                   .out = out,
                                   .threads = 1,
-                                  .importance = importance});
+                                  .calibration = calibration});
   }
   fs::path out(const std::string& name) { return directory_.path() / name; }
   /// The fixture's model in a type, with a companion of each kind.

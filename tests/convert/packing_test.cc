@@ -14,12 +14,12 @@
 namespace mixtral {
 namespace {
 
-using Pack = void (*)(std::span<const float>, std::span<const float>, void*);
-
 struct KType {
   const char* name;
-  Pack pack;
+  void (*pack)(std::span<const float>, const ops::RowPieces&);
   double most_error;  // root mean square, as a share of the numbers' deviation
+
+  ops::WeightFormat format() const { return *ops::find_weight_format(name); }
 };
 constexpr KType kTypes[] = {{"q4_k", ops::pack_q4_k, 0.085},
                             {"q5_k", ops::pack_q5_k, 0.042},
@@ -33,15 +33,35 @@ std::vector<float> normal_numbers(size_t count, unsigned seed) {
   return values;
 }
 
-std::vector<float> through(const KType& type, std::span<const float> values,
-                           std::span<const float> importance) {
-  const auto format = *ops::find_weight_format(type.name);
-  std::vector<uint8_t> bytes(
-      static_cast<size_t>(format.row_bytes(static_cast<int64_t>(values.size()))));
-  type.pack(values, importance, bytes.data());
-  std::vector<float> again(values.size());
+/// The numbers that are read of bytes that `pack` has written.
+template <class Pack>
+std::vector<float> read_back(const KType& type, size_t count, const Pack& pack) {
+  const ops::WeightFormat format = type.format();
+  std::vector<uint8_t> bytes(static_cast<size_t>(format.row_bytes(static_cast<int64_t>(count))));
+  pack(bytes.data());
+  std::vector<float> again(count);
   format.row().unpack({.codes = bytes.data()}, again);
   return again;
+}
+
+std::vector<float> through(const KType& type, std::span<const float> values) {
+  return read_back(type, values.size(), [&](uint8_t* to) { type.pack(values, {.codes = to}); });
+}
+
+/// Rounds number by number, the last block first. `kept` gets what the rounder says it keeps.
+void round_all(ops::BlockRounder& rounder, std::span<const float> values,
+               std::span<const float> weights, std::vector<float>& kept) {
+  kept.resize(values.size());
+  const size_t unit = rounder.unit(), block = rounder.block();
+  for (size_t first = 0; first < values.size(); first += unit) {
+    rounder.open(&values[first], &weights[first]);
+    for (size_t b = unit / block; b-- > 0;) {
+      const size_t at = first + b * block;
+      rounder.open_block(b, &values[at], &weights[at]);
+      for (size_t i = at; i < at + block; ++i) kept[i] = rounder.round(i - first, values[i]);
+    }
+    rounder.close(first / unit);
+  }
 }
 
 double error(std::span<const float> a, std::span<const float> b, std::span<const float> weights) {
@@ -58,17 +78,21 @@ double error(std::span<const float> a, std::span<const float> b, std::span<const
 TEST(KTypes, KeepNormalNumbersToAFewPercentOfTheirDeviation) {
   const std::vector<float> values = normal_numbers(4096, 3);
   for (const KType& type : kTypes)
-    EXPECT_LT(error(values, through(type, values, {}), {}), 0.05 * type.most_error) << type.name;
+    EXPECT_LT(error(values, through(type, values), {}), 0.05 * type.most_error) << type.name;
 }
 
-TEST(KTypes, ImportanceMovesTheErrorToColumnsThatMatterLess) {
+TEST(KTypes, WeightsMoveTheErrorToColumnsThatMatterLess) {
   const std::vector<float> values = normal_numbers(4096, 4);
-  std::vector<float> importance(values.size());
-  for (size_t i = 0; i < importance.size(); ++i) importance[i] = i % 3 == 0 ? 100.f : 1.f;
-  for (const KType& type : kTypes)
-    EXPECT_LT(error(values, through(type, values, importance), importance),
-              error(values, through(type, values, {}), importance))
+  std::vector<float> weights(values.size()), kept;
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = i % 3 == 0 ? 100.f : 1.f;
+  for (const KType& type : kTypes) {
+    const std::vector<float> weighted = read_back(type, values.size(), [&](uint8_t* to) {
+      round_all(*ops::make_k_rounder(type.name, to), values, weights, kept);
+    });
+    EXPECT_EQ(weighted, kept) << type.name;
+    EXPECT_LT(error(values, weighted, weights), error(values, through(type, values), weights))
         << type.name;
+  }
 }
 
 // Scales are f16, so that the smallest numbers become 0.
@@ -79,7 +103,7 @@ TEST(KTypes, SurviveNumbersOfEverySize) {
     values[17] = size;  // and a block of one sign beside zeros
     std::fill(values.begin() + 256, values.begin() + 288, size);
     for (const KType& type : kTypes) {
-      const std::vector<float> again = through(type, values, {});
+      const std::vector<float> again = through(type, values);
       for (size_t i = 0; i < values.size(); ++i) {
         ASSERT_TRUE(std::isfinite(again[i])) << type.name << " " << size;
         ASSERT_NEAR(again[i], values[i], (size < 1e-3f ? 1.01f : 0.2f) * size)
@@ -94,7 +118,7 @@ TEST(Groups, AreReadAsTheyWerePackedAndNoWorseThanTheNearest) {
   for (const int bits : {4, 8}) {
     std::vector<int32_t> codes(1024 * static_cast<size_t>(bits) / 32);
     std::vector<float> scales(16), biases(16), packed(1024);
-    pack_group_row(values, {},
+    pack_group_row(values,
                    {.bits = bits,
                     .group = 64,
                     .dtype = Dtype::f32,
