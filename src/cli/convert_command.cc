@@ -91,8 +91,9 @@ void run_convert(const ConvertCommandOptions& o) {
           "and --out");
     return run_verify(o);
   }
+  const std::string& source_name = o.adapter.empty() ? o.model : o.adapter;
   for (const auto& [flag, value] :
-       {std::pair("--model", &o.model), std::pair("--to", &o.to), std::pair("--out", &o.out)})
+       {std::pair("--model", &source_name), std::pair("--to", &o.to), std::pair("--out", &o.out)})
     if (value->empty()) throw UsageError(fmt::format("{} is missing", flag));
   if (!o.adapter.empty()) return run_adapter(o);
   const ModelFormat to = parse_model_format(o.to);

@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "base/file.h"
 #include "io/json.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
@@ -47,6 +48,21 @@ TEST_F(ConvertCommand, WhatMakesNoSenseIsAUsageError) {
   EXPECT_EQ(code({"--to", "onnx", "--out", path("d")}), 2);
   EXPECT_EQ(code({"--out", path("d")}), 2);
   EXPECT_EQ(code({"--verify", path("d")}), 2);
+}
+
+TEST_F(ConvertCommand, AnAdapterNamesItsModel) {
+  const fs::path lora = testing::fixture("small-lora");
+  fs::copy(lora / "adapter", path("adapter"));
+  std::string config = read_file(lora / "adapter" / "adapter_config.json");
+  const std::string nothing = "\"base_model_name_or_path\": null";
+  ASSERT_NE(config.find(nothing), std::string::npos);
+  config.replace(config.find(nothing), nothing.size(),
+                 "\"base_model_name_or_path\": \"" + (lora / "base").string() + "\"");
+  write_file(path("adapter/adapter_config.json"), config);
+  const Outcome made = run_command(
+      {"convert", "--adapter", path("adapter"), "--to", "gguf", "--out", path("lora.gguf")});
+  EXPECT_EQ(made.code, 0) << made.err;
+  EXPECT_TRUE(fs::exists(path("lora.gguf")));
 }
 
 TEST_F(ConvertCommand, OverwriteReplacesModelsAlone) {
