@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "backends/registry.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "cli/conversion_output.h"
-#include "convert/calibrate.h"
+#include "convert/sample_text.h"
 #include "surgery/expert_statistics.h"
 #include "surgery/surgery.h"
 

@@ -6,7 +6,7 @@
 
 #include "base/advice.h"
 #include "convert/type_plan.h"
-#include "train/memory_plan.h"
+#include "model/memory_plan.h"
 
 namespace mixtral {
 namespace {

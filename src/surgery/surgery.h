@@ -2,10 +2,10 @@
 
 #include <optional>
 
-#include "convert/calibrate.h"
 #include "convert/convert_model.h"
 #include "convert/model_edit.h"
 #include "convert/quality.h"
+#include "convert/sample_text.h"
 
 namespace mixtral {
 
