@@ -149,9 +149,11 @@ void run_exact_match(const EvaluateOptions& o) {
                result.answers[i].given, result.answers[i].right ? "" : "   (wrong)");
   fmt::print("exact match    {:.1f}% ({} of {} questions)\n", 100 * result.share(), result.right,
              questions.size());
+  size_t width = 0;
+  for (const auto& [kind, score] : by_kind) width = std::max(width, kind.size());
   for (const auto& [kind, score] : by_kind) {
     const auto guess = baselines.guess_by_kind.find(kind);
-    fmt::print("  {:<13}{:.1f}% ({} of {}){}\n", kind, 100 * score.share(), score.right,
+    fmt::print("  {:<{}} {:.1f}% ({} of {}){}\n", kind, width, 100 * score.share(), score.right,
                score.count,
                guess == baselines.guess_by_kind.end()
                    ? ""

@@ -59,6 +59,8 @@ class Asker {
       case QuestionKind::yes_no:
         ask_yes_no();
         break;
+      case QuestionKind::hero:
+        break;
     }
     return std::move(found_);
   }
@@ -269,7 +271,7 @@ constexpr int kTries = 40;  // at another question about a story
 std::optional<Turn> ask_another(Stage& stage, const SceneCast& cast, bool at_the_end,
                                 const std::vector<std::string>& asked) {
   const auto found =
-      Asker(stage, cast, at_the_end).ask(static_cast<QuestionKind>(stage.pick(kQuestionKinds)));
+      Asker(stage, cast, at_the_end).ask(static_cast<QuestionKind>(stage.pick(kFullWorldKinds)));
   if (found.empty()) return std::nullopt;
   const Candidate& chosen = choose(found, stage);
   if (std::find(asked.begin(), asked.end(), chosen.question) != asked.end()) return std::nullopt;
@@ -290,9 +292,9 @@ void add_turns(Stage& stage, const SceneCast& cast, int turns, Question& questio
 }  // namespace
 
 std::string_view question_kind_name(QuestionKind kind) {
-  constexpr std::string_view kNames[] = {"who has it",  "where is it", "where is who",
-                                         "who gave it", "who got it",  "what colour",
-                                         "why",         "how many",    "yes or no"};
+  constexpr std::string_view kNames[] = {
+      "who has it",  "where is it", "where is who", "who gave it", "who got it",
+      "what colour", "why",         "how many",     "yes or no",   "who it is about"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -302,7 +304,7 @@ std::string Question::prompt() const {
 
 Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns) {
   RandomStream random(seed, index << 8 | (stream + 1) << 2 | static_cast<uint64_t>(split));
-  const auto kind = static_cast<QuestionKind>(random.below(kQuestionKinds));
+  const auto kind = static_cast<QuestionKind>(random.below(kFullWorldKinds));
   while (true) {
     const Premise premise = draw_scene_premise(random);
     if (split_of(premise) != split) continue;

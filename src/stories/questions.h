@@ -22,8 +22,9 @@ enum class QuestionKind {
   reason,        // Why did Mia go to the market?
   count,         // How many things does Mia have at the end?
   yes_no,        // Does Mia have the kite at the end?
+  hero,          // Who is the story about? Of the small world alone
 };
-inline constexpr int kQuestionKinds = 9;
+inline constexpr int kQuestionKinds = 10, kFullWorldKinds = 9;
 std::string_view question_kind_name(QuestionKind kind);
 
 /// A question and its answer.

@@ -16,20 +16,25 @@ namespace {
 
 constexpr size_t kNames = 8;  // of each gender
 constexpr int kPeople = 3, kPlaces = 4;
-// Most texts are lessons: a few facts and questions about all of them. They are short, and an
-// answer repeats a sentence of the text, so they teach to look things up in few steps. Of the days,
-// most are followed by riddles.
+// Most texts are lessons: a few facts and questions about all of them. They are short, and nearly
+// every word of an answer can be looked up, so they teach to look things up in few steps. Of the
+// days, most are followed by riddles.
 constexpr double kLessonShare = 0.7, kRiddleShare = 0.8;
 constexpr std::array<std::string_view, 8> kThings = {"kite", "ball", "drum",   "hat",
                                                      "cup",  "bell", "bucket", "ribbon"};
+constexpr std::array<std::string_view, 6> kColours = {"red",    "blue",  "green",
+                                                      "yellow", "white", "brown"};
 constexpr std::array<std::string_view, 8> kScenes = {"the market", "the park",  "the pond",
                                                      "the forest", "the beach", "the farm",
                                                      "the garden", "the school"};
-constexpr std::array kKinds = {QuestionKind::person_place, QuestionKind::holder};
+// What changes in a day, and all that is asked about one. Lessons have no hero.
+constexpr std::array kFactKinds = {QuestionKind::person_place, QuestionKind::holder};
+constexpr std::array kKinds = {QuestionKind::hero, QuestionKind::person_place,
+                               QuestionKind::holder};
 
 /// One question that could be asked: its answer, and the others that the story offers.
 struct Choice {
-  /// An answer, and the words by which a story mentions it: of "Mia was in the park", "the park".
+  /// An answer, and the words by which a story mentions it: of "in the park", "the park".
   struct Answer {
     std::string text, mention;
   };
@@ -43,7 +48,8 @@ struct Choice {
 class SmallDay {
  public:
   explicit SmallDay(RandomStream& random) : random_(random) {
-    const auto places = draw(kScenes.size(), kPlaces), things = draw(kThings.size(), kPeople);
+    const auto places = draw(kScenes.size(), kPlaces), things = draw(kThings.size(), kPeople),
+               colours = draw(kColours.size(), kPeople);
     for (size_t place : places) world_.add_place(place_kind(kScenes[place]));
     // Names of one gender come first in this order, so that any mixture may come out.
     const auto names = draw(2 * kNames, kPeople);
@@ -58,6 +64,7 @@ class SmallDay {
       world_.add_being(std::move(being));
       Thing thing;
       thing.kind = thing_kind(kThings[things[at]]);
+      thing.colour = kColours[colours[at]];
       thing.holder = i;
       world_.add_thing(std::move(thing));
     }
@@ -87,8 +94,8 @@ class SmallDay {
   void tell_facts(int people) {
     for (size_t person : draw(static_cast<size_t>(people), people)) {
       const auto b = static_cast<int>(person);
-      tell_holder(b);
-      tell_place(b);
+      say(fmt::format("{} had a {} {}.", name(b), world_.thing(b).colour, world_.kind(b).noun));
+      say(fmt::format("{} was {}.", name(b), in(world_.being(b).place)));
     }
   }
 
@@ -103,11 +110,11 @@ class SmallDay {
     }
   }
 
-  /// Asks and answers every question about the first `people` of them and their things, in any
-  /// order.
+  /// Asks and answers every question about where the first `people` of them are and who has their
+  /// things, in any order.
   void answer_all(int people) {
     std::vector<Choice> all;
-    for (QuestionKind kind : kKinds)
+    for (QuestionKind kind : kFactKinds)
       for (Choice& choice : questions(kind, people)) all.push_back(std::move(choice));
     for (size_t i : draw(all.size(), static_cast<int>(all.size()))) say_riddle(all[i]);
   }
@@ -126,23 +133,30 @@ class SmallDay {
   /// The questions of that kind about the first `people` of them and their things.
   std::vector<Choice> questions(QuestionKind kind, int people) const {
     std::vector<Choice> found;
-    for (int i = 0; i < people; ++i) {
+    const int subjects = kind == QuestionKind::hero ? 1 : people;
+    for (int i = 0; i < subjects; ++i) {
       Choice choice;
-      if (kind == QuestionKind::person_place) {
-        choice = {.question = fmt::format("Where was {} in the end?", name(i)),
-                  .answer = at_place(i, world_.being(i).place),
+      if (kind == QuestionKind::hero) {
+        choice = {.question = "Who is the story about?",
+                  .answer = {name(i), name(i)},
+                  .others = {},
+                  .being = i};
+        for (int b = 0; b < people; ++b) choice.others.push_back({name(b), name(b)});
+      } else if (kind == QuestionKind::person_place) {
+        choice = {.question = fmt::format("Where is {} now?", name(i)),
+                  .answer = answer_of(world_.being(i).place),
                   .others = {},
                   .being = i,
                   .place = world_.being(i).place};
-        for (int p = 0; p < kPlaces; ++p) choice.others.push_back(at_place(i, p));
+        for (int p = 0; p < kPlaces; ++p) choice.others.push_back(answer_of(p));
       } else {
         const int holder = world_.thing(i).holder;
-        choice = {.question = fmt::format("Who had the {} in the end?", world_.kind(i).noun),
-                  .answer = with_holder(i, holder),
+        choice = {.question = fmt::format("Who has the {} now?", world_.kind(i).noun),
+                  .answer = {name(holder), name(holder)},
                   .others = {},
                   .being = holder,
                   .thing = i};
-        for (int b = 0; b < kPeople; ++b) choice.others.push_back(with_holder(i, b));
+        for (int b = 0; b < kPeople; ++b) choice.others.push_back({name(b), name(b)});
       }
       // Only what the story mentions is an answer that it offers.
       std::erase_if(choice.others, [&](const Choice::Answer& other) {
@@ -183,17 +197,10 @@ class SmallDay {
  private:
   static size_t index(int i) { return static_cast<size_t>(i); }
   const std::string& name(int b) const { return world_.being(b).name; }
-  /// The sentences by which a story tells, and a question is answered, where somebody is and who
-  /// has something.
-  Choice::Answer at_place(int being, int place) const {
-    return {fmt::format("{} was {}", name(being), world_.place(place).in),
-            std::string(world_.place(place).name)};
+  std::string in(int place) const { return std::string(world_.place(place).in); }
+  Choice::Answer answer_of(int place) const {
+    return {in(place), std::string(world_.place(place).name)};
   }
-  Choice::Answer with_holder(int thing, int being) const {
-    return {fmt::format("The {} was with {}", world_.kind(thing).noun, name(being)), name(being)};
-  }
-  void tell_place(int b) { say(at_place(b, world_.being(b).place).text + "."); }
-  void tell_holder(int x) { say(with_holder(x, world_.thing(x).holder).text + "."); }
 
   std::string_view one_of(std::initializer_list<std::string_view> texts) {
     return texts.begin()[random_.below(texts.size())];
@@ -209,8 +216,7 @@ class SmallDay {
 
   void walk(int b, int to) {
     world_.go(b, to);
-    say(fmt::format("{} {} away.", name(b), one_of({"went", "ran", "walked"})));
-    tell_place(b);
+    say(fmt::format("{} {} {}.", name(b), one_of({"went", "ran", "walked"}), world_.place(to).to));
   }
   void tell_walk(int b) {
     const int step = 1 + pick(kPlaces - 1);
@@ -222,8 +228,7 @@ class SmallDay {
     const int to = (from + 1 + pick(kPeople - 1)) % kPeople;
     if (world_.being(from).place != world_.being(to).place) walk(from, world_.being(to).place);
     world_.give(from, to, x);
-    say(fmt::format("{} gave the {} away.", name(from), world_.kind(x).noun));
-    tell_holder(x);
+    say(fmt::format("{} gave the {} to {}.", name(from), world_.kind(x).noun, name(to)));
     if (chance(0.3)) say(fmt::format("\"Thank you,\" said {}.", name(to)));
   }
 

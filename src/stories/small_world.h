@@ -7,10 +7,9 @@
 
 namespace mixtral::stories {
 
-// A world of few words: three people, three things, four places of eight, and one way to say where
-// somebody is and who has something, in stories and in answers alike. A small model learns in
-// minutes to look that up. Splits share no combination of hero, friend, thing and place, as in the
-// full world.
+// A world of few words: three people, three things of different colours, four places of eight, and
+// one way to say each thing. A small model learns in minutes to keep track of it. Splits share no
+// combination of hero, friend, thing and place, as in the full world.
 
 /// The `index`-th text of a split: a function of (seed, split, index) alone. Seven of ten are
 /// lessons: what two or three people have and where they are, and questions about all of it, with
@@ -18,8 +17,8 @@ namespace mixtral::stories {
 /// and ask what happened, with the answers.
 Story tell_small_story(uint64_t seed, Split split, uint64_t index);
 
-/// The `index`-th question of a split, as ask(): where somebody was in the end, or who
-/// had something.
+/// The `index`-th question of a split, as ask(): whom the story is about, where somebody is, or who
+/// has something.
 Question ask_small(uint64_t seed, Split split, uint64_t stream, uint64_t index, int turns = 1);
 
 }  // namespace mixtral::stories
