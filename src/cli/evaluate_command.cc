@@ -107,9 +107,10 @@ void run_exact_match(const EvaluateOptions& o) {
   const int64_t answer_tokens = o.max_tokens.value_or(kAnswerTokens);
   const int64_t limit = o.context > 0 ? o.context : config.max_positions;
   const int64_t parallel = std::min(kParallel, static_cast<int64_t>(questions.size()));
-  const OpenedModel open = open_model(
-      o.common, source, o.common.open_options(std::min(longest + answer_tokens, limit), parallel));
-  Engine engine(*open.backend, *open.model, {.sequences = parallel});
+  OpenOptions options = o.common.open_options(std::min(longest + answer_tokens, limit), parallel);
+  options.chunk = kPatientStepTokens;
+  const OpenedModel open = open_model(o.common, source, options);
+  Engine engine(*open.backend, *open.model, {.sequences = parallel, .chunk = kPatientStepTokens});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   const ExactMatch result =

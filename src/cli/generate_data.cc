@@ -81,10 +81,15 @@ void generate_data(GenerateDataOptions o) {
   if (first == count) return say(o.common, fmt::format("all {} results are there already", count));
   if (first > 0) say(o.common, fmt::format("going on after {} of {} results", first, count));
 
-  const OpenedModel open = open_model(o.common, source, o.common.open_options(context, o.parallel));
+  OpenOptions options = o.common.open_options(context, o.parallel);
+  options.chunk = kPatientStepTokens;
+  const OpenedModel open = open_model(o.common, source, options);
   add_adapters(adapters, *open.adapters, rows);
   Engine engine(*open.backend, *open.model,
-                {.context = context, .sequences = o.parallel, .adapters = open.adapters.get()});
+                {.context = context,
+                 .sequences = o.parallel,
+                 .chunk = kPatientStepTokens,
+                 .adapters = open.adapters.get()});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   int64_t done = first, tokens = 0, full = 0;

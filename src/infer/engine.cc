@@ -23,6 +23,11 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
           .dtype = model.options().compute};
 }
 
+/// Tokens of prompts that a step can have.
+int64_t chunk_of(const KvCache& cache, int64_t chunk) {
+  return std::min(chunk, cache.sequences() * cache.context());
+}
+
 constexpr int64_t kLeastRecordings = 8;
 
 }  // namespace
@@ -54,8 +59,9 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
       rows_(ctx_, options.sequences, model.config().vocab_size, cache_.context()),
       recordings_(backend, arena_,
                   static_cast<size_t>(std::max(kLeastRecordings, options.sequences))),
+      chunk_(chunk_of(cache_, options.chunk)),
       scheduler_(cache_,
-                 {.chunk = cache_.chunk(),
+                 {.chunk = chunk_,
                   .most_pages = KvCache::pages_of_sequence(backend, model.config(),
                                                            cache_options(backend, model, options)),
                   // Behind a sliding window pages are given back: no beginning stays whole.
@@ -84,7 +90,7 @@ Engine::~Engine() {
 
 void Engine::make_routes() {
   // A step has at most a chunk of prompts' tokens and one token of each sequence.
-  if (!routes_) routes_.emplace(ctx_, model_.config(), cache_.chunk() + cache_.sequences());
+  if (!routes_) routes_.emplace(ctx_, model_.config(), chunk_ + cache_.sequences());
 }
 
 void Engine::check(const Request& request) const {

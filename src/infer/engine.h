@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "infer/decode_rows.h"
+#include "infer/inference_plan.h"
 #include "infer/request.h"
 #include "infer/scheduler.h"
 #include "infer/step_routes.h"
@@ -34,9 +35,9 @@ class Engine {
   struct Options {
     int64_t context = 0;    // tokens of a sequence, at most; 0: as many as the model has room for
     int64_t sequences = 1;  // that are under way at once; others wait
-    int64_t cache_tokens = 0;  // room of the cache for all sequences; 0: for all whole contexts
-    int64_t chunk = 256;       // prompt tokens of a step, at most
-    bool share_pages = true;   // between requests that begin with the same tokens
+    int64_t cache_tokens = 0;     // room of the cache for all sequences; 0: for all whole contexts
+    int64_t chunk = kStepTokens;  // prompt tokens of a step, at most
+    bool share_pages = true;      // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
     bool count_experts = false;            // keep an ExpertLoad
     /// The model's, which requests may name; must outlive the engine. They may come and go between
@@ -131,6 +132,7 @@ class Engine {
   Arena arena_;
   Context ctx_;
   KvCache cache_;
+  int64_t chunk_;  // prompt tokens of a step, at most
   DecodeRows rows_;
   Recordings recordings_;
   Scheduler scheduler_;

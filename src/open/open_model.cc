@@ -12,13 +12,17 @@ namespace mixtral {
 namespace {
 
 /// Throws Error, before anything is allocated, when the device has not the memory that the model
-/// and a cache of so many sequences take.
+/// and an engine with such a cache and such steps take.
 void require_model_memory(const Backend& backend, const ModelConfig& config,
-                          const Mixtral::Options& options, int64_t sequences) {
+                          const Mixtral::Options& options, int64_t sequences, int64_t chunk) {
   const auto planner = make_planning_backend(&backend);
   const int64_t context = options.context > 0 ? options.context : config.max_positions;
   require_memory(*planner,
-                 {.config = config, .options = options, .sequences = sequences, .context = context},
+                 {.config = config,
+                  .options = options,
+                  .sequences = sequences,
+                  .context = context,
+                  .chunk = chunk},
                  backend.memory());
 }
 
@@ -130,7 +134,7 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
     shape.adapter = adapter;
     activations = require_pass_memory(*open.backend, shape).arena();
   } else {
-    require_model_memory(*open.backend, config, options, o.sequences);
+    require_model_memory(*open.backend, config, options, o.sequences, o.chunk);
   }
   open.model = open_weights(*open.backend, source, options,
                             {.random = o.random_weights, .seed = o.seed}, note);
