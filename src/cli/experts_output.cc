@@ -70,9 +70,9 @@ void print_json(const ExpertsOptions& o, const ModelEdit& edit, const ExpertStat
 void print_text(const ExpertsOptions& o, const ModelEdit& edit, const ExpertStatistics* statistics,
                 const SurgeryResult& result) {
   const Receipt& receipt = result.receipt;
-  fmt::print("{}: {} experts, {} a token; {:.2f} billion parameters, {} of weights\n", o.out,
+  fmt::print("{}: {} experts, {} a token; {:.6g} million parameters, {} of weights\n", o.out,
              edit.config.num_experts, edit.config.experts_per_token,
-             static_cast<double>(count_parameters(edit.config).total) / 1e9,
+             static_cast<double>(count_parameters(edit.config).total) / 1e6,
              format_bytes(static_cast<int64_t>(receipt.weight_bytes)));
   fmt::print("{}\n", edit.operation);
   if (statistics)
