@@ -37,8 +37,8 @@ void set_noise(ModelEdit& edit, const CopyNoise& noise) {
   edit.noise_share = noise.share;
   edit.seed = noise.seed;
   if (noise.deviation > 0)
-    edit.operation += fmt::format(", noise {:.4g} on {:.4g} of the numbers, seed {}",
-                                  noise.deviation, noise.share, noise.seed);
+    edit.operation += fmt::format(", noise {:.4g} on {:.4g}% of the copies' numbers, seed {}",
+                                  noise.deviation, 100 * noise.share, noise.seed);
 }
 
 void set_experts(ModelEdit& edit, int64_t experts, int64_t per_token) {
