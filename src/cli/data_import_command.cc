@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ void report_records(const ImportCommandOptions& o, const RecordImportSummary& su
     ordered_json json{{"out", o.out}, {"files", summary.files}, {"rows", summary.rows}};
     for (Split split : kSplits)
       json[split_name(split)] = {{"records", summary.records[static_cast<size_t>(split)]}};
+    json["recognised"] = groups_json(summary.recognised);
     json["changed"] = groups_json(summary.changed);
     json["left_out"] = groups_json(summary.left_out);
     put(json.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
@@ -70,6 +72,8 @@ void report_records(const ImportCommandOptions& o, const RecordImportSummary& su
   const int64_t written = summary.records[0] + summary.records[1] + summary.records[2];
   messages::print("{}: {} of {} rows written: train {}, val {}, test {}", o.out, written,
                   summary.rows, summary.records[0], summary.records[1], summary.records[2]);
+  for (const auto& group : summary.recognised)
+    messages::print("  read as {}: {} files (first {})", group.what, group.count, group.first);
   for (const auto& group : summary.changed)
     messages::print("  changed: {} records lost {} (first {})", group.count, group.what,
                     group.first);
@@ -104,9 +108,12 @@ void run_import(const cli::App& command, const ImportCommandOptions& o) {
   const std::vector<std::filesystem::path> inputs(o.inputs.begin(), o.inputs.end());
   if (o.from != "text") {
     refuse_unused(command, "--from " + o.from, {"--max-chars", "--extensions", "--encoding"});
+    if (o.from == "parquet") refuse_unused(command, "--from parquet", {"--delimiter"});
+    const auto form =
+        o.from == "parquet" ? std::nullopt : std::optional(parse_published_form(o.from));
     report_records(o, import_records({.inputs = inputs,
                                       .out = o.out,
-                                      .form = parse_published_form(o.from),
+                                      .form = form,
                                       .columns = parse_columns(o.columns),
                                       .delimiter = parse_delimiter(o.delimiter),
                                       .shares = o.shares,
@@ -141,6 +148,7 @@ void add_data_import(cli::App& parent) {
       "  mixtral data import --from sharegpt chats.json --out data/chats\n"
       "  mixtral data import --from csv faq.csv --columns prompt=question,completion=answer "
       "--out data/faq\n"
+      "  mixtral data import --from parquet ultrachat/data --out data/ultrachat\n"
       "Forms of --from:\n"
       "  text           files of text, and folders of them\n"
       "  sharegpt       {\"conversations\": [{\"from\", \"value\"}]}\n"
@@ -148,12 +156,17 @@ void add_data_import(cli::App& parent) {
       "  ultrafeedback  pairs with scores, or instructions with rated completions (best, worst)\n"
       "  hh             pairs of transcripts: \"\\n\\nHuman: ...\\n\\nAssistant: ...\"\n"
       "  trl            messages, prompt and completion, or pairs, as turns or as text\n"
+      "  parquet        .parquet files, or folders of them, whose rows are of one of the forms "
+      "above,\n"
+      "                 which is recognised; --from FORM reads them, too\n"
       "  csv            a table with the columns text; prompt, completion; prompt, chosen, "
       "rejected;\n"
       "                 or instruction, input, output\n");
-  command->add_option("input", o.inputs, "Files; with --from text also folders to search")
+  command->add_option("input", o.inputs, "Files, and folders: of text files, or of .parquet files")
       ->required();
-  command->add_option("--from", o.from, "Form of the data (below); files are .jsonl, .json or .csv")
+  command
+      ->add_option("--from", o.from,
+                   "Form of the data (below); files are .jsonl, .json, .csv, .tsv or .parquet")
       ->default_str("text");
   command->add_option("--out,-o", o.out, "Directory for train, val and test .jsonl")->required();
   command->add_option("--val", o.shares.val, "Share for validation")->default_str("0.05");

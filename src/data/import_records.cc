@@ -1,106 +1,32 @@
 #include "data/import_records.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <functional>
-#include <nlohmann/json.hpp>
+#include <cctype>
+#include <utility>
 
+#include "base/advice.h"
 #include "base/error.h"
-#include "base/file.h"
-#include "data/csv.h"
+#include "data/import_rows.h"
 #include "data/record.h"
-#include "data/record_fields.h"
 
 namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
 
+using Columns = std::map<std::string, std::string>;
+
 constexpr uint64_t kRowLimit = uint64_t{64} << 20;
-
-/// Takes a row's text and its place; returns whether to go on.
-using RowSink = std::function<bool(std::string_view text, const std::string& source)>;
-
-/// Hands out the lines that are not blank.
-void each_line(std::string_view text, const std::string& name, const RowSink& sink) {
-  int64_t line = 1;
-  for (size_t at = 0; at < text.size(); ++line) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view row = text.substr(at, end - at);
-    at = end + 1;
-    if (!is_blank(row) && !sink(row, fmt::format("{}:{}", name, line))) return;
-  }
-}
-
-/// Hands out the elements of a JSON array. Only its commas and brackets are looked at; what is
-/// wrong within an element shows when that is parsed.
-void each_element(std::string_view text, const std::string& name, const RowSink& sink) {
-  int64_t element = 0;
-  size_t begin = text.find('[') + 1;
-  int depth = 0;
-  bool in_string = false;
-  for (size_t at = begin; at < text.size(); ++at) {
-    const char c = text[at];
-    if (in_string) {
-      if (c == '\\') ++at;
-      in_string = c != '"';
-      continue;
-    }
-    in_string = c == '"';
-    const bool ends = depth == 0 && (c == ',' || c == ']');
-    if (ends) {
-      const std::string_view row = text.substr(begin, at - begin);
-      if (!is_blank(row) && !sink(row, fmt::format("{}[{}]", name, element++))) return;
-      if (c == ']') return;
-      begin = at + 1;
-    }
-    depth += c == '{' || c == '[';
-    depth -= c == '}' || (c == ']' && !ends);
-  }
-  throw Error(fmt::format("{}: the array is not closed; the file is cut off", name));
-}
-
-void each_csv_row(std::string_view text, const std::string& name, char delimiter,
-                  const RowSink& sink) {
-  CsvReader reader(text, name, delimiter);
-  CsvRow header, row;
-  if (!reader.next(header)) throw Error(fmt::format("{}: the file is empty", name));
-  while (reader.next(row)) {
-    const std::string source = fmt::format("{}:{}", name, row.line);
-    if (row.fields.size() != header.fields.size())
-      throw Error(fmt::format("{}: has {} fields, but the header in line {} has {}", source,
-                              row.fields.size(), header.line, header.fields.size()));
-    nlohmann::ordered_json json;
-    for (size_t i = 0; i < row.fields.size(); ++i) json[header.fields[i]] = row.fields[i];
-    if (!sink(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace), source))
-      return;
-  }
-}
-
-void each_row(const fs::path& path, char delimiter, const RowSink& sink) {
-  const std::string name = path.string(), extension = path.extension().string();
-  if (!fs::exists(path)) throw Error(fmt::format("{}: there is no such file to import", name));
-  if (extension == ".parquet") throw Error(fmt::format("{}: {}", name, kParquetAdvice));
-  if (extension == ".gz" || extension == ".zst" || extension == ".xz" || extension == ".zip")
-    throw Error(fmt::format("{}: is compressed; unpack it first", name));
-  const MappedFile file(path);
-  std::string_view text = file.text();
-  if (extension == ".csv" || extension == ".tsv") {
-    const char usual = extension == ".tsv" ? '\t' : ',';
-    return each_csv_row(text, name, delimiter != 0 ? delimiter : usual, sink);
-  }
-  if (extension != ".jsonl" && extension != ".ndjson" && extension != ".json")
-    throw Error(fmt::format("{}: expected a .jsonl, .json, .csv or .tsv file", name));
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
-  const size_t begin = text.find_first_not_of(" \t\r\n");
-  const bool array = begin != std::string_view::npos && text[begin] == '[';
-  array ? each_element(text, name, sink) : each_line(text, name, sink);
-}
 
 /// The split that a file's name sets its rows aside for; nothing where they may be dealt out.
 std::optional<Split> named_split(const fs::path& path) {
-  const std::string stem = path.stem().string();
+  std::string stem = path.stem().string();
+  // The files of the hub's own conversion to Parquet have numbers in a folder of the split's name.
+  if (std::ranges::all_of(stem, [](unsigned char c) { return std::isdigit(c) != 0; }))
+    stem = path.parent_path().filename().string();
   if (stem.starts_with("val") || stem.starts_with("dev")) return Split::val;
   if (stem.starts_with("test")) return Split::test;
   return std::nullopt;
@@ -113,6 +39,14 @@ void count(std::vector<RecordImportSummary::Group>& groups, const std::string& w
     ++group->count;
   else
     groups.push_back({.what = what, .first = source, .count = 1});
+}
+
+/// Throws an Error for a file whose rows are of no form that is known.
+[[noreturn]] void refuse_form(const fs::path& path) {
+  throw AdvisedError(fmt::format(
+      "{}: the columns {} are of no form that is known; ‹columns prompt=COLUMN,completion=COLUMN› "
+      "says which are the ones of a form",
+      path.string(), fmt::join(parquet_columns(path), ", ")));
 }
 
 /// The reason alone of "SOURCE: messages[3]: REASON", so that like ones can be counted.
@@ -129,41 +63,80 @@ std::string reason_of(std::string_view message, std::string_view source) {
   return reason;
 }
 
+/// Records of the rows of one file after another.
+class Importer {
+ public:
+  explicit Importer(const RecordImportOptions& options) : options_(options) {}
+
+  void read(const fs::path& path) {
+    std::optional<PublishedForm> form = options_.form;
+    if (!form && !is_parquet(path))
+      throw AdvisedUsageError(fmt::format(
+          "‹from parquet› reads .parquet files; say the form of {} instead", path.string()));
+    const auto named = named_split(path);
+    ++summary.files;
+    each_row(path, {.delimiter = options_.delimiter, .columns = options_.columns},
+             [&](std::string_view text, const std::string& source) {
+               ++summary.rows;
+               try {
+                 lines.push_back(record_of(text, source, form, !is_parquet(path)));
+                 splits.push_back(named);
+               } catch (const UsageError&) {
+                 throw;
+               } catch (const Error& error) {
+                 count(summary.left_out, reason_of(error.what(), source), source);
+               }
+               return true;
+             });
+    if (!form) refuse_form(path);
+    if (!options_.form)
+      count(summary.recognised, std::string(published_form_name(*form)), path.string());
+  }
+
+  RecordImportSummary summary;
+  std::vector<std::string> lines;
+  std::vector<std::optional<Split>> splits;  // one a line
+
+ private:
+  /// The record of a row. Where the form is still to be found, the row shows it.
+  std::string record_of(std::string_view text, const std::string& source,
+                        std::optional<PublishedForm>& form, bool has_own_keys) {
+    const Json json = Json::parse(mend_line(text), source, {.bytes = kRowLimit});
+    if (!form) form = recognise_row(json);
+    if (!form) throw Error(fmt::format("{}: is of no form that is known", source));
+    ConvertedRow row = convert_published(json, *form, has_own_keys ? options_.columns : Columns());
+    parse_record(row.line, source, any_template_);
+    for (const std::string& change : row.changes) count(summary.changed, change, source);
+    return std::move(row.line);
+  }
+
+  const RecordImportOptions& options_;
+  const RecordRules any_template_;
+};
+
+[[noreturn]] void refuse_rows(const RecordImportSummary& summary, const fs::path& file,
+                              std::optional<PublishedForm> form) {
+  std::string reason;
+  if (!summary.left_out.empty())
+    reason = fmt::format("; {}: {}", summary.left_out.front().first, summary.left_out.front().what);
+  if (is_parquet(file))
+    reason +=
+        fmt::format("; the columns of the file are {}", fmt::join(parquet_columns(file), ", "));
+  throw Error(fmt::format("none of {} rows could be imported{}{}", summary.rows,
+                          form ? fmt::format(" as {}", published_form_name(*form)) : "", reason));
+}
+
 }  // namespace
 
 RecordImportSummary import_records(const RecordImportOptions& options) {
   options.shares.validate();
-  RecordImportSummary summary;
-  std::vector<std::string> lines;
-  std::vector<std::optional<Split>> splits;
-  const RecordRules any_template;
-  for (const fs::path& path : options.inputs) {
-    const auto named = named_split(path);
-    ++summary.files;
-    each_row(path, options.delimiter, [&](std::string_view text, const std::string& source) {
-      ++summary.rows;
-      try {
-        const Json json = Json::parse(mend_line(text), source, {.bytes = kRowLimit});
-        ConvertedRow row = convert_published(json, options.form, options.columns);
-        parse_record(row.line, source, any_template);
-        for (const std::string& change : row.changes) count(summary.changed, change, source);
-        lines.push_back(std::move(row.line));
-        splits.push_back(named);
-      } catch (const UsageError&) {
-        throw;
-      } catch (const Error& error) {
-        count(summary.left_out, reason_of(error.what(), source), source);
-      }
-      return true;
-    });
-  }
-  if (lines.empty())
-    throw Error(fmt::format("none of {} rows could be imported as {}{}", summary.rows,
-                            published_form_name(options.form),
-                            summary.left_out.empty()
-                                ? ""
-                                : fmt::format("; {}: {}", summary.left_out.front().first,
-                                              summary.left_out.front().what)));
+  Importer importer(options);
+  const std::vector<fs::path> inputs = find_row_files(options.inputs);
+  for (const fs::path& path : inputs) importer.read(path);
+  RecordImportSummary& summary = importer.summary;
+  const auto& lines = importer.lines;
+  auto& splits = importer.splits;
+  if (lines.empty()) refuse_rows(summary, inputs.front(), options.form);
   const auto unnamed = static_cast<size_t>(std::ranges::count(splits, std::optional<Split>()));
   // Where the input has a file for a split, no other rows go there.
   SplitShares shares = options.shares;
@@ -186,8 +159,40 @@ RecordImportSummary import_records(const RecordImportOptions& options) {
     ++summary.records[static_cast<size_t>(settled[i])];
   }
   files.commit();
-  return summary;
+  return std::move(summary);
 }
+
+namespace {
+
+/// The form of a file's first row; nothing where it has none that is known.
+std::optional<PublishedForm> first_form(const fs::path& path) {
+  std::optional<PublishedForm> form;
+  each_row(path, {}, [&](std::string_view text, const std::string& source) {
+    const Json row = Json::parse(mend_line(text), source, {.bytes = kRowLimit});
+    form = is_parquet(path) ? recognise_row(row) : recognise_published(row);
+    return false;
+  });
+  return form;
+}
+
+std::string parquet_advice(const fs::path& path) {
+  try {
+    if (const auto form = first_form(path))
+      return fmt::format(
+          "it looks like {}; make records of it with `mixtral data import --from parquet {} --out "
+          "DIR`",
+          published_form_name(*form), path.string());
+    return fmt::format(
+        "its columns are {}; make records of it with "
+        "`mixtral data import --from parquet {} --columns prompt=COLUMN,completion=COLUMN --out "
+        "DIR`",
+        fmt::join(parquet_columns(path), ", "), path.string());
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
 
 std::string import_advice(const fs::path& path) {
   const std::string extension = path.extension().string(), name = path.string();
@@ -195,16 +200,13 @@ std::string import_advice(const fs::path& path) {
     return fmt::format("{}; make records of it with `mixtral data import --from {} {} --out DIR`",
                        looks_like, published_form_name(form), name);
   };
-  if (extension == ".parquet") return std::string(kParquetAdvice);
+  if (is_parquet(path)) return parquet_advice(path);
   if (extension == ".csv" || extension == ".tsv")
     return command("it is a table", PublishedForm::csv);
   if (extension != ".json" && extension != ".jsonl" && extension != ".ndjson") return {};
   std::optional<PublishedForm> form;
   try {
-    each_row(path, 0, [&](std::string_view text, const std::string& source) {
-      form = recognise_published(Json::parse(mend_line(text), source, {.bytes = kRowLimit}));
-      return false;
-    });
+    form = first_form(path);
   } catch (const Error&) {
     return {};  // what is wrong with the line is said elsewhere
   }

@@ -13,9 +13,11 @@
 namespace mixtral {
 
 struct RecordImportOptions {
-  std::vector<std::filesystem::path> inputs;  // .jsonl, .json (an array or lines), .csv or .tsv
-  std::filesystem::path out;                  // gets train, val and test .jsonl
-  PublishedForm form = PublishedForm::sharegpt;
+  // .jsonl, .json (an array or lines), .csv, .tsv, .parquet, or folders of .parquet files
+  std::vector<std::filesystem::path> inputs;
+  std::filesystem::path out;  // gets train, val and test .jsonl
+  /// Nothing: the inputs are .parquet files, of which each one's rows show it (recognise_row).
+  std::optional<PublishedForm> form;
   std::map<std::string, std::string> columns;  // see convert_published
   char delimiter = 0;                          // of .csv; 0: a comma, and in .tsv a tab
   SplitShares shares;
@@ -26,18 +28,20 @@ struct RecordImportSummary {
   /// Rows with the same fate.
   struct Group {
     std::string what;
-    std::string first;  // "FILE:12": the first of them
+    std::string first;  // "FILE:12", "FILE: row 12": the first of them
     int64_t count = 0;
   };
   int64_t files = 0, rows = 0, records[3] = {};
-  std::vector<Group> changed;   // written, without something
-  std::vector<Group> left_out;  // not written, and why
+  std::vector<Group> recognised;  // files by the form that their rows showed
+  std::vector<Group> changed;     // written, without something
+  std::vector<Group> left_out;    // not written, and why
 };
 
 /// Turns a published data set into records that training reads. A file whose name begins with val,
 /// dev or test stays in that split; the rows of others are dealt out to the splits that have no
-/// such file. Every record was read back before anything is written. Throws Error, with nothing
-/// written, when a file cannot be read or no row is left.
+/// such file (0000.parquet is called as its folder is). Every record was read back before anything
+/// is written. Throws Error, with nothing written, when a file cannot be read, its rows are of no
+/// form that is known, or no row is left.
 RecordImportSummary import_records(const RecordImportOptions& options);
 
 /// What to do with a file that training cannot read as it is, judged by its name and first row: "it

@@ -294,10 +294,9 @@ std::string_view published_form_name(PublishedForm form) {
 PublishedForm parse_published_form(std::string_view name) {
   for (const auto& [value, known] : kNames)
     if (known == name) return value;
-  if (name == "parquet") throw AdvisedUsageError(fmt::format("‹from parquet›: {}", kParquetAdvice));
-  throw AdvisedUsageError(
-      fmt::format("‹from› is sharegpt, alpaca, ultrafeedback, hh, trl, csv or text, not \"{}\"",
-                  printable(name)));
+  throw AdvisedUsageError(fmt::format(
+      "‹from› is sharegpt, alpaca, ultrafeedback, hh, trl, csv, parquet or text, not \"{}\"",
+      printable(name)));
 }
 
 std::optional<PublishedForm> recognise_published(const Json& row) {
@@ -322,6 +321,23 @@ std::optional<PublishedForm> recognise_published(const Json& row) {
     return PublishedForm::hh;
   if (find("prompt") && find("completion") && find("label")) return PublishedForm::trl;
   return std::nullopt;
+}
+
+std::optional<PublishedForm> recognise_row(const Json& row) {
+  if (const auto form = recognise_published(row)) return form;
+  if (!row.is_object()) return std::nullopt;
+  const auto has = [&](std::string_view key) { return find_value(row, key) != nullptr; };
+  const bool is_record = has("messages") || has("text") || (has("chosen") && has("rejected")) ||
+                         (has("prompt") && has("completion"));
+  return is_record ? std::optional(PublishedForm::trl) : std::nullopt;
+}
+
+bool is_published_key(std::string_view key) {
+  constexpr std::string_view kKeys[] = {"conversations", "system",  "instruction", "input",
+                                        "output",        "history", "completions", "prompt",
+                                        "completion",    "chosen",  "rejected",    "score_chosen",
+                                        "messages",      "text",    "label"};
+  return std::ranges::find(kKeys, key) != std::end(kKeys) || is_unread_field(key);
 }
 
 ConvertedRow convert_published(const Json& row, PublishedForm form, const Columns& columns) {

@@ -23,20 +23,18 @@ enum class PublishedForm {
 };
 /// "sharegpt", "alpaca", "ultrafeedback", "hh", "trl", "csv".
 std::string_view published_form_name(PublishedForm form);
-/// The form of that name. Throws UsageError, listing the names; for parquet, which is not read, it
-/// says how to turn such files into lines of JSON.
+/// The form of that name. Throws UsageError, listing the names.
 PublishedForm parse_published_form(std::string_view name);
-
-/// What to do with a parquet file.
-inline constexpr std::string_view kParquetAdvice =
-    "parquet files are not read here; turn each into lines of JSON with python3 -c \"import "
-    "pandas; "
-    "pandas.read_parquet('FILE.parquet').to_json('FILE.jsonl', orient='records', lines=True, "
-    "force_ascii=False)\" and import those";
 
 /// The form of a row, where it is none that training reads as it is; nothing where it is none of
 /// these.
 std::optional<PublishedForm> recognise_published(const Json& row);
+/// The same, and trl where the row is a record that training reads as it is, of text.
+std::optional<PublishedForm> recognise_row(const Json& row);
+
+/// Whether a form, or a record, has a use for a key, or refuses it: other columns of a table need
+/// not be read.
+bool is_published_key(std::string_view key);
 
 /// A row as a record that training reads.
 struct ConvertedRow {

@@ -192,6 +192,10 @@ void refuse_unread_fields(const Json& json, RecordKind kind, std::string_view so
   refuse_fields(json, kFields, bit(kind), source, read_by_caller);
 }
 
+bool is_unread_field(std::string_view name) {
+  return std::ranges::find(kFields, name, &Field::name) != std::end(kFields);
+}
+
 Message read_turn(const Json& turn) {
   Message message;
   const Json& role = turn.at("role");

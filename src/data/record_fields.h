@@ -26,6 +26,9 @@ std::string record_text(const Json& value, Needed needed);
 void refuse_unread_fields(const Json& json, RecordKind kind, std::string_view source,
                           std::string_view read_by_caller = {});
 
+/// Whether the function above may refuse a field of that name.
+bool is_unread_field(std::string_view name);
+
 /// A turn of a conversation: role, content and, of the assistant's, `weight` (0: it is not learnt;
 /// 1 or absent: it is). Throws Error naming a wrong role, empty text, another weight, or a field of
 /// the turn that other programs act on and this one does not.

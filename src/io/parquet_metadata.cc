@@ -138,6 +138,8 @@ class FooterReader {
     if (path != column.path) fail(fmt::format("column {} stands in its place", printable(path)));
     if (type_number != static_cast<int64_t>(column.type))
       fail("its type is not the one of the schema");
+    // Chunks of a row group without rows may have no place.
+    if (chunk.entries == 0 && bytes == 0) return;
     // Some writers leave the dictionary's offset at zero where there is none.
     const int64_t begin = dictionary > 0 && dictionary < data ? dictionary : data;
     const auto size = static_cast<int64_t>(file_.size());

@@ -210,7 +210,8 @@ void ParquetRowBuilder::write_value(const ParquetNode& node, std::string& json) 
 }
 
 void ParquetRowBuilder::next(std::string& json) {
-  json = "{";
+  json.clear();
+  json += '{';
   for (const ParquetKey& key : keys_) {
     if (json.size() > 1) json += ',';
     write_text(key.key, json);

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/file.h"
 #include "data/csv.h"
 #include "tests/support/files.h"
+#include "tests/support/parquet_builder.h"
 
 namespace mixtral {
 namespace {
@@ -52,7 +54,8 @@ TEST(Csv, WhatIsNoTableIsRefusedByLine) {
 
 class ImportRecords : public ::testing::Test {
  protected:
-  RecordImportSummary import(const std::string& name, const std::string& text, PublishedForm form,
+  RecordImportSummary import(const std::string& name, const std::string& text,
+                             std::optional<PublishedForm> form,
                              const std::map<std::string, std::string>& columns = {}) {
     write_file(scratch_.path() / name, text);
     return import_records({.inputs = {scratch_.path() / name},
@@ -142,12 +145,104 @@ TEST_F(ImportRecords, NothingIsWrittenWithoutARecordAndColumnsAreNamed) {
   EXPECT_NE(
       message_of([&] { import("x.csv", "a,b\n1\n", PublishedForm::csv); }).find("has 1 fields"),
       std::string::npos);
-  EXPECT_NE(message_of([&] { import("x.parquet", "PAR1", PublishedForm::csv); }).find("pandas"),
-            std::string::npos);
   EXPECT_NE(
       message_of([&] { import("cut.json", "[{\"a\":1}", PublishedForm::trl); }).find("cut off"),
       std::string::npos);
-  EXPECT_THROW(parse_published_form("parquet"), UsageError);
+  EXPECT_THROW(parse_published_form("arrow"), UsageError);
+}
+
+using parquet::kText;
+
+/// Conversations as data sets of the hub have them: two turns in each of the rows.
+std::string conversations(int64_t rows) {
+  std::string from, value;
+  std::vector<int> repetitions, definitions;
+  for (int64_t i = 0; i < rows; ++i) {
+    from += parquet::texts({"human", "gpt"});
+    value += parquet::texts({fmt::format("U{}", i), fmt::format("A{}", i)});
+    repetitions.insert(repetitions.end(), {0, 1});
+    definitions.insert(definitions.end(), {1, 1});
+  }
+  const auto column = [&](const char* name, const std::string& values) {
+    return parquet::Column{{"conversations", "list", "element", name},
+                           kText,
+                           2 * rows,
+                           {{.entries = 2 * rows,
+                             .repetitions = repetitions,
+                             .definitions = definitions,
+                             .values = values}}};
+  };
+  return parquet::Table{
+      .fields = {{.name = "conversations", .children = 1, .converted = 3},
+                 {.name = "list", .repetition = parquet::kRepeated, .children = 1},
+                 {.name = "element", .children = 2},
+                 {.name = "from", .type = kText},
+                 {.name = "value", .type = kText}},
+      .columns = 1,
+      .groups = {{column("from", from), column("value", value)}},
+      .rows = {rows}}
+      .bytes();
+}
+
+TEST_F(ImportRecords, ParquetRowsShowTheirForm) {
+  const std::string
+      file = conversations(2),
+      expected =
+          R"({"messages":[{"role":"user","content":"U0"},{"role":"assistant","content":"A0"}]}
+{"messages":[{"role":"user","content":"U1"},{"role":"assistant","content":"A1"}]}
+)";
+  for (const auto form : {std::optional<PublishedForm>(), std::optional(PublishedForm::sharegpt)}) {
+    const auto summary = import("a.parquet", file, form);
+    EXPECT_EQ(written(), expected);
+    EXPECT_EQ(summary.recognised.size(), form ? 0u : 1u);
+  }
+  const std::string advice = import_advice(scratch_.path() / "a.parquet");
+  EXPECT_NE(advice.find("it looks like sharegpt"), std::string::npos) << advice;
+  EXPECT_NE(advice.find("data import --from parquet"), std::string::npos) << advice;
+  EXPECT_NE(message_of([&] { import("a.jsonl", "{}", std::nullopt); }).find(".parquet files"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] {
+              import("b.parquet", file.substr(0, 90), std::nullopt);
+            }).find("b.parquet: it does not end"),
+            std::string::npos);
+}
+
+TEST_F(ImportRecords, ParquetRowsOfNoFormNameTheirColumns) {
+  const parquet::Page questions{.entries = 1, .values = parquet::texts({"Q"})};
+  parquet::Table table = parquet::one_text_column({questions}, 1);
+  table.fields[0].name = table.groups[0][0].path[0] = "question";
+  const std::string file = table.bytes();
+  for (const auto form : {std::optional<PublishedForm>(), std::optional(PublishedForm::trl)}) {
+    const std::string said = message_of([&] { import("q.parquet", file, form); });
+    EXPECT_NE(said.find("question"), std::string::npos) << said;
+  }
+  EXPECT_NE(import_advice(scratch_.path() / "q.parquet").find("its columns are question"),
+            std::string::npos);
+  import("q.parquet", file, std::nullopt, {{"text", "question"}});
+  EXPECT_EQ(written(), "{\"text\":\"Q\"}\n");
+  const std::string said =
+      message_of([&] { import("q.parquet", file, std::nullopt, {{"text", "answer"}}); });
+  EXPECT_NE(said.find("no column \"answer\""), std::string::npos) << said;
+}
+
+TEST_F(ImportRecords, AFolderGivesItsParquetFilesAndTheirSplits) {
+  const auto folder = scratch_.path() / "hub";
+  for (const char* name : {"data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet",
+                           "default/validation/0000.parquet"}) {
+    fs::create_directories((folder / name).parent_path());
+    write_file(folder / name, conversations(4));
+  }
+  const auto summary = import_records({.inputs = {folder}, .out = scratch_.path() / "out"});
+  EXPECT_EQ(summary.files, 3);
+  EXPECT_EQ(summary.records[0], 4);
+  EXPECT_EQ(summary.records[1], 4);
+  EXPECT_EQ(summary.records[2], 4);
+  EXPECT_EQ(summary.recognised.front().count, 3);
+  fs::create_directories(scratch_.path() / "empty");
+  EXPECT_NE(message_of([&] {
+              import_records({.inputs = {scratch_.path() / "empty"}, .out = scratch_.path() / "o"});
+            }).find("no .parquet files"),
+            std::string::npos);
 }
 
 TEST_F(ImportRecords, AFileNamedAsASplitStaysInIt) {
