@@ -25,7 +25,8 @@ constexpr uint64_t kRowLimit = uint64_t{64} << 20;
 std::optional<Split> named_split(const fs::path& path) {
   std::string stem = path.stem().string();
   // The files of the hub's own conversion to Parquet have numbers in a folder of the split's name.
-  if (std::ranges::all_of(stem, [](unsigned char c) { return std::isdigit(c) != 0; }))
+  const auto is_digit = [](unsigned char c) { return std::isdigit(c) != 0; };
+  if (is_parquet(path) && std::ranges::all_of(stem, is_digit))
     stem = path.parent_path().filename().string();
   if (stem.starts_with("val") || stem.starts_with("dev")) return Split::val;
   if (stem.starts_with("test")) return Split::test;
@@ -74,6 +75,7 @@ class Importer {
       throw AdvisedUsageError(fmt::format(
           "‹from parquet› reads .parquet files; say the form of {} instead", path.string()));
     const auto named = named_split(path);
+    const int64_t rows_before = summary.rows;
     ++summary.files;
     each_row(path, {.delimiter = options_.delimiter, .columns = options_.columns},
              [&](std::string_view text, const std::string& source) {
@@ -88,8 +90,8 @@ class Importer {
                }
                return true;
              });
-    if (!form) refuse_form(path);
-    if (!options_.form)
+    if (!form && summary.rows > rows_before) refuse_form(path);
+    if (form && !options_.form)
       count(summary.recognised, std::string(published_form_name(*form)), path.string());
   }
 
