@@ -9,7 +9,7 @@ namespace mixtral {
 namespace {
 
 // Rows may be larger than the file, as where many refer to one text of a dictionary.
-constexpr uint64_t kFreeText = uint64_t{1} << 30;
+constexpr uint64_t kFreeText = uint64_t{64} << 20;
 constexpr uint64_t kMostTextPerByte = 1000;
 
 }  // namespace

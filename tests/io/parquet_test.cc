@@ -283,11 +283,14 @@ TEST(Parquet, WhatIsDamagedOrNotReadIsRefusedByPlace) {
             t.fields.push_back({.name = "x", .type = kText});
           }),
           "nested deeper");
-  refused(changed([](Table& t, Column&, Page& p) {
-            t.fields[0].repetition = kOptional;
-            p.definitions = {2};
+  refused(changed([](Table& t, Column& c, Page& p) {
+            t.fields.insert(t.fields.begin(),
+                            {.name = "g", .repetition = kOptional, .children = 1});
+            t.fields[1].repetition = kOptional;
+            c.path = {"g", "text"};
+            p.definitions = {3};
           }),
-          "above 0 and 1");
+          "of the levels 0 and 3, above 0 and 2");
   refused(changed([](Table& t, Column&, Page& p) {
             t.fields[0].repetition = kRepeated;
             p.repetitions = {1};
