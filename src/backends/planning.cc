@@ -23,7 +23,8 @@ PlanningBackend::PlanningBackend(const Backend* like) : like_(like) {
                .kind = like->kind(),
                .memory = like->memory(),
                .slice_elements = like->slice_elements(),
-               .page_tokens = like->page_tokens()};
+               .page_tokens = like->page_tokens(),
+               .prompt_tokens = like->prompt_tokens()};
   else
     device_.memory = ref::RefBackend().memory();
 }

@@ -80,7 +80,8 @@ std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes) {
                                          .available = std::max<int64_t>(bytes - kOpened, 0),
                                          .opened = kOpened},
                               .slice_elements = cuda_plan::kSliceElements,
-                              .page_tokens = cuda_plan::kPageTokens});
+                              .page_tokens = cuda_plan::kPageTokens,
+                              .prompt_tokens = cuda_plan::kPromptTokens});
 }
 
 }  // namespace mixtral

@@ -62,7 +62,7 @@ Ceilings measure_ceilings(Backend& backend, const Precision& precision, int thre
     ceilings.product =
         2 * std::pow(static_cast<double>(side), 3) / product_seconds(backend, precision, side);
   }
-  const int64_t count = gpu ? int64_t{1} << 28 : int64_t{1} << 25;
+  const int64_t count = gpu ? int64_t{1} << 29 : int64_t{1} << 25;
   const Buffer from(backend, count * 4), to(backend, count * 4), sum(backend, 8);
   const Tensor x = from.tensor({count}, Dtype::f32);
   backend.run(ops::RandomNormal{.x = x, .seed = 1, .stream = 0, .deviation = 1});
@@ -101,26 +101,6 @@ std::vector<double> time_runs(Backend& backend, int count, const std::function<v
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
-}
-
-void Report::line(const std::string& key, const std::string& text, double value) {
-  json_[key] = value;
-  if (!as_json_) fmt::print("{:22} {}\n", key, text);
-}
-
-void report_ceilings(Report& report, const Ceilings& ceilings) {
-  const auto gb = [&](const char* key, double rate) {
-    report.line(key, fmt::format("{:.1f}", rate * 1e-9), rate * 1e-9);
-  };
-  gb("read_gb_per_s", ceilings.read);
-  gb("copy_gb_per_s", ceilings.copy);
-  const auto tera = [&](const char* key, double rate) {
-    if (rate > 0) report.line(key, fmt::format("{:.3f}", rate * 1e-12), rate * 1e-12);
-  };
-  tera("product_tflop_per_s", ceilings.product);
-  tera("f32_peak_tflop_per_s", ceilings.f32);
-  tera("bf16_peak_tflop_per_s", ceilings.bf16);
-  tera("int8_peak_tops_per_s", ceilings.int8);
 }
 
 }  // namespace mixtral

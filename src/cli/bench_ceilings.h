@@ -1,8 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <nlohmann/json.hpp>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -35,20 +33,5 @@ double share_of(const Ceilings& ceilings, std::string_view what, double rate, do
 std::vector<double> time_runs(Backend& backend, int count, const std::function<void()>& work);
 
 double median(std::vector<double> values);
-
-/// One figure, as a line and in the JSON object.
-class Report {
- public:
-  explicit Report(bool as_json) : as_json_(as_json) {}
-  void line(const std::string& key, const std::string& text, double value);
-  nlohmann::ordered_json& json() { return json_; }
-  bool as_json() const { return as_json_; }
-
- private:
-  bool as_json_;
-  nlohmann::ordered_json json_;
-};
-
-void report_ceilings(Report& report, const Ceilings& ceilings);
 
 }  // namespace mixtral

@@ -3,20 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <numeric>
 
-#include "backends/registry.h"
 #include "base/random.h"
-#include "cli/bench_ceilings.h"
+#include "cli/bench_generation.h"
+#include "cli/bench_options.h"
+#include "cli/bench_report.h"
 #include "cli/common.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
-#include "infer/engine.h"
-#include "infer/inference_plan.h"
 #include "train/defaults.h"
 #include "train/language_model.h"
 #include "train/optimizer.h"
@@ -24,11 +19,6 @@
 
 namespace mixtral {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-using nlohmann::ordered_json;
-
-constexpr double kLeastBytes = 128 << 20;  // of weights that no cache holds
 
 constexpr const char* kExamples =
     "Weights and tokens are random: nothing is read but a configuration. Examples:\n"
@@ -38,27 +28,6 @@ constexpr const char* kExamples =
     "  mixtral bench finetune --model 8x7b --quantize-base fp8 --recompute\n"
     "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
     "  mixtral bench ops --model small          # ceilings and kernels alone\n";
-
-struct BenchOptions {
-  CommonOptions common;
-  std::string work, model = "small", targets = "q_proj,v_proj,gate", optimizer_state = "fp32",
-                    graph = "auto";
-  std::optional<int64_t> layers;
-  int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
-          batch = 1, rank = 16, keep_layers = 0;
-  bool recompute = false;
-
-  bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
-};
-
-std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
-  RandomStream random(seed, 0);
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i)
-    tokens.push_back(
-        static_cast<int32_t>(random.next() % static_cast<uint64_t>(config.vocab_size)));
-  return tokens;
-}
 
 HostBatch random_batch(const BenchOptions& o, const ModelConfig& config, uint64_t seed) {
   HostBatch batch;
@@ -78,50 +47,6 @@ int64_t trained_parameters(const std::vector<nn::ParameterStore::Group>& groups)
 double tuning_flops_per_token(const ModelConfig& config, int64_t context, int64_t adapter) {
   const auto active = static_cast<double>(count_parameters(config).active);
   return training_flops_per_token(config, context) - 2 * active + 6 * static_cast<double>(adapter);
-}
-
-void print_profile(const Profiler& profiler, const Ceilings& ceilings, ordered_json& json,
-                   bool as_json) {
-  double total = 0;
-  std::vector<std::pair<std::string, Profiler::Row>> rows(profiler.rows().begin(),
-                                                          profiler.rows().end());
-  for (const auto& [name, row] : rows) total += row.seconds;
-  std::ranges::sort(
-      rows, [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
-  if (!as_json)
-    fmt::print(
-        "\nkernels of one step, each waited for ({:.2f} ms together)\n"
-        "{:38} {:>6} {:>10} {:>6} {:>10} {:>10} {:>9}\n",
-        total * 1e3, "op", "calls", "ms", "share", "GB/s", "GFLOP/s", "of bound");
-  ordered_json table = ordered_json::array();
-  for (const auto& [name, row] : rows) {
-    const double product = share_of(ceilings, name, row.flops / row.seconds, ceilings.product);
-    // Above the memory's rate are operands that stayed in a cache.
-    const double memory = row.bytes / row.seconds / std::max(ceilings.read, ceilings.copy);
-    const double bound = std::max(product, memory);
-    if (!as_json)
-      fmt::print("{:38} {:6} {:10.3f} {:5.1f}% {:10.1f} {:10.1f} {:>9}\n", name, row.calls,
-                 row.seconds * 1e3, 100 * row.seconds / total, row.bytes / row.seconds * 1e-9,
-                 row.flops / row.seconds * 1e-9,
-                 memory > 1.05 ? "in cache" : fmt::format("{:.0f}%", 100 * bound));
-    table.push_back({{"op", name},
-                     {"calls", row.calls},
-                     {"seconds", row.seconds},
-                     {"gb_per_s", row.bytes / row.seconds * 1e-9},
-                     {"gflop_per_s", row.flops / row.seconds * 1e-9},
-                     {"share_of_bound", bound}});
-  }
-  json["kernels"] = table;
-}
-
-void report_rate(Report& report, const Ceilings& ceilings, double seconds, double tokens,
-                 double flops_per_token) {
-  report.line("tok_per_s", fmt::format("{:.1f}", tokens / seconds), tokens / seconds);
-  const double rate = flops_per_token * tokens / seconds;
-  report.line("model_tflop_per_s",
-              fmt::format("{:.3f} ({:.1f}% of the product)", rate * 1e-12,
-                          100 * share_of(ceilings, "the whole work", rate, ceilings.product)),
-              rate * 1e-12);
 }
 
 void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& backend,
@@ -189,7 +114,7 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
     waiting.run();
     ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
     if (o.work == "ops") report_ceilings(report, ceilings);
-    print_profile(profiler, ceilings, report.json(), report.as_json());
+    report_profile(report, ceilings, profiler);
   };
   if (o.work == "ops") {
     step();  // what is done once alone is no kernel's time
@@ -231,119 +156,13 @@ void bench_training(const BenchOptions& o, const ModelConfig& config, Backend& b
   print_kernels();
 }
 
-/// Bytes of weights that a step of so many sequences reads on average: of the experts, those that
-/// at least one of them is routed to.
-double step_bytes(Mixtral& model, int64_t sequences) {
-  const ModelConfig& config = model.config();
-  const double idle =
-      1 - static_cast<double>(config.experts_per_token) / static_cast<double>(config.num_experts);
-  const double used = 1 - std::pow(idle, static_cast<double>(sequences));
-  double bytes = 0;
-  model.for_each_parameter([&](nn::Parameter& p) {
-    // The embedding is read a row at a time, unless it is the head, too.
-    if (p.role == nn::Role::embedding && !config.tie_embeddings) return;
-    const auto all = static_cast<double>(p.packed ? p.packed.bytes() : p.value.bytes());
-    bytes += p.shape.rank() == 3 ? used * all : all;
-  });
-  return bytes;
-}
-
-void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
-                      Report& report) {
-  const Precision precision =
-      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
-  const bool decode = o.work == "decode";
-  const int64_t context = o.context + (decode ? o.tokens : 1) + 1, sequences = decode ? o.batch : 1;
-  const Mixtral::Options options{.weights = precision.weights,
-                                 .compute = precision.compute,
-                                 .context = context,
-                                 .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization(),
-                                 .operands = precision.operands};
-  const auto planner = make_planning_backend(&backend);
-  const InferenceShape shape{
-      .config = config, .options = options, .sequences = sequences, .context = context};
-  require_memory(*planner, shape, backend.memory());
-  const int64_t planned = plan_inference(*planner, shape).total();
-  Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
-  Mixtral model(backend, config, options);
-  draw_weights(backend, model, o.common.seed);
-  Engine engine(backend, model, {.context = context, .sequences = sequences, .share_pages = false});
-  std::vector<double> seconds;
-  double tokens = 0;  // that are drawn in that time
-  for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
-    int64_t begun = 0, drawn = 0;
-    bool ended = false;
-    auto start = Clock::now();
-    for (int64_t i = 0; i < sequences; ++i) {
-      Request request{.prompt = random_tokens(config, o.context,
-                                              static_cast<uint64_t>(run * sequences + i) + 1)};
-      request.options = {.sampling = {.temperature = 0}, .max_tokens = decode ? o.tokens : 1};
-      request.on_token = [&, first = true](const GeneratedToken&) mutable {
-        if (std::exchange(first, false))
-          ++begun;
-        else
-          ++drawn;
-        return Next::go_on;
-      };
-      request.on_finish = [&](FinishReason) { ended = true; };
-      engine.submit(std::move(request));
-    }
-    if (decode) {
-      while (begun < sequences && !ended) engine.step();
-      if (ended)
-        throw UsageError(
-            fmt::format("--tokens {}: the first of {} sequences ends before the last one's prompt "
-                        "is read; give "
-                        "more",
-                        o.tokens, sequences));
-      start = Clock::now();  // the prompts are not what is measured
-      drawn = 0;
-    }
-    while (!ended) engine.step();
-    const auto end = Clock::now();
-    tokens = static_cast<double>(drawn);
-    engine.run();
-    if (run >= o.warmup) seconds.push_back(std::chrono::duration<double>(end - start).count());
-  }
-  const double time = median(seconds);
-  ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
-  // Codes are multiplied as integers.
-  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers && options.quantization)
-    ceilings.product = ceilings.int8;
-  report_ceilings(report, ceilings);
-  const ParameterCount count = count_parameters(config);
-  if (decode) {
-    report.line("tok_per_s", fmt::format("{:.2f}", tokens / time), tokens / time);
-    const double bytes = step_bytes(model, sequences);
-    const double rate = bytes * tokens / static_cast<double>(sequences) / time;
-    // A GPU's plain reading is slower than its copying. Fewer bytes may stay in a cache.
-    const bool gpu = backend.kind() == DeviceKind::gpu;
-    const double ceiling = gpu ? std::max(ceilings.read, ceilings.copy) : ceilings.read;
-    const std::string text =
-        bytes < kLeastBytes
-            ? fmt::format("{:.1f}", rate * 1e-9)
-            : fmt::format("{:.1f} ({:.0f}% of reading)", rate * 1e-9,
-                          100 * share_of(ceilings, "reading the weights", rate, ceiling));
-    report.line("weights_gb_per_s", text, rate * 1e-9);
-  } else {
-    const double flops =
-        2 * static_cast<double>(count.active) +
-        2 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim * o.context);
-    report_rate(report, ceilings, time, static_cast<double>(o.context), flops);
-  }
-  report.line("planned_gib", fmt::format("{:.3f}", static_cast<double>(planned) / (1 << 30)),
-              static_cast<double>(planned) / (1 << 30));
-  const double peak = static_cast<double>(peak_memory(backend)) / (1 << 30);
-  report.line("peak_gib", fmt::format("{:.3f}", peak), peak);
-}
-
 /// Refuses flags of which a work could make nothing.
 void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
   const auto refuse = [&](const std::vector<std::string>& flags) {
     refuse_unused(command, "bench " + o.work, flags);
   };
-  if (o.work != "decode") refuse({"--tokens", "--batch"});
+  if (o.work != "decode") refuse({"--tokens"});
+  if (o.trains()) refuse({"--batch", "--depth", "--profile"});
   if (o.work != "finetune") refuse({"--rank", "--targets"});
   // One step, kernel by kernel.
   if (o.work == "ops") refuse({"--steps", "--graph"});
@@ -360,7 +179,7 @@ void run_bench(const BenchOptions& o) {
                     o.common.quantize_base, o.work));
   ModelConfig config = open_source(o.common, {.model = o.model}).config();
   if (o.layers) config.num_layers = *o.layers;
-  config.max_positions = std::max(config.max_positions, o.context + o.tokens + 1);
+  config.max_positions = std::max(config.max_positions, o.depth + o.context + o.tokens + 1);
   config.validate("--model");
   const auto backend = o.common.open_device();
   Report report(o.common.json);
@@ -371,7 +190,10 @@ void run_bench(const BenchOptions& o) {
   report.json()["dtype"] = o.common.dtype;
   report.json()["context"] = o.context;
   if (o.trains()) report.json()["batch_size"] = o.batch_size;
-  if (o.work == "decode") report.json()["batch"] = o.batch;
+  if (!o.trains()) {
+    report.json()["batch"] = o.batch;
+    report.json()["depth"] = o.depth;
+  }
   if (o.work != "pretrain") report.json()["quantize_base"] = o.common.quantize_base;
   if (!o.common.json)
     fmt::print(
@@ -380,8 +202,9 @@ void run_bench(const BenchOptions& o) {
         o.trains()
             ? fmt::format("{} x {} x {} tokens a step", o.accumulation, o.batch_size, o.context)
         : o.work == "prefill"
-            ? fmt::format("a prompt of {} tokens", o.context)
-            : fmt::format("{} tokens after {}, {} sequences at once", o.tokens, o.context, o.batch),
+            ? fmt::format("{} prompts of {} tokens after {}", o.batch, o.context, o.depth)
+            : fmt::format("{} tokens after {}, {} sequences at once", o.tokens,
+                          o.depth > 0 ? o.depth : o.context, o.batch),
         o.common.dtype, backend->description());
   if (o.trains())
     bench_training(o, config, *backend, report);
@@ -391,6 +214,15 @@ void run_bench(const BenchOptions& o) {
 }
 
 }  // namespace
+
+std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
+  RandomStream random(seed, 0);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i)
+    tokens.push_back(
+        static_cast<int32_t>(random.next() % static_cast<uint64_t>(config.vocab_size)));
+  return tokens;
+}
 
 void add_bench_command(cli::App& app) {
   cli::App* command = app.add_subcommand(
@@ -419,7 +251,13 @@ void add_bench_command(cli::App& app) {
   count("--steps", o->steps, 1, "Runs that are timed; the median counts (all but ops)");
   count("--warmup", o->warmup, 0, "Runs before these");
   count("--tokens", o->tokens, 2, "Tokens to generate after the prompt (decode)");
-  count("--batch", o->batch, 1, "Sequences that are decoded at once (decode)");
+  count("--batch", o->batch, 1, "Sequences at once (prefill, decode)");
+  count("--depth", o->depth, 0,
+        "Tokens of each sequence that the cache holds before what is measured (prefill; decode, "
+        "where 0 means --context)");
+  command->add_flag("--profile", o->profile,
+                    "Show the time of one decoding step, or one reading of the prompts, by kernel "
+                    "(prefill, decode)");
   count("--rank", o->rank, 1, "Of the adapter (finetune)");
   command->add_option("--targets", o->targets, "Of the adapter (finetune)")->capture_default_str();
   command->add_option("--optimizer-state", o->optimizer_state, "fp32 or bf16 (training)")

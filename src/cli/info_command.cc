@@ -110,8 +110,7 @@ void run_info(const InfoOptions& o) {
       plan_inference(*planner, {.config = c,
                                 .options = options_of(inference, o.common.quantization()),
                                 .sequences = o.batch_size,
-                                .context = context,
-                                .chunk = std::min<int64_t>(context, 256)});
+                                .context = context});
   TrainingShape shape{.config = c,
                       .options = dense(options_of(training, std::nullopt)),
                       .objective = {},
@@ -147,8 +146,7 @@ void run_info(const InfoOptions& o) {
     return plan_inference(*planner, {.config = c,
                                      .options = options_of(inference, quantization),
                                      .sequences = o.batch_size,
-                                     .context = context,
-                                     .chunk = std::min<int64_t>(context, 256)})
+                                     .context = context})
         .total();
   };
   Work generating{"generating", {{"", run.total()}}};

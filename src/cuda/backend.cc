@@ -12,6 +12,7 @@
 #include "cuda/cudnn_attention.h"
 #include "cuda/scratch.h"
 #include "cuda/staging.h"
+#include "cuda/stamps.h"
 #include "cuda/status.h"
 
 namespace mixtral::cuda {
@@ -124,6 +125,7 @@ CudaBackend::CudaBackend(int device, int index) : device_(device), index_(index)
   scratch_ = std::make_unique<Scratch>();
   staging_ = std::make_unique<Staging>();
   side_copies_ = std::make_unique<SideCopies>();
+  stamps_ = std::make_unique<Stamps>();
   cudnn_ = std::make_unique<CudnnAttention>();
   // Nearly all work needs it, so it counts as in use from the start.
   scratch().take<char>(CublasLt::kWorkspaceBytes);
@@ -136,6 +138,7 @@ CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   cudnn_.reset();
   blas_.reset();
+  stamps_.reset();
   side_copies_.reset();
   staging_.reset();
   scratch_.reset();
@@ -222,6 +225,18 @@ void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
   CHECK(!recording_, "a copy to the host cannot be recorded");
   side_copies_->download(device.data(), host.data(), host.bytes());
 }
+
+int64_t CudaBackend::stamp() {
+  use_device();
+  return stamps_->set(stream_, recording_);
+}
+
+double CudaBackend::seconds_between(int64_t from, int64_t to) {
+  use_device();
+  return stamps_->seconds(from, to);
+}
+
+void CudaBackend::forget_stamps() { stamps_->forget(); }
 
 std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
   use_device();

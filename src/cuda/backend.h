@@ -16,6 +16,7 @@ class CudnnAttention;
 class Scratch;
 class SideCopies;
 class Staging;
+class Stamps;
 
 /// GPUs that this backend can use (compute capability 9.0), 0 when there is no driver.
 int device_count();
@@ -39,6 +40,7 @@ class CudaBackend final : public Backend {
   MemoryInfo memory() const override;
   int64_t slice_elements() const override { return cuda_plan::kSliceElements; }
   int64_t page_tokens() const override { return cuda_plan::kPageTokens; }
+  int64_t prompt_tokens() const override { return cuda_plan::kPromptTokens; }
   bool has_format(ops::WeightFormat format) const override;
   int64_t scratch_bytes(const ops::AttentionBackward& op) const override {
     return cuda_plan::scratch_bytes(op);
@@ -52,6 +54,9 @@ class CudaBackend final : public Backend {
   void upload_ahead(const Tensor& host, const Tensor& device) override;
   void mark() override;
   void download_marked(const Tensor& device, const Tensor& host) override;
+  int64_t stamp() override;
+  double seconds_between(int64_t from, int64_t to) override;
+  void forget_stamps() override;
   std::unique_ptr<Program> record(std::function<void()> work) override;
 
   void run(const ops::GroupedMatmul&) override;
@@ -106,6 +111,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Scratch> scratch_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<SideCopies> side_copies_;
+  std::unique_ptr<Stamps> stamps_;
   std::unique_ptr<CublasLt> blas_;
   std::unique_ptr<CudnnAttention> cudnn_;
 };

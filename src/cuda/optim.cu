@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kNormBlocks = 1024;  // fixed, so that the order of the sum is
+constexpr int kNormPacks = 8;      // that a thread of these reads before it adds them
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -21,11 +22,19 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int64_t kStride = int64_t{kNormBlocks} * kThreads;
   double sum = 0;
   if (packed) {
-    for (int64_t i = thread; i < count / n; i += kStride) {
-      double values[n];
-      load(x + i * n, values);
+    for (int64_t i = thread; i < count / n; i += kNormPacks * kStride) {
+      Pack<T, n> packs[kNormPacks] = {};
 #pragma unroll
-      for (int j = 0; j < n; ++j) sum += values[j] * values[j];
+      for (int u = 0; u < kNormPacks; ++u)
+        if (i + u * kStride < count / n)
+          packs[u] = *reinterpret_cast<const Pack<T, n>*>(x + (i + u * kStride) * n);
+#pragma unroll
+      for (int u = 0; u < kNormPacks; ++u)
+#pragma unroll
+        for (int j = 0; j < n; ++j) {
+          const auto value = static_cast<double>(packs[u].at[j]);
+          sum += value * value;
+        }
     }
     x += count / n * n;
     count %= n;

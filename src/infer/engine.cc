@@ -11,6 +11,11 @@
 namespace mixtral {
 namespace {
 
+/// Prompt tokens of a step.
+int64_t chunk_of(const Backend& backend, const Engine::Options& options) {
+  return options.chunk > 0 ? options.chunk : backend.prompt_tokens();
+}
+
 KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
                                const Engine::Options& options) {
   const int64_t context = options.context > 0 ? options.context : model.context();
@@ -18,14 +23,9 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
   return {.sequences = options.sequences,
           .context = context,
           .pages = (options.cache_tokens + page - 1) / page,
-          .chunk = std::min(options.chunk, context),
+          .chunk = std::min(chunk_of(backend, options), context),
           .page_tokens = page,
           .dtype = model.options().compute};
-}
-
-/// Tokens of prompts that a step can have.
-int64_t chunk_of(const KvCache& cache, int64_t chunk) {
-  return std::min(chunk, cache.sequences() * cache.context());
 }
 
 constexpr int64_t kLeastRecordings = 8;
@@ -54,12 +54,12 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
                : backend.runs_behind()               ? Padding::powers_of_two
                                                      : Padding::none),
       arena_(backend),
-      ctx_(backend, arena_, model.options().compute),
+      ctx_(backend, arena_, model.options().compute, options.profiler),
       cache_(backend, model.config(), cache_options(backend, model, options)),
       rows_(ctx_, options.sequences, model.config().vocab_size, cache_.context()),
       recordings_(backend, arena_,
                   static_cast<size_t>(std::max(kLeastRecordings, options.sequences))),
-      chunk_(chunk_of(cache_, options.chunk)),
+      chunk_(std::min(chunk_of(backend, options), cache_.sequences() * cache_.context())),
       scheduler_(cache_,
                  {.chunk = chunk_,
                   .most_pages = KvCache::pages_of_sequence(backend, model.config(),

@@ -35,11 +35,13 @@ class Engine {
   struct Options {
     int64_t context = 0;    // tokens of a sequence, at most; 0: as many as the model has room for
     int64_t sequences = 1;  // that are under way at once; others wait
-    int64_t cache_tokens = 0;     // room of the cache for all sequences; 0: for all whole contexts
-    int64_t chunk = kStepTokens;  // prompt tokens of a step, at most
-    bool share_pages = true;      // between requests that begin with the same tokens
+    int64_t cache_tokens = 0;  // room of the cache for all sequences; 0: for all whole contexts
+    int64_t chunk = 0;         // prompt tokens of a step, at most; 0: what suits the device
+    bool share_pages = true;   // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
     bool count_experts = false;            // keep an ExpertLoad
+    /// Given every op of every step; must outlive the engine. Null: nobody asks.
+    Profiler* profiler = nullptr;
     /// The model's, which requests may name; must outlive the engine. They may come and go between
     /// steps. Null: there is at most the model's own.
     AdapterSet* adapters = nullptr;

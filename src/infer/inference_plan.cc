@@ -16,14 +16,15 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   options.context = shape.context;
   options.planned = true;
   Mixtral model(planner, shape.config, options);
+  const int64_t chunk = shape.chunk > 0 ? shape.chunk : planner.prompt_tokens();
   const KvCache cache(planner, shape.config,
                       {.sequences = shape.sequences,
                        .context = shape.context,
-                       .chunk = std::min(shape.chunk, shape.context),
+                       .chunk = std::min(chunk, shape.context),
                        .dtype = options.compute});
   // A step of an engine: some tokens of prompts, and one of each sequence.
   HostBatch batch;
-  for (int64_t left = std::min(shape.chunk, shape.sequences * shape.context); left > 0;
+  for (int64_t left = std::min(chunk, shape.sequences * shape.context); left > 0;
        left -= shape.context)
     batch.append(std::vector<int32_t>(static_cast<size_t>(std::min(left, shape.context)), 0));
   batch.labels.clear();

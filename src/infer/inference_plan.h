@@ -6,16 +6,17 @@
 
 namespace mixtral {
 
-/// Tokens of prompts that one step of an engine reads, at most: while others wait for their next
-/// token, and where nobody waits (files of prompts).
-constexpr int64_t kStepTokens = 256, kPatientStepTokens = 1024;
+/// Tokens of prompts that one step of an engine reads, at most, where nobody waits for the next
+/// token of another sequence: of files of prompts.
+constexpr int64_t kPatientStepTokens = 2048;
 
 /// The settings that decide how much memory generation takes: weights, the cache of `sequences`
 /// sequences of `context` tokens, and the activations of `chunk` tokens of a prompt.
 struct InferenceShape {
   ModelConfig config;
   Mixtral::Options options;
-  int64_t sequences = 1, context = 2048, chunk = kStepTokens;
+  int64_t sequences = 1, context = 2048;
+  int64_t chunk = 0;  // prompt tokens of a step; 0: what suits the device
 };
 /// Runs one step of an engine on `planner` (backends/registry.h's planning backend, which computes
 /// nothing and touches no memory) and counts what it allocates. Where `options.trainable`,

@@ -47,9 +47,9 @@ struct OpenOptions {
   std::optional<ops::WeightFormat> quantization = {};
   bool random_weights = false;  // drawn from the seed instead of read
   uint64_t seed = 1;
-  int64_t context = 0;          // positions to prepare for
-  int64_t sequences = 1;        // of a cache that is to follow, for which there must be memory
-  int64_t chunk = kStepTokens;  // prompt tokens of a step of the engine that is to follow
+  int64_t context = 0;    // positions to prepare for
+  int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
+  int64_t chunk = 0;      // prompt tokens of a step of its engine; 0: what suits the device
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.
   std::optional<TrainingShape> pass = {};

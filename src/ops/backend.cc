@@ -16,6 +16,19 @@ class CallAgain : public Program {
 
 }  // namespace
 
+int64_t Backend::stamp() {
+  synchronize();
+  stamps_.push_back(std::chrono::steady_clock::now());
+  return static_cast<int64_t>(stamps_.size()) - 1;
+}
+
+double Backend::seconds_between(int64_t from, int64_t to) {
+  const auto at = [&](int64_t number) { return stamps_.at(static_cast<size_t>(number)); };
+  return std::chrono::duration<double>(at(to) - at(from)).count();
+}
+
+void Backend::forget_stamps() { stamps_.clear(); }
+
 std::unique_ptr<Program> Backend::record(std::function<void()> work) {
   work();
   return std::make_unique<CallAgain>(std::move(work));

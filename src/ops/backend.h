@@ -1,8 +1,10 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "ops/adapters.h"
 #include "ops/attention.h"
@@ -56,6 +58,9 @@ class Backend : public Allocator {
   /// Tokens of a page of the key-value cache that suit the device, a power of two: few, so that
   /// little of a sequence's last page is unused; enough for long reads.
   virtual int64_t page_tokens() const { return 16; }
+  /// Tokens of prompts that an engine's step reads at most: enough to keep the device busy, few
+  /// enough that the sequences beside them are not held up for long.
+  virtual int64_t prompt_tokens() const { return 256; }
   /// Whether weights of a format can be packed and unpacked here (Quantize, Dequantize).
   virtual bool has_format(ops::WeightFormat) const { return true; }
   /// Whether run(op) takes the op's weight as it is: its format and layout, with so many rows.
@@ -90,6 +95,14 @@ class Backend : public Allocator {
   /// mark, and waits for no work issued since, which must not write there.
   virtual void mark() {}
   virtual void download_marked(const Tensor& device, const Tensor& host) { download(device, host); }
+
+  /// Notes the moment at which the work issued so far is done, and returns its number. In a
+  /// recording, each replay notes it anew. For profiles.
+  virtual int64_t stamp();
+  /// Seconds from one noted moment to another. Waits for both.
+  virtual double seconds_between(int64_t from, int64_t to);
+  /// Numbers begin at 0 again. Recordings with stamps must not be replayed any more.
+  virtual void forget_stamps();
 
   /// Runs `work` once and keeps it for replay: a CUDA graph there, a plain call elsewhere.
   virtual std::unique_ptr<Program> record(std::function<void()> work);
@@ -130,6 +143,9 @@ class Backend : public Allocator {
   virtual void run(const ops::Dropout&) = 0;
   virtual void run(const ops::Quantize&) = 0;
   virtual void run(const ops::Dequantize&) = 0;
+
+ private:
+  std::vector<std::chrono::steady_clock::time_point> stamps_;
 };
 
 }  // namespace mixtral

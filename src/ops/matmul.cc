@@ -1,5 +1,7 @@
 #include "ops/matmul.h"
 
+#include <algorithm>
+
 namespace mixtral::ops {
 namespace {
 
@@ -26,10 +28,13 @@ void check_product(const Tensor& narrow, const Tensor& wide, const Weight& weigh
 
 Cost cost_product(const Tensor& narrow, const Tensor& wide, const Weight& weight) {
   const auto rows = static_cast<double>(narrow.dim(0));
+  // Of the groups, at most as many are read as there are rows.
+  const auto groups = static_cast<double>(std::max<int64_t>(weight.groups(), 1));
+  const double read = static_cast<double>(weight.bytes()) * std::min(1.0, rows / groups);
   const auto outputs = static_cast<double>(weight.dim(1));
   const auto inputs = static_cast<double>(weight.dim(2));
   return {2 * rows * outputs * inputs,
-          static_cast<double>(narrow.bytes() + weight.bytes()) +
+          static_cast<double>(narrow.bytes()) + read +
               rows * outputs * static_cast<double>(size_of(wide.dtype()))};
 }
 

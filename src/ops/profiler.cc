@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace mixtral {
 namespace ops {
 namespace {
@@ -21,16 +23,29 @@ std::string describe(const GroupedMatmulWeight& op) { return product_name(op.kNa
 
 }  // namespace ops
 
-void Profiler::end(std::string_view name, const ops::Cost& cost) {
-  backend_.synchronize();
-  const std::chrono::duration<double> seconds = Clock::now() - start_;
-  auto place = rows_.find(name);
-  if (place == rows_.end()) place = rows_.emplace(std::string(name), Row{}).first;
-  Row& row = place->second;
-  ++row.calls;
-  row.seconds += seconds.count();
-  row.flops += cost.flops;
-  row.bytes += cost.bytes;
+void Profiler::end(std::string name, const ops::Cost& cost) {
+  runs_.push_back({std::move(name), cost, begin_, backend_.stamp()});
+}
+
+std::map<std::string, Profiler::Row, std::less<>> Profiler::rows() const {
+  std::map<std::string, Row, std::less<>> rows;
+  for (const Run& run : runs_) {
+    Row& row = rows[run.name];
+    ++row.calls;
+    row.seconds += backend_.seconds_between(run.begin, run.end);
+    row.flops += run.cost.flops;
+    row.bytes += run.cost.bytes;
+  }
+  return rows;
+}
+
+double Profiler::seconds() const {
+  return runs_.empty() ? 0 : backend_.seconds_between(runs_.front().begin, runs_.back().end);
+}
+
+void Profiler::clear() {
+  runs_.clear();
+  backend_.forget_stamps();
 }
 
 }  // namespace mixtral

@@ -1,9 +1,8 @@
 #pragma once
 
-#include <chrono>
 #include <map>
 #include <string>
-#include <string_view>
+#include <vector>
 
 #include "ops/backend.h"
 
@@ -20,8 +19,9 @@ std::string describe(const GroupedMatmulInput&);
 std::string describe(const GroupedMatmulWeight&);
 }  // namespace ops
 
-/// Time, work and traffic per op. Off unless a Context is given one: then every op is followed by a
-/// synchronisation, so that its time is its own (and overlaps are lost).
+/// Time, work and traffic per op. Off unless a Context is given one: then a moment is noted before
+/// and after every op (Backend::stamp), so that its time is its own and overlaps are lost. Work
+/// that is recorded meanwhile shows the times of its last replay.
 class Profiler {
  public:
   struct Row {
@@ -30,22 +30,26 @@ class Profiler {
   };
 
   explicit Profiler(Backend& backend) : backend_(backend) {}
-  const std::map<std::string, Row, std::less<>>& rows() const { return rows_; }
-  void clear() { rows_.clear(); }
+  /// What ran since the last clear, by op. Waits for it.
+  std::map<std::string, Row, std::less<>> rows() const;
+  /// Seconds from the begin of the first op to the end of the last one.
+  double seconds() const;
+  void clear();
 
  private:
-  friend class Context;
-  using Clock = std::chrono::steady_clock;
+  struct Run {
+    std::string name;
+    ops::Cost cost;
+    int64_t begin = 0, end = 0;  // stamps
+  };
 
-  void begin() {
-    backend_.synchronize();
-    start_ = Clock::now();
-  }
-  void end(std::string_view name, const ops::Cost& cost);
+  friend class Context;
+  void begin() { begin_ = backend_.stamp(); }
+  void end(std::string name, const ops::Cost& cost);
 
   Backend& backend_;
-  std::map<std::string, Row, std::less<>> rows_;
-  Clock::time_point start_;
+  std::vector<Run> runs_;
+  int64_t begin_ = 0;
 };
 
 }  // namespace mixtral

@@ -83,6 +83,32 @@ TEST(Bench, GenerationReportsTokensASecond) {
   EXPECT_GT(codes.at("tok_per_s").as_double(), 0);
 }
 
+TEST(Bench, GenerationIsMeasuredAtADepth) {
+  const Json decode = bench("decode", {"--tokens", "8", "--depth", "100", "--batch", "2"});
+  EXPECT_EQ(decode.at("depth").as_int(), 100);
+  EXPECT_GT(decode.at("with_cache_gb_per_s").as_double(),
+            decode.at("weights_gb_per_s").as_double());
+  const Json prefill = bench("prefill", {"--depth", "64", "--batch", "2"});
+  EXPECT_GT(prefill.at("tok_per_s").as_double(), 0);
+  const Outcome shallow = run_command({"bench", "prefill", "--model", "tiny", "--depth", "1"});
+  EXPECT_EQ(shallow.code, 2);
+  EXPECT_NE(shallow.err.find("--depth 1"), std::string::npos) << shallow.err;
+}
+
+TEST(Bench, GenerationIsShownByKernel) {
+  for (const char* work : {"decode", "prefill"}) {
+    std::vector<std::string> more{"--profile"};
+    if (std::string(work) == "decode") more.insert(more.end(), {"--tokens", "8"});
+    const Json json = bench(work, more);
+    int64_t products = 0;
+    for (const Json& kernel : json.at("kernels").items())
+      if (kernel.at("op").as_string() == "grouped_matmul_swiglu")
+        products = kernel.at("calls").as_int();
+    EXPECT_EQ(products, 1) << work;  // of the one layer, in one step
+    EXPECT_LE(json.at("kernel_seconds").as_double(), json.at("step_seconds").as_double());
+  }
+}
+
 TEST(Bench, DecodingIsMeasuredAfterAsManyTokensAsContextSays) {
   const Outcome outcome =
       run_command({"bench", "decode", "--model", "tiny", "--layers", "1", "--context", "300",
@@ -115,9 +141,9 @@ TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_EQ(run_command({"bench", "pretrain", "--model", "tiny", "--quantize-base", "fp8"}).code,
             2);
   const std::vector<std::pair<std::string, std::vector<std::string>>> useless = {
-      {"pretrain", {"--rank", "--targets", "--tokens"}},
-      {"ops", {"--rank", "--targets", "--tokens", "--steps", "--graph"}},
-      {"finetune", {"--tokens"}},
+      {"pretrain", {"--rank", "--targets", "--tokens", "--batch", "--depth", "--profile"}},
+      {"ops", {"--rank", "--targets", "--tokens", "--steps", "--graph", "--batch", "--depth"}},
+      {"finetune", {"--tokens", "--batch", "--depth", "--profile"}},
       {"prefill",
        {"--rank", "--targets", "--tokens", "--batch-size", "--grad-accumulation",
         "--optimizer-state", "--graph", "--recompute", "--keep-layers"}},
@@ -129,7 +155,8 @@ TEST(Bench, RefusesWhatItCannotMeasure) {
   for (const auto& [work, flags] : useless)
     for (const std::string& flag : flags) {
       std::vector<std::string> arguments = {"bench", work, "--model", "tiny", flag};
-      if (flag != "--recompute") arguments.push_back(values.contains(flag) ? values.at(flag) : "4");
+      if (flag != "--recompute" && flag != "--profile")
+        arguments.push_back(values.contains(flag) ? values.at(flag) : "4");
       const Outcome o = run_command(arguments);
       EXPECT_EQ(o.code, 2) << work << " " << flag;
       EXPECT_NE(o.err.find("bench " + work + " has no use for " + flag), std::string::npos)

@@ -1,0 +1,265 @@
+#include "cli/bench_generation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "backends/registry.h"
+#include "infer/engine.h"
+#include "infer/inference_plan.h"
+#include "train/trainer.h"
+
+namespace mixtral {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kLeastBytes = 128 << 20;  // of weights that no cache holds
+
+/// Bytes of weights that a step of so many sequences reads on average: of the experts, those that
+/// at least one of them is routed to.
+double step_bytes(Mixtral& model, int64_t sequences) {
+  const ModelConfig& config = model.config();
+  const double idle =
+      1 - static_cast<double>(config.experts_per_token) / static_cast<double>(config.num_experts);
+  const double used = 1 - std::pow(idle, static_cast<double>(sequences));
+  double bytes = 0;
+  model.for_each_parameter([&](nn::Parameter& p) {
+    // The embedding is read a row at a time, unless it is the head, too.
+    if (p.role == nn::Role::embedding && !config.tie_embeddings) return;
+    const auto all = static_cast<double>(p.packed ? p.packed.bytes() : p.value.bytes());
+    bytes += p.shape.rank() == 3 ? used * all : all;
+  });
+  return bytes;
+}
+
+/// Bytes of the cache that a step of so many sequences with so many tokens each reads.
+double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, double tokens) {
+  if (config.sliding_window > 0)
+    tokens = std::min(tokens, static_cast<double>(config.sliding_window));
+  return 2 *
+         static_cast<double>(size_of(type) * config.num_layers * config.num_kv_heads *
+                             config.head_dim * sequences) *
+         tokens;
+}
+
+/// Prompts that are read and continued again and again, each time other tokens.
+class Work {
+ public:
+  Work(const BenchOptions& o, const ModelConfig& config)
+      : config_(config),
+        decode_(o.work == "decode"),
+        sequences_(o.batch),
+        depth_(o.depth),
+        // What decode measures comes after the prompt.
+        prompt_(decode_ ? (o.depth > 0 ? o.depth : o.context) : o.depth + o.context),
+        tokens_(decode_ ? o.tokens : 1) {}
+
+  int64_t sequences() const { return sequences_; }
+  int64_t prompt() const { return prompt_; }
+  int64_t context() const { return prompt_ + tokens_ + 1; }
+  /// Pages that hold a prompt's beginning are kept for its second reading.
+  Engine::Options engine_options(Profiler* profiler = nullptr) const {
+    return {.context = context(),
+            .sequences = sequences_,
+            .share_pages = !decode_ && depth_ > 0,
+            .profiler = profiler};
+  }
+
+  struct Run {
+    double seconds = 0, tokens = 0;  // tokens drawn (decode) or read (prefill) in that time
+  };
+  Run once(Engine& engine) {
+    const auto seed = next_seed();
+    return decode_ ? decode(engine, seed) : prefill(engine, seed);
+  }
+
+  /// Notes the ops of one decoding step, as it is replayed, or of one reading of the prompts.
+  void profile(Engine& engine, Profiler& profiler) {
+    const auto seed = next_seed();
+    if (!decode_) {
+      fill(engine, seed);
+      profiler.clear();
+      submit(engine, seed);
+      engine.run();
+      return;
+    }
+    begin(engine, seed);
+    // A step of this shape is computed directly at first, and recorded when it comes again.
+    engine.step();
+    profiler.clear();
+    engine.step();
+  }
+
+ private:
+  uint64_t next_seed() { return static_cast<uint64_t>(runs_++ * sequences_) + 1; }
+
+  std::vector<int32_t> prompt_of(uint64_t seed, int64_t length) const {
+    return random_tokens(config_, length, seed);
+  }
+
+  void submit(Engine& engine, uint64_t seed) {
+    begun_ = drawn_ = reused_ = 0;
+    ended_ = false;
+    for (int64_t i = 0; i < sequences_; ++i) {
+      Request request{.prompt = prompt_of(seed + static_cast<uint64_t>(i), prompt_)};
+      request.options = {.sampling = {.temperature = 0}, .max_tokens = tokens_};
+      request.on_begin = [this](int64_t reused) { reused_ += reused; };
+      request.on_token = [this, first = true](const GeneratedToken&) mutable {
+        ++(std::exchange(first, false) ? begun_ : drawn_);
+        return Next::go_on;
+      };
+      request.on_finish = [this](FinishReason) { ended_ = true; };
+      engine.submit(std::move(request));
+    }
+  }
+
+  /// Reads the tokens that are to be in the cache before.
+  void fill(Engine& engine, uint64_t seed) {
+    if (depth_ == 0) return;
+    for (int64_t i = 0; i < sequences_; ++i) {
+      std::vector<int32_t> prompt = prompt_of(seed + static_cast<uint64_t>(i), prompt_);
+      prompt.resize(static_cast<size_t>(depth_));
+      Request request{.prompt = std::move(prompt)};
+      request.options = {.sampling = {.temperature = 0}, .max_tokens = 0};
+      engine.submit(std::move(request));
+    }
+    engine.run();
+  }
+
+  Run prefill(Engine& engine, uint64_t seed) {
+    fill(engine, seed);
+    const auto start = Clock::now();
+    submit(engine, seed);
+    engine.run();
+    const std::chrono::duration<double> time = Clock::now() - start;
+    if (depth_ > 0 && reused_ == 0)
+      throw UsageError(
+          fmt::format("--depth {}: nothing of a prompt is kept here before it is read again; give "
+                      "more, and a model without a sliding window",
+                      depth_));
+    return {time.count(), static_cast<double>(sequences_ * prompt_ - reused_)};
+  }
+
+  /// Reads the prompts.
+  void begin(Engine& engine, uint64_t seed) {
+    submit(engine, seed);
+    while (begun_ < sequences_ && !ended_) engine.step();
+    if (ended_)
+      throw UsageError(
+          fmt::format("--tokens {}: the first of {} sequences ends before the last one's prompt "
+                      "is read; give more",
+                      tokens_, sequences_));
+  }
+
+  Run decode(Engine& engine, uint64_t seed) {
+    begin(engine, seed);
+    const auto start = Clock::now();  // the prompts are not what is measured
+    drawn_ = 0;
+    while (!ended_) engine.step();
+    const std::chrono::duration<double> time = Clock::now() - start;
+    const auto drawn = static_cast<double>(drawn_);
+    engine.run();
+    return {time.count(), drawn};
+  }
+
+  const ModelConfig& config_;
+  bool decode_;
+  int64_t sequences_, depth_, prompt_, tokens_;
+  int64_t runs_ = 0;
+  // Of the requests that are under way.
+  int64_t begun_ = 0, drawn_ = 0, reused_ = 0;
+  bool ended_ = false;
+};
+
+void report_decoding(const Work& work, Mixtral& model, const Ceilings& ceilings, double seconds,
+                     double tokens, bool gpu, Report& report) {
+  report.line("tok_per_s", fmt::format("{:.2f}", tokens / seconds), tokens / seconds);
+  const auto sequences = static_cast<double>(work.sequences());
+  const double steps = tokens / sequences / seconds;
+  report.line("step_ms", fmt::format("{:.3f}", 1e3 / steps), 1e3 / steps);
+  const double weights = step_bytes(model, work.sequences());
+  const double cache = cache_bytes(model.config(), model.options().compute, work.sequences(),
+                                   static_cast<double>(work.prompt()) + tokens / sequences / 2);
+  const auto line = [&](const std::string& key, double bytes) {
+    const double rate = bytes * steps;
+    std::string text = fmt::format("{:.1f}", rate * 1e-9);
+    // Fewer bytes may stay in a cache.
+    if (weights >= kLeastBytes) {
+      const double share = share_of(ceilings, "reading the weights", rate, ceilings.read);
+      report.json()["share_of_read"] = share;
+      text += fmt::format(" ({:.0f}% of reading", 100 * share);
+      if (gpu) text += fmt::format(", {:.0f}% of copying", 100 * rate / ceilings.copy);
+      text += ")";
+    }
+    report.line(key, text, rate * 1e-9);
+  };
+  line("weights_gb_per_s", weights);
+  line("with_cache_gb_per_s", weights + cache);
+}
+
+}  // namespace
+
+void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
+                      Report& report) {
+  const Precision precision =
+      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
+  Work work(o, config);
+  const Mixtral::Options options{.weights = precision.weights,
+                                 .compute = precision.compute,
+                                 .context = work.context(),
+                                 .rope_frequencies = o.common.rope_dtype(),
+                                 .quantization = o.common.quantization(),
+                                 .operands = precision.operands};
+  const auto planner = make_planning_backend(&backend);
+  const InferenceShape shape{.config = config,
+                             .options = options,
+                             .sequences = work.sequences(),
+                             .context = work.context()};
+  require_memory(*planner, shape, backend.memory());
+  const int64_t planned = plan_inference(*planner, shape).total();
+  Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
+  Mixtral model(backend, config, options);
+  draw_weights(backend, model, o.common.seed);
+  std::optional<Engine> engine;
+  engine.emplace(backend, model, work.engine_options());
+  std::vector<double> seconds;
+  double tokens = 0;
+  for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
+    const Work::Run one = work.once(*engine);
+    tokens = one.tokens;
+    if (run >= o.warmup) seconds.push_back(one.seconds);
+  }
+  engine.reset();
+  const double time = median(seconds);
+  ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
+  // Codes are multiplied as integers.
+  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers && options.quantization)
+    ceilings.product = ceilings.int8;
+  report_ceilings(report, ceilings);
+  if (o.work == "decode") {
+    report_decoding(work, model, ceilings, time, tokens, backend.kind() == DeviceKind::gpu, report);
+  } else {
+    // A token sees all before the prompt's measured part, and half of that part.
+    const auto seen = static_cast<double>(2 * o.depth + o.context);
+    const double flops =
+        2 * static_cast<double>(count_parameters(config).active) +
+        2 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim) * seen;
+    report_rate(report, ceilings, time, tokens, flops);
+  }
+  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  report.line("planned_gib", fmt::format("{:.3f}", gib(planned)), gib(planned));
+  const int64_t peak = peak_memory(backend);
+  report.line("peak_gib", fmt::format("{:.3f}", gib(peak)), gib(peak));
+  if (!o.profile) return;
+  Profiler profiler(backend);
+  engine.emplace(backend, model, work.engine_options(&profiler));
+  work.profile(*engine, profiler);
+  report_profile(report, ceilings, profiler);
+}
+
+}  // namespace mixtral
