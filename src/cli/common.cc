@@ -43,12 +43,16 @@ cli::Option* CommonOptions::add_quantize_base(cli::App& command) {
   return command
       .add_option(
           "--quantize-base", quantize_base,
-          "Keep the weights of attention and experts in few bits: fp8 in 8 (half the memory "
-          "of 16-bit weights), nf4 in 4 (a quarter); off: as they are. Costs time and "
-          "accuracy: weights are dequantized on each pass. On a CPU also q8_0 and q4_0, GGUF's, "
-          "by which text is generated faster")
+          "Keep the weights of attention and experts in few bits: fp8 and int8_g64_bf16 in 8 (half "
+          "the memory of 16-bit weights), nf4 and int4_g64_bf16 in 4 (a quarter); off: as they "
+          "are. "
+          "Costs accuracy. Where many tokens are computed at once, it costs time, too: weights are "
+          "dequantized on each pass. On a CPU also q8_0 and q4_0, GGUF's, by which text is "
+          "generated "
+          "faster")
       ->capture_default_str()
-      ->check(cli::IsMember({"off", "fp8", "nf4", "q8_0", "q4_0"}));
+      ->check(
+          cli::IsMember({"off", "fp8", "nf4", "int8_g64_bf16", "int4_g64_bf16", "q8_0", "q4_0"}));
 }
 
 cli::Option* CommonOptions::add_random_weights(cli::App& command) {

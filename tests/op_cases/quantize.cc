@@ -40,7 +40,7 @@ OpCase quantize(const std::string& name, WeightFormat format, int64_t rows, int6
         rig.run(ops::Quantize{.x = rig.input("x", {rows, columns}, spread),
                               .weight = weight(rig, format, rows, columns, Written::by_the_op)});
       },
-      std::move(dtypes), benchmark};
+      std::move(dtypes), benchmark, format};
 }
 
 /// Values where rounding is decided: zeros of both signs, halves between codes, a block of nothing,
@@ -134,7 +134,9 @@ OpCase dequantize_bytes(WeightFormat format, int64_t rows, int64_t columns, Dtyp
                 [&](Shape shape, Dtype dtype) { return rig.values("codes", shape, dtype, codes); });
             rig.run(ops::Dequantize{.weight = weight, .y = rig.output("y", {rows, columns}, to)});
           },
-          {to == Dtype::f64 ? Dtype::f64 : Dtype::f32}};
+          {to == Dtype::f64 ? Dtype::f64 : Dtype::f32},
+          false,
+          format};
 }
 
 }  // namespace
