@@ -1,6 +1,7 @@
 #include "cuda/attention_flash.h"
 #include "cuda/attention_mma.h"
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/cudnn_attention.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
@@ -25,6 +26,8 @@ struct Rotation {
 /// A block a token; a thread takes packs of pairs.
 template <int n, class T>
 __global__ void __launch_bounds__(kThreads) rope(Rotation<T> op) {
+  wait_for_previous();
+  allow_next();
   const int64_t token = blockIdx.x;
   if (op.positions[token] == ops::kPadding) return;
   const float* cosines = op.table + int64_t{op.positions[token]} * 2 * op.half;
@@ -79,13 +82,14 @@ void CudaBackend::run(const ops::Rope& op) {
   with_activation(op.qkv.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
     with_packs<kPackOf<T>>(half, {op.qkv, op.table}, [&](auto pack) {
-      rope<pack()><<<blocks(tokens), kThreads, 0, stream_>>>(
-          Rotation<T>{data<T>(op.qkv), data<int>(op.positions), data<float>(op.table),
-                      static_cast<int>(op.qkv.dim(1)), op.heads.query + op.heads.kv, half,
-                      op.inverse ? -1.0f : 1.0f});
+      chain(rope<pack(), T>, dim3(blocks(tokens)), kThreads, 0, stream_,
+            Rotation<T>{data<T>(op.qkv), data<int>(op.positions), data<float>(op.table),
+                        static_cast<int>(op.qkv.dim(1)), op.heads.query + op.heads.kv, half,
+                        op.inverse ? -1.0f : 1.0f});
     });
   });
   check_launch("rope");
+  chained();
 }
 
 void CudaBackend::run(const ops::Attention& op) {

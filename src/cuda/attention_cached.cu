@@ -1,6 +1,7 @@
 #include "base/advice.h"
 #include "cuda/attention_mma.h"
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/flash_forward.cuh"
@@ -60,6 +61,8 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
     decode_attention(CachedSource<K> op, Splits to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
+  wait_for_previous();
+  allow_next();
   const int token = static_cast<int>(blockIdx.x);
   const int group = op.heads / op.kv_heads, chunks = (group + m - 1) / m;
   const int kv = static_cast<int>(blockIdx.y) / chunks;
@@ -215,35 +218,32 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
   }
 }
 
-/// A warp a head of a token.
+/// A block a head of a token: a thread a split for its share, then a thread a column for the sum.
 template <class K>
 __global__ void __launch_bounds__(kThreads) combine_splits(CachedSource<K> op, Splits to) {
-  __shared__ float shares[kWarps][kMostSplits];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float* share = shares[threadIdx.x / kWarp];
-  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (row >= int64_t{op.tokens} * op.heads) return;
+  static_assert(kMostSplits <= kThreads);
+  __shared__ float shares[kMostSplits];
+  wait_for_previous();
+  allow_next();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t row = blockIdx.x;
   const int token = static_cast<int>(row / op.heads);
   if (op.last_seen(token) < 0) {  // padding
-    for (int c = lane; c < op.width; c += kWarp) to.out.write(row * op.width + c, 0);
+    for (int c = thread; c < op.width; c += kThreads) to.out.write(row * op.width + c, 0);
     return;
   }
   const int used = to.used(op.last_seen(token) + 1 - op.first_seen(token));
   const int size = 2 + op.width;
   const float* partial = to.partial + row * to.splits * size;
-  float largest = -INFINITY, total = 0;
-  for (int s = lane; s < used; s += kWarp) largest = fmaxf(largest, partial[s * size]);
-  largest = warp_reduce(largest, Max{});
-  for (int s = lane; s < used; s += kWarp) {
-    share[s] = exp2_fast(partial[s * size] - largest);
-    total += partial[s * size + 1] * share[s];
-  }
-  total = warp_sum(total);
-  __syncwarp();
-  for (int c = lane; c < op.width; c += kWarp) {
+  const float mine = thread < used ? partial[thread * size] : -INFINITY;
+  const float part = thread < used ? partial[thread * size + 1] : 0.0f;
+  const float share = exp2_fast(mine - block_reduce(mine, Max{}));
+  if (thread < used) shares[thread] = share;
+  const float total = block_sum(part * share);  // its meetings are the shares', too
+  for (int c = thread; c < op.width; c += kThreads) {
     float sum = 0;
-#pragma unroll 8
-    for (int s = 0; s < used; ++s) sum = fmaf(partial[s * size + 2 + c], share[s], sum);
+#pragma unroll 16
+    for (int s = 0; s < used; ++s) sum = fmaf(partial[s * size + 2 + c], shares[s], sum);
     to.out.write(row * op.width + c, sum / total);
   }
 }
@@ -296,20 +296,19 @@ void decode(const ops::CachedAttention& op, int processors, Scratch& scratch, cu
   with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
     with_query_heads(group, pack() == 1, [&](auto heads) {
       const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
-      // About four blocks a multiprocessor, as long as a token may have keys for them.
+      // As many blocks as fit on the multiprocessors, as long as a token may have keys for them.
       const int64_t splits =
-          std::clamp<int64_t>(divide_up(int64_t{processors} * 4, tokens * grid_heads), 1,
+          std::clamp<int64_t>(int64_t{processors} * 3 / (tokens * grid_heads), 1,
                               std::min<int64_t>(divide_up(seen, kLeastSplitKeys), kMostSplits));
       const int64_t rows = tokens * op.heads.query;
       float* partial =
           splits == 1 ? nullptr : scratch.take<float>(rows * splits * (2 + op.heads.width));
       const Splits to{
           {op.out.data(), op.out.dtype() == Dtype::bf16}, partial, static_cast<int>(splits)};
-      decode_attention<pack(), lanes(), lane_packs(), heads()>
-          <<<dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream>>>(
-              source, to);
-      if (partial)
-        combine_splits<<<blocks(divide_up(rows, kWarps)), kThreads, 0, stream>>>(source, to);
+      chain(decode_attention<pack(), lanes(), lane_packs(), heads(), K>,
+            dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream, source,
+            to);
+      if (partial) chain(combine_splits<K>, dim3(blocks(rows)), kThreads, 0, stream, source, to);
     });
   });
 }
@@ -335,6 +334,7 @@ void CudaBackend::run(const ops::CachedAttention& op) {
     if (split < tokens) prefill<K>(tokens_of(op, split, tokens), stream_);
   });
   check_launch("cached_attention");
+  if (split > 0 && split == tokens) chained();
 }
 
 }  // namespace mixtral::cuda

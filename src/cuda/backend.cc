@@ -145,7 +145,10 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
-void CudaBackend::use_device() const { make_current(device_); }
+void CudaBackend::use_device() const {
+  make_current(device_);
+  behind_chained_ = std::exchange(chained_, false);
+}
 
 std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }
 std::string CudaBackend::description() const {

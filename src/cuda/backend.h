@@ -99,6 +99,9 @@ class CudaBackend final : public Backend {
  private:
   /// Makes this GPU the calling thread's current device. Every call from outside begins so.
   void use_device() const;
+  /// Says that the op's last kernel was launched with `chain` (chain.cuh), and that it writes
+  /// neither weights nor a router's offsets.
+  void chained() { chained_ = true; }
   /// The scratch memory, for an op that begins.
   Scratch& scratch();
 
@@ -108,6 +111,8 @@ class CudaBackend final : public Backend {
   std::string description_;
   CUstream_st* stream_ = nullptr;
   bool recording_ = false;
+  mutable bool chained_ = false;         // the last kernel of this call
+  mutable bool behind_chained_ = false;  // the one in front of this call: see stream_product
   std::unique_ptr<Scratch> scratch_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<SideCopies> side_copies_;

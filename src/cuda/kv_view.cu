@@ -1,4 +1,5 @@
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/kv_view.cuh"
@@ -24,6 +25,8 @@ struct Append {
 /// A block a token.
 template <int n, class T, class K>
 __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
+  wait_for_previous();
+  allow_next();
   const int64_t token = blockIdx.x;
   const int position = op.positions[token];
   if (position == ops::kPadding) return;
@@ -63,14 +66,16 @@ void CudaBackend::run(const ops::CacheAppend& op) {
       using K = type_of<decltype(k)>;
       // Keys and values begin at multiples of the head width in a packed row.
       with_packs<8>(op.heads.width, {op.qkv, op.cache.keys, op.cache.values}, [&](auto pack) {
-        cache_append<pack()><<<blocks(tokens), kThreads, 0, stream_>>>(Append<T, K>{
-            data<T>(op.qkv), data<int>(op.positions), data<int>(op.rows), page_table(op.cache),
-            data<K>(op.cache.keys), data<K>(op.cache.values), static_cast<int>(op.qkv.dim(1)),
-            op.heads.query * op.heads.width, op.heads.kv * op.heads.width});
+        chain(cache_append<pack(), T, K>, dim3(blocks(tokens)), kThreads, 0, stream_,
+              Append<T, K>{data<T>(op.qkv), data<int>(op.positions), data<int>(op.rows),
+                           page_table(op.cache), data<K>(op.cache.keys), data<K>(op.cache.values),
+                           static_cast<int>(op.qkv.dim(1)), op.heads.query * op.heads.width,
+                           op.heads.kv * op.heads.width});
       });
     });
   });
   check_launch("cache_append");
+  chained();
 }
 
 void CudaBackend::run(const ops::CopyPage& op) {

@@ -1,3 +1,4 @@
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/product.h"
@@ -81,6 +82,8 @@ __device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, in
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads) few_rows(Task<X, W, Y> op) {
   __shared__ float parts[kWarps][kOutputs * kRows];
+  wait_for_previous();
+  allow_next();
   const int group = static_cast<int>(blockIdx.y);
   const int end = op.offsets ? op.offsets[group + 1] : op.rows;
   const int first = static_cast<int>(blockIdx.x) * kOutputs;
@@ -114,11 +117,11 @@ bool few_rows_product(const Product& p, cudaStream_t stream) {
                    {Tensor(p.narrow, {1}, p.narrow_type), Tensor(p.weight, {1}, p.weight_type)}))
           return;
         const dim3 grid(blocks(divide_up(p.outputs, kOutputs)), blocks(p.groups));
-        few_rows<<<grid, kThreads, 0, stream>>>(
-            Task<X, W, Y>{static_cast<const X*>(p.narrow), static_cast<const W*>(p.weight),
-                          static_cast<Y*>(p.wide), p.offsets, p.wide_stride,
-                          static_cast<int>(p.rows), static_cast<int>(p.outputs),
-                          static_cast<int>(p.inputs), static_cast<float>(p.scale), p.accumulate});
+        chain(few_rows<X, W, Y>, grid, kThreads, 0, stream,
+              Task<X, W, Y>{static_cast<const X*>(p.narrow), static_cast<const W*>(p.weight),
+                            static_cast<Y*>(p.wide), p.offsets, p.wide_stride,
+                            static_cast<int>(p.rows), static_cast<int>(p.outputs),
+                            static_cast<int>(p.inputs), static_cast<float>(p.scale), p.accumulate});
         done = true;
       });
     });

@@ -33,18 +33,25 @@ struct Combine {
   int width, k;
   template <int n>
   __device__ void at(int64_t row, int column) const {
-    float sum[n] = {}, term[n];
-    for (int j = 0; j < k; ++j) {
-      if (slot[row * k + j] < 0) break;  // padding
-      load(y + int64_t{slot[row * k + j]} * width + column, term);
+    // Places first, then all that stands there: few rows wait for memory, not for bandwidth.
+    constexpr int kAtOnce = 2;
+    float sum[n] = {}, last[n] = {};
+    if (residual) load(residual + row * width + column, last);
+    for (int first = 0; first < k; first += kAtOnce) {
+      int place[kAtOnce];
+      float term[kAtOnce][n] = {};
 #pragma unroll
-      for (int i = 0; i < n; ++i) sum[i] += term[i];
-    }
-    if (residual) {
-      load(residual + row * width + column, term);
+      for (int j = 0; j < kAtOnce; ++j) place[j] = first + j < k ? slot[row * k + first + j] : -1;
 #pragma unroll
-      for (int i = 0; i < n; ++i) sum[i] += term[i];
+      for (int j = 0; j < kAtOnce; ++j)
+        if (place[j] >= 0) load(y + int64_t{place[j]} * width + column, term[j]);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j)
+#pragma unroll
+        for (int i = 0; i < n; ++i) sum[i] += term[j][i];
     }
+#pragma unroll
+    for (int i = 0; i < n; ++i) sum[i] += last[i];
     store(out + row * width + column, sum);
   }
 };
@@ -123,6 +130,7 @@ void CudaBackend::run(const ops::GatherRows& op) {
                          Gather<T>{data<T>(op.x), data<int>(op.source), data<T>(op.y),
                                    static_cast<int>(width), static_cast<int>(op.divisor)});
   });
+  if (op.y.dim(0) > 0) chained();
 }
 
 void CudaBackend::run(const ops::CombineRows& op) {
@@ -135,6 +143,7 @@ void CudaBackend::run(const ops::CombineRows& op) {
         Combine<T>{data<T>(op.y), data<int>(op.slot), data<T>(op.residual), data<T>(op.out),
                    static_cast<int>(width), static_cast<int>(op.slot.dim(1))});
   });
+  if (op.out.dim(0) > 0) chained();
 }
 
 void CudaBackend::run(const ops::SwiGlu& op) {

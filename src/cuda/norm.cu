@@ -2,6 +2,7 @@
 
 #include "base/advice.h"
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/product.h"
@@ -53,6 +54,18 @@ struct Forward {
 
 template <int n, int items, class T, class W>
 __global__ void __launch_bounds__(512) rms_norm(Forward<T, W> op) {
+  wait_for_previous();
+  allow_next();
+  // The weights do not wait for the sum, as long as there are registers for them.
+  constexpr bool early = items * n <= 16;
+  float weight[early ? items : 1][n];
+  if constexpr (early) {
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
+      if (column < op.width) load(op.weight + column, weight[i]);
+    }
+  }
   const int64_t row = blockIdx.x;
   const int64_t start = row * op.width;
   float s[items][n];
@@ -79,11 +92,11 @@ __global__ void __launch_bounds__(512) rms_norm(Forward<T, W> op) {
   for (int i = 0; i < items; ++i) {
     const int column = (i * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * n;
     if (column >= op.width) break;
-    float weight[n];
-    load(op.weight + column, weight);
+    float(&y)[n] = weight[early ? i : 0];
+    if constexpr (!early) load(op.weight + column, y);
 #pragma unroll
-    for (int j = 0; j < n; ++j) weight[j] *= s[i][j] * scale;
-    store(op.y + start + column, weight);
+    for (int j = 0; j < n; ++j) y[j] *= s[i][j] * scale;
+    store(op.y + start + column, y);
   }
 }
 
@@ -162,16 +175,17 @@ void CudaBackend::run(const ops::RmsNorm& op) {
       with_packs<kPackOf<T>>(width, {op.x, op.residual, op.weight, op.sum, op.y}, [&](auto pack) {
         const RowShape shape = shape_of(width, pack());
         with_items<pack()>(shape.items, [&](auto items) {
-          rms_norm<pack(), items()>
-              <<<blocks(rows), static_cast<unsigned>(shape.threads), 0, stream_>>>(
-                  Forward<T, W>{data<T>(op.x), data<T>(op.residual), data<W>(op.weight),
-                                data<T>(op.sum), data<T>(op.y), data<float>(op.rstd),
-                                static_cast<int>(width), static_cast<float>(op.eps)});
+          chain(rms_norm<pack(), items(), T, W>, dim3(blocks(rows)),
+                static_cast<unsigned>(shape.threads), 0, stream_,
+                Forward<T, W>{data<T>(op.x), data<T>(op.residual), data<W>(op.weight),
+                              data<T>(op.sum), data<T>(op.y), data<float>(op.rstd),
+                              static_cast<int>(width), static_cast<float>(op.eps)});
         });
       });
     });
   });
   check_launch("rms_norm");
+  chained();
 }
 
 void CudaBackend::run(const ops::RmsNormBackward& op) {

@@ -2,6 +2,7 @@
 
 #include "base/advice.h"
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/scratch.h"
@@ -175,6 +176,8 @@ __global__ void __launch_bounds__(kTokens) route_place(Routing op, const int* co
 
 /// All of it, for the tokens of one block.
 __global__ void __launch_bounds__(kTokens) route_few(Routing op) {
+  wait_for_previous();
+  allow_next();
   extern __shared__ unsigned lanes[];
   int* warp_first = reinterpret_cast<int*>(lanes + kWarps * op.experts);
   int* first = warp_first + kWarps * op.experts;
@@ -366,7 +369,7 @@ void CudaBackend::run(const ops::Route& op) {
                  "route");
   }
   if (tokens <= kTokens) {
-    route_few<<<1, kTokens, all, stream_>>>(routing);
+    chain(route_few, dim3(1), kTokens, static_cast<size_t>(all), stream_, routing);
   } else {
     const unsigned grid = blocks(divide_up(tokens, kTokens));
     int* counts = scratch().take<int>(int64_t{experts} * grid);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/status.h"
@@ -14,6 +15,8 @@ constexpr int kRowUnroll = 4;
 /// Calls body.at<n>(row, column) for packs of n elements that cover [rows, width].
 template <int n, class Body>
 __global__ void __launch_bounds__(kRowWarps* kWarp) over_rows(int64_t rows, int width, Body body) {
+  wait_for_previous();
+  allow_next();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t row = int64_t{blockIdx.x} * kRowWarps + warp;
   if (row >= rows) return;
@@ -32,7 +35,8 @@ void each_row(const char* op, int64_t rows, int64_t width, std::initializer_list
   with_packs<n>(width, tensors, [&](auto pack) {
     const dim3 grid(blocks(divide_up(rows, kRowWarps)),
                     blocks(divide_up(width, int64_t{pack()} * kRowUnroll * kWarp)));
-    over_rows<pack()><<<grid, kRowWarps * kWarp, 0, stream>>>(rows, static_cast<int>(width), body);
+    chain(over_rows<pack(), Body>, grid, kRowWarps * kWarp, 0, stream, rows,
+          static_cast<int>(width), body);
   });
   check_launch(op);
 }

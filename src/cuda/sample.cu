@@ -4,6 +4,7 @@
 #include "base/advice.h"
 #include "base/random.h"
 #include "cuda/backend.h"
+#include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/scratch.h"
@@ -271,6 +272,8 @@ __device__ int draw(const Request& op, const ops::SamplingSettings& settings, in
 /// A block a sequence.
 __global__ void __launch_bounds__(kThreads) sample(Request op) {
   __shared__ Bins bins;
+  wait_for_previous();
+  allow_next();
   const int64_t s = blockIdx.x;
   if (op.positions[s] == ops::kPadding) return;
   const float* logits = op.logits + s * op.vocabulary;
@@ -328,6 +331,8 @@ struct AdvanceArguments {
 };
 
 __global__ void advance(AdvanceArguments op) {
+  wait_for_previous();
+  allow_next();
   const int s = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (s >= op.sequences || op.positions[s] == ops::kPadding) return;
   const int token = op.drawn[s], position = op.positions[s] + 1;
@@ -350,22 +355,26 @@ void CudaBackend::run(const ops::Sample& op) {
   Scratch& room = scratch();
   auto* penalised = room.take<double>(sequences * vocabulary);
   auto* weights = room.take<Count>(sequences * vocabulary);
-  sample<<<blocks(sequences), kThreads, 0, stream_>>>(
+  chain(
+      sample, dim3(blocks(sequences)), kThreads, 0, stream_,
       Request{data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
               data<unsigned>(op.allowed), data<float>(op.bias), data<int>(op.positions),
               data<int>(op.tokens), data<float>(op.log_probability), penalised, weights,
               static_cast<int>(vocabulary), op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("sample");
+  chained();
 }
 
 void CudaBackend::run(const ops::Advance& op) {
   use_device();
   const int64_t sequences = op.drawn.dim(0);
   if (sequences == 0) return;
-  advance<<<blocks(divide_up(sequences, 128)), 128, 0, stream_>>>(AdvanceArguments{
-      data<int>(op.drawn), data<int>(op.inputs), data<int>(op.positions), data<int>(op.history),
-      static_cast<int>(sequences), op.history ? static_cast<int>(op.history.dim(1)) : 0});
+  chain(advance, dim3(blocks(divide_up(sequences, 128))), 128, 0, stream_,
+        AdvanceArguments{data<int>(op.drawn), data<int>(op.inputs), data<int>(op.positions),
+                         data<int>(op.history), static_cast<int>(sequences),
+                         op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("advance");
+  chained();
 }
 
 }  // namespace mixtral::cuda

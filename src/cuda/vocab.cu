@@ -211,6 +211,7 @@ void CudaBackend::run(const ops::Embedding& op) {
                                         static_cast<int>(width)});
     });
   });
+  if (op.x.dim(0) > 0) chained();
 }
 
 void CudaBackend::run(const ops::EmbeddingBackward& op) {
