@@ -42,6 +42,8 @@ class CudaBackend final : public Backend {
   int64_t page_tokens() const override { return cuda_plan::kPageTokens; }
   int64_t prompt_tokens() const override { return cuda_plan::kPromptTokens; }
   bool has_format(ops::WeightFormat format) const override;
+  using Backend::computes_directly;
+  bool computes_directly(const ops::GroupedMatmul& op) const override;
   int64_t scratch_bytes(const ops::AttentionBackward& op) const override {
     return cuda_plan::scratch_bytes(op);
   }

@@ -9,6 +9,7 @@
 #include "cuda/rows.cuh"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
+#include "cuda/stream_product.h"
 #include "ops/matmul.h"
 
 // Chooses the kernel that computes a product.
@@ -129,8 +130,15 @@ Product product_of(Product::Form form, const Tensor& wide, int64_t begin, const 
 
 }  // namespace
 
+bool CudaBackend::computes_directly(const ops::GroupedMatmul& op) const {
+  return op.weight.dense() ||
+         (op.y.dtype() == Dtype::bf16 && streams(op.weight, op.x, !op.offsets.empty()));
+}
+
 void CudaBackend::run(const ops::GroupedMatmul& op) {
   use_device();
+  if (op.x.dim(0) == 0) return;
+  if (stream_product(op, behind_chained_, processors_, stream_)) return chained();
   multiply(product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op),
            processors_, *blas_, scratch(), stream_);
 }
@@ -149,6 +157,13 @@ void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
 
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   use_device();
+  if (op.x.dim(0) == 0) return;
+  if (stream_product(op, behind_chained_, processors_, stream_)) return chained();
+  if (!op.weight.dense()) {
+    run(op.product());
+    run(op.activation());
+    return;
+  }
   const Tensor weight = op.weight.tensor();
   const bool bf16 = op.x.dtype() == Dtype::bf16 && weight.dtype() == Dtype::bf16 &&
                     op.gate_up.dtype() == Dtype::bf16;

@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <bit>
+#include <optional>
+#include <type_traits>
+
+#include "cuda/dispatch.h"
+#include "cuda/quantize_groups.h"
+#include "cuda/stream_kernel.cuh"
+#include "cuda/stream_product.h"
+
+namespace mixtral::cuda {
+namespace {
+
+constexpr int64_t kLeastOutputs = 256;
+
+bool aligned(const Tensor& tensor, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(tensor.data()) % bytes == 0;
+}
+
+/// The codec of a format, or none.
+std::optional<StreamCodec> codec_of(ops::WeightFormat format) {
+  if (format == ops::WeightFormat::bf16) return StreamCodec::bf16;
+  if (format == ops::WeightFormat::fp8) return StreamCodec::fp8;
+  if (format == ops::WeightFormat::nf4) return StreamCodec::nf4;
+  const ops::FormatRow& row = format.row();
+  const bool groups = in_groups(format) && row.block >= 64;
+  if (groups && row.bits == 4) return StreamCodec::int4;
+  if (groups && row.bits == 8) return StreamCodec::int8;
+  return std::nullopt;
+}
+
+/// Calls f with the codec as a constant.
+template <class F>
+void with_codec(StreamCodec codec, F&& f) {
+  switch (codec) {
+    case StreamCodec::bf16:
+      return f(std::integral_constant<StreamCodec, StreamCodec::bf16>{});
+    case StreamCodec::fp8:
+      return f(std::integral_constant<StreamCodec, StreamCodec::fp8>{});
+    case StreamCodec::nf4:
+      return f(std::integral_constant<StreamCodec, StreamCodec::nf4>{});
+    case StreamCodec::int4:
+      return f(std::integral_constant<StreamCodec, StreamCodec::int4>{});
+    case StreamCodec::int8:
+      return f(std::integral_constant<StreamCodec, StreamCodec::int8>{});
+  }
+}
+
+/// Calls f with how many tiles of weights and of rows of x an item has. A group of several has a
+/// share of the rows.
+template <class F>
+void with_tiles(int64_t rows, bool grouped, F&& f) {
+  if (rows <= (grouped ? 32 : 8))
+    f(std::integral_constant<int, 1>{}, std::integral_constant<int, 1>{});
+  else
+    f(std::integral_constant<int, 2>{}, std::integral_constant<int, 2>{});
+}
+
+template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
+void launch(const StreamTask<Y>& task, int processors, cudaStream_t cuda_stream) {
+  using Shape = StreamShape<codec, tiles, row_tiles>;
+  const auto kernel = stream<codec, tiles, row_tiles, gated, Y>;
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
+      "grouped_matmul");
+  // At most one item a tile, group and chunk of rows.
+  const int64_t chunks = divide_up(task.rows, 8 * row_tiles) + std::min(task.groups, task.rows);
+  const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
+  const int64_t most = int64_t{processors} * Shape::kBlocks;
+  chain(kernel, dim3(blocks(std::min(items, most))), kStreamThreads, Shape::kBytes, cuda_stream,
+        task);
+}
+
+/// What all products have in common.
+template <class Y>
+StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& offsets) {
+  StreamTask<Y> task = {};
+  const ops::FormatRow& row = weight.format.row();
+  task.codes = static_cast<const char*>(weight.codes.data());
+  task.scales = static_cast<const char*>(weight.scales.data());
+  task.minima = static_cast<const char*>(weight.minima.data());
+  task.x = data<Bf16>(x);
+  task.offsets = data<int>(offsets);
+  task.code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
+  task.rows = static_cast<int>(x.dim(0));
+  task.groups = static_cast<int>(weight.groups());
+  task.inputs = static_cast<int>(weight.inputs());
+  task.scale_words =
+      static_cast<int>(weight.format.scales(weight.inputs()) * size_of(row.scale_type) / 4);
+  task.block_shift = std::countr_zero(static_cast<unsigned>(row.block));
+  task.half_scales = row.scale_type == Dtype::f16;
+  task.scale = 1;
+  return task;
+}
+
+}  // namespace
+
+bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
+  const auto codec = codec_of(weight.format);
+  if (!codec || weight.layout != ops::WeightLayout::rows || x.dtype() != Dtype::bf16 ||
+      x.dim(0) == 0 || x.dim(0) > (grouped ? kStreamGroupedRows : kStreamRows) ||
+      weight.groups() > kMostStreamGroups || weight.outputs() == 0 || weight.inputs() == 0 ||
+      weight.inputs() % 8 != 0)
+    return false;
+  const int64_t code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
+  const int64_t scale_bytes =
+      weight.format.scales(weight.inputs()) * size_of(weight.format.row().scale_type);
+  return code_bytes % 16 == 0 && scale_bytes % 4 == 0 && aligned(weight.codes, 16) &&
+         aligned(weight.scales, 4) && aligned(weight.minima, 4) && aligned(x, 16);
+}
+
+bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
+                    cudaStream_t stream) {
+  const bool grouped = !op.offsets.empty();
+  if (!streams(op.weight, op.x, grouped)) return false;
+  // With few outputs, as a router has, blocks are few: others spread them better.
+  if (op.weight.dense() && op.weight.outputs() * op.weight.groups() < kLeastOutputs) return false;
+  const bool f32 = op.y.dtype() == Dtype::f32;
+  if (f32 && !op.weight.dense()) return false;
+  const auto run = [&](auto y, auto codec) {
+    using Y = type_of<decltype(y)>;
+    StreamTask<Y> task = task_of<Y>(op.weight, op.x, op.offsets);
+    task.y = data<Y>(op.y) + op.y_begin;
+    task.outputs = static_cast<int>(op.weight.outputs());
+    task.y_stride = op.y.dim(1);
+    task.scale = static_cast<float>(op.scale);
+    task.accumulate = op.accumulate;
+    task.early = settled;
+    with_tiles(op.x.dim(0), grouped, [&](auto tiles, auto row_tiles) {
+      launch<codec(), tiles(), row_tiles(), false>(task, processors, stream);
+    });
+  };
+  if (f32)
+    run(Type<float>{}, std::integral_constant<StreamCodec, StreamCodec::bf16>{});
+  else
+    with_codec(*codec_of(op.weight.format), [&](auto codec) { run(Type<Bf16>{}, codec); });
+  check_launch("grouped_matmul");
+  return true;
+}
+
+bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int processors,
+                    cudaStream_t stream) {
+  if (op.keep_gate_up || op.offsets.empty() || !streams(op.weight, op.x, true)) return false;
+  StreamTask<Bf16> task = task_of<Bf16>(op.weight, op.x, op.offsets);
+  task.y = data<Bf16>(op.h);
+  task.weights = data<float>(op.weights);
+  task.source = data<int>(op.source);
+  task.outputs = static_cast<int>(op.h.dim(1));
+  task.y_stride = op.h.dim(1);
+  task.early = settled;
+  with_codec(*codec_of(op.weight.format), [&](auto codec) {
+    with_tiles(op.x.dim(0), true, [&](auto tiles, auto row_tiles) {
+      launch<codec(), tiles(), row_tiles(), true>(task, processors, stream);
+    });
+  });
+  check_launch("grouped_matmul_swiglu");
+  return true;
+}
+
+}  // namespace mixtral::cuda

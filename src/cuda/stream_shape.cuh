@@ -1,0 +1,89 @@
+#pragma once
+
+#include "cuda/stream_codecs.cuh"
+
+/// What streamed products (stream_kernel.cuh) are given, how they divide a block's shared memory,
+/// and in which order they go over a product.
+namespace mixtral::cuda {
+
+constexpr int kStreamThreads = 256, kStreamWarps = kStreamThreads / kWarp;
+constexpr int kMostStreamGroups = 256;
+constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
+constexpr int kStreamTurns = 2;        // items whose sums are kept at once
+
+template <class Y>
+struct StreamTask {
+  const char *codes, *scales, *minima;
+  const Bf16* x;
+  Y* y;
+  const int* offsets;    // [G+1], or null: one group of `rows`
+  const float* weights;  // of SwiGLU's results
+  const int* source;
+  int64_t code_bytes;        // of a row of weights
+  int rows, groups, inputs;  // of x; of weights; of both
+  int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
+  int scale_words;           // 4 bytes each, of a row
+  int block_shift;           // log2 of the columns that share a scale
+  int64_t y_stride;
+  float scale;
+  bool accumulate;
+  bool early;        // offsets and weights are read before the kernel in front has ended
+  bool half_scales;  // f16; else bf16
+};
+
+/// What a block's shared memory is divided into.
+template <StreamCodec codec, int tiles, int row_tiles>
+struct StreamShape {
+  using Traits = StreamTraits<codec>;
+  static constexpr int kWeights = tiles * 16 * kStreamStepBytes;
+  static constexpr int kScales = Traits::kScaled ? tiles * kWarp * 4 : 0;  // of half a step
+  static constexpr int kStep = kWeights + 2 * kScales;                     // of a warp
+  static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
+  static constexpr int kSums = kStreamTurns * kStreamWarps * kParts * kWarp * 16;
+  static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
+  static constexpr int kFixed = kSums + kTable;
+  /// Two blocks a multiprocessor where that leaves a ring that is long enough. With what a block
+  /// has beside, they come to the 196 KB that `chain` asks for.
+  static constexpr int kBlocks = tiles == 1 ? 2 : 1;
+  static constexpr int kRoom = (kBlocks == 2 ? 94 : 190) << 10;
+  static constexpr int kMostSteps = (kRoom - kFixed) / (kStep * kStreamWarps);
+  static constexpr int kSteps = kMostSteps < 8 ? kMostSteps : 8;  // of the ring
+  static constexpr int kBytes = kFixed + kSteps * kStep * kStreamWarps;
+  static_assert(kSteps >= 3);
+};
+
+/// Where a warp's stream of steps is: group, item and step. Items of a group with many rows of x
+/// are its tiles times the chunks of these, chunks of one tile side by side.
+template <int chunk_rows>
+struct StreamPlace {
+  const int* offsets;  // in shared memory
+  int groups, tiles;
+  int group = 0, item = 0;  // item: within the group; group == groups: at the end
+  int chunks = 0;           // of the group
+
+  __device__ StreamPlace(const int* of_groups, int group_count, int tile_count, int first)
+      : offsets(of_groups), groups(group_count), tiles(tile_count) {
+    count_chunks();
+    advance(first);
+  }
+  __device__ void count_chunks() {
+    chunks = (offsets[group + 1] - offsets[group] + chunk_rows - 1) / chunk_rows;
+  }
+  /// Goes `count` items on.
+  __device__ void advance(int count) {
+    if (at_end()) return;
+    item += count;
+    while (item >= tiles * chunks) {
+      item -= tiles * chunks;
+      if (++group == groups) return;
+      count_chunks();
+    }
+  }
+  __device__ bool at_end() const { return group >= groups; }
+  __device__ int tile() const { return chunks == 1 ? item : item / chunks; }
+  __device__ int chunk() const { return chunks == 1 ? 0 : item % chunks; }
+  __device__ int first_row() const { return offsets[group] + chunk() * chunk_rows; }
+  __device__ int count() const { return min(chunk_rows, offsets[group + 1] - first_row()); }
+};
+
+}  // namespace mixtral::cuda

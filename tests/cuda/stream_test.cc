@@ -1,0 +1,258 @@
+// Products of few rows on a GPU, by weights in every format that is multiplied as it is, beside
+// sums in double precision over the numbers that the codes stand for. Skipped without a GPU.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <numeric>
+
+#include "base/random.h"
+#include "cuda/backend.h"
+#include "tests/op_cases.h"
+
+namespace mixtral::test {
+namespace {
+
+using ops::WeightFormat;
+
+struct Case {
+  std::string format;
+  std::vector<int32_t> rows;  // per group; one group: without offsets
+  int64_t outputs, inputs;
+};
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << fmt::format("{}, {} by {}, rows", c.format, c.outputs, c.inputs);
+  for (const int32_t rows : c.rows) *out << ' ' << rows;
+}
+
+/// Whole steps of a warp, and not; outputs that are whole tiles, and not; groups without rows, with
+/// more than a chunk of them, and more groups than rows.
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  const std::vector<std::vector<int32_t>> rows = {
+      {1},
+      {3},
+      {4},
+      {7},
+      {9},
+      {16},
+      {1, 0, 0, 1, 0, 0, 0, 0},
+      {0, 5, 8},
+      {3, 1, 0, 7, 2, 0, 1, 2},
+      {0, 9, 0, 15, 1, 1, 0, 3},
+      {0, 33, 0, 2, 17, 0},
+      {0, 0, 64, 0},
+  };
+  for (const char* format : {"bf16", "fp8", "nf4", "int4_g64_bf16", "int4_g128_f16",
+                             "int8_g64_bf16", "int8_g128_f16", "int4_g64_f16", "int8_g64_f16"})
+    for (const auto& counts : rows)
+      for (const auto& [outputs, inputs] :
+           {std::pair(48, 256), std::pair(70, 1280), std::pair(8, 4096), std::pair(136, 2048)})
+        // Plain numbers with few outputs are for other kernels.
+        all.push_back(
+            {format, counts, outputs + (format == std::string("bf16") ? 256 : 0), inputs});
+  for (const int64_t inputs : {8, 24, 40, 104, 520})
+    for (const auto& counts : {std::vector<int32_t>{2}, {2, 0, 3}})
+      all.push_back({"bf16", counts, 275, inputs});
+  return all;
+}
+
+class Streamed : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
+  }
+  static Backend& gpu() {
+    static const std::unique_ptr<Backend> backend = cuda::make_backend(0);
+    return *backend;
+  }
+
+  Tensor on_device(const Tensor& host) {
+    buffers_.emplace_back(gpu(), std::max<int64_t>(host.bytes(), 1));
+    const Tensor device = buffers_.back().tensor(host.shape(), host.dtype());
+    if (host.numel() > 0) gpu().upload(host, device);
+    return device;
+  }
+  Tensor room(Shape shape, Dtype dtype) {
+    buffers_.emplace_back(gpu(), shape.numel() * size_of(dtype));
+    return buffers_.back().tensor(shape, dtype);
+  }
+  Tensor host(Shape shape, Dtype dtype) {
+    host_.emplace_back(host_memory(), shape.numel() * size_of(dtype));
+    return host_.back().tensor(shape, dtype);
+  }
+
+  /// A weight on the device, and its numbers.
+  ops::Weight weight(const Case& c, int64_t outputs, std::vector<float>& numbers) {
+    const auto groups = static_cast<int64_t>(c.rows.size());
+    const WeightFormat format = *ops::find_weight_format(c.format);
+    ops::Weight packed =
+        ops::make_weight({groups, outputs, c.inputs}, format,
+                         [&](Shape shape, Dtype dtype) { return host(shape, dtype); });
+    numbers.resize(static_cast<size_t>(groups * outputs * c.inputs));
+    for (int64_t row = 0; row < packed.rows(); ++row) {
+      const auto values = std::span(numbers).subspan(static_cast<size_t>(row * c.inputs),
+                                                     static_cast<size_t>(c.inputs));
+      // Means of any sign, so that minima matter.
+      const double mean = random_.normal() * 0.01;
+      for (float& value : values) value = static_cast<float>(mean + 0.02 * random_.normal());
+      if (format.dense()) {
+        for (size_t i = 0; i < values.size(); ++i) {
+          const bf16 rounded(values[i]);
+          packed.codes.as<bf16>()[row * c.inputs + static_cast<int64_t>(i)] = rounded;
+          values[i] = static_cast<float>(rounded);
+        }
+      } else {
+        ops::pack_row(packed, row, values);
+        ops::unpack_row(packed, row, values);
+      }
+    }
+    for (const auto piece : ops::kWeightPieces)
+      if (packed.*piece) packed.*piece = on_device(packed.*piece);
+    return packed;
+  }
+
+  Tensor random_bf16(Shape shape, double deviation) {
+    const Tensor values = host(shape, Dtype::bf16);
+    for (int64_t i = 0; i < values.numel(); ++i)
+      values.as<bf16>()[i] = bf16(static_cast<float>(deviation * random_.normal()));
+    return values;
+  }
+
+  RandomStream random_{7, 0};
+  std::deque<Buffer> buffers_, host_;
+};
+
+/// Σ x · w of a row of x and one of w, and Σ |x · w|.
+std::pair<double, double> dot(const bf16* x, const float* w, int64_t count) {
+  double sum = 0, size = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double term = static_cast<double>(static_cast<float>(x[i])) * static_cast<double>(w[i]);
+    sum += term;
+    size += std::abs(term);
+  }
+  return {sum, size};
+}
+
+int64_t group_of(const std::vector<int32_t>& offsets, int64_t row) {
+  return std::ranges::upper_bound(offsets, static_cast<int32_t>(row)) - offsets.begin() - 1;
+}
+
+/// Of a level of nf4 that is rounded to bf16, and of the sums of all formats.
+double tolerance(const Case& c) { return c.format == "nf4" ? 0.004 : 2e-5; }
+
+TEST_P(Streamed, ProductsEqualSumsInDoublePrecision) {
+  const Case& c = GetParam();
+  std::vector<float> numbers;
+  const ops::Weight weights = weight(c, c.outputs, numbers);
+  const std::vector<int32_t> offsets = offsets_of(c.rows);
+  const int64_t rows = offsets.back();
+  const Tensor x = random_bf16({rows, c.inputs}, 1);
+  std::vector<int32_t> copy = offsets;
+  const Tensor before = random_bf16({rows, c.outputs + 3}, 1);
+  ops::GroupedMatmul op{
+      .x = on_device(x),
+      .weight = weights,
+      .offsets = c.rows.size() > 1 ? on_device(Tensor(std::span(copy))) : Tensor(),
+      .y = on_device(before),
+      .y_begin = 2,
+      .scale = -0.75,
+      .accumulate = true};
+  ASSERT_TRUE(gpu().computes_directly(op));
+  gpu().run(op);
+  const Tensor y = host(before.shape(), Dtype::bf16);
+  gpu().download(op.y, y);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* group = numbers.data() + group_of(offsets, r) * c.outputs * c.inputs;
+    for (int64_t o = 0; o < c.outputs + 3; ++o) {
+      const auto got =
+          static_cast<double>(static_cast<float>(y.as<bf16>()[r * (c.outputs + 3) + o]));
+      const auto old =
+          static_cast<double>(static_cast<float>(before.as<bf16>()[r * (c.outputs + 3) + o]));
+      if (o < 2 || o >= c.outputs + 2) {
+        ASSERT_EQ(got, old) << "row " << r << " column " << o;
+        continue;
+      }
+      const auto [sum, size] =
+          dot(x.as<bf16>() + r * c.inputs, group + (o - 2) * c.inputs, c.inputs);
+      const double expected = old - 0.75 * sum;
+      ASSERT_NEAR(got, expected, std::abs(expected) / 250 + tolerance(c) * size)
+          << "row " << r << " output " << o - 2;
+    }
+  }
+}
+
+TEST_P(Streamed, GatedProductsEqualSumsInDoublePrecision) {
+  const Case& c = GetParam();
+  if (c.rows.size() == 1) GTEST_SKIP() << "experts have offsets";
+  std::vector<float> numbers;
+  const ops::Weight weights = weight(c, 2 * c.outputs, numbers);
+  std::vector<int32_t> offsets = offsets_of(c.rows);
+  const int64_t rows = offsets.back();
+  const Tensor x = random_bf16({rows, c.inputs}, 1);
+  std::vector<float> shares(static_cast<size_t>(rows));
+  for (float& share : shares) share = static_cast<float>(0.2 + random_.uniform());
+  std::vector<int32_t> source(static_cast<size_t>(rows));
+  std::iota(source.rbegin(), source.rend(), 0);
+  ops::GroupedMatmulSwiGlu op{.x = on_device(x),
+                              .weight = weights,
+                              .offsets = on_device(Tensor(std::span(offsets))),
+                              .weights = on_device(Tensor(std::span(shares)).reshape({rows, 1})),
+                              .source = on_device(Tensor(std::span(source))),
+                              .gate_up = room({rows, 2 * c.outputs}, Dtype::bf16),
+                              .h = room({rows, c.outputs}, Dtype::bf16),
+                              .keep_gate_up = false};
+  gpu().run(op);
+  const Tensor h = host({rows, c.outputs}, Dtype::bf16);
+  gpu().download(op.h, h);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* group = numbers.data() + group_of(offsets, r) * 2 * c.outputs * c.inputs;
+    const double share = shares[static_cast<size_t>(source[static_cast<size_t>(r)])];
+    for (int64_t o = 0; o < c.outputs; ++o) {
+      const bf16* row = x.as<bf16>() + r * c.inputs;
+      const auto [gate, gate_size] = dot(row, group + o * c.inputs, c.inputs);
+      const auto [up, up_size] = dot(row, group + (c.outputs + o) * c.inputs, c.inputs);
+      const double silu = gate / (1 + std::exp(-gate));
+      const double expected = share * silu * up;
+      const double slack = tolerance(c) * share *
+                           (1.1 * gate_size * std::abs(up) + up_size * std::abs(silu) +
+                            tolerance(c) * gate_size * up_size);
+      const auto got = static_cast<double>(static_cast<float>(h.as<bf16>()[r * c.outputs + o]));
+      ASSERT_NEAR(got, expected, std::abs(expected) / 250 + slack + 1e-6)
+          << "row " << r << " output " << o;
+    }
+  }
+}
+
+/// As decoding needs it: what a row comes to does not depend on the rows beside it.
+TEST_P(Streamed, ARowHasTheSameBitsAlone) {
+  const Case& c = GetParam();
+  if (c.rows.size() > 1) GTEST_SKIP() << "of one group";
+  std::vector<float> numbers;
+  const ops::Weight weights = weight(c, c.outputs, numbers);
+  const int64_t rows = c.rows[0];
+  const Tensor x = random_bf16({rows, c.inputs}, 1);
+  const auto product = [&](int64_t begin, int64_t end) {
+    const ops::GroupedMatmul op{.x = on_device(x.slice(begin, end)),
+                                .weight = weights,
+                                .offsets = {},
+                                .y = room({end - begin, c.outputs}, Dtype::bf16)};
+    gpu().run(op);
+    const Tensor y = host({end - begin, c.outputs}, Dtype::bf16);
+    gpu().download(op.y, y);
+    return y;
+  };
+  const Tensor all = product(0, rows), one = product(rows - 1, rows);
+  for (int64_t o = 0; o < c.outputs; ++o)
+    EXPECT_EQ(static_cast<float>(all.as<bf16>()[(rows - 1) * c.outputs + o]),
+              static_cast<float>(one.as<bf16>()[o]))
+        << o;
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, Streamed, testing::ValuesIn(cases()));
+
+}  // namespace
+}  // namespace mixtral::test
