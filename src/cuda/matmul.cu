@@ -93,13 +93,15 @@ void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaS
   p.round = p.round && !bf16_already;
   const bool both_f32 = p.left_type() == Dtype::f32 && p.right_type() == Dtype::f32;
   const bool f16 = p.left_type() == Dtype::f16 || p.right_type() == Dtype::f16;
-  const bool skinny = p.groups == 1 && p.outputs <= kSkinnyOutputs;
+  // One group with offsets need not have all rows: those of adapters do not.
+  const bool whole = p.groups == 1 && !p.offsets;
+  const bool skinny = whole && p.outputs <= kSkinnyOutputs;
   if (p.rows <= (p.groups == 1 ? kFewRows : kFewGroupedRows) && few_rows_product(p, stream)) return;
   if (p.groups == 1 && is_adapter(p) && grouped_product(p, scratch, stream)) return;
   if (skinny && !p.round) return skinny_product(adding(p, stream), processors, scratch, stream);
   if (p.round && !f16) p = with_rounded_operands(p, scratch, stream);
   const bool both_bf16 = p.left_type() == Dtype::bf16 && p.right_type() == Dtype::bf16;
-  if (p.groups == 1 && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
+  if (whole && (both_bf16 || (both_f32 && !p.round && p.result_type() == Dtype::f32)) &&
       blas.multiply(p, scratch, stream))
     return;
   if (p.offsets && grouped_product(p, scratch, stream)) return;
