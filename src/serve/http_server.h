@@ -53,8 +53,4 @@ class HttpServer {
   std::unique_ptr<State> state_;
 };
 
-/// An answer's status line and headers, and how its body is sent: "HTTP/1.1 200 OK\r\n…\r\n\r\n".
-enum class BodyFraming { length, chunks, until_close };
-std::string write_head(const HttpResponse& response, BodyFraming framing, bool close);
-
 }  // namespace mixtral::serve
