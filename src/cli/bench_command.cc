@@ -9,6 +9,7 @@
 #include "cli/bench_generation.h"
 #include "cli/bench_options.h"
 #include "cli/bench_report.h"
+#include "cli/bench_serve.h"
 #include "cli/common.h"
 #include "cli/finetune_options.h"
 #include "cli/train_session.h"
@@ -27,7 +28,8 @@ constexpr const char* kExamples =
     "  mixtral bench finetune --model 8x7b --targets attention --rank 16 --context 2048\n"
     "  mixtral bench finetune --model 8x7b --quantize-base fp8 --recompute\n"
     "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
-    "  mixtral bench ops --model small          # ceilings and kernels alone\n";
+    "  mixtral bench ops --model small          # ceilings and kernels alone\n"
+    "  mixtral bench serve --url http://127.0.0.1:8080/v1 --clients 8   # a server under load\n";
 
 HostBatch random_batch(const BenchOptions& o, const ModelConfig& config, uint64_t seed) {
   HostBatch batch;
@@ -171,6 +173,16 @@ void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
             "--keep-layers"});
 }
 
+/// Of `bench --steps 3 serve`: a server is measured with the flags behind `serve` alone.
+void refuse_all_flags(const cli::App& command) {
+  for (const cli::Option* option : command.get_options())
+    if (option->count() > 0)
+      throw UsageError(
+          fmt::format("{}: bench serve has no use for it there; its own flags stand "
+                      "behind `serve`",
+                      option->get_name()));
+}
+
 void run_bench(const BenchOptions& o) {
   if (o.common.quantization() && (o.work == "pretrain" || o.work == "ops"))
     throw UsageError(
@@ -228,12 +240,12 @@ void add_bench_command(cli::App& app) {
   cli::App* command = app.add_subcommand(
       "bench", "Measure training and generation beside the machine's ceilings, kernel by kernel");
   command->footer(kExamples);
+  add_bench_serve_command(*command);
   auto o = std::make_shared<BenchOptions>();
   command
       ->add_option(
           "work", o->work,
           "pretrain, finetune, prefill, decode, or ops: of pretrain, the table of kernels alone")
-      ->required()
       ->check(cli::IsMember({"pretrain", "finetune", "prefill", "decode", "ops"}));
   command->add_option("-m,--model", o->model, "A built-in configuration or a model directory")
       ->capture_default_str();
@@ -274,6 +286,10 @@ void add_bench_command(cli::App& app) {
       ->description("Always so here: the weights are drawn on the device, whatever --model names");
   o->common.add_to(*command);
   command->callback([o, command] {
+    if (!command->get_subcommands().empty()) return refuse_all_flags(*command);
+    if (o->work.empty())
+      throw UsageError(
+          "bench: say what to measure: pretrain, finetune, prefill, decode, ops or serve");
     refuse_flags_of_others(*command, *o);
     run_bench(*o);
   });

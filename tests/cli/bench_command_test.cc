@@ -167,5 +167,26 @@ TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;
 }
 
+TEST(Bench, ServeHasFlagsOfItsOwn) {
+  const std::string nobody = "http://127.0.0.1:9/v1";
+  const Outcome none = run_command({"bench", "serve", "--url", nobody, "--json"});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_NE(none.err.find("no connection"), std::string::npos) << none.err;
+  const std::vector<std::vector<std::string>> wrong = {
+      {"bench"},
+      {"bench", "serve"},
+      {"bench", "--steps", "3", "serve", "--url", nobody},
+      {"bench", "serve", "--url", nobody, "--steps", "3"},
+      {"bench", "serve", "--url", nobody, "--rate", "1", "--clients", "2"},
+      {"bench", "serve", "--url", nobody, "--prompt-tokens", "9-3"},
+      {"bench", "serve", "--url", nobody, "--leave", "2"}};
+  for (const auto& arguments : wrong) {
+    const Outcome o = run_command(arguments);
+    EXPECT_EQ(o.code, 2) << o.err;
+  }
+  EXPECT_NE(run_command({"bench", "serve", "--url", "https://a"}).err.find("http://"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace mixtral
