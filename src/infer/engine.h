@@ -92,6 +92,13 @@ class Engine {
   Usage usage() const;
   /// Gives back the pages that are kept for requests to come.
   void forget_prefixes() { scheduler_.forget_prefixes(); }
+  /// The cache and what it keeps of earlier prompts, to be saved and restored (infer/kept_pages.h).
+  KvCache& cache() { return cache_; }
+  PrefixIndex& prefixes() { return scheduler_.prefixes(); }
+  /// Whether it keeps anything of earlier prompts.
+  bool keeps_prefixes() const { return scheduler_.shares_pages(); }
+  /// Under what the model's own prompts are kept: PrefixIndex's number of an adapter.
+  int64_t own_serial() const { return adapters_ ? adapters_->serial(kOwnAdapter) : kOwnAdapter; }
   /// What the experts have taken so far; null without Options::count_experts.
   const ExpertLoad* expert_load() const { return load_ ? &*load_ : nullptr; }
   int64_t replayed() const { return recordings_.replayed(); }  // steps that were replays

@@ -82,6 +82,39 @@ int64_t PrefixIndex::evictable() const {
   return count;
 }
 
+std::vector<PrefixIndex::Kept> PrefixIndex::list(int64_t adapter) const {
+  std::vector<Kept> all;
+  const auto root = roots_.find(adapter);
+  if (root == roots_.end()) return all;
+  std::vector<std::pair<const Node*, int64_t>> open{{&root->second, -1}};
+  while (!open.empty()) {
+    const auto [node, place] = open.back();
+    open.pop_back();
+    for (const auto& [tokens, child] : node->children) {
+      open.emplace_back(child.get(), static_cast<int64_t>(all.size()));
+      all.push_back({.page = child->page, .parent = place, .tokens = tokens});
+    }
+  }
+  return all;
+}
+
+void PrefixIndex::forget(int64_t adapter) {
+  const auto root = roots_.find(adapter);
+  if (root == roots_.end()) return;
+  std::vector<const Node*> open{&root->second};
+  while (!open.empty()) {
+    const Node* const node = open.back();
+    open.pop_back();
+    for (const auto& [tokens, child] : node->children) {
+      by_time_.erase({child->last_used, child.get()});
+      cache_.release(child->page);
+      --pages_;
+      open.push_back(child.get());
+    }
+  }
+  roots_.erase(root);
+}
+
 void PrefixIndex::clear() {
   for (const auto& [time, node] : by_time_) cache_.release(node->page);
   by_time_.clear();

@@ -37,10 +37,20 @@ class PrefixIndex {
   bool evict();
   /// Pages that calls of evict() would free.
   int64_t evictable() const;
-  /// Gives back all pages.
+  /// Gives back all pages, or those of an adapter that is gone.
   void clear();
+  void forget(int64_t adapter);
 
   int64_t pages() const { return pages_; }  // that are kept
+
+  /// A page and what it holds.
+  struct Kept {
+    int32_t page = 0;
+    int64_t parent = -1;  // where in the list the page before it is; −1: it is the first
+    std::vector<int32_t> tokens;
+  };
+  /// The pages of one adapter's prompts, each behind the one that it follows.
+  std::vector<Kept> list(int64_t adapter) const;
 
  private:
   struct Node {

@@ -86,6 +86,8 @@ class Scheduler {
   static void complete(const Step& step);
   /// Drops what is kept of earlier prompts.
   void forget_prefixes() { prefixes_.clear(); }
+  PrefixIndex& prefixes() { return prefixes_; }
+  bool shares_pages() const { return options_.share_pages; }
 
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }

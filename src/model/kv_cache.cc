@@ -195,6 +195,24 @@ void KvCache::upload() {
   changed_begin_ = changed_end_ = 0;
 }
 
+Shape KvCache::page_shape() const {
+  const Shape& all = pages_.shape();
+  return {2 * layers_, all[1], all[2], all[3]};
+}
+
+void KvCache::read_page(int32_t page, const Tensor& host) const {
+  CHECK(host.shape() == page_shape() && host.dtype() == dtype());
+  for (int64_t i = 0; i < 2 * layers_; ++i)
+    backend_.download(pages_.slice(i * pages() + page, i * pages() + page + 1),
+                      host.slice(i, i + 1));
+}
+
+void KvCache::write_page(int32_t page, const Tensor& host) {
+  CHECK(host.shape() == page_shape() && host.dtype() == dtype());
+  for (int64_t i = 0; i < 2 * layers_; ++i)
+    backend_.upload(host.slice(i, i + 1), pages_.slice(i * pages() + page, i * pages() + page + 1));
+}
+
 ops::KvView KvCache::layer(int64_t i) const {
   const int64_t n = pages();
   return {.keys = pages_.slice(2 * i * n, (2 * i + 1) * n),

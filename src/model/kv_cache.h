@@ -99,6 +99,17 @@ class KvCache {
   void release(int32_t page) { pool_.release(page); }
   int64_t owners(int32_t page) const { return pool_.owners(page); }
 
+  // Pages that come from elsewhere than a sequence, and go there.
+
+  /// A free page, whose one owner the caller is. There must be one (free_pages).
+  int32_t take_page() { return pool_.allocate(); }
+  /// [2 L, T, G, h]: keys of layer 0, its values, keys of layer 1, ...
+  Shape page_shape() const;
+  Dtype dtype() const { return options_.dtype; }
+  /// Copies a page to host memory of that shape, and from there.
+  void read_page(int32_t page, const Tensor& host) const;
+  void write_page(int32_t page, const Tensor& host);
+
   /// Sends what changed of the table to the device, in one transfer.
   void upload();
   /// What the ops of layer i read and write.
