@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "cli/common.h"
@@ -23,8 +26,11 @@ struct ServeOptions {
   CommonOptions common;
   std::string model, tokenizer, name, host = "127.0.0.1";
   int32_t port = 8080;
-  std::vector<std::string> keys, adapters, origins;
+  std::string folder, states;
+  std::vector<std::string> keys, administrator_keys, adapters, origins;
   int64_t context = 0, parallel = 4, queue = 64;
+  std::optional<int64_t> budget;
+  double idle_minutes = 0;
   bool metrics = false;
 };
 
@@ -51,16 +57,34 @@ serve::Application::Options application_options(const ServeOptions& o) {
   if (options.access.keys.empty())
     if (const char* key = std::getenv("MIXTRAL_API_KEY"); key != nullptr && *key != '\0')
       options.access.keys.emplace_back(key);
+  options.access.administrator_keys = o.administrator_keys;
+  if (options.access.administrator_keys.empty())
+    if (const char* key = std::getenv("MIXTRAL_ADMIN_KEY"); key != nullptr && *key != '\0')
+      options.access.administrator_keys.emplace_back(key);
   for (const std::string& key : options.access.keys)
     if (key.empty()) throw UsageError("--api-key: expected a key, found an empty text");
+  for (const std::string& key : options.access.administrator_keys)
+    if (key.empty()) throw UsageError("--admin-key: expected a key, found an empty text");
   for (const std::string& origin : o.origins) check_origin(origin);
   options.access.allowed_origins = o.origins;
   options.metrics = o.metrics;
-  options.service.name = o.name;
-  options.service.parallel = o.parallel;
-  options.service.queue = o.queue;
+  serve::Models::Options& models = options.models;
+  models.service.name = o.name;
+  models.service.parallel = o.parallel;
+  models.service.queue = o.queue;
   for (const std::string& adapter : o.adapters)
-    options.service.adapters.push_back(parse_adapter(adapter));
+    models.service.adapters.push_back(parse_adapter(adapter));
+  std::error_code ignored;
+  if (!o.folder.empty() && !std::filesystem::is_directory(o.folder, ignored))
+    throw UsageError(fmt::format("--models-dir {}: there is no such folder", o.folder));
+  models.folder = o.folder;
+  if (!o.states.empty() && !std::filesystem::is_directory(o.states, ignored))
+    throw UsageError(fmt::format("--slot-save-path {}: there is no such folder", o.states));
+  models.states = o.states;
+  models.budget = o.budget;
+  models.waiting = o.queue;
+  constexpr double kMillisecondsOfAMinute = 60e3;
+  models.idle = std::chrono::milliseconds(std::llround(o.idle_minutes * kMillisecondsOfAMinute));
   return options;
 }
 
@@ -69,7 +93,8 @@ void run_serve(const ServeOptions& o) {
   const ModelSource source = open_source(o.common, {o.model, "", o.tokenizer});
   const int64_t context =
       o.context > 0 ? o.context : std::min(source.config().max_positions, kContext);
-  options.service.context = context;
+  options.models.service.context = context;
+  options.models.most_context = o.context > 0 ? o.context : kContext;
   const bool open_to_all = options.access.keys.empty();
   const StopSignal stop;
   serve::Application application(std::move(options));
@@ -81,8 +106,8 @@ void run_serve(const ServeOptions& o) {
                    [&](const std::string& note) { say(o.common, note); });
   say(o.common,
       fmt::format("serving {} at http://{}: {} tokens a request, {} at once, {} more may wait",
-                  application.service().models().front().id, application.http().address(), context,
-                  o.parallel, o.queue));
+                  application.models().first(), application.http().address(), context, o.parallel,
+                  o.queue));
   while (stop.arrived() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   say(o.common, "shutting down: what is under way may end; a second signal ends it now");
   application.finish(kGrace);
@@ -97,7 +122,9 @@ void add_serve_command(cli::App& app) {
   command->footer(
       "Routes: / (a page to talk to the model), /v1/chat/completions, /v1/completions,\n"
       "/v1/responses, /v1/messages (Anthropic's), /v1/models, /tokenize, /detokenize,\n"
-      "/apply-template, /experts, /health, /metrics; /openapi.json describes them.\n\n"
+      "/apply-template, /experts, /health, /metrics; /openapi.json describes them.\n"
+      "With the administrator's key: /models/load, /models/unload, /v1/load_lora_adapter,\n"
+      "/v1/unload_lora_adapter, /slots/0.\n\n"
       "Example: mixtral serve --model runs/qa --port 8080 --api-key secret\n");
   command->add_option("-m,--model", o->model, "A model directory, a .gguf file or a run")
       ->required();
@@ -123,6 +150,25 @@ void add_serve_command(cli::App& app) {
       ->check(cli::Range(0, 1'000'000));
   command->add_option("--adapter", o->adapters,
                       "NAME=DIR (may be repeated): a LoRA adapter, served as the model MODEL:NAME");
+  command->add_option("--models-dir", o->folder,
+                      "A folder whose models and adapters may be loaded and unloaded by requests "
+                      "with the administrator's key");
+  command->add_option("--slot-save-path", o->states,
+                      "A folder in which requests with the administrator's key may keep states of "
+                      "the cache (POST /slots/0?action=save)");
+  command->add_option("--admin-key", o->administrator_keys,
+                      "The key of requests that load and unload (may be repeated); default: "
+                      "--api-key's, or the environment's MIXTRAL_ADMIN_KEY");
+  command
+      ->add_option("--memory-budget", o->budget,
+                   "Memory that all models may take, as planned (20GB); default: what is free")
+      ->transform(cli::AsSizeValue(false))
+      ->check(count_between(1, int64_t{1} << 50));
+  command
+      ->add_option("--idle-unload", o->idle_minutes,
+                   "Minutes after which a model that nobody asks is unloaded, until it is asked "
+                   "again; 0: none is")
+      ->check(cli::Range(0.0, 1e6));
   command->add_option("--allow-origin", o->origins,
                       "An origin whose pages may call this server (may be repeated)");
   command->add_flag("--metrics", o->metrics, "Serve /metrics in Prometheus's format");

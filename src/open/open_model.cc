@@ -2,28 +2,34 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "backends/registry.h"
 #include "base/advice.h"
 #include "infer/inference_plan.h"
 #include "model/checkpoint.h"
+#include "open/open_within.h"
 #include "train/defaults.h"
 
 namespace mixtral {
 namespace {
 
-/// Throws Error, before anything is allocated, when the device has not the memory that the model
-/// and an engine with such a cache and such steps take.
-void require_model_memory(const Backend& backend, const ModelConfig& config,
-                          const Mixtral::Options& options, int64_t sequences, int64_t chunk) {
+/// The bytes that the model and an engine with such a cache and such steps take. Throws Error,
+/// before anything is allocated, when the device has not so much, or `most` is less.
+int64_t require_model_memory(const Backend& backend, const ModelConfig& config,
+                             const Mixtral::Options& options, int64_t sequences, int64_t chunk,
+                             std::optional<int64_t> most) {
   const auto planner = make_planning_backend(&backend);
   const int64_t context = options.context > 0 ? options.context : config.max_positions;
-  require_memory(*planner,
-                 {.config = config,
-                  .options = options,
-                  .sequences = sequences,
-                  .context = context,
-                  .chunk = chunk},
-                 backend.memory());
+  const InferenceShape shape{.config = config,
+                             .options = options,
+                             .sequences = sequences,
+                             .context = context,
+                             .chunk = chunk};
+  Backend::MemoryInfo memory = backend.memory();
+  if (most) memory.available = std::min(memory.available, *most);
+  require_memory(*planner, shape, memory);
+  return plan_inference(*planner, shape).total();
 }
 
 bool is_narrow(Dtype dtype) { return dtype == Dtype::bf16 || dtype == Dtype::f16; }
@@ -102,9 +108,15 @@ MemoryPlan require_pass_memory(const Backend& backend, const TrainingShape& shap
   return plan;
 }
 
-OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
+OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note) {
-  OpenedModel open;
+  return open_within(source, options, {}, note).opened;
+}
+
+PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
+                         std::optional<int64_t> most, const ModelSource::Note& note) {
+  PlannedModel planned;
+  OpenedModel& open = planned.opened;
   open.backend = make_backend(o.device, o.threads);
   const ModelConfig& config = source.config();
   require_positions(o.context, config);
@@ -134,7 +146,8 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
     shape.adapter = adapter;
     activations = require_pass_memory(*open.backend, shape).arena();
   } else {
-    require_model_memory(*open.backend, config, options, o.sequences, o.chunk);
+    planned.bytes =
+        require_model_memory(*open.backend, config, options, o.sequences, o.chunk, most);
   }
   open.model = open_weights(*open.backend, source, options,
                             {.random = o.random_weights, .seed = o.seed}, note);
@@ -146,7 +159,7 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& o,
   if (activations > 0) open.arena->reserve(activations);
   open.ctx = std::make_unique<Context>(*open.backend, *open.arena, open.precision.compute);
   open.ctx->set_operands(open.precision.operands);
-  return open;
+  return planned;
 }
 
 }  // namespace mixtral

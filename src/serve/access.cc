@@ -96,8 +96,10 @@ void check_site(const HttpHead& head, const AccessOptions& options) {
                                     origin.empty() ? "another site" : printable(origin)));
 }
 
-void check_key(const HttpHead& head, const AccessOptions& options) {
-  if (options.keys.empty()) return;
+namespace {
+
+/// 401 unless the request sends one of the keys.
+void require_key(const HttpHead& head, const std::vector<std::string>& keys) {
   std::string_view given = trimmed(head.header("x-api-key"));
   const std::string_view authorization = trimmed(head.header("Authorization"));
   if (given.empty()) {
@@ -107,7 +109,7 @@ void check_key(const HttpHead& head, const AccessOptions& options) {
       given = trimmed(authorization.substr(space));
   }
   bool right = false;
-  for (const std::string& key : options.keys) right |= equal_in_constant_time(key, given);
+  for (const std::string& key : keys) right |= equal_in_constant_time(key, given);
   if (right && !given.empty()) return;
   ApiError error(401,
                  given.empty() ? "this server asks for a key; send it as `Authorization: Bearer "
@@ -116,6 +118,23 @@ void check_key(const HttpHead& head, const AccessOptions& options) {
                  {}, "invalid_api_key");
   error.headers.emplace_back("WWW-Authenticate", "Bearer");
   throw error;
+}
+
+}  // namespace
+
+void check_key(const HttpHead& head, const AccessOptions& options) {
+  if (options.keys.empty()) return;
+  std::vector<std::string> keys = options.keys;
+  keys.insert(keys.end(), options.administrator_keys.begin(), options.administrator_keys.end());
+  require_key(head, keys);
+}
+
+void check_administrator(const HttpHead& head, const AccessOptions& options) {
+  const auto& keys = options.administrator_keys.empty() ? options.keys : options.administrator_keys;
+  if (keys.empty())
+    throw ApiError(403, "what changes the server needs a key, and this one was started without any",
+                   {}, "no_administrator_key");
+  require_key(head, keys);
 }
 
 void check_content(const HttpHead& head) {

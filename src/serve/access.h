@@ -12,10 +12,11 @@ namespace mixtral::serve {
 
 /// Who may send what to a server.
 struct AccessOptions {
-  std::vector<std::string> keys;             // empty: none is asked for
-  std::vector<std::string> allowed_origins;  // of other sites whose pages may call
-  bool loopback = true;                      // only a loopback Host is served
-  uint64_t most_body = uint64_t{16} << 20;   // bytes
+  std::vector<std::string> keys;                // empty: none is asked for
+  std::vector<std::string> administrator_keys;  // of what changes the server; empty: `keys` are
+  std::vector<std::string> allowed_origins;     // of other sites whose pages may call
+  bool loopback = true;                         // only a loopback Host is served
+  uint64_t most_body = uint64_t{16} << 20;      // bytes
 };
 
 inline constexpr std::string_view kAllowedHeaders =
@@ -31,6 +32,8 @@ void check_host(const HttpHead& head, const AccessOptions& options);
 void check_site(const HttpHead& head, const AccessOptions& options);
 /// 401 without a right key, as `Authorization: Bearer` or `x-api-key`.
 void check_key(const HttpHead& head, const AccessOptions& options);
+/// The same for what changes the server; 403 where there is no key at all to ask for.
+void check_administrator(const HttpHead& head, const AccessOptions& options);
 /// 415 for a compressed body, or one that is neither JSON nor of no type.
 void check_content(const HttpHead& head);
 

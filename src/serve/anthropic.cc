@@ -4,6 +4,7 @@
 
 #include "serve/anthropic_request.h"
 #include "serve/fields.h"
+#include "serve/model_route.h"
 #include "serve/openai_fields.h"
 #include "serve/openai_json.h"
 #include "serve/server_sent_events.h"
@@ -141,6 +142,7 @@ class MessageStream : public ChatAnswer {
     prompt_tokens_ = prompt_tokens;
     send("message_start",
          {{"message", message_of(model_, ordered_json::array(), usage_of(prompt_tokens, 0))}});
+    send("ping", ordered_json::object());
   }
 
   void add(const ChatDelta& part) override {
@@ -194,27 +196,28 @@ HttpResponse anthropic_error(const ApiError& error) {
   return response;
 }
 
-void add_anthropic_routes(Router& router, Service& service) {
-  router.add({.method = "POST",
-              .path = "/v1/messages",
-              .handler =
-                  [&service](const HttpRequest& http, const std::shared_ptr<Reply>& reply) {
-                    MessagesRequest request = read_messages_request(parse_body(http.body));
-                    request.chat.client = client_of(http.head);
-                    const std::string& model = service.model(request.chat.model).id;
-                    ChatAnswer::start(service, request.chat,
-                                      make_message(reply, model, request.stream));
-                  },
-              .error = anthropic_error});
-  router.add({.method = "POST",
-              .path = "/v1/messages/count_tokens",
-              .handler =
-                  [&service](const HttpRequest& http, const std::shared_ptr<Reply>& reply) {
-                    const ChatRequest request = read_count_request(parse_body(http.body));
-                    const ordered_json answer = {{"input_tokens", service.count_tokens(request)}};
-                    reply->send(json_response(answer));
-                  },
-              .error = anthropic_error});
+namespace {
+
+void answer_messages(Service& service, const Json& body, const HttpHead& head,
+                     const std::shared_ptr<Reply>& reply) {
+  MessagesRequest request = read_messages_request(body);
+  request.chat.client = client_of(head);
+  const std::string model = service.model(request.chat.model).id;
+  ChatAnswer::start(service, request.chat, make_message(reply, model, request.stream));
+}
+
+void answer_count(Service& service, const Json& body, const HttpHead& /*head*/,
+                  const std::shared_ptr<Reply>& reply) {
+  const ChatRequest request = read_count_request(body);
+  const ordered_json answer = {{"input_tokens", service.count_tokens(request)}};
+  reply->send(json_response(answer));
+}
+
+}  // namespace
+
+void add_anthropic_routes(Router& router, Models& models) {
+  add_model_route(router, models, "/v1/messages", answer_messages, anthropic_error);
+  add_model_route(router, models, "/v1/messages/count_tokens", answer_count, anthropic_error);
 }
 
 }  // namespace mixtral::serve

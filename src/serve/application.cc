@@ -5,8 +5,10 @@
 #include "serve/anthropic.h"
 #include "serve/experts.h"
 #include "serve/front_ends.h"
+#include "serve/management.h"
 #include "serve/page.h"
 #include "serve/responses.h"
+#include "serve/slots.h"
 
 namespace mixtral::serve {
 namespace {
@@ -52,12 +54,9 @@ Application::~Application() { server_.stop(); }
 
 void Application::open(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note) {
-  experts_ = std::make_unique<ExpertHistory>(source.config());
-  Service::Options service = options_.service;
-  service.after_step = [history = experts_.get()](const Engine& engine) {
-    history->note(*engine.expert_load());
-  };
-  service_ = std::make_unique<Service>(source, options, service, note);
+  Models::Options models = options_.models;
+  models.open = options;
+  models_ = std::make_unique<Models>(source, std::move(models), note);
   router_ = std::make_unique<Router>(access_of(options_, server_));
   router_->add(
       {.method = "GET",
@@ -65,26 +64,27 @@ void Application::open(const ModelSource& source, const OpenOptions& options,
        .handler = [](const HttpRequest&,
                      const std::shared_ptr<Reply>& reply) { reply->send(health(200, "ok")); },
        .access = Access::open});
-  add_openai_routes(*router_, *service_);
-  add_text_routes(*router_, *service_);
-  add_anthropic_routes(*router_, *service_);
-  add_responses_routes(*router_, *service_);
-  add_experts_route(*router_, *experts_);
+  add_openai_routes(*router_, *models_);
+  add_text_routes(*router_, *models_);
+  add_anthropic_routes(*router_, *models_);
+  add_responses_routes(*router_, *models_);
+  add_experts_route(*router_, *models_);
+  add_management_routes(*router_, *models_);
+  add_slots_route(*router_, *models_);
   add_page_routes(*router_);
   add_openapi_route(*router_);
-  if (options_.metrics) add_metrics_route(*router_, *service_);
+  if (options_.metrics) add_metrics_route(*router_, *models_);
   current_ = router_.get();
 }
 
 void Application::finish(std::chrono::milliseconds grace) {
   server_.finish();
-  if (!service_) return;
-  EngineThread& engine = service_->engine();
-  engine.drain();
-  wait_until(Clock::now() + grace, [&] { return engine.idle(); });
-  engine.end_all(unavailable("the server is shutting down"));
+  if (!models_) return;
+  models_->drain();
+  wait_until(Clock::now() + grace, [&] { return models_->idle(); });
+  models_->end_all(unavailable("the server is shutting down"));
   const auto end = Clock::now() + std::chrono::seconds(2);
-  wait_until(end, [&] { return engine.idle(); });
+  wait_until(end, [&] { return models_->idle(); });
   wait_until(end, [&] { return server_.connections() == 0; });
 }
 

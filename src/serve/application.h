@@ -5,10 +5,9 @@
 #include <memory>
 #include <string>
 
-#include "serve/expert_history.h"
 #include "serve/http_server.h"
+#include "serve/models.h"
 #include "serve/router.h"
-#include "serve/service.h"
 
 namespace mixtral::serve {
 
@@ -17,8 +16,8 @@ class Application : private HttpHandler {
  public:
   struct Options {
     HttpServer::Options http;
-    AccessOptions access;  // `loopback` is filled in
-    Service::Options service;
+    AccessOptions access;    // `loopback` is filled in
+    Models::Options models;  // `open` is filled in
     bool metrics = false;
   };
   /// Binds to the address and answers that the model is loading. Throws Error.
@@ -26,9 +25,9 @@ class Application : private HttpHandler {
   ~Application() override;
 
   const HttpServer& http() const { return server_; }
-  /// Opens the model; from then on it is served. Throws as Service does.
+  /// Opens the first model; from then on it is served. Throws as Service does.
   void open(const ModelSource& source, const OpenOptions& options, const ModelSource::Note& note);
-  const Service& service() const { return *service_; }
+  const Models& models() const { return *models_; }
   /// Of the open model.
   const std::vector<Route>& routes() const { return router_->routes(); }
   /// Takes no more requests, lets those that are under way go on for `grace`, and ends the rest.
@@ -43,8 +42,7 @@ class Application : private HttpHandler {
   Options options_;
   HttpServer server_;
   Router loading_;  // until the model is there
-  std::unique_ptr<ExpertHistory> experts_;
-  std::unique_ptr<Service> service_;
+  std::unique_ptr<Models> models_;
   std::unique_ptr<Router> router_;
   std::atomic<Router*> current_;
 };

@@ -6,7 +6,7 @@ void ChatAnswer::start(Service& service, const ChatRequest& request,
                        const std::shared_ptr<ChatAnswer>& answer) {
   const Started started = service.chat(request, answer);
   answer->started(started.prompt_tokens);
-  answer->reply_->on_gone([&service, job = started.job] { service.engine().cancel(job); });
+  service.end_with_client(started.job, *answer->reply_);
 }
 
 void ChatAnswer::started(int64_t prompt_tokens) {

@@ -74,7 +74,8 @@ struct EngineThread::State {
   std::vector<JobId> cancelled;
   std::deque<std::packaged_task<void()>> works;
   std::optional<ApiError> end_error;
-  bool stopping = false, draining = false;
+  std::optional<ApiError> refusal;  // of every new job
+  bool stopping = false;
   JobId last_id = 0;
   int64_t waiting = 0;   // jobs of which no answer has begun
   int64_t to_begin = 0;  // answers of jobs that have begun
@@ -110,7 +111,8 @@ JobId EngineThread::submit(std::vector<GenerationRequest> requests, std::string 
   JobId id = 0;
   {
     const std::lock_guard lock(s.mutex);
-    if (s.draining || s.stopping) throw unavailable("the server is shutting down");
+    if (s.refusal) throw ApiError(*s.refusal);
+    if (s.stopping) throw unavailable("the server is shutting down");
     const int64_t free = std::max<int64_t>(0, s.engine.sequences() - s.counts.running - s.to_begin);
     if (s.waiting >= s.options.queue + free) {
       ++s.counts.refused_jobs;
@@ -134,9 +136,9 @@ void EngineThread::cancel(JobId id) {
   state_->changed.notify_one();
 }
 
-void EngineThread::drain() {
+void EngineThread::refuse(const ApiError& error) {
   const std::lock_guard lock(state_->mutex);
-  state_->draining = true;
+  state_->refusal = error;
 }
 
 bool EngineThread::idle() const {
@@ -258,6 +260,9 @@ void EngineThread::State::begin_answer(Job& job) {
   const auto begun = std::make_shared<RequestId>(0);
   const auto tokens = static_cast<int64_t>(wanted.prompt.size());
   try {
+    if (wanted.adapter_is_there && !*wanted.adapter_is_there)
+      throw ApiError(404, "the adapter was unloaded while the request waited", "model",
+                     "model_not_found");
     const auto run = std::make_shared<AnswerRun>(wanted, index, tokenizer, *job.listener);
     *begun = engine.submit(
         run->request([this, id, begun, tokens, weak = std::weak_ptr(run)](const ApiError* error) {

@@ -7,19 +7,11 @@
 #include <vector>
 
 #include "infer/engine.h"
+#include "serve/engine_counts.h"
 #include "serve/generation.h"
 #include "text/tokenizer.h"
 
 namespace mixtral::serve {
-
-/// What has happened so far, and what is there now.
-struct EngineCounts {
-  int64_t jobs = 0, finished_jobs = 0, failed_jobs = 0, cancelled_jobs = 0, refused_jobs = 0;
-  int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;
-  int64_t running = 0, waiting = 0;  // answers that run; jobs of which none has begun
-  double busy_seconds = 0;           // in steps
-  Engine::Usage cache;
-};
 
 using JobId = uint64_t;
 
@@ -40,14 +32,14 @@ class EngineThread {
   EngineThread& operator=(const EngineThread&) = delete;
 
   /// Queues a job. `client` is who takes turns with others. Throws ApiError 429 when too many wait,
-  /// and 503 after drain().
+  /// and what refuse() was given.
   JobId submit(std::vector<GenerationRequest> requests, std::string client,
                std::shared_ptr<GenerationListener> listener);
   /// Ends a job within one step, without a word to its listener. Does nothing when it has ended.
   void cancel(JobId id);
 
-  /// Takes no more jobs. Returns at once.
-  void drain();
+  /// Takes no more jobs: submit() throws this. Returns at once.
+  void refuse(const ApiError& error);
   /// Whether no job is left.
   bool idle() const;
   /// Ends all jobs with this error.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,6 +35,8 @@ struct GenerationRequest {
   std::vector<std::string> stop;  // texts that end an answer, and are no part of it
   int64_t answers = 1;            // n
   int32_t adapter = kOwnAdapter;
+  /// False once the adapter is unloaded: its number may be another's by then. Null: it stays.
+  std::shared_ptr<const std::atomic<bool>> adapter_is_there;
   std::optional<int64_t> logprobs;         // report tokens, with so many alternatives
   std::optional<int64_t> prompt_logprobs;  // the same of the prompt's tokens
   bool experts = false;                    // report the experts of each token

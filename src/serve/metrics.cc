@@ -24,8 +24,8 @@ class Page {
   std::string text_;
 };
 
-std::string metrics(Service& service) {
-  const EngineCounts c = service.engine().counts();
+std::string metrics(const Models& models) {
+  const EngineCounts c = models.counts();
   const auto number = [](int64_t value) { return static_cast<double>(value); };
   Page page;
   page.counter("requests", "Requests that were queued.", number(c.jobs));
@@ -52,13 +52,13 @@ std::string metrics(Service& service) {
 
 }  // namespace
 
-void add_metrics_route(Router& router, Service& service) {
+void add_metrics_route(Router& router, Models& models) {
   router.add({.method = "GET",
               .path = "/metrics",
-              .handler = [&service](const HttpRequest&, const std::shared_ptr<Reply>& reply) {
+              .handler = [&models](const HttpRequest&, const std::shared_ptr<Reply>& reply) {
                 reply->send(
                     {.headers = {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
-                     .body = metrics(service)});
+                     .body = metrics(models)});
               }});
 }
 

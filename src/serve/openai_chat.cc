@@ -189,14 +189,14 @@ class StreamedChat : public ChatAnswer {
 
 }  // namespace
 
-void answer_chat(Service& service, const HttpRequest& http, const std::shared_ptr<Reply>& reply) {
-  const Json body = parse_body(http.body);
+void answer_chat(Service& service, const Json& body, const HttpHead& head,
+                 const std::shared_ptr<Reply>& reply) {
   Fields fields(body);
   ChatRequest request = read_chat_request(fields);
   const StreamOptions stream = read_stream_options(fields);
   fields.finish();
-  request.client = client_of(http.head);
-  const ServedModel& model = service.model(request.model);
+  request.client = client_of(head);
+  const ServedModel model = service.model(request.model);
   ChatAnswerOptions options{
       .head = new_answer("chatcmpl-", stream.stream ? "chat.completion.chunk" : "chat.completion",
                          model.id),
@@ -210,7 +210,7 @@ void answer_chat(Service& service, const HttpRequest& http, const std::shared_pt
   else
     answer = std::make_shared<WholeChat>(reply, service, std::move(options));
   const JobId job = service.chat(request, answer).job;
-  reply->on_gone([&service, job] { service.engine().cancel(job); });
+  service.end_with_client(job, *reply);
 }
 
 }  // namespace mixtral::serve

@@ -245,10 +245,10 @@ class StreamedCompletion : public CompletionAnswer {
 
 }  // namespace
 
-void answer_completion(Service& service, const HttpRequest& http,
+void answer_completion(Service& service, const Json& body, const HttpHead& head,
                        const std::shared_ptr<Reply>& reply) {
-  CompletionRequest request = read_request(parse_body(http.body), service);
-  const ServedModel& model = service.model(request.model);
+  CompletionRequest request = read_request(body, service);
+  const ServedModel model = service.model(request.model);
   const auto filter = service.filter(request.answer.rule);
   std::vector<GenerationRequest> all;
   for (const Prompt& prompt : request.prompts) {
@@ -258,16 +258,17 @@ void answer_completion(Service& service, const HttpRequest& http,
     one.first_choice = all.size() * static_cast<size_t>(request.answer.n);
     all.push_back(std::move(one));
   }
-  AnswerHead head = new_answer("cmpl-", "text_completion", model.id);
+  AnswerHead answer_head = new_answer("cmpl-", "text_completion", model.id);
   const bool streams = request.stream.stream;
   std::shared_ptr<GenerationListener> answer;
   if (streams)
-    answer =
-        std::make_shared<StreamedCompletion>(reply, service, std::move(request), std::move(head));
+    answer = std::make_shared<StreamedCompletion>(reply, service, std::move(request),
+                                                  std::move(answer_head));
   else
-    answer = std::make_shared<WholeCompletion>(reply, service, std::move(request), std::move(head));
-  const JobId job = service.engine().submit(std::move(all), client_of(http.head), answer);
-  reply->on_gone([&service, job] { service.engine().cancel(job); });
+    answer = std::make_shared<WholeCompletion>(reply, service, std::move(request),
+                                               std::move(answer_head));
+  const JobId job = service.engine().submit(std::move(all), client_of(head), answer);
+  service.end_with_client(job, *reply);
 }
 
 }  // namespace mixtral::serve

@@ -3,6 +3,7 @@
 #include <ctime>
 
 #include "serve/fields.h"
+#include "serve/model_route.h"
 #include "serve/openai_fields.h"
 #include "serve/openai_json.h"
 #include "serve/server_sent_events.h"
@@ -175,15 +176,20 @@ std::shared_ptr<ChatAnswer> make_response(std::shared_ptr<Reply> reply, const st
   return std::make_shared<ResponseAnswer>(std::move(reply), model, request);
 }
 
-void add_responses_routes(Router& router, Service& service) {
-  router.add({.method = "POST",
-              .path = "/v1/responses",
-              .handler = [&service](const HttpRequest& http, const std::shared_ptr<Reply>& reply) {
-                ResponsesRequest request = read_responses_request(parse_body(http.body));
-                request.chat.client = client_of(http.head);
-                const std::string& model = service.model(request.chat.model).id;
-                ChatAnswer::start(service, request.chat, make_response(reply, model, request));
-              }});
+namespace {
+
+void answer_response(Service& service, const Json& body, const HttpHead& head,
+                     const std::shared_ptr<Reply>& reply) {
+  ResponsesRequest request = read_responses_request(body);
+  request.chat.client = client_of(head);
+  const std::string model = service.model(request.chat.model).id;
+  ChatAnswer::start(service, request.chat, make_response(reply, model, request));
+}
+
+}  // namespace
+
+void add_responses_routes(Router& router, Models& models) {
+  add_model_route(router, models, "/v1/responses", answer_response);
 }
 
 }  // namespace mixtral::serve

@@ -94,6 +94,7 @@ std::optional<HttpResponse> Router::check(const HttpHead& head, const Found& fou
   if (head.method == "OPTIONS" && !found.allow.empty()) return preflight(head, found);
   check_site(head, options_);
   if (access == Access::with_key) check_key(head, options_);
+  if (access == Access::administrator) check_administrator(head, options_);
   if (found.allow.empty())
     throw ApiError(404, fmt::format("there is nothing at {}", printable(head.path())));
   if (found.route == nullptr) {

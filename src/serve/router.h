@@ -13,7 +13,7 @@
 namespace mixtral::serve {
 
 /// Who may use a route.
-enum class Access { with_key, open };
+enum class Access { with_key, administrator, open };
 
 /// One path and method.
 struct Route {

@@ -8,6 +8,8 @@
 #include <random>
 
 #include "base/printable.h"
+#include "open/open_within.h"
+#include "serve/model_identity.h"
 
 namespace mixtral::serve {
 namespace {
@@ -78,7 +80,7 @@ class ChatListening : public GenerationListener {
 
 Service::Service(const ModelSource& source, OpenOptions open, const Options& options,
                  const ModelSource::Note& note)
-    : tokenizer_(source.require_tokenizer()) {
+    : source_(source), tokenizer_(source.require_tokenizer()), experts_(source.config()) {
   source.check_tokenizer();
   context_ = options.context > 0 ? options.context : source.config().max_positions;
   open.context = context_;
@@ -89,27 +91,27 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
       throw Error(fmt::format("two adapters have the name {}", printable(name)));
     adapters.emplace(name, source.load_adapter(folder));
   }
-  opened_ = open_model(source, open, note);
+  PlannedModel planned = open_within(source, open, options.most_memory, note);
+  opened_ = std::move(planned.opened);
+  planned_ = planned.bytes;
   stop_ids_ = source.stop_ids();
   created_ = std::chrono::duration_cast<std::chrono::seconds>(
                  std::chrono::system_clock::now().time_since_epoch())
                  .count();
-  models_.push_back({.id = options.name.empty() ? name_of(source) : options.name});
-  for (const auto& [name, file] : adapters) {
-    const std::string& base = models_.front().id;
-    models_.push_back({.id = fmt::format("{}:{}", base, name),
-                       .parent = base,
-                       .adapter = opened_.adapters->add(file)});
-  }
+  identity_ = model_identity(source, open, opened_.precision);
+  id_ = options.name.empty() ? name_of(source) : options.name;
+  for (const auto& [name, file] : adapters) (void)add_adapter(name, file);
   format_ = std::make_unique<ChatFormat>(source);
   engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model,
                                      Engine::Options{.context = context_,
                                                      .sequences = options.parallel,
-                                                     .count_experts = options.after_step != nullptr,
+                                                     .count_experts = true,
                                                      .adapters = opened_.adapters.get()});
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,
-      EngineThread::Options{.queue = options.queue, .after_step = options.after_step});
+      EngineThread::Options{.queue = options.queue, .after_step = [this](const Engine& engine) {
+                              experts_.note(*engine.expert_load());
+                            }});
 }
 
 Service::~Service() = default;
@@ -118,11 +120,84 @@ int64_t Service::layers() const { return opened_.model->config().num_layers; }
 
 int64_t Service::vocabulary() const { return opened_.model->config().vocab_size; }
 
-const ServedModel& Service::model(std::string_view name) const {
-  if (name.empty()) return models_.front();
-  const auto found = std::ranges::find(models_, name, &ServedModel::id);
-  if (found == models_.end()) throw unknown_model(name);
+std::vector<ServedModel> Service::models() const {
+  std::vector<ServedModel> all{{.id = id_}};
+  const std::lock_guard lock(mutex_);
+  all.insert(all.end(), adapters_.begin(), adapters_.end());
+  return all;
+}
+
+ServedModel Service::model(std::string_view name) const {
+  if (name.empty() || name == id_) return {.id = id_};
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(adapters_, name, &ServedModel::id);
+  if (found == adapters_.end()) throw unknown_model(name);
   return *found;
+}
+
+/// On the engine's thread, or before it runs.
+ServedModel Service::add_adapter(const std::string& name, const AdapterFile& file) {
+  const int64_t before = opened_.adapters->bytes();
+  ServedModel served{.id = fmt::format("{}:{}", id_, name),
+                     .parent = id_,
+                     .adapter = opened_.adapters->add(file),
+                     .is_there = std::make_shared<std::atomic<bool>>(true)};
+  adapter_bytes_ += opened_.adapters->bytes() - before;
+  const std::lock_guard lock(mutex_);
+  adapters_.push_back(served);
+  return served;
+}
+
+ServedModel Service::load_adapter(const std::string& name, const std::string& folder,
+                                  std::optional<int64_t> most) {
+  const std::lock_guard one(changing_);
+  const std::string id = fmt::format("{}:{}", id_, name);
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::ranges::find(adapters_, id, &ServedModel::id) != adapters_.end())
+      throw ApiError(400, fmt::format("there is an adapter {} already; unload it first, or take "
+                                      "another name",
+                                      printable(id)));
+  }
+  const AdapterFile file = source_.load_adapter(folder);
+  ServedModel served;
+  engine_thread_->with_engine([&](Engine& engine) {
+    const int64_t before = adapter_bytes_ = opened_.adapters->bytes();
+    served = add_adapter(name, file);
+    if (const int64_t bytes = adapter_bytes_ - before; most && bytes > *most) {
+      take_out(engine, served);
+      throw Error(
+          fmt::format("the adapter takes {} of memory, and {} are left of what the server "
+                      "may take; unload something else first",
+                      format_bytes(bytes), format_bytes(*most)));
+    }
+  });
+  return served;
+}
+
+void Service::unload_adapter(const std::string& name) {
+  const std::lock_guard one(changing_);
+  const std::string id = fmt::format("{}:{}", id_, name);
+  const ServedModel served = model(id);
+  engine_thread_->with_engine([&](Engine& engine) { take_out(engine, served); });
+}
+
+/// On the engine's thread.
+void Service::take_out(Engine& engine, const ServedModel& served) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(adapters_, [&](const ServedModel& each) { return each.id == served.id; });
+  }
+  *served.is_there = false;
+  engine.prefixes().forget(opened_.adapters->serial(served.adapter));
+  opened_.adapters->remove(served.adapter);
+  adapter_bytes_ = opened_.adapters->bytes();
+}
+
+void Service::end_with_client(JobId job, Reply& reply) {
+  reply.on_gone([weak = weak_from_this(), job] {
+    if (const auto service = weak.lock()) service->engine().cancel(job);
+  });
 }
 
 GenerationRequest Service::generation(std::vector<int32_t> prompt, const AnswerOptions& answer,
@@ -145,6 +220,7 @@ GenerationRequest Service::generation(std::vector<int32_t> prompt, const AnswerO
                             .stop = answer.stop,
                             .answers = answer.n,
                             .adapter = model.adapter,
+                            .adapter_is_there = model.is_there,
                             .logprobs = answer.logprobs,
                             .experts = answer.experts};
   GenerationOptions& options = request.options;
@@ -163,7 +239,7 @@ GenerationRequest Service::generation(std::vector<int32_t> prompt, const AnswerO
 }
 
 Started Service::chat(const ChatRequest& request, std::shared_ptr<ChatListener> listener) {
-  const ServedModel& served = model(request.model);
+  const ServedModel served = model(request.model);
   ChatPlan plan = format_->plan(request);
   GenerationRequest generation_request =
       generation(plan.prompt, request.answer, served, "messages");

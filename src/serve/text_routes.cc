@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "serve/front_ends.h"
+#include "serve/model_route.h"
 #include "serve/openai_fields.h"
 #include "serve/openai_json.h"
 #include "text/utf8.h"
@@ -8,8 +9,8 @@
 namespace mixtral::serve {
 namespace {
 
-void tokenize(const Service& service, const HttpRequest& http, Reply& reply) {
-  const Json body = parse_body(http.body);
+void tokenize(Service& service, const Json& body, const HttpHead& /*head*/,
+              const std::shared_ptr<Reply>& reply) {
   Fields fields(body);
   (void)service.model(fields.text("model").value_or(""));
   const auto content = fields.text("content"), prompt = fields.text("prompt");
@@ -27,11 +28,11 @@ void tokenize(const Service& service, const HttpRequest& http, Reply& reply) {
     ids = spelled ? tokenizer.encode_prompt(text) : tokenizer.encode(text);
     if (special && tokenizer.bos_id() >= 0) ids.insert(ids.begin(), tokenizer.bos_id());
   }
-  reply.send(json_response({{"tokens", ids}, {"count", ids.size()}}));
+  reply->send(json_response({{"tokens", ids}, {"count", ids.size()}}));
 }
 
-void detokenize(const Service& service, const HttpRequest& http, Reply& reply) {
-  const Json body = parse_body(http.body);
+void detokenize(Service& service, const Json& body, const HttpHead& /*head*/,
+                const std::shared_ptr<Reply>& reply) {
   Fields fields(body);
   (void)service.model(fields.text("model").value_or(""));
   const Json& tokens = fields.need("tokens");
@@ -44,36 +45,26 @@ void detokenize(const Service& service, const HttpRequest& http, Reply& reply) {
     ids.push_back(static_cast<int32_t>(item.as_int()));
   }
   fields.finish();
-  reply.send(json_response({{"content", to_valid_utf8(service.tokenizer().decode(ids))}}));
+  reply->send(json_response({{"content", to_valid_utf8(service.tokenizer().decode(ids))}}));
 }
 
-void apply_template(const Service& service, const HttpRequest& http, Reply& reply) {
-  const Json body = parse_body(http.body);
+void apply_template(Service& service, const Json& body, const HttpHead& /*head*/,
+                    const std::shared_ptr<Reply>& reply) {
   Fields fields(body);
   ChatRequest request;
   request.model = fields.text("model").value_or("");
   (void)service.model(request.model);
   read_conversation(fields, request);
   fields.finish();
-  reply.send(json_response({{"prompt", service.format().prompt_text(request)}}));
+  reply->send(json_response({{"prompt", service.format().prompt_text(request)}}));
 }
-
-using Answer = void (*)(const Service&, const HttpRequest&, Reply&);
 
 }  // namespace
 
-void add_text_routes(Router& router, Service& service) {
-  const auto add = [&](const char* path, Answer answer) {
-    router.add({.method = "POST",
-                .path = path,
-                .handler = [&service, answer](const HttpRequest& http,
-                                              const std::shared_ptr<Reply>& reply) {
-                  answer(service, http, *reply);
-                }});
-  };
-  add("/v1/tokenize", tokenize);
-  add("/v1/detokenize", detokenize);
-  add("/v1/apply-template", apply_template);
+void add_text_routes(Router& router, Models& models) {
+  add_model_route(router, models, "/v1/tokenize", tokenize);
+  add_model_route(router, models, "/v1/detokenize", detokenize);
+  add_model_route(router, models, "/v1/apply-template", apply_template);
 }
 
 }  // namespace mixtral::serve

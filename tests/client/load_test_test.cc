@@ -23,7 +23,7 @@ class LoadTestTest : public ::testing::Test {
     serve::Application::Options options;
     options.http.port = 0;
     options.access.keys = {"secret"};
-    options.service.context = 256;
+    options.models.service.context = 256;
     application_ = std::make_unique<serve::Application>(std::move(options));
     application_->open(ModelSource::resolve({.model = (scratch_.path() / "small").string()}),
                        {.device = "cpu", .threads = 1, .dtype = "fp32"}, {});

@@ -170,17 +170,17 @@ TEST(Message, TextIsSentInTheProtocolsOrderOfEvents) {
   answer->on_done();
   EXPECT_TRUE(reply->ended);
   EXPECT_EQ(names(*reply),
-            (std::vector<std::string>{"message_start", "content_block_start", "content_block_delta",
-                                      "content_block_delta", "content_block_stop", "message_delta",
-                                      "message_stop"}));
+            (std::vector<std::string>{"message_start", "ping", "content_block_start",
+                                      "content_block_delta", "content_block_delta",
+                                      "content_block_stop", "message_delta", "message_stop"}));
   const auto events = reply->events();
   EXPECT_EQ(events[0].data["message"]["usage"]["input_tokens"], 7);
   EXPECT_EQ(events[0].data["message"]["content"], json::array());
-  EXPECT_EQ(events[1].data["content_block"], text(""));
-  EXPECT_EQ(events[2].data["delta"]["text"], "Once ");
-  EXPECT_EQ(events[5].data["delta"],
+  EXPECT_EQ(events[2].data["content_block"], text(""));
+  EXPECT_EQ(events[3].data["delta"]["text"], "Once ");
+  EXPECT_EQ(events[6].data["delta"],
             json({{"stop_reason", "stop_sequence"}, {"stop_sequence", "END"}}));
-  EXPECT_EQ(events[5].data["usage"]["output_tokens"], 3);
+  EXPECT_EQ(events[6].data["usage"]["output_tokens"], 3);
 }
 
 TEST(Message, EachCallIsABlock) {

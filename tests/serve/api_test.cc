@@ -7,14 +7,12 @@
 #include <set>
 #include <thread>
 
-#include "backends/registry.h"
 #include "infer/methods.h"
 #include "io/json.h"
-#include "model/checkpoint.h"
 #include "serve/application.h"
 #include "tests/serve/client.h"
+#include "tests/serve/small_model.h"
 #include "tests/support/files.h"
-#include "tests/support/models.h"
 #include "text/byte_tokenizer.h"
 #include "text/utf8.h"
 
@@ -31,25 +29,13 @@ constexpr int64_t kContext = 256;
 class ApiTest : public ::testing::Test {
  protected:
   ApiTest() {
-    ModelConfig config = testing::minimal_config();
-    config.vocab_size = 258;
-    config.num_layers = 1;
-    config.max_positions = 512;
-    config.bos_id = 256;
-    config.eos_ids = {257};
-    const auto backend = make_backend("cpu", 1);
-    Mixtral model(*backend, config, {});
-    nn::initialise(*backend, model.parameters(),
-                   {.seed = 5, .deviation = 0.4, .embedding_deviation = 0.4});
     directory_ = scratch_.path() / "small";
-    std::filesystem::create_directories(directory_);
-    save_model(*backend, model, directory_, Dtype::f32);
-    tokenizer_.save(directory_);
+    testing::save_small_model(directory_, 5);
   }
   void start(Service::Options options = {.context = kContext, .parallel = 4, .queue = 64}) {
     Application::Options all;
     all.http.port = 0;
-    all.service = std::move(options);
+    all.models.service = std::move(options);
     all.metrics = true;
     application_ = std::make_unique<Application>(std::move(all));
     const ModelSource source = ModelSource::resolve({.model = directory_.string()});

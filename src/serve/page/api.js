@@ -32,7 +32,8 @@ async function request(path, options = {}) {
 
 /** The models and adapters that the server has. */
 export async function models() {
-  return (await (await request('v1/models')).json()).data;
+  const all = (await (await request('v1/models')).json()).data;
+  return all.filter((model) => (model.status?.value ?? 'loaded') === 'loaded');
 }
 
 /** The load of the experts in the last so many seconds, or since the start. */
