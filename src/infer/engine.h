@@ -141,9 +141,9 @@ class Engine {
   Arena arena_;
   Context ctx_;
   KvCache cache_;
-  int64_t chunk_;  // prompt tokens of a step, at most
   DecodeRows rows_;
   Recordings recordings_;
+  int64_t chunk_;  // prompt tokens of a step, at most
   Scheduler scheduler_;
   std::map<RequestId, std::shared_ptr<Sequence>> sequences_;
   std::optional<StepRoutes> routes_;  // made when first asked for
