@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "backends/registry.h"
+#include "base/random.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
 #include "tests/support/models.h"

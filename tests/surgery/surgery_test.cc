@@ -104,7 +104,7 @@ TEST_F(Surgery, ReapIsTheMeanOfWeightTimesNormOverTheTokensOfAnExpert) {
     const auto values = x.span<float>();
     inputs.emplace_back(values.begin(), values.end());
   };
-  model.hidden(ctx, batch, {}, listener);
+  model.hidden(ctx, batch, listener);
   const auto product = [](const std::vector<float>& matrix, const std::vector<double>& x) {
     std::vector<double> y(matrix.size() / x.size());
     for (size_t i = 0; i < matrix.size(); ++i)
