@@ -173,16 +173,6 @@ void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
             "--keep-layers"});
 }
 
-/// Of `bench --steps 3 serve`: a server is measured with the flags behind `serve` alone.
-void refuse_all_flags(const cli::App& command) {
-  for (const cli::Option* option : command.get_options())
-    if (option->count() > 0)
-      throw UsageError(
-          fmt::format("{}: bench serve has no use for it there; its own flags stand "
-                      "behind `serve`",
-                      option->get_name()));
-}
-
 void run_bench(const BenchOptions& o) {
   if (o.common.quantization() && (o.work == "pretrain" || o.work == "ops"))
     throw UsageError(
@@ -286,7 +276,7 @@ void add_bench_command(cli::App& app) {
       ->description("Always so here: the weights are drawn on the device, whatever --model names");
   o->common.add_to(*command);
   command->callback([o, command] {
-    if (!command->get_subcommands().empty()) return refuse_all_flags(*command);
+    if (!command->get_subcommands().empty()) return;
     if (o->work.empty())
       throw UsageError(
           "bench: say what to measure: pretrain, finetune, prefill, decode, ops or serve");

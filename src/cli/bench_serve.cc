@@ -36,9 +36,19 @@ struct ServeBench {
   bool chat = false, ignore_eos = false, json = false, quiet = false;
 };
 
+/// Of `bench --steps 3 serve`: a server is measured with the flags behind `serve` alone.
+void refuse_flags_in_front(const cli::App& command) {
+  for (const cli::Option* option : command.get_options())
+    if (option->count() > 0)
+      throw UsageError(
+          fmt::format("{}: bench serve has no use for it there; its own flags stand "
+                      "behind `serve`",
+                      option->get_name()));
+}
+
 client::Workload workload_of(const ServeBench& o) {
-  return client::Workload({.prompt = client::Lengths::parse(o.prompt_tokens, "prompt_tokens"),
-                           .answer = client::Lengths::parse(o.max_tokens, "max_tokens"),
+  return client::Workload({.prompt = client::Lengths::parse(o.prompt_tokens, "prompt-tokens"),
+                           .answer = client::Lengths::parse(o.max_tokens, "max-tokens"),
                            .file = o.data,
                            .model = o.model,
                            .chat = o.chat,
@@ -215,7 +225,10 @@ void add_bench_serve_command(cli::App& bench) {
       ->capture_default_str();
   command->add_flag("--json", o->json, "Print one JSON object");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
-  command->callback([o] { run_bench_serve(*o); });
+  command->callback([o, &bench] {
+    refuse_flags_in_front(bench);
+    run_bench_serve(*o);
+  });
 }
 
 }  // namespace mixtral

@@ -230,8 +230,7 @@ void add_graft(cli::App& parent) {
 }  // namespace
 
 void add_experts_command(cli::App& app) {
-  cli::App* command =
-      app.add_subcommand("experts", "Make a model of others' experts: more, fewer, or of several");
+  cli::App* command = app.add_subcommand("experts", "Make a model of others' experts");
   command->require_subcommand(1);
   command->footer(
       "Each reads its models matrix by matrix, writes one that every tool opens, with a receipt,\n"

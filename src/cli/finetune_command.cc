@@ -366,8 +366,7 @@ class Finetuning {
 }  // namespace
 
 void add_finetune_command(cli::App& app) {
-  cli::App* command = app.add_subcommand(
-      "finetune", "Tune a model on texts, conversations or preferences: LoRA, full or DPO");
+  cli::App* command = app.add_subcommand("finetune", "Tune a model: LoRA, all weights, DPO");
   command->footer(kExamples);
   auto options = std::make_shared<FinetuneOptions>();
   auto config = std::make_shared<RunConfig>(*command);

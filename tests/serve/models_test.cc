@@ -76,9 +76,8 @@ class ModelsTest : public ::testing::Test {
   }
   std::vector<std::string> names() {
     std::vector<std::string> all;
-    for (const Json& model :
-         Json::parse(send("GET", "/v1/models").body, "models").at("data").items())
-      all.push_back(model.at("id").as_string());
+    const Json list = Json::parse(send("GET", "/v1/models").body, "models");
+    for (const Json& model : list.at("data").items()) all.push_back(model.at("id").as_string());
     return all;
   }
 
