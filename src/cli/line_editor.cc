@@ -116,6 +116,8 @@ struct LineEditor::Terminal {
 
   std::optional<std::string> read(const std::string& with_prompt) {
     prompt = with_prompt;
+    // Before the prompt shows, so that a quick Ctrl-C is a character, not a signal.
+    ::el_set(editor, EL_PREP_TERM, 1);
     int count = 0;
     const char* line = ::el_gets(editor, &count);
     if (line == nullptr || count <= 0) return std::nullopt;
