@@ -44,7 +44,7 @@ struct ModelEdit {
   uint64_t seed = 1;
   std::string router_words;  // how routers that are given came about
 
-  /// The tensors that one of the result is made of: of which source, which, and how much of it.
+  /// A source tensor that goes into a tensor of the result, with its weight in the sum.
   struct Origin {
     size_t source = 0;
     TensorId id;

@@ -10,10 +10,10 @@ namespace mixtral {
 
 /// What rounding to the nearest of few bits would do to a model on a text, matrix by matrix.
 struct Sensitivity {
-  /// The squared error that rounding a matrix alone brings into the residual stream behind its
-  /// layer (of the head: into the logits), as a share of what is there: the relative error of the
-  /// matrix's products times the size of the branch that they are in. An estimate: errors pass the
-  /// rest of the branch as they are.
+  /// The relative squared error of the residual stream after a layer when one of its matrices is
+  /// rounded (for the head: of the logits). It is the relative error of the matrix's products times
+  /// the branch's share of the stream. This is an estimate: the rest of the branch is taken to pass
+  /// errors on unchanged.
   std::map<TensorId, double> noise;
   /// Tokens of the text that chose each expert, by its w1.
   std::map<TensorId, int64_t> tokens;

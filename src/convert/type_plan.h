@@ -10,7 +10,7 @@ namespace mixtral {
 
 /// Plans mixed precision: which tensors of a target get more bits than 4, so that little is lost in
 /// a given size. Where a tensor's noise at 4 bits is known (Sensitivity), each bit more divides it
-/// by 4. Tensors of which nothing is known keep their type.
+/// by 4. A tensor without a known noise keeps its type.
 class TypePlanner {
  public:
   /// `outputs` have the types of a choice of few bits; those that are planned begin with the first

@@ -10,7 +10,7 @@ namespace mixtral::cuda {
 bool in_groups(ops::WeightFormat format);
 
 void quantize_groups(const ops::Quantize& op, int processors, cudaStream_t stream);
-/// `groups` parts of the weight, of which `offsets` may say that they are not needed.
+/// Unpacks `groups` matrices of the weight; those without rows, by `offsets`, are left out.
 void dequantize_groups(const ops::Dequantize& op, int64_t groups, int processors,
                        cudaStream_t stream);
 

@@ -16,7 +16,7 @@ struct RecordImportOptions {
   // .jsonl, .json (an array or lines), .csv, .tsv, .parquet, or folders of .parquet files
   std::vector<std::filesystem::path> inputs;
   std::filesystem::path out;  // gets train, val and test .jsonl
-  /// Nothing: the inputs are .parquet files, of which each one's rows show it (recognise_row).
+  /// Without a value, the inputs are .parquet files, and recognise_row() finds the form of each.
   std::optional<PublishedForm> form;
   std::map<std::string, std::string> columns;  // see convert_published
   char delimiter = 0;                          // of .csv; 0: a comma, and in .tsv a tab

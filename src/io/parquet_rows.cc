@@ -16,7 +16,7 @@ constexpr std::string_view kDisagreement =
 /// A text between quotes. Bytes that are no UTF-8 stay.
 void write_text(std::string_view text, std::string& json) {
   json += '"';
-  size_t plain = 0;  // where what needs no escape begins
+  size_t plain = 0;  // start of the characters that need no escape
   for (size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
     if (c >= 0x20 && c != '"' && c != '\\') continue;

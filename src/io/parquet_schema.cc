@@ -20,12 +20,13 @@ struct Element {
   bool has_type = false;
 };
 
+void set_unread(ParquetNode& node, std::string_view what) {
+  node.meaning = ParquetMeaning::unread;
+  node.unread = what;
+}
+
 /// The older way of the format to say what a field means.
 void read_converted(int64_t number, ParquetNode& node) {
-  const auto unread = [&](std::string_view what) {
-    node.meaning = ParquetMeaning::unread;
-    node.unread = what;
-  };
   switch (number) {
     case 1:
     case 2:
@@ -35,7 +36,7 @@ void read_converted(int64_t number, ParquetNode& node) {
       node.meaning = ParquetMeaning::list;
       break;
     case 5:
-      unread("a decimal number");
+      set_unread(node, "a decimal number");
       break;
     case 11:
     case 12:
@@ -44,10 +45,10 @@ void read_converted(int64_t number, ParquetNode& node) {
       node.meaning = ParquetMeaning::unsigned_integer;
       break;
     case 20:
-      unread("BSON");
+      set_unread(node, "BSON");
       break;
     case 21:
-      unread("a span of time");
+      set_unread(node, "a span of time");
       break;
     default:
       break;  // texts, dates and signed numbers, which are read as they are stored
@@ -56,10 +57,6 @@ void read_converted(int64_t number, ParquetNode& node) {
 
 /// The newer way: a structure with one field, whose number says it.
 void read_logical(ThriftReader& thrift, ParquetNode& node) {
-  const auto unread = [&](std::string_view what) {
-    node.meaning = ParquetMeaning::unread;
-    node.unread = what;
-  };
   thrift.each_field([&](int id, ThriftType) {
     switch (id) {
       case 2:
@@ -69,7 +66,7 @@ void read_logical(ThriftReader& thrift, ParquetNode& node) {
         node.meaning = ParquetMeaning::list;
         break;
       case 5:
-        unread("a decimal number");
+        set_unread(node, "a decimal number");
         break;
       case 10:
         thrift.each_field([&](int part, ThriftType type) {
@@ -79,18 +76,18 @@ void read_logical(ThriftReader& thrift, ParquetNode& node) {
         });
         return true;
       case 13:
-        unread("BSON");
+        set_unread(node, "BSON");
         break;
       case 14:
-        unread("a UUID");
+        set_unread(node, "a UUID");
         break;
       case 15:
-        unread("a 16-bit number");
+        set_unread(node, "a 16-bit number");
         break;
       case 16:
       case 17:
       case 18:
-        unread("a variant or a place on a map");
+        set_unread(node, "a variant or a place on a map");
         break;
       default:
         break;

@@ -10,7 +10,7 @@ namespace mixtral {
 /// Types of Thrift's compact protocol, with their numbers in a file.
 enum class ThriftType : uint8_t {
   stop = 0,
-  yes = 1,  // a field that is true has no bytes of its own
+  yes = 1,  // a Boolean field stores its value in its type
   no = 2,
   i8 = 3,
   i16 = 4,

@@ -15,7 +15,7 @@ struct CacheFileReport {
 };
 
 /// Writes what an engine keeps of the model's own prompts into a safetensors file, which appears
-/// whole or not at all, while answers go on. `identity` (model_identity) says of which model.
+/// whole or not at all. Answers go on meanwhile. `identity` (model_identity) names the model.
 /// Throws Error where the disk is full or the engine keeps nothing.
 CacheFileReport save_cache(EngineThread& engine, const std::string& identity,
                            const std::filesystem::path& path);
