@@ -51,9 +51,10 @@ void add_data_stories(cli::App& parent) {
       ->transform(cli::AsSizeValue(true))
       ->default_str("20MB");
   command
-      ->add_option("--world", options->world,
-                   "full: 24 plots, nine kinds of questions; small: one plain kind of story and "
-                   "two kinds of questions, which a small model learns in minutes")
+      ->add_option(
+          "--world", options->world,
+          "full: 24 plots, nine kinds of questions; small: one plain kind of story, which a "
+          "small model learns to tell in minutes, and three kinds of questions")
       ->check(cli::IsMember({"full", "small"}))
       ->default_str("full");
   command->add_option("--seed,-s", options->files.seed, "The same seed gives the same bytes")

@@ -17,8 +17,8 @@ enum class QuestionForm {
   completion,  // {"prompt": "###user: … ###Assistant:", "completion": " …"}
 };
 
-/// Which world the texts are from: the full one, or one of few words (small_world.h), of which a
-/// small model learns in minutes to answer questions.
+/// Which world the texts are from: the full one, or one of few words (small_world.h), whose stories
+/// a small model learns to tell in minutes.
 enum class WorldSize { full, small };
 
 struct StoryFilesOptions {

@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kNames = 8;  // of each gender
 constexpr int kPeople = 3, kPlaces = 4;
 // Most texts are lessons: a few facts and questions about all of them. They are short, and nearly
-// every word of an answer can be looked up, so they teach to look things up in few steps. Of the
+// every word of an answer can be looked up, to teach looking things up. Of the
 // days, most are followed by riddles.
 constexpr double kLessonShare = 0.7, kRiddleShare = 0.8;
 constexpr std::array<std::string_view, 8> kThings = {"kite", "ball", "drum",   "hat",

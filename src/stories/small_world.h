@@ -8,7 +8,7 @@
 namespace mixtral::stories {
 
 // A world of few words: three people, three things of different colours, four places of eight, and
-// one way to say each thing. A small model learns in minutes to keep track of it. Splits share no
+// one way to say each thing. A small model learns to tell its stories in minutes. Splits share no
 // combination of hero, friend, thing and place, as in the full world.
 
 /// The `index`-th text of a split: a function of (seed, split, index) alone. Seven of ten are
