@@ -59,6 +59,17 @@ function(mixtral_precompile layer owner)
   endif()
 endfunction()
 
+# mixtral_unite(LAYER): the layer's files are compiled MIXTRAL_UNITY at a time, so that headers and templates are
+# read and instantiated once for all of them. Names in anonymous namespaces must then differ within a layer.
+function(mixtral_unite layer)
+  get_target_property(type mixtral_${layer} TYPE)
+  if(MIXTRAL_UNITY GREATER 1 AND NOT type STREQUAL "INTERFACE_LIBRARY")
+    set_target_properties(mixtral_${layer} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${MIXTRAL_UNITY})
+    # g++ takes what is included for a header, where a member's type from an anonymous namespace would be a mistake.
+    target_compile_options(mixtral_${layer} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
+endfunction()
+
 # Not optimized in any build: for tests, which compile in half the time and spend theirs in the layers.
 function(mixtral_compile_quickly target)
   target_compile_options(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O0>)

@@ -179,7 +179,8 @@ void run_bench(const BenchOptions& o) {
         fmt::format("--quantize-base {}: bench {} trains the weights themselves, which must stay "
                     "as they are; it is for bench finetune, prefill and decode",
                     o.common.quantize_base, o.work));
-  ModelConfig config = open_source(o.common, {.model = o.model}).config();
+  const ModelSource source = open_source(o.common, {.model = o.model});
+  ModelConfig config = source.config();
   if (o.layers) config.num_layers = *o.layers;
   config.max_positions = std::max(config.max_positions, o.depth + o.context + o.tokens + 1);
   config.validate("--model");
@@ -211,7 +212,7 @@ void run_bench(const BenchOptions& o) {
   if (o.trains())
     bench_training(o, config, *backend, report);
   else
-    bench_generation(o, config, *backend, report);
+    bench_generation(o, source, config, *backend, report);
   if (o.common.json) fmt::print("{}\n", report.json().dump());
 }
 
@@ -273,7 +274,7 @@ void add_bench_command(cli::App& app) {
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_model_flags(*command);
   command->get_option("--random-weights")
-      ->description("Always so here: the weights are drawn on the device, whatever --model names");
+      ->description("Draw the weights though --model has some, as pretrain and finetune always do");
   o->common.add_to(*command);
   command->callback([o, command] {
     if (!command->get_subcommands().empty()) return;

@@ -11,6 +11,7 @@
 #include "backends/registry.h"
 #include "infer/engine.h"
 #include "infer/inference_plan.h"
+#include "model/checkpoint.h"
 #include "train/trainer.h"
 
 namespace mixtral {
@@ -204,16 +205,21 @@ void report_decoding(const Work& work, Mixtral& model, const Ceilings& ceilings,
 
 }  // namespace
 
-void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend& backend,
-                      Report& report) {
-  const Precision precision =
-      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype);
+void bench_generation(const BenchOptions& o, const ModelSource& source, const ModelConfig& config,
+                      Backend& backend, Report& report) {
+  // A model with weights is measured in the formats that it is stored in.
+  const bool reads = source.has_weights() && !o.layers && !o.common.random_weights;
+  ParameterFormats stored;
+  if (reads && !o.common.quantization()) stored = source.stored_formats(backend, o.common.dtype);
+  const Precision precision = choose_precision(o.common.dtype, backend, Purpose::inference,
+                                               stored.empty() ? config.dtype : Dtype::f32);
   Work work(o, config);
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,
                                  .context = work.context(),
                                  .rope_frequencies = o.common.rope_dtype(),
                                  .quantization = o.common.quantization(),
+                                 .formats = stored,
                                  .operands = precision.operands};
   const auto planner = make_planning_backend(&backend);
   const InferenceShape shape{.config = config,
@@ -224,7 +230,10 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const int64_t planned = plan_inference(*planner, shape).total();
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
   Mixtral model(backend, config, options);
-  draw_weights(backend, model, o.common.seed);
+  if (reads)
+    load_weights(backend, model, source.tensors());
+  else
+    draw_weights(backend, model, o.common.seed);
   std::optional<Engine> engine;
   engine.emplace(backend, model, work.engine_options());
   std::vector<double> seconds;
@@ -238,7 +247,8 @@ void bench_generation(const BenchOptions& o, const ModelConfig& config, Backend&
   const double time = median(seconds);
   ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
   // Codes are multiplied as integers.
-  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers && options.quantization)
+  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers &&
+      (options.quantization || !stored.empty()))
     ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);
   if (o.work == "decode") {

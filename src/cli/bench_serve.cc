@@ -19,7 +19,7 @@ using client::LoadSummary;
 using client::Spread;
 using nlohmann::ordered_json;
 
-constexpr const char* kExamples =
+constexpr const char* kServeExamples =
     "Asks for streams, over HTTP, and measures how their tokens come. Without --data, prompts are\n"
     "random words of about as many tokens as --prompt-tokens says, each prompt another one.\n"
     "Examples:\n"
@@ -159,7 +159,7 @@ void add_bench_serve_command(cli::App& bench) {
   auto o = std::make_shared<ServeBench>();
   cli::App* command =
       bench.add_subcommand("serve", "Measure any OpenAI-compatible server under load");
-  command->footer(kExamples);
+  command->footer(kServeExamples);
   command
       ->add_option("--url", o->url,
                    "The server's base URL, as OpenAI's clients take it: http://HOST:PORT/v1")

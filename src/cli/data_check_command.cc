@@ -25,7 +25,6 @@ namespace mixtral {
 namespace {
 
 using nlohmann::ordered_json;
-constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 
 std::string duration(double seconds) {
   if (seconds < 120) return fmt::format("{:.0f} s", seconds);

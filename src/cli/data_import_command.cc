@@ -19,7 +19,6 @@ namespace mixtral {
 namespace {
 
 using nlohmann::ordered_json;
-constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 
 struct ImportCommandOptions {
   std::vector<std::string> inputs, extensions{"txt", "md"}, columns;

@@ -25,7 +25,7 @@ const std::filesystem::path& DataSplits::file(Split split) const {
   if (files_.single) return files_.train;
   if (has(split)) return files_[split];
   std::string others;
-  for (const Split other : {Split::train, Split::val, Split::test})
+  for (const Split other : kSplits)
     if (has(other)) others += fmt::format("{}{}", others.empty() ? "" : ", ", split_name(other));
   throw Error(fmt::format("--data {}: there is no {}.jsonl or {}.txt in it, only {}", flags_.data,
                           split_name(split), split_name(split), others));

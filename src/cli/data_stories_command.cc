@@ -21,7 +21,6 @@ namespace mixtral {
 namespace {
 
 using nlohmann::ordered_json;
-constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 
 }  // namespace
 

@@ -42,7 +42,7 @@ struct ViewedRecord {
 };
 
 Split parse_split(std::string_view name) {
-  for (const Split split : {Split::train, Split::val, Split::test})
+  for (const Split split : kSplits)
     if (split_name(split) == name) return split;
   throw UsageError(fmt::format("--split {}: no such split", printable(name)));
 }

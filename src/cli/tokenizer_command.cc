@@ -53,7 +53,7 @@ void for_each_row(const std::function<void(const std::string&, const std::string
 
 // ---- train
 
-struct TrainOptions {
+struct TokenizerTrainOptions {
   std::vector<std::string> data;
   std::string kind = "bpe", out;
   SentencePieceTraining settings;
@@ -70,7 +70,7 @@ void write_model(const std::string& model, const std::filesystem::path& out) {
   SentencePieceTokenizer(model, out.string()).save(out);
 }
 
-void run_train(const TrainOptions& options) {
+void run_train(const TokenizerTrainOptions& options) {
   if (options.kind == "bytes") {
     if (!options.data.empty()) {
       throw UsageError("--kind bytes learns nothing from text: drop --data");
@@ -122,7 +122,7 @@ void run_train(const TrainOptions& options) {
 }
 
 void add_train(cli::App& parent) {
-  auto options = std::make_shared<TrainOptions>();
+  auto options = std::make_shared<TokenizerTrainOptions>();
   cli::App* command = parent.add_subcommand(
       "train", "Learn a tokenizer from text: a SentencePiece BPE model like Mixtral's");
   command->footer(
@@ -160,7 +160,7 @@ void add_train(cli::App& parent) {
 
 // ---- encode
 
-struct EncodeOptions {
+struct TokenizerEncodeOptions {
   std::string tokenizer;
   std::optional<std::string> text;
   bool jsonl = false, bos = false, special = false, parse_special = false;
@@ -174,7 +174,7 @@ void add_tokenizer_option(cli::App& command, std::string& tokenizer) {
       ->required();
 }
 
-void run_encode(const EncodeOptions& options) {
+void run_encode(const TokenizerEncodeOptions& options) {
   if (options.jsonl && options.text) {
     throw UsageError("--jsonl reads rows from standard input: drop --text");
   }
@@ -204,7 +204,7 @@ void run_encode(const EncodeOptions& options) {
 }
 
 void add_encode(cli::App& parent) {
-  auto options = std::make_shared<EncodeOptions>();
+  auto options = std::make_shared<TokenizerEncodeOptions>();
   cli::App* command =
       parent.add_subcommand("encode", "Text to token ids, on one line; no BOS unless asked for");
   command->footer(

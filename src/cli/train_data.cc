@@ -13,8 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
-
 std::string hash_text(const FileChecksum& sum) {
   return fmt::format("{} ({} bytes)", sum.hex(), sum.bytes);
 }

@@ -5,7 +5,7 @@
 namespace mixtral::client {
 namespace {
 
-constexpr size_t kMostBytes = size_t{16} << 20;
+constexpr size_t kMostEventBytes = size_t{16} << 20;
 
 }  // namespace
 
@@ -13,7 +13,7 @@ void EventReader::push(std::string_view bytes, const Handler& on_event) {
   while (true) {
     const size_t end = bytes.find('\n');
     line_ += bytes.substr(0, end);
-    if (line_.size() + data_.size() > kMostBytes)
+    if (line_.size() + data_.size() > kMostEventBytes)
       throw Error("an event of the server's stream has more than 16 MiB");
     if (end == bytes.npos) return;
     bytes.remove_prefix(end + 1);

@@ -20,7 +20,7 @@ namespace http = boost::beast::http;
 using boost::system::error_code;
 using net::ip::tcp;
 
-constexpr uint64_t kMostBytes = uint64_t{64} << 20;  // of one answer
+constexpr uint64_t kMostAnswerBytes = uint64_t{64} << 20;  // of one answer
 
 Error failure(const error_code& error) {
   if (error == beast::error::timeout) return Error("timeout");
@@ -80,7 +80,7 @@ net::awaitable<int> HttpClient::exchange(Connection& connection, const Call& cal
                              net::redirect_error(net::use_awaitable, error));
   if (error) throw failure(error);
   http::response_parser<http::string_body> parser;
-  parser.body_limit(kMostBytes);
+  parser.body_limit(kMostAnswerBytes);
   co_await http::async_read_header(connection.stream, connection.buffer, parser,
                                    net::redirect_error(net::use_awaitable, error));
   if (error) throw failure(error);

@@ -13,7 +13,7 @@ namespace {
 using Op = Network::Instruction::Op;
 
 constexpr size_t kMostStates = 20'000;
-constexpr uint64_t kMostWork = 30'000'000;
+constexpr uint64_t kMostCharWork = 30'000'000;
 
 // Cuts the alphabet into the largest sets that every class contains whole or not at all.
 std::vector<CharSet> cut_alphabet(const std::vector<CharSet>& sets) {
@@ -158,7 +158,7 @@ class Product {
         to.sets.push_back(followers_[f].step(from.sets[f], atom));
         dead = f < conditions_.matched.size() && to.sets.back().empty();
       }
-      if (work_ > kMostWork)
+      if (work_ > kMostCharWork)
         throw Error(
             fmt::format("{}: these conditions together take too long to combine; use "
                         "smaller lengths or a simpler pattern",

@@ -6,7 +6,7 @@ namespace mixtral::constrain {
 namespace {
 
 constexpr int kMostReferences = 50;
-constexpr int kMostDepth = 8;
+constexpr int kMostObjectDepth = 8;
 
 // Follows references. What stands beside one only makes the schema narrower.
 const Json* resolve(const Json* schema, const Json& root) {
@@ -80,7 +80,7 @@ class Comparison {
 
   bool disjoint(const Json& first, const Json& second, int depth) const {
     const Json &a = *resolve(&first, context_.root), &b = *resolve(&second, context_.root);
-    if (!a.is_object() || !b.is_object() || depth > kMostDepth) return false;
+    if (!a.is_object() || !b.is_object() || depth > kMostObjectDepth) return false;
     const JsonTypes common = made_types(a, depth) & made_types(b, depth);
     if (common == 0) return true;
     const auto left = values_of(a), right = values_of(b);

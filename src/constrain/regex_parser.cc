@@ -15,7 +15,7 @@ namespace mixtral::constrain {
 namespace {
 
 constexpr size_t kMostBytes = 20'000;
-constexpr int kMostDepth = 200;
+constexpr int kMostGroupDepth = 200;
 constexpr uint64_t kMostRepeats = 100'000;
 
 class Parser {
@@ -54,8 +54,8 @@ class Parser {
   }
 
   Regex alternatives(int depth) {
-    if (depth > kMostDepth)
-      fail(fmt::format("groups within one another deeper than {}", kMostDepth));
+    if (depth > kMostGroupDepth)
+      fail(fmt::format("groups within one another deeper than {}", kMostGroupDepth));
     Regex choice{.kind = Regex::Kind::choice};
     do choice.parts.push_back(sequence(depth));
     while (take("|"));

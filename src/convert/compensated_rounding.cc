@@ -12,13 +12,13 @@ namespace {
 // Added to the diagonal, as a share of its mean: what inputs beyond this text may be like.
 constexpr double kDamping = 0.01;
 constexpr int64_t kLeastColumns = 128;  // that are rounded between two products
-constexpr int64_t kRowsAtOnce = 1024;   // of products, for their size
+constexpr int64_t kProductRows = 1024;   // of products, for their size
 
 double products_size(Context& ctx, const Tensor& values, const Tensor& inputs) {
   double size = 0;
-  for (int64_t begin = 0; begin < inputs.dim(0); begin += kRowsAtOnce) {
+  for (int64_t begin = 0; begin < inputs.dim(0); begin += kProductRows) {
     const ArenaScope scope(ctx.arena());
-    const Tensor rows = inputs.slice(begin, std::min(begin + kRowsAtOnce, inputs.dim(0)));
+    const Tensor rows = inputs.slice(begin, std::min(begin + kProductRows, inputs.dim(0)));
     const Tensor y = ctx.allocate({rows.dim(0), values.dim(0)}, Dtype::f32);
     ctx.run(ops::GroupedMatmul{.x = rows, .weight = values, .offsets = {}, .y = y});
     for (const float value : y.span<float>())

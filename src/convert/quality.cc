@@ -10,7 +10,7 @@
 namespace mixtral {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 256;  // of logits
+constexpr int64_t kLogitRows = 256;  // of logits
 
 /// log softmax of a row, and its largest place.
 struct LogProbabilities {
@@ -61,8 +61,8 @@ Quality measure_quality(Backend& backend, const ModelWeights& before, const Mode
   Quality quality{.hidden_error = relative_error(hidden[0], hidden[1])};
   double loss[2] = {0, 0};
   LogProbabilities p[2];
-  for (int64_t begin = 0; begin < host.size(); begin += kRowsAtOnce) {
-    const int64_t end = std::min(begin + kRowsAtOnce, host.size());
+  for (int64_t begin = 0; begin < host.size(); begin += kLogitRows) {
+    const int64_t end = std::min(begin + kLogitRows, host.size());
     const ArenaScope scope(ctx.arena());
     const Tensor logits[] = {models[0].logits(ctx, hidden[0].slice(begin, end)),
                              models[1].logits(ctx, hidden[1].slice(begin, end))};

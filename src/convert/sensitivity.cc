@@ -11,7 +11,7 @@ namespace {
 using enum TensorKind;
 
 constexpr int kGroup = 32;             // columns
-constexpr int64_t kRowsAtOnce = 1024;  // of products
+constexpr int64_t kProductRows = 1024;  // of products
 
 struct Products {
   double error = 0, size = 0;  // sums of squares
@@ -84,9 +84,9 @@ class Surveyor {
     const Tensor error = ctx.allocate(values.shape());
     rounding_error(values, error);
     Products products;
-    for (int64_t begin = 0; begin < x.dim(0); begin += kRowsAtOnce) {
+    for (int64_t begin = 0; begin < x.dim(0); begin += kProductRows) {
       const ArenaScope rows_scope(ctx.arena());
-      const Tensor rows = x.slice(begin, std::min(begin + kRowsAtOnce, x.dim(0)));
+      const Tensor rows = x.slice(begin, std::min(begin + kProductRows, x.dim(0)));
       const Tensor y = ctx.allocate({rows.dim(0), values.dim(0)});
       for (const auto& [weight, sum] :
            {std::pair(values, &products.size), std::pair(error, &products.error)}) {

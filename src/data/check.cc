@@ -73,7 +73,7 @@ CheckReport check_data(const DataFiles& files, const Tokenizer* tokenizer,
                        const CheckOptions& options, ThreadPool& pool) {
   CheckReport result;
   std::vector<uint64_t> train_lines;
-  for (Split split : {Split::train, Split::val, Split::test}) {
+  for (Split split : kSplits) {
     if (!has_split(files, split, options.validation_fraction)) continue;
     SplitReport report;
     report.split = split;

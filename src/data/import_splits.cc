@@ -42,7 +42,7 @@ std::vector<Split> deal_out(size_t units, const SplitShares& shares, std::string
 SplitFiles::SplitFiles(const fs::path& folder, const std::vector<Split>& splits,
                        Existing existing) {
   fs::create_directories(folder);
-  for (Split split : {Split::train, Split::val, Split::test}) {
+  for (Split split : kSplits) {
     const bool wanted = std::ranges::find(splits, split) != splits.end();
     const fs::path path = folder / (std::string(split_name(split)) + ".jsonl");
     if (!wanted && fs::exists(path))

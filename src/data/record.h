@@ -14,6 +14,7 @@
 namespace mixtral {
 
 enum class Split { train, val, test };
+inline constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 /// "train", "val", "test".
 std::string_view split_name(Split split);
 

@@ -10,7 +10,7 @@ namespace mixtral {
 namespace {
 
 constexpr size_t kMostFields = 20'000;
-constexpr int kDeepest = 24;  // a list takes two
+constexpr int kDeepestColumn = 24;  // a list takes two
 constexpr size_t kLongestPath = 1024;
 
 /// A field as the file lists it.
@@ -158,7 +158,7 @@ class TreeBuilder {
   int add(const std::string& group, int repetition_level, int definition_level, int depth) {
     if (next_ == elements_.size())
       place_.fail("the schema lists fewer fields than its groups have; the file is damaged");
-    if (depth > kDeepest) place_.fail(fmt::format("columns are nested deeper than {}", kDeepest));
+    if (depth > kDeepestColumn) place_.fail(fmt::format("columns are nested deeper than {}", kDeepestColumn));
     Element& element = elements_[next_++];
     const auto self = static_cast<int>(metadata_.nodes.size());
     metadata_.nodes.push_back(std::move(element.node));

@@ -5,7 +5,7 @@
 namespace mixtral {
 namespace {
 
-constexpr int kDeepest = 32;
+constexpr int kDeepestStruct = 32;
 // A number that sets a list's size apart: the size itself follows.
 constexpr uint64_t kLongList = 15;
 
@@ -20,7 +20,7 @@ bool is_boolean(ThriftType type) { return type == ThriftType::yes || type == Thr
 }  // namespace
 
 void ThriftReader::enter() {
-  if (++depth_ > kDeepest) place_.fail(fmt::format("it is nested deeper than {}", kDeepest));
+  if (++depth_ > kDeepestStruct) place_.fail(fmt::format("it is nested deeper than {}", kDeepestStruct));
 }
 
 void ThriftReader::expect(bool holds) const {

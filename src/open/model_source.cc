@@ -210,7 +210,7 @@ void ModelSource::read_hugging_face_config(const Note& note) {
   config_ = dense_ ? dense_config(text, file.string(), more ? &*more : nullptr)
                    : ModelConfig::parse(json, more ? &*more : nullptr);
   // Only of these does a configuration depend on the weights.
-  if (has_weights(directory_) && (config_.dtype_is_open || config_.tie_embeddings))
+  if (mixtral::has_weights(directory_) && (config_.dtype_is_open || config_.tie_embeddings))
     config_ = settle_config(config_, tensors(), note);
 }
 
@@ -272,9 +272,13 @@ std::vector<int64_t> ModelSource::stop_ids() const {
   return answer_ends(config_.eos_ids, directory_, tokenizer().get());
 }
 
+bool ModelSource::has_weights() const {
+  return !is_builtin() &&
+         (form_ != ModelForm::hugging_face || mixtral::has_weights(directory_));
+}
+
 ParameterFormats ModelSource::stored_formats(const Backend& backend, std::string_view dtype) const {
-  if (is_builtin() || dtype != "auto") return {};
-  if (form_ == ModelForm::hugging_face && !has_weights(directory_)) return {};
+  if (!has_weights() || dtype != "auto") return {};
   return mixtral::stored_formats(
       tensors(), config_, [&](ops::WeightFormat format) { return backend.has_format(format); });
 }

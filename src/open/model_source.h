@@ -51,6 +51,8 @@ class ModelSource {
   bool is_dense() const { return dense_; }
   /// Whether it is a built-in configuration: no files, and weights that are drawn.
   bool is_builtin() const { return directory_.empty(); }
+  /// Whether its files hold weights. A configuration alone is a model, too.
+  bool has_weights() const;
   /// Where the model's files are: a directory, or a GGUF file. Throws Error for a built-in
   /// configuration, which has none.
   const std::filesystem::path& directory() const;

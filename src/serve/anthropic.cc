@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-std::string_view type_of(int status) {
+std::string_view error_type_of(int status) {
   switch (status) {
     case 401:
       return "authentication_error";
@@ -35,7 +35,7 @@ std::string_view type_of(int status) {
 
 ordered_json error_object(const ApiError& error) {
   return {{"type", "error"},
-          {"error", {{"type", type_of(error.status())}, {"message", error.what()}}}};
+          {"error", {{"type", error_type_of(error.status())}, {"message", error.what()}}}};
 }
 
 /// What ended an answer, as stop_reason and stop_sequence.

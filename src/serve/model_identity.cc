@@ -11,7 +11,7 @@
 namespace mixtral::serve {
 namespace {
 
-constexpr size_t kEnd = 64 << 10;  // bytes at each end of a tensor
+constexpr size_t kEndBytes = 64 << 10;  // bytes at each end of a tensor
 
 void add(Checksummer& sum, std::string_view text) {
   sum.update(std::as_bytes(std::span(text)));
@@ -39,8 +39,8 @@ std::string model_identity(const ModelSource& source, const OpenOptions& options
       const TensorEntry& entry = tensors.at(each);
       const std::span<const std::byte> bytes = tensors.raw(each);
       add(sum, fmt::format("{} {} {}", each, entry.type, entry.shape_text()));
-      sum.update(bytes.first(std::min(bytes.size(), kEnd)));
-      sum.update(bytes.last(std::min(bytes.size(), kEnd)));
+      sum.update(bytes.first(std::min(bytes.size(), kEndBytes)));
+      sum.update(bytes.last(std::min(bytes.size(), kEndBytes)));
     }
   }
   if (const auto adapter = source.load_adapter())

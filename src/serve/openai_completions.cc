@@ -18,7 +18,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr int64_t kDefaultTokens = 16;  // as OpenAI's
-constexpr size_t kMostPrompts = 1024, kMostAnswers = 2048;
+constexpr size_t kMostPrompts = 1024, kMostCompletions = 2048;
 
 struct Prompt {
   std::vector<int32_t> ids;
@@ -97,10 +97,10 @@ CompletionRequest read_request(const Json& body, const Service& service) {
   request.stream = read_stream_options(fields);
   ignore_harmless(fields);
   fields.finish();
-  if (request.prompts.size() * static_cast<size_t>(answer.n) > kMostAnswers)
+  if (request.prompts.size() * static_cast<size_t>(answer.n) > kMostCompletions)
     throw bad_field("n", fmt::format("{} prompts with {} answers each are more than the {} answers "
                                      "that one request may have",
-                                     request.prompts.size(), answer.n, kMostAnswers));
+                                     request.prompts.size(), answer.n, kMostCompletions));
   return request;
 }
 

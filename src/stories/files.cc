@@ -16,7 +16,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr Split kSplits[] = {Split::train, Split::val, Split::test};
 constexpr int64_t kTask = 128, kRound = 32;  // texts a task, tasks a round
 constexpr uint64_t kQuestionStream = 0, kPreferenceStream = 1;
 

@@ -15,7 +15,7 @@
 namespace mixtral::stories {
 namespace {
 
-constexpr int kMinWords = 45, kMaxWords = 120;
+constexpr int kMinStoryWords = 45, kMaxStoryWords = 120;
 constexpr int kLeastEvents = 4, kMostEvents = 6;  // of a scene that is asked about
 
 /// One question that could be asked: its answer and the other answers that the story offers.
@@ -311,7 +311,7 @@ Question ask(uint64_t seed, Split split, uint64_t stream, uint64_t index, int tu
     Stage stage(premise, RandomStream(random.next(), 0));
     const SceneCast cast = tell_scene(stage, kLeastEvents, kMostEvents);
     const int words = stage.teller.words();
-    if (words < kMinWords || words > kMaxWords) continue;
+    if (words < kMinStoryWords || words > kMaxStoryWords) continue;
     const auto found = Asker(stage, cast).ask(kind);
     if (found.empty()) continue;
     const Candidate& chosen = choose(found, stage);

@@ -19,7 +19,7 @@ constexpr int kPeople = 3, kPlaces = 4;
 // Most texts are lessons: a few facts and questions about all of them. They are short, and nearly
 // every word of an answer can be looked up, to teach looking things up. Of the
 // days, most are followed by riddles.
-constexpr double kLessonShare = 0.7, kRiddleShare = 0.8;
+constexpr double kLessonShare = 0.7, kSmallRiddleShare = 0.8;
 constexpr std::array<std::string_view, 8> kThings = {"kite", "ball", "drum",   "hat",
                                                      "cup",  "bell", "bucket", "ribbon"};
 constexpr std::array<std::string_view, 6> kColours = {"red",    "blue",  "green",
@@ -258,7 +258,7 @@ bool is_last_mentioned(const std::string& story, const Choice& choice) {
 Story tell_small_story(uint64_t seed, Split split, uint64_t index) {
   RandomStream random(seed, index << 8 | 0x80 | static_cast<uint64_t>(split));
   const bool lesson = random.uniform() < kLessonShare;
-  const bool riddles = !lesson && random.uniform() < kRiddleShare;
+  const bool riddles = !lesson && random.uniform() < kSmallRiddleShare;
   while (true) {
     SmallDay day(random);
     if (split_of(day.combination()) != split) continue;

@@ -24,7 +24,7 @@ constexpr std::array<std::pair<ChatTemplate, std::string_view>, 3> kNames = {{
 
 /// A piece of the conversation that is encoded by itself: what the model reads, then what it learns
 /// to write, then perhaps EOS.
-struct Segment {
+struct TemplateSegment {
   std::string prompt, answer;
   bool ends = false;
   bool learnt = true;  // the answer
@@ -51,8 +51,8 @@ std::string user_turn(ChatTemplate chat_template, const std::string& content) {
   return "[INST] " + content + " [/INST]";
 }
 
-std::vector<Segment> segments_of(ChatTemplate chat_template, std::span<const Message> messages) {
-  std::vector<Segment> segments;
+std::vector<TemplateSegment> template_segments(ChatTemplate chat_template, std::span<const Message> messages) {
+  std::vector<TemplateSegment> segments;
   std::string system;
   for (const Message& message : messages) {
     if (message.role == "system") {
@@ -165,7 +165,7 @@ ChatTokens encode_chat(const Tokenizer& tokenizer, ChatTemplate chat_template,
     }
     return tokens;
   }
-  for (const Segment& segment : segments_of(chat_template, messages)) {
+  for (const TemplateSegment& segment : template_segments(chat_template, messages)) {
     const std::vector<int32_t> prompt = tokenizer.encode(segment.prompt);
     const std::vector<int32_t> all = tokenizer.encode(segment.prompt + segment.answer);
     // The prompt's own tokens, up to where the answer changes them.
@@ -182,7 +182,7 @@ std::string render_chat(ChatTemplate chat_template, std::span<const Message> mes
                         std::string_view source) {
   check_messages(chat_template, messages, source);
   std::string text = "<s>";
-  for (const Segment& segment : segments_of(chat_template, messages)) {
+  for (const TemplateSegment& segment : template_segments(chat_template, messages)) {
     if (chat_template == ChatTemplate::mistral_v1) text += ' ';
     text += segment.prompt + segment.answer;
     if (segment.ends) text += "</s>";

@@ -28,7 +28,7 @@ uint64_t key_of(int32_t left, int32_t right) {
   return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
 }
 
-size_t slot_of(uint64_t key, size_t slots) {
+size_t slot_of_merge(uint64_t key, size_t slots) {
   return static_cast<size_t>((key * 0x9E3779B97F4A7C15u) >> 20) & (slots - 1);
 }
 
@@ -142,7 +142,7 @@ void HfBpe::read_merge(std::string_view left, std::string_view right, uint32_t r
 
 void HfBpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t merged) {
   const uint64_t key = key_of(left, right);
-  size_t slot = slot_of(key, merges_.size());
+  size_t slot = slot_of_merge(key, merges_.size());
   while (merges_[slot].key != kNoKey && merges_[slot].key != key)
     slot = (slot + 1) & (merges_.size() - 1);
   merge_count_ += merges_[slot].key == kNoKey ? 1 : 0;
@@ -151,7 +151,7 @@ void HfBpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t merged
 
 const HfBpe::Merge* HfBpe::find_merge(int32_t left, int32_t right) const {
   const uint64_t key = key_of(left, right);
-  for (size_t slot = slot_of(key, merges_.size()); merges_[slot].key != kNoKey;
+  for (size_t slot = slot_of_merge(key, merges_.size()); merges_[slot].key != kNoKey;
        slot = (slot + 1) & (merges_.size() - 1))
     if (merges_[slot].key == key) return &merges_[slot];
   return nullptr;

@@ -7,9 +7,9 @@
 namespace mixtral::jinja {
 namespace {
 
-using Kind = Expression::Kind;
+using ExpressionKind = Expression::Kind;
 
-constexpr int kDeepest = 200;       // expressions within expressions
+constexpr int kDeepestExpression = 200;       // expressions within expressions
 constexpr int kLongestChain = 500;  // a + b + c ..., and a.b.c ...
 
 std::string described(const Token& token) {
@@ -62,7 +62,7 @@ std::string TokenStream::expect_any_name() {
   return name;
 }
 
-ExpressionPointer ExpressionParser::make(Kind kind) const {
+ExpressionPointer ExpressionParser::make(ExpressionKind kind) const {
   auto expression = std::make_unique<Expression>();
   expression->kind = kind;
   expression->line = tokens_.current().line;
@@ -71,7 +71,7 @@ ExpressionPointer ExpressionParser::make(Kind kind) const {
 
 ExpressionPointer ExpressionParser::binary(std::string name, ExpressionPointer left,
                                            ExpressionPointer right) const {
-  auto expression = make(Kind::binary);
+  auto expression = make(ExpressionKind::binary);
   expression->name = std::move(name);
   expression->parts.push_back(std::move(left));
   expression->parts.push_back(std::move(right));
@@ -79,11 +79,11 @@ ExpressionPointer ExpressionParser::binary(std::string name, ExpressionPointer l
 }
 
 ExpressionPointer ExpressionParser::parse(Conditional conditional) {
-  if (++depth_ > kDeepest) tokens_.fail("expressions are nested too deeply");
+  if (++depth_ > kDeepestExpression) tokens_.fail("expressions are nested too deeply");
   ExpressionPointer value = parse_or();
   for (int chain = 0; conditional == Conditional::allowed && tokens_.is_name("if"); ++chain) {
-    if (chain > kDeepest) tokens_.fail("there are too many conditions in one expression");
-    auto expression = make(Kind::conditional);
+    if (chain > kDeepestExpression) tokens_.fail("there are too many conditions in one expression");
+    auto expression = make(ExpressionKind::conditional);
     tokens_.skip();
     const bool outer = lenient_;
     lenient_ = true;
@@ -117,8 +117,8 @@ ExpressionPointer ExpressionParser::parse_and() {
 
 ExpressionPointer ExpressionParser::parse_not() {
   if (!tokens_.is_name("not")) return parse_compare();
-  if (++depth_ > kDeepest) tokens_.fail("expressions are nested too deeply");
-  auto expression = make(Kind::negate);
+  if (++depth_ > kDeepestExpression) tokens_.fail("expressions are nested too deeply");
+  auto expression = make(ExpressionKind::negate);
   tokens_.skip();
   expression->parts.push_back(parse_not());
   --depth_;
@@ -142,7 +142,7 @@ ExpressionPointer ExpressionParser::parse_compare() {
     tokens_.skip();
     if (negated) tokens_.skip();
     if (!expression) {
-      expression = make(Kind::compare);
+      expression = make(ExpressionKind::compare);
       expression->parts.push_back(std::move(first));
     }
     expression->operators.push_back(std::move(name));
@@ -194,10 +194,10 @@ ExpressionPointer ExpressionParser::parse_power() {
 }
 
 ExpressionPointer ExpressionParser::parse_unary(bool with_filter) {
-  if (++depth_ > kDeepest) tokens_.fail("expressions are nested too deeply");
+  if (++depth_ > kDeepestExpression) tokens_.fail("expressions are nested too deeply");
   ExpressionPointer value;
   if (tokens_.is_sign("-") || tokens_.is_sign("+")) {
-    value = make(tokens_.is_sign("-") ? Kind::minus : Kind::plus);
+    value = make(tokens_.is_sign("-") ? ExpressionKind::minus : ExpressionKind::plus);
     tokens_.skip();
     value->parts.push_back(parse_unary(false));
   } else {
@@ -211,7 +211,7 @@ ExpressionPointer ExpressionParser::parse_unary(bool with_filter) {
 
 ExpressionPointer ExpressionParser::parse_primary() {
   const Token& token = tokens_.current();
-  auto expression = make(Kind::constant);
+  auto expression = make(ExpressionKind::constant);
   switch (token.kind) {
     case Token::Kind::name:
       if (token.text == "true" || token.text == "True") {
@@ -221,7 +221,7 @@ ExpressionPointer ExpressionParser::parse_primary() {
       } else if (token.text == "none" || token.text == "None") {
         expression->value = Value::none();
       } else {
-        expression->kind = Kind::name;
+        expression->kind = ExpressionKind::name;
         expression->name = token.text;
       }
       tokens_.skip();
@@ -240,7 +240,7 @@ ExpressionPointer ExpressionParser::parse_primary() {
       break;
   }
   if (tokens_.take_sign("(")) {
-    if (tokens_.take_sign(")")) return make(Kind::tuple);
+    if (tokens_.take_sign(")")) return make(ExpressionKind::tuple);
     ExpressionPointer inner = parse_tuple();
     tokens_.expect_sign(")");
     return inner;
@@ -258,7 +258,7 @@ bool ExpressionParser::ends_tuple() const {
 ExpressionPointer ExpressionParser::parse_tuple(Conditional conditional) {
   ExpressionPointer first = parse(conditional);
   if (!tokens_.is_sign(",")) return first;
-  auto tuple = make(Kind::tuple);
+  auto tuple = make(ExpressionKind::tuple);
   tuple->parts.push_back(std::move(first));
   while (tokens_.take_sign(",") && !ends_tuple()) tuple->parts.push_back(parse(conditional));
   return tuple;
@@ -271,20 +271,20 @@ ExpressionPointer ExpressionParser::parse_target() {
       tokens_.expect_sign(")");
       return inner;
     }
-    auto name = make(Kind::name);
+    auto name = make(ExpressionKind::name);
     name->name = tokens_.expect_any_name();
     for (const std::string_view constant : {"true", "false", "none", "True", "False", "None"})
       if (name->name == constant) tokens_.fail(fmt::format("'{}' cannot be assigned to", constant));
     if (!tokens_.take_sign(".")) return name;
-    auto attribute = make(Kind::attribute);
+    auto attribute = make(ExpressionKind::attribute);
     attribute->name = tokens_.expect_any_name();
     attribute->parts.push_back(std::move(name));
     return attribute;
   };
-  if (++depth_ > kDeepest) tokens_.fail("expressions are nested too deeply");
+  if (++depth_ > kDeepestExpression) tokens_.fail("expressions are nested too deeply");
   ExpressionPointer first = one();
   if (tokens_.is_sign(",")) {
-    auto tuple = make(Kind::tuple);
+    auto tuple = make(ExpressionKind::tuple);
     tuple->parts.push_back(std::move(first));
     while (tokens_.take_sign(",") && !ends_tuple()) tuple->parts.push_back(one());
     first = std::move(tuple);
@@ -294,7 +294,7 @@ ExpressionPointer ExpressionParser::parse_target() {
 }
 
 ExpressionPointer ExpressionParser::parse_list() {
-  auto list = make(Kind::list);
+  auto list = make(ExpressionKind::list);
   tokens_.expect_sign("[");
   while (!tokens_.is_sign("]")) {
     list->parts.push_back(parse());
@@ -305,7 +305,7 @@ ExpressionPointer ExpressionParser::parse_list() {
 }
 
 ExpressionPointer ExpressionParser::parse_dict() {
-  auto dict = make(Kind::dict);
+  auto dict = make(ExpressionKind::dict);
   tokens_.expect_sign("{");
   while (!tokens_.is_sign("}")) {
     dict->parts.push_back(parse());
@@ -351,7 +351,7 @@ ExpressionPointer ExpressionParser::parse_filters(ExpressionPointer value,
 }
 
 ExpressionPointer ExpressionParser::parse_filter(ExpressionPointer value) {
-  auto filter = make(Kind::filter);
+  auto filter = make(ExpressionKind::filter);
   filter->name = tokens_.expect_any_name();
   while (tokens_.take_sign(".")) filter->name += "." + tokens_.expect_any_name();
   if (!lenient_ && !is_filter(filter->name))
@@ -364,7 +364,7 @@ ExpressionPointer ExpressionParser::parse_filter(ExpressionPointer value) {
 ExpressionPointer ExpressionParser::parse_test(ExpressionPointer value) {
   tokens_.skip();
   const bool negated = tokens_.take_name("not");
-  auto test = make(Kind::test);
+  auto test = make(ExpressionKind::test);
   test->name = tokens_.expect_any_name();
   while (tokens_.take_sign(".")) test->name += "." + tokens_.expect_any_name();
   if (!lenient_ && !is_test(test->name))
@@ -380,7 +380,7 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer value) {
     test->arguments.positional.push_back(parse_postfix(parse_primary()));
   }
   if (!negated) return test;
-  auto expression = make(Kind::negate);
+  auto expression = make(ExpressionKind::negate);
   expression->parts.push_back(std::move(test));
   return expression;
 }
@@ -388,20 +388,20 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer value) {
 ExpressionPointer ExpressionParser::parse_subscript(ExpressionPointer value) {
   if (tokens_.take_sign(".")) {
     if (tokens_.is(Token::Kind::number) && tokens_.current().number.is(Value::Kind::integer)) {
-      auto item = make(Kind::item);
-      auto index = make(Kind::constant);
+      auto item = make(ExpressionKind::item);
+      auto index = make(ExpressionKind::constant);
       index->value = tokens_.current().number;
       tokens_.skip();
       item->parts.push_back(std::move(value));
       item->parts.push_back(std::move(index));
       return item;
     }
-    auto attribute = make(Kind::attribute);
+    auto attribute = make(ExpressionKind::attribute);
     attribute->name = tokens_.expect_any_name();
     attribute->parts.push_back(std::move(value));
     return attribute;
   }
-  auto item = make(Kind::item);
+  auto item = make(ExpressionKind::item);
   tokens_.expect_sign("[");
   std::vector<ExpressionPointer> subscripts;
   while (!tokens_.is_sign("]")) {
@@ -413,7 +413,7 @@ ExpressionPointer ExpressionParser::parse_subscript(ExpressionPointer value) {
   if (subscripts.size() == 1) {
     item->parts.push_back(std::move(subscripts[0]));
   } else {
-    auto tuple = make(Kind::tuple);
+    auto tuple = make(ExpressionKind::tuple);
     tuple->parts = std::move(subscripts);
     item->parts.push_back(std::move(tuple));
   }
@@ -426,7 +426,7 @@ ExpressionPointer ExpressionParser::parse_one_subscript() {
     start = parse();
     if (!tokens_.is_sign(":")) return start;
   }
-  auto slice = make(Kind::slice);
+  auto slice = make(ExpressionKind::slice);
   tokens_.skip();
   const auto bound = [&]() -> ExpressionPointer {
     if (tokens_.is_sign(":") || tokens_.is_sign("]") || tokens_.is_sign(",")) return nullptr;
@@ -439,7 +439,7 @@ ExpressionPointer ExpressionParser::parse_one_subscript() {
 }
 
 ExpressionPointer ExpressionParser::parse_call(ExpressionPointer callee) {
-  auto call = make(Kind::call);
+  auto call = make(ExpressionKind::call);
   call->parts.push_back(std::move(callee));
   call->arguments = parse_arguments();
   return call;

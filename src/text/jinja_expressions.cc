@@ -10,7 +10,7 @@
 namespace mixtral::jinja {
 namespace {
 
-using Kind = Expression::Kind;
+using ExpressionKind = Expression::Kind;
 
 [[noreturn]] void fail_types(std::string_view operation, const Value& left, const Value& right) {
   for (const Value* value : {&left, &right})
@@ -92,58 +92,58 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
   spend();
   const auto part = [&](size_t i) { return evaluate(*e.parts[i], scope); };
   switch (e.kind) {
-    case Kind::constant:
+    case ExpressionKind::constant:
       return e.value;
-    case Kind::name:
+    case ExpressionKind::name:
       if (const Value* value = scope->find(e.name)) return *value;
       return Value::undefined(fmt::format("'{}' is undefined", e.name));
-    case Kind::list:
-    case Kind::tuple: {
+    case ExpressionKind::list:
+    case ExpressionKind::tuple: {
       std::vector<Value> items;
       for (const auto& item : e.parts) items.push_back(evaluate(*item, scope));
-      return list(std::move(items), e.kind == Kind::list ? Value::Kind::list : Value::Kind::tuple);
+      return list(std::move(items), e.kind == ExpressionKind::list ? Value::Kind::list : Value::Kind::tuple);
     }
-    case Kind::dict: {
+    case ExpressionKind::dict: {
       Value dict = Value::dict();
       for (size_t i = 0; i + 1 < e.parts.size(); i += 2) dict.set(part(i), part(i + 1));
       reserve(e.parts.size() * sizeof(Value));
       return dict;
     }
-    case Kind::attribute:
+    case ExpressionKind::attribute:
       return attribute(part(0), e.name);
-    case Kind::item: {
+    case ExpressionKind::item: {
       const Value value = part(0);
-      if (e.parts[1]->kind == Kind::slice) return slice(*e.parts[1], value, scope);
+      if (e.parts[1]->kind == ExpressionKind::slice) return slice(*e.parts[1], value, scope);
       return item(value, part(1));
     }
-    case Kind::slice:
+    case ExpressionKind::slice:
       throw RenderError("a slice stands alone");
-    case Kind::call: {
+    case ExpressionKind::call: {
       const Value callee = part(0);
       Arguments given = arguments(e.arguments, scope);
       return call(callee, given);
     }
-    case Kind::filter: {
+    case ExpressionKind::filter: {
       const Value value = e.parts[0] ? part(0) : *scope->find(" filtered");
       Arguments given = arguments(e.arguments, scope);
       return filter(e.name, value, given);
     }
-    case Kind::test: {
+    case ExpressionKind::test: {
       const Value value = part(0);
       Arguments given = arguments(e.arguments, scope);
       return Value::of(test(e.name, value, given));
     }
-    case Kind::negate:
+    case ExpressionKind::negate:
       return Value::of(!truth(part(0)));
-    case Kind::minus:
-    case Kind::plus: {
+    case ExpressionKind::minus:
+    case ExpressionKind::plus: {
       const Value value = part(0);
-      const bool minus = e.kind == Kind::minus;
+      const bool minus = e.kind == ExpressionKind::minus;
       if (value.is(Value::Kind::real)) return Value::of(minus ? -value.real() : value.real());
       const Integer number = whole_number(value);
       return Value::of(minus ? negated(number) : number);
     }
-    case Kind::binary: {
+    case ExpressionKind::binary: {
       if (e.name != "and" && e.name != "or") {
         const Value left = part(0);
         return binary(e.name, left, part(1));
@@ -151,7 +151,7 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
       Value left = part(0);
       return truth(left) == (e.name == "or") ? left : part(1);
     }
-    case Kind::compare: {
+    case ExpressionKind::compare: {
       Value left = part(0);
       for (size_t i = 0; i < e.operators.size(); ++i) {
         Value right = part(i + 1);
@@ -160,7 +160,7 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
       }
       return Value::of(true);
     }
-    case Kind::conditional:
+    case ExpressionKind::conditional:
       if (truth(part(0))) return part(1);
       if (e.parts[2]) return part(2);
       return Value::undefined("the inline if-expression evaluated to false and has no else");

@@ -7,13 +7,13 @@
 namespace mixtral::jinja {
 namespace {
 
-using Kind = Statement::Kind;
+using StatementKind = Statement::Kind;
 
 constexpr uint64_t kMostSteps = 5'000'000;
 constexpr size_t kStepsPerTurn = 8;                   // of a loop: a turn makes a scope
 constexpr uint64_t kMostBytes = uint64_t{512} << 20;  // made in all
 constexpr size_t kLongestText = size_t{32} << 20;
-constexpr int kDeepest = 1500;  // of nested statements, expressions and calls
+constexpr int kDeepestCall = 1500;  // of nested statements, expressions and calls
 
 ScopePointer inner_scope(const ScopePointer& outer) {
   auto scope = std::make_shared<Scope>();
@@ -24,7 +24,7 @@ ScopePointer inner_scope(const ScopePointer& outer) {
 }  // namespace
 
 Interpreter::Depth::Depth(Interpreter& interpreter) : owner(interpreter) {
-  if (owner.depth_ >= kDeepest) throw RenderError("calls are nested too deeply");
+  if (owner.depth_ >= kDeepestCall) throw RenderError("calls are nested too deeply");
   ++owner.depth_;
 }
 
@@ -90,22 +90,22 @@ Interpreter::Flow Interpreter::run(const Statement& statement, const ScopePointe
   const Depth depth(*this);
   spend();
   switch (statement.kind) {
-    case Kind::data:
+    case StatementKind::data:
       write(statement.text, out);
       break;
-    case Kind::print:
+    case StatementKind::print:
       write(to_text(evaluate(*statement.expression, scope)), out);
       break;
-    case Kind::branch:
+    case StatementKind::branch:
       return run(
           truth(evaluate(*statement.expression, scope)) ? statement.body : statement.otherwise,
           scope, out);
-    case Kind::loop:
+    case StatementKind::loop:
       return run_loop(statement, scope, out);
-    case Kind::set:
+    case StatementKind::set:
       assign(*statement.target, evaluate(*statement.expression, scope), scope);
       break;
-    case Kind::set_block: {
+    case StatementKind::set_block: {
       Value value = text(capture(statement.body, inner_scope(scope)));
       if (statement.expression) {
         const ScopePointer inner = inner_scope(scope);
@@ -115,41 +115,41 @@ Interpreter::Flow Interpreter::run(const Statement& statement, const ScopePointe
       assign(*statement.target, value, scope);
       break;
     }
-    case Kind::filter_block: {
+    case StatementKind::filter_block: {
       const ScopePointer inner = inner_scope(scope);
       inner->variables[" filtered"] = text(capture(statement.body, inner_scope(scope)));
       write(to_text(evaluate(*statement.expression, inner)), out);
       break;
     }
-    case Kind::macro:
+    case StatementKind::macro:
       scope->variables[statement.text] = make_macro(statement, scope, statement.text);
       break;
-    case Kind::call_block:
+    case StatementKind::call_block:
       run_call_block(statement, scope, out);
       break;
-    case Kind::with: {
+    case StatementKind::with: {
       // Each value is computed outside of the block.
       const ScopePointer inner = inner_scope(scope);
       for (const auto& [target, expression] : statement.pairs)
         assign(*target, evaluate(*expression, scope), inner);
       return run(statement.body, inner, out);
     }
-    case Kind::generation: {
+    case StatementKind::generation: {
       const size_t begin = out.size();
       run(statement.body, inner_scope(scope), out);
       if (&out == output_) generated_.push_back({begin, out.size()});
       break;
     }
-    case Kind::scope:
+    case StatementKind::scope:
       return run(statement.body, inner_scope(scope), out);
-    case Kind::go_on:
+    case StatementKind::go_on:
       return Flow::again;
-    case Kind::leave:
+    case StatementKind::leave:
       return Flow::leave;
-    case Kind::refused:
+    case StatementKind::refused:
       throw RenderError(
           fmt::format("'{}' would read another file, and a template has none", statement.text));
-    case Kind::nothing:
+    case StatementKind::nothing:
       break;
   }
   return Flow::on;

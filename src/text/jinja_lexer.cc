@@ -11,7 +11,7 @@
 namespace mixtral::jinja {
 namespace {
 
-using Kind = Token::Kind;
+using TokenKind = Token::Kind;
 
 /// Line ends as "\n", and without the last one.
 std::string with_plain_lines(std::string_view text) {
@@ -60,7 +60,7 @@ class Lexer {
 
   std::vector<Token> tokenize() {
     while (at_ < text_.size()) read_data();
-    add(Kind::end, "");
+    add(TokenKind::end, "");
     return std::move(tokens_);
   }
 
@@ -77,7 +77,7 @@ class Lexer {
     at_ += bytes;
   }
 
-  void add(Kind kind, std::string text, Value number = {}) {
+  void add(TokenKind kind, std::string text, Value number = {}) {
     tokens_.push_back({kind, line_, std::move(text), std::move(number)});
   }
 
@@ -92,7 +92,7 @@ class Lexer {
           space_bytes(std::string_view(data).substr(begin)) == data.size() - begin)
         data.resize(begin);
     }
-    if (!data.empty()) add(Kind::data, std::move(data));
+    if (!data.empty()) add(TokenKind::data, std::move(data));
   }
 
   void read_data() {
@@ -117,9 +117,9 @@ class Lexer {
     if (kind == '#')
       skip_comment();
     else if (kind == '{')
-      read_tag(Kind::print_begin, Kind::print_end, "}}");
+      read_tag(TokenKind::print_begin, TokenKind::print_end, "}}");
     else if (!read_raw())
-      read_tag(Kind::statement_begin, Kind::statement_end, "%}");
+      read_tag(TokenKind::statement_begin, TokenKind::statement_end, "%}");
   }
 
   /// What stands behind a tag's end and belongs to it.
@@ -172,20 +172,20 @@ class Lexer {
     fail("{% raw %} has no {% endraw %}");
   }
 
-  void read_tag(Kind begin, Kind end, std::string_view closing) {
+  void read_tag(TokenKind begin, TokenKind end, std::string_view closing) {
     add(begin, "");
     size_t open_brackets = 0;
     while (true) {
       advance(space_bytes(rest()));
       if (at_ >= text_.size()) fail(fmt::format("a tag has no end; expected {}", closing));
       if (open_brackets == 0) {
-        const bool signed_end = (at("-") || (at("+") && end == Kind::statement_end)) &&
+        const bool signed_end = (at("-") || (at("+") && end == TokenKind::statement_end)) &&
                                 rest().substr(1).starts_with(closing);
         if (signed_end || at(closing)) {
           const char sign = signed_end ? text_[at_] : '\0';
           advance(closing.size() + (signed_end ? 1 : 0));
           add(end, "");
-          finish_tag(sign, end == Kind::statement_end);
+          finish_tag(sign, end == TokenKind::statement_end);
           return;
         }
       }
@@ -204,7 +204,7 @@ class Lexer {
       length += next.length;
     }
     if (length > 0) {
-      add(Kind::name, text_.substr(at_, length));
+      add(TokenKind::name, text_.substr(at_, length));
       advance(length);
       return;
     }
@@ -216,7 +216,7 @@ class Lexer {
         if (open_brackets == 0) fail(fmt::format("unexpected '{}'", sign));
         --open_brackets;
       }
-      add(Kind::sign, std::string(sign));
+      add(TokenKind::sign, std::string(sign));
       advance(sign.size());
       return;
     }
@@ -225,7 +225,7 @@ class Lexer {
   }
 
   void read_number() {
-    const bool after_dot = !tokens_.empty() && tokens_.back().kind == Kind::sign &&
+    const bool after_dot = !tokens_.empty() && tokens_.back().kind == TokenKind::sign &&
                            tokens_.back().text == "." && at_ > 0 && text_[at_ - 1] == '.';
     std::string digits;
     size_t place = at_;
@@ -270,7 +270,7 @@ class Lexer {
         }
       }
     }
-    add(Kind::number, text_.substr(at_, place - at_),
+    add(TokenKind::number, text_.substr(at_, place - at_),
         fractional ? Value::of(std::strtod(digits.c_str(), nullptr))
                    : Value::of(whole(digits, base)));
     advance(place - at_);
@@ -292,7 +292,7 @@ class Lexer {
     size_t end = at_ + 1;
     while (end < text_.size() && text_[end] != quote) end += text_[end] == '\\' ? 2 : 1;
     if (end >= text_.size()) fail("a text has no end");
-    add(Kind::text, unescaped(std::string_view(text_).substr(at_ + 1, end - at_ - 1)));
+    add(TokenKind::text, unescaped(std::string_view(text_).substr(at_ + 1, end - at_ - 1)));
     advance(end + 1 - at_);
   }
 

@@ -7,9 +7,9 @@
 namespace mixtral::jinja {
 namespace {
 
-using Kind = Statement::Kind;
+using StatementKind = Statement::Kind;
 
-constexpr int kDeepest = 100;  // blocks within blocks
+constexpr int kDeepestBlock = 100;  // blocks within blocks
 
 class StatementParser {
  public:
@@ -26,7 +26,7 @@ class StatementParser {
   /// Statements up to a tag of one of the names, which is left at its name, or to the end where
   /// there are no names.
   Body parse_body(const std::vector<std::string_view>& ends) {
-    if (++depth_ > kDeepest) tokens_.fail("blocks are nested too deeply");
+    if (++depth_ > kDeepestBlock) tokens_.fail("blocks are nested too deeply");
     Body body;
     while (true) {
       if (tokens_.is(Token::Kind::end)) {
@@ -35,13 +35,13 @@ class StatementParser {
         break;
       }
       if (tokens_.is(Token::Kind::data)) {
-        Statement data = make(Kind::data);
+        Statement data = make(StatementKind::data);
         data.text = tokens_.current().text;
         tokens_.skip();
         body.push_back(std::move(data));
       } else if (tokens_.is(Token::Kind::print_begin)) {
         tokens_.skip();
-        Statement print = make(Kind::print);
+        Statement print = make(StatementKind::print);
         print.expression = expressions_.parse_tuple();
         if (!tokens_.is(Token::Kind::print_end)) tokens_.fail("expected '}}' after the expression");
         tokens_.skip();
@@ -57,13 +57,13 @@ class StatementParser {
     return body;
   }
 
-  static Statement make_at(Kind kind, int line) {
+  static Statement make_at(StatementKind kind, int line) {
     Statement statement;
     statement.kind = kind;
     statement.line = line;
     return statement;
   }
-  Statement make(Kind kind) const { return make_at(kind, tokens_.current().line); }
+  Statement make(StatementKind kind) const { return make_at(kind, tokens_.current().line); }
 
   void end_tag() {
     if (!tokens_.is(Token::Kind::statement_end)) tokens_.fail("expected '%}' here");
@@ -88,33 +88,33 @@ class StatementParser {
     if (name == "macro") return parse_macro(line);
     if (name == "call") return parse_call(line);
     if (name == "filter") {
-      Statement statement = make_at(Kind::filter_block, line);
+      Statement statement = make_at(StatementKind::filter_block, line);
       statement.expression = expressions_.parse_filters(nullptr, true);
       statement.body = block("endfilter");
       return statement;
     }
     if (name == "with") return parse_with(line);
     if (name == "generation") {
-      Statement statement = make_at(Kind::generation, line);
+      Statement statement = make_at(StatementKind::generation, line);
       statement.body = block("endgeneration");
       return statement;
     }
     if (name == "block" || name == "autoescape") return parse_scope(line, name);
     if (name == "break" || name == "continue") {
-      Statement statement = make_at(name == "break" ? Kind::leave : Kind::go_on, line);
+      Statement statement = make_at(name == "break" ? StatementKind::leave : StatementKind::go_on, line);
       if (loops_ == 0) tokens_.fail(fmt::format("'{}' outside of a loop", name));
       end_tag();
       return statement;
     }
     if (name == "print") {
-      Statement statement = make_at(Kind::print, line);
+      Statement statement = make_at(StatementKind::print, line);
       statement.expression = expressions_.parse_tuple();
       end_tag();
       return statement;
     }
     if (name == "do") tokens_.fail("the tag 'do' is an extension that chat templates do not have");
     if (name == "include" || name == "import" || name == "from" || name == "extends") {
-      Statement statement = make_at(Kind::refused, line);
+      Statement statement = make_at(StatementKind::refused, line);
       statement.text = name;
       while (!tokens_.is(Token::Kind::statement_end) && !tokens_.is(Token::Kind::end))
         tokens_.skip();
@@ -125,8 +125,8 @@ class StatementParser {
   }
 
   Statement parse_if(int line) {
-    Statement statement = make_at(Kind::branch, line);
-    if (++depth_ > kDeepest) tokens_.fail("blocks are nested too deeply");
+    Statement statement = make_at(StatementKind::branch, line);
+    if (++depth_ > kDeepestBlock) tokens_.fail("blocks are nested too deeply");
     const bool outer = expressions_.lenient();
     statement.expression = expressions_.parse_tuple(ExpressionParser::Conditional::refused);
     expressions_.set_lenient(true);
@@ -150,7 +150,7 @@ class StatementParser {
   }
 
   Statement parse_for(int line) {
-    Statement statement = make_at(Kind::loop, line);
+    Statement statement = make_at(StatementKind::loop, line);
     statement.target = expressions_.parse_target();
     tokens_.expect_name("in");
     statement.expression = expressions_.parse_tuple(ExpressionParser::Conditional::refused);
@@ -173,14 +173,14 @@ class StatementParser {
   }
 
   Statement parse_set(int line) {
-    Statement statement = make_at(Kind::set, line);
+    Statement statement = make_at(StatementKind::set, line);
     statement.target = expressions_.parse_target();
     if (tokens_.take_sign("=")) {
       statement.expression = expressions_.parse_tuple();
       end_tag();
       return statement;
     }
-    statement.kind = Kind::set_block;
+    statement.kind = StatementKind::set_block;
     if (tokens_.is_sign("|")) statement.expression = expressions_.parse_filters(nullptr, false);
     statement.body = block("endset");
     return statement;
@@ -214,7 +214,7 @@ class StatementParser {
   }
 
   Statement parse_macro(int line) {
-    Statement statement = make_at(Kind::macro, line);
+    Statement statement = make_at(StatementKind::macro, line);
     statement.text = tokens_.expect_any_name();
     statement.parameters = parse_parameters();
     statement.body = own_block("endmacro");
@@ -222,7 +222,7 @@ class StatementParser {
   }
 
   Statement parse_call(int line) {
-    Statement statement = make_at(Kind::call_block, line);
+    Statement statement = make_at(StatementKind::call_block, line);
     if (tokens_.is_sign("(")) statement.parameters = parse_parameters();
     statement.expression = expressions_.parse();
     if (statement.expression->kind != Expression::Kind::call)
@@ -232,7 +232,7 @@ class StatementParser {
   }
 
   Statement parse_with(int line) {
-    Statement statement = make_at(Kind::with, line);
+    Statement statement = make_at(StatementKind::with, line);
     while (!tokens_.is(Token::Kind::statement_end)) {
       if (!statement.pairs.empty()) tokens_.expect_sign(",");
       ExpressionPointer target = expressions_.parse_target();
@@ -244,7 +244,7 @@ class StatementParser {
   }
 
   Statement parse_scope(int line, const std::string& name) {
-    Statement statement = make_at(Kind::scope, line);
+    Statement statement = make_at(StatementKind::scope, line);
     if (name == "autoescape") {
       statement.expression = expressions_.parse();
     } else {

@@ -12,12 +12,6 @@
 namespace mixtral::jinja {
 namespace {
 
-constexpr int kDeepest = 100;
-
-void limit_depth(int depth) {
-  if (depth > kDeepest) throw RenderError("values are nested too deeply");
-}
-
 std::string quoted_text(std::string_view text) {
   const bool doubled =
       text.find('\'') != std::string_view::npos && text.find('"') == std::string_view::npos;

@@ -10,18 +10,18 @@
 namespace mixtral::jinja {
 namespace {
 
-constexpr int kDeepest = 100;  // lists within lists that are compared and printed
+constexpr int kDeepestValue = 100;  // lists within lists that are compared and printed
 
 bool same_items(const std::vector<Value>& a, const std::vector<Value>& b, int depth) {
   return std::ranges::equal(a, b,
                             [&](const Value& x, const Value& y) { return equal(x, y, depth + 1); });
 }
 
-void limit_depth(int depth) {
-  if (depth > kDeepest) throw RenderError("values are nested too deeply");
-}
-
 }  // namespace
+
+void limit_depth(int depth) {
+  if (depth > kDeepestValue) throw RenderError("values are nested too deeply");
+}
 
 Value Value::undefined(std::string message) {
   Value value;

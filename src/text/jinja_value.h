@@ -126,6 +126,8 @@ class Value {
 };
 
 bool truth(const Value& value);
+/// Throws RenderError where values lie within one another deeper than is compared and printed.
+void limit_depth(int depth);
 bool equal(const Value& a, const Value& b, int depth = 0);
 /// Negative, 0 or positive. Throws RenderError where the two have no order.
 int compare(const Value& a, const Value& b, int depth = 0);
