@@ -18,7 +18,7 @@ namespace {
 using nlohmann::ordered_json;
 using Columns = std::map<std::string, std::string>;
 
-constexpr std::array<std::pair<PublishedForm, std::string_view>, 6> kNames = {{
+constexpr std::array<std::pair<PublishedForm, std::string_view>, 6> kFormNames = {{
     {PublishedForm::sharegpt, "sharegpt"},
     {PublishedForm::alpaca, "alpaca"},
     {PublishedForm::ultrafeedback, "ultrafeedback"},
@@ -285,14 +285,14 @@ ConvertedRow from_columns(const Row& row) {
 }  // namespace
 
 std::string_view published_form_name(PublishedForm form) {
-  for (const auto& [value, name] : kNames)
+  for (const auto& [value, name] : kFormNames)
     if (value == form) return name;
   CHECK(false, "a published form without a name");
   return {};
 }
 
 PublishedForm parse_published_form(std::string_view name) {
-  for (const auto& [value, known] : kNames)
+  for (const auto& [value, known] : kFormNames)
     if (known == name) return value;
   throw AdvisedUsageError(fmt::format(
       "‹from› is sharegpt, alpaca, ultrafeedback, hh, trl, csv, parquet or text, not \"{}\"",
