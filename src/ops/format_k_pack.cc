@@ -1,7 +1,6 @@
 // Packs numbers into ggml's types Q4_K, Q5_K and Q6_K (their layout: ggml-common.h, block_q4_K and
 // so on). The search for scales is this program's own:
-// 1. Each block tries a few steps around (max - min) / levels; for the codes that a step gives, the
-//    best scale and minimum follow by weighted least squares.
+// 1. Each block takes the best scale and minimum of many that are tried (scale_search.h).
 // 2. Scales and minima are rounded to codes of the super-block's own scales.
 // 3. Each block then tries the neighbours of its rounded scale and minimum, with the numbers
 //    rounded again under each, because rounding the scale moved the best codes.
@@ -12,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "ops/scale_search.h"
 #include "ops/weight_format.h"
 
 namespace mixtral::ops {
@@ -45,72 +45,7 @@ Numbers<kSuper> error_weights(const float* x) {
   return weights;
 }
 
-/// Numbers as scale * code - minimum, with minimum >= 0.
-struct Affine {
-  float scale = 0, minimum = 0;
-};
-
-/// The nearest codes under a scale and a minimum, and their weighted squared error.
-template <size_t N>
-float round_affine(const float* x, const float* w, Affine to, int levels, Codes<N>& codes) {
-  const float inverse = to.scale > 0 ? 1 / to.scale : 0;
-  const float top = static_cast<float>(levels) + 0.5f;
-  float error = 0;
-  for (size_t i = 0; i < N; ++i) {
-    const float at = std::clamp((x[i] + to.minimum) * inverse + 0.5f, 0.f, top);
-    const int code = std::min(static_cast<int>(at), levels);
-    const float off = to.scale * static_cast<float>(code) - to.minimum - x[i];
-    error += w[i] * off * off;
-    codes[i] = static_cast<uint8_t>(code);
-  }
-  return error;
-}
-
-/// The best scale and minimum for given codes: weighted least squares, where the minimum may not
-/// be negative.
-template <size_t N>
-Affine fit_affine(const float* x, const float* w, const Codes<N>& codes) {
-  float sum_w = 0, sum_x = 0, sum_q = 0, sum_qq = 0, sum_xq = 0;
-  for (size_t i = 0; i < N; ++i) {
-    const auto q = static_cast<float>(codes[i]);
-    sum_w += w[i];
-    sum_x += w[i] * x[i];
-    sum_q += w[i] * q;
-    sum_qq += w[i] * q * q;
-    sum_xq += w[i] * x[i] * q;
-  }
-  const float determinant = sum_w * sum_qq - sum_q * sum_q;
-  Affine fit;
-  if (determinant > 0) {
-    fit.scale = (sum_w * sum_xq - sum_x * sum_q) / determinant;
-    fit.minimum = (sum_q * sum_xq - sum_qq * sum_x) / determinant;
-  }
-  if (!(determinant > 0) || fit.minimum < 0) fit = {sum_qq > 0 ? sum_xq / sum_qq : 0, 0};
-  return fit.scale > 0 ? fit : Affine{};
-}
-
-template <size_t N>
-Affine search_affine(const float* x, const float* w, int levels) {
-  const auto [low, high] = std::minmax_element(x, x + N);
-  const float least = std::min(*low, 0.f), range = *high - least;
-  Affine best{0, -least};
-  Codes<N> codes;
-  float best_error = round_affine<N>(x, w, best, levels, codes);
-  if (!(range > 0)) return best;
-  for (int step = -10; step <= 10; ++step) {
-    const float all = static_cast<float>(levels) + 0.1f * static_cast<float>(step);
-    round_affine<N>(x, w, {range / all, -least}, levels, codes);
-    const Affine fit = fit_affine<N>(x, w, codes);
-    const float error = round_affine<N>(x, w, fit, levels, codes);
-    if (error < best_error) {
-      best_error = error;
-      best = fit;
-    }
-  }
-  return best;
-}
-
-constexpr size_t kBlock = 32, kBlocks = kSuper / kBlock;
+constexpr size_t kBlock = kAffineBlock, kBlocks = kSuper / kBlock;
 
 /// A super-block of Q4_K or Q5_K before its bits are put together.
 struct AffineSuper {
@@ -119,28 +54,43 @@ struct AffineSuper {
   std::array<Codes<kBlock>, kBlocks> codes{};
 };
 
-/// Tries the neighbours of a block's rounded scale and minimum, and leaves the best codes.
+AffineScale scale_of(const AffineSuper& super, size_t block) {
+  return {super.scale * static_cast<float>(super.scales[block]),
+          super.minimum * static_cast<float>(super.minima[block])};
+}
+
+/// 1 / scale, and 0 for a scale of 0.
+float inverse(float scale) { return scale != 0 ? 1 / scale : 0; }
+
+uint8_t affine_code(float x, AffineScale as, int levels) {
+  const float at = (x + as.minimum) * inverse(as.scale) + 0.5f;
+  return static_cast<uint8_t>(std::clamp(at, 0.f, static_cast<float>(levels) + 0.5f));
+}
+
+/// Takes the best of a block's rounded scale and minimum and their neighbours, and its codes.
 void refine(const float* x, const float* w, int levels, size_t block, AffineSuper& super) {
   const int scale = super.scales[block], minimum = super.minima[block];
-  float best = -1;
-  Codes<kBlock> codes;
+  std::array<std::array<int, 2>, 9> codes;
+  std::array<AffineScale, 9> trials;
+  size_t count = 0;
   for (int s = std::max(0, scale - 1); s <= std::min(63, scale + 1); ++s) {
     for (int m = std::max(0, minimum - 1); m <= std::min(63, minimum + 1); ++m) {
-      const Affine as{super.scale * static_cast<float>(s), super.minimum * static_cast<float>(m)};
-      const float error = round_affine<kBlock>(x, w, as, levels, codes);
-      if (best >= 0 && !(error < best)) continue;
-      best = error;
-      super.scales[block] = static_cast<uint8_t>(s);
-      super.minima[block] = static_cast<uint8_t>(m);
-      super.codes[block] = codes;
+      codes[count] = {s, m};
+      trials[count++] = {super.scale * static_cast<float>(s),
+                         super.minimum * static_cast<float>(m)};
     }
   }
+  const size_t best = best_affine(x, w, levels, trials.data(), count);
+  super.scales[block] = static_cast<uint8_t>(codes[best][0]);
+  super.minima[block] = static_cast<uint8_t>(codes[best][1]);
+  for (size_t i = 0; i < kBlock; ++i)
+    super.codes[block][i] = affine_code(x[i], trials[best], levels);
 }
 
 /// The super-block's own scale and minimum for the best of each block.
-AffineSuper begin_affine(const std::array<Affine, kBlocks>& blocks) {
+AffineSuper begin_affine(const std::array<AffineScale, kBlocks>& blocks) {
   float most_scale = 0, most_minimum = 0;
-  for (const Affine& block : blocks) {
+  for (const AffineScale& block : blocks) {
     most_scale = std::max(most_scale, block.scale);
     most_minimum = std::max(most_minimum, block.minimum);
   }
@@ -151,7 +101,7 @@ AffineSuper begin_affine(const std::array<Affine, kBlocks>& blocks) {
 }
 
 /// Rounds a block's scale and minimum, and its numbers under these.
-void settle(const float* x, const float* w, Affine best, int levels, size_t block,
+void settle(const float* x, const float* w, AffineScale best, int levels, size_t block,
             AffineSuper& super) {
   const auto code = [](float value, float unit) {
     return unit > 0 ? static_cast<uint8_t>(std::clamp(std::round(value / unit), 0.f, 63.f))
@@ -182,47 +132,13 @@ void put_nibbles(const AffineSuper& super, uint8_t* to) {
           static_cast<uint8_t>((super.codes[2 * pair][i] & 15) | super.codes[2 * pair + 1][i] << 4);
 }
 
-/// Numbers as scale * (code - 32).
 constexpr size_t kSmall = 16, kSmalls = kSuper / kSmall;
+constexpr SignedBlock kCodes{.size = kSmall, .zero = 32};  // of 6 bits
 
-template <size_t N>
-float round_signed(const float* x, const float* w, float scale, Codes<N>& codes) {
-  const float inverse = scale != 0 ? 1 / scale : 0;
-  float error = 0;
-  for (size_t i = 0; i < N; ++i) {
-    const float at = std::clamp(x[i] * inverse + 32.5f, 0.f, 63.5f);
-    const int code = std::min(static_cast<int>(at), 63);
-    const float off = scale * static_cast<float>(code - 32) - x[i];
-    error += w[i] * off * off;
-    codes[i] = static_cast<uint8_t>(code);
-  }
-  return error;
-}
-
-float search_signed(const float* x, const float* w) {
-  float most = 0;
-  for (size_t i = 0; i < kSmall; ++i)
-    if (std::abs(x[i]) > std::abs(most)) most = x[i];
-  if (most == 0) return 0;
-  Codes<kSmall> codes;
-  float best = 0, best_error = -1;
-  for (int step = -9; step <= 9; ++step) {
-    // The largest number is put at the side that has one code more.
-    const float first = most / (-32 - 0.1f * static_cast<float>(step));
-    round_signed(x, w, first, codes);
-    float sum_qq = 0, sum_xq = 0;
-    for (size_t i = 0; i < kSmall; ++i) {
-      const auto q = static_cast<float>(codes[i]) - 32;
-      sum_qq += w[i] * q * q;
-      sum_xq += w[i] * x[i] * q;
-    }
-    const float scale = sum_qq > 0 ? sum_xq / sum_qq : 0;
-    const float error = round_signed(x, w, scale, codes);
-    if (best_error >= 0 && !(error < best_error)) continue;
-    best_error = error;
-    best = scale;
-  }
-  return best;
+uint8_t signed_code(float x, float scale) {
+  constexpr auto kZero = static_cast<float>(kCodes.zero);
+  return static_cast<uint8_t>(
+      std::clamp(x * inverse(scale) + (kZero + 0.5f), 0.f, 2 * kZero - 0.5f));
 }
 
 /// A super-block of Q6_K before its bits are put together.
@@ -245,15 +161,15 @@ void settle(const float* x, const float* w, float scale, size_t block, SignedSup
   const int nearest =
       super.unit != 0 ? static_cast<int>(std::clamp(std::round(scale / super.unit), -128.f, 127.f))
                       : 0;
-  Codes<kSmall> codes;
-  float best = -1;
-  for (int s = std::max(-128, nearest - 1); s <= std::min(127, nearest + 1); ++s) {
-    const float error = round_signed(x, w, super.unit * static_cast<float>(s), codes);
-    if (best >= 0 && !(error < best)) continue;
-    best = error;
-    super.scales[block] = static_cast<int8_t>(s);
-    std::ranges::copy(codes, super.codes.begin() + static_cast<std::ptrdiff_t>(block * kSmall));
-  }
+  std::array<float, 3> trials;
+  size_t count = 0;
+  const int first = std::max(-128, nearest - 1);
+  for (int s = first; s <= std::min(127, nearest + 1); ++s)
+    trials[count++] = super.unit * static_cast<float>(s);
+  const size_t best = best_signed(kCodes, x, w, trials.data(), count);
+  super.scales[block] = static_cast<int8_t>(first + static_cast<int>(best));
+  for (size_t i = 0; i < kSmall; ++i)
+    super.codes[block * kSmall + i] = signed_code(x[i], trials[best]);
 }
 
 void put_q4(const AffineSuper& super, uint8_t* to) {
@@ -303,24 +219,21 @@ class AffineRounder : public BlockRounder {
   size_t unit() const override { return kSuper; }
   size_t block() const override { return kBlock; }
   void open(const float* values, const float* weights) override {
-    std::array<Affine, kBlocks> blocks;
+    std::array<AffineScale, kBlocks> blocks;
     for (size_t b = 0; b < kBlocks; ++b)
-      blocks[b] = search_affine<kBlock>(values + b * kBlock, weights + b * kBlock, type_.levels);
+      blocks[b] = search_affine(values + b * kBlock, weights + b * kBlock, type_.levels);
     super_ = begin_affine(blocks);
   }
   void open_block(size_t index, const float* values, const float* weights) override {
-    settle(values, weights, search_affine<kBlock>(values, weights, type_.levels), type_.levels,
-           index, super_);
+    settle(values, weights, search_affine(values, weights, type_.levels), type_.levels, index,
+           super_);
   }
   float round(size_t i, float value) override {
     const size_t block = i / kBlock;
-    const Affine as{super_.scale * static_cast<float>(super_.scales[block]),
-                    super_.minimum * static_cast<float>(super_.minima[block])};
-    Codes<1> code;
-    const float weight = 1;
-    round_affine<1>(&value, &weight, as, type_.levels, code);
-    super_.codes[block][i % kBlock] = code[0];
-    return as.scale * static_cast<float>(code[0]) - as.minimum;
+    const AffineScale as = scale_of(super_, block);
+    const uint8_t code = affine_code(value, as, type_.levels);
+    super_.codes[block][i % kBlock] = code;
+    return as.scale * static_cast<float>(code) - as.minimum;
   }
   void close(size_t index) override { type_.put(super_, to_ + index * type_.bytes); }
 
@@ -339,19 +252,16 @@ class SignedRounder : public BlockRounder {
   void open(const float* values, const float* weights) override {
     Numbers<kSmalls> scales;
     for (size_t b = 0; b < kSmalls; ++b)
-      scales[b] = search_signed(values + b * kSmall, weights + b * kSmall);
+      scales[b] = search_signed(kCodes, values + b * kSmall, weights + b * kSmall);
     super_ = begin_signed(scales);
   }
   void open_block(size_t index, const float* values, const float* weights) override {
-    settle(values, weights, search_signed(values, weights), index, super_);
+    settle(values, weights, search_signed(kCodes, values, weights), index, super_);
   }
   float round(size_t i, float value) override {
     const float scale = super_.unit * static_cast<float>(super_.scales[i / kSmall]);
-    Codes<1> code;
-    const float weight = 1;
-    round_signed<1>(&value, &weight, scale, code);
-    super_.codes[i] = code[0];
-    return scale * static_cast<float>(code[0] - 32);
+    super_.codes[i] = signed_code(value, scale);
+    return scale * static_cast<float>(super_.codes[i] - kCodes.zero);
   }
   void close(size_t index) override { put_q6(super_, to_ + index * kQ6Bytes); }
 
@@ -371,9 +281,9 @@ void for_super_blocks(std::span<const float> values, void* to, size_t bytes, con
 
 void pack_affine(const AffineType& type, std::span<const float> values, void* to) {
   for_super_blocks(values, to, type.bytes, [&](const float* x, const float* w, uint8_t* out) {
-    std::array<Affine, kBlocks> blocks;
+    std::array<AffineScale, kBlocks> blocks;
     for (size_t b = 0; b < kBlocks; ++b)
-      blocks[b] = search_affine<kBlock>(x + b * kBlock, w + b * kBlock, type.levels);
+      blocks[b] = search_affine(x + b * kBlock, w + b * kBlock, type.levels);
     AffineSuper super = begin_affine(blocks);
     for (size_t b = 0; b < kBlocks; ++b)
       settle(x + b * kBlock, w + b * kBlock, blocks[b], type.levels, b, super);
@@ -399,7 +309,8 @@ void pack_q5_k(std::span<const float> values, const RowPieces& to) {
 void pack_q6_k(std::span<const float> values, const RowPieces& to) {
   for_super_blocks(values, to.codes, kQ6Bytes, [](const float* x, const float* w, uint8_t* out) {
     Numbers<kSmalls> scales;
-    for (size_t b = 0; b < kSmalls; ++b) scales[b] = search_signed(x + b * kSmall, w + b * kSmall);
+    for (size_t b = 0; b < kSmalls; ++b)
+      scales[b] = search_signed(kCodes, x + b * kSmall, w + b * kSmall);
     SignedSuper super = begin_signed(scales);
     for (size_t b = 0; b < kSmalls; ++b)
       settle(x + b * kSmall, w + b * kSmall, scales[b], b, super);

@@ -9,11 +9,13 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/registry.h"
 #include "base/random.h"
 #include "cpu/simd_targets.h"
+#include "ops/weight_format.h"
 #include "tests/op_cases.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -265,6 +267,30 @@ TEST(CpuBackend, EveryInstructionSetGivesTheSameBits) {
         EXPECT_TRUE(results[i] == first[i])
             << rig.operands()[i].name << " with " << hwy::TargetName(target);
     }
+  }
+}
+
+// Packing needs no fused multiply-adds, so that it has older instruction sets, too.
+TEST(KTypes, ArePackedToTheSameBytesByEveryInstructionSet) {
+  std::vector<float> values(4096);
+  RandomStream random(test::test_seed(), 1);
+  for (float& value : values) value = static_cast<float>(random.normal());
+  using Pack = void (*)(std::span<const float>, const ops::RowPieces&);
+  for (const auto& [name, pack] : {std::pair<const char*, Pack>{"q4_k", ops::pack_q4_k},
+                                   {"q5_k", ops::pack_q5_k},
+                                   {"q6_k", ops::pack_q6_k}}) {
+    const ops::WeightFormat format = *ops::find_weight_format(name);
+    std::vector<std::vector<uint8_t>> packed;
+    for (int64_t target : {HWY_SSSE3, HWY_SSE4, HWY_AVX2, HWY_AVX3, HWY_NEON}) {
+      if ((hwy::SupportedTargets() & target) == 0) continue;
+      const Use use(target);
+      std::vector<uint8_t>& bytes = packed.emplace_back(
+          static_cast<size_t>(format.row_bytes(static_cast<int64_t>(values.size()))));
+      pack(values, {.codes = bytes.data()});
+      EXPECT_EQ(bytes, packed[0]) << name << " with " << hwy::TargetName(target)
+                                  << ", MIXTRAL_TEST_SEED=" << test::test_seed();
+    }
+    EXPECT_FALSE(packed.empty());
   }
 }
 
