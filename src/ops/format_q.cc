@@ -1,7 +1,10 @@
+#include "ops/format_q.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "ops/half_bytes.h"
+#include "ops/scale_search.h"
 #include "ops/weight_format.h"
 
 // GGUF's plain formats: blocks of 32, a scale in f16 (in q4_1 and q5_1 a minimum in f16 behind it),
@@ -86,7 +89,57 @@ Affine affine_codes(std::span<const float> block, int most, int (&codes)[kBlock]
   return {scale, least};
 }
 
+/// A type whose codes lie around a middle: q4_0, q5_0 and q8_0.
+struct CentredType {
+  int zero;
+  size_t bytes;                                       // of a block
+  void (*put)(const int (&codes)[kBlock], uint8_t*);  // behind the scale
+};
+constexpr CentredType kFours{8, 18, write_fours}, kFives{16, 22, write_fives};
+// Without the code for -128 times the scale: other programs multiply by magnitudes of 7 bits.
+constexpr CentredType kEights{127, 34, [](const int (&codes)[kBlock], uint8_t* to) {
+                                for (size_t i = 0; i < kBlock; ++i)
+                                  to[i] = static_cast<uint8_t>(codes[i] - 127);
+                              }};
+
+class CentredRounder : public BlockRounder {
+ public:
+  CentredRounder(const CentredType& type, void* to) : type_(type), to_(static_cast<uint8_t*>(to)) {}
+
+  size_t unit() const override { return kBlock; }
+  size_t block() const override { return kBlock; }
+  void open(const float* values, const float* weights) override {
+    scale_ = static_cast<float>(
+        f16(search_signed({.size = kBlock, .zero = type_.zero}, values, weights)));
+  }
+  void open_block(size_t, const float*, const float*) override {}
+  float round(size_t i, float value) override {
+    const auto zero = static_cast<float>(type_.zero);
+    codes_[i] =
+        static_cast<int>(std::clamp(value * inverse(scale_) + (zero + 0.5f), 0.f, 2 * zero - 0.5f));
+    return static_cast<float>(codes_[i] - type_.zero) * scale_;
+  }
+  void close(size_t index) override {
+    uint8_t* bytes = to_ + index * type_.bytes;
+    write_half(bytes, scale_);
+    type_.put(codes_, bytes + 2);
+  }
+
+ private:
+  const CentredType& type_;
+  uint8_t* to_;
+  float scale_ = 0;
+  int codes_[kBlock] = {};
+};
+
 }  // namespace
+
+std::unique_ptr<BlockRounder> make_q_rounder(std::string_view format, void* to) {
+  if (format == "q4_0") return std::make_unique<CentredRounder>(kFours, to);
+  if (format == "q5_0") return std::make_unique<CentredRounder>(kFives, to);
+  if (format == "q8_0") return std::make_unique<CentredRounder>(kEights, to);
+  return nullptr;
+}
 
 void pack_q8_0(std::span<const float> values, const RowPieces& to) {
   for_blocks<34>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {

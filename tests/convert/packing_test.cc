@@ -9,6 +9,7 @@
 
 #include "convert/group_pack.h"
 #include "ops/format_k_pack.h"
+#include "ops/format_q.h"
 #include "ops/weight_format.h"
 
 namespace mixtral {
@@ -81,13 +82,19 @@ TEST(KTypes, KeepNormalNumbersToAFewPercentOfTheirDeviation) {
     EXPECT_LT(error(values, through(type, values), {}), 0.05 * type.most_error) << type.name;
 }
 
-TEST(KTypes, WeightsMoveTheErrorToColumnsThatMatterLess) {
+TEST(Rounders, MoveTheErrorToColumnsThatMatterLess) {
   const std::vector<float> values = normal_numbers(4096, 4);
   std::vector<float> weights(values.size()), kept;
   for (size_t i = 0; i < weights.size(); ++i) weights[i] = i % 3 == 0 ? 100.f : 1.f;
-  for (const KType& type : kTypes) {
+  std::vector<KType> types(std::begin(kTypes), std::end(kTypes));
+  types.push_back({"q4_0", ops::pack_q4_0, {}});
+  types.push_back({"q5_0", ops::pack_q5_0, {}});
+  types.push_back({"q8_0", ops::pack_q8_0, {}});
+  for (const KType& type : types) {
     const std::vector<float> weighted = read_back(type, values.size(), [&](uint8_t* to) {
-      round_all(*ops::make_k_rounder(type.name, to), values, weights, kept);
+      auto rounder = ops::make_k_rounder(type.name, to);
+      if (!rounder) rounder = ops::make_q_rounder(type.name, to);
+      round_all(*rounder, values, weights, kept);
     });
     EXPECT_EQ(weighted, kept) << type.name;
     EXPECT_LT(error(values, weighted, weights), error(values, through(type, values), weights))
