@@ -20,7 +20,7 @@ HostBatch sample_text(const ModelSource& source, const std::filesystem::path& fi
   const int64_t context = std::min(options.context, config.max_positions);
   Batches batches(corpus, {.context = context,
                            .rows = std::max<int64_t>(1, options.tokens / context),
-                           .packing = Packing::fill,
+                           .packing = Packing::on,
                            .endless = false,
                            .data = file.string()});
   auto batch = batches.next();

@@ -15,7 +15,8 @@ struct SampleOptions {
 };
 
 /// Sequences from a file of records or text (data/corpus.h), drawn from all over it, the same each
-/// time, with labels. Throws Error where there is no text to score.
+/// time, with labels: whole records, and windows of those that are longer. Throws Error where there
+/// is no text to score.
 HostBatch sample_text(const ModelSource& source, const std::filesystem::path& file,
                       const SampleOptions& options);
 
