@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
                           MixtralConfig, MixtralForCausalLM)
+from transformers.utils import logging
 
 TOLERANCE = 2e-5
 TOKENS = [1, 77, 120, 5, 12, 99, 9, 33, 101, 64, 7, 127]
@@ -97,5 +98,6 @@ def main():
 
 
 if __name__ == "__main__":
+    logging.disable_progress_bar()
     torch.manual_seed(1)
     sys.exit(main())

@@ -1,0 +1,92 @@
+"""Measures quantized models beside their source and llama.cpp's (run by the script `quantized` beside this file).
+
+Each line is a type: bits a weight, perplexity on the text as `evaluate --dtype fp32` has it, and how much more that is
+than the source's. Exits with 1 where a bound does not hold.
+"""
+import ctypes
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import llama_cpp
+
+LLAMA_Q4_K_M = 15  # llama_ftype
+CALIBRATION_TOKENS = 32768
+failures = 0
+
+
+def run(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, arguments))}: {done.stderr}")
+    return done.stdout
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def no_log(level, text, user):
+    pass
+
+
+def check(words, holds):
+    global failures
+    failures += not holds
+    print(f"{'ok   ' if holds else 'WRONG'} {words}", flush=True)
+
+
+def main():
+    program, model, calibration, text = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        work = pathlib.Path(name)
+
+        def perplexity(path):
+            return json.loads(run(program, "evaluate", "--model", path, "--dtype", "fp32", "--data", text, "--json",
+                                  "-q"))["perplexity"]
+
+        source = perplexity(model)
+        print(f"source{'':24} {source:9.4f}", flush=True)
+        increase = {}
+
+        def show(title, bits, path):
+            found = perplexity(path)
+            increase[title] = found / source - 1
+            print(f"{title:30} {found:9.4f} {100 * increase[title]:+7.3f}%  {bits:.2f} bits a weight", flush=True)
+
+        def quantize(title, kind, *more):
+            out = work / (title.replace(" ", "-").replace(",", "") + ("" if kind.startswith("int") else ".gguf"))
+            done = json.loads(run(program, "quantize", "--model", model, "--type", kind, "--out", out, "--no-check", "--json",
+                                  "-q", *more))
+            show(title, done["bits_per_weight"], out)
+            return done
+
+        to_text = ("--calibrate", calibration, "--tokens", CALIBRATION_TOKENS)
+        quantize("int8", "int8")
+        quantize("q8_0", "q8_0")
+        for kind in ("int4", "q4_0", "q5_0"):
+            quantize(kind, kind)
+            last = quantize(f"{kind}, calibrated", kind, *to_text)
+            if kind == "int4":
+                bits = last["bits_per_weight"]
+        ours = quantize("q4_k_m", "q4_k_m")
+        quantize("q4_k_m, calibrated", "q4_k_m", *to_text)
+        llama_cpp.llama_log_set(no_log, ctypes.c_void_p())
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = LLAMA_Q4_K_M
+        plain, theirs = work / "f32.gguf", work / "llama.gguf"
+        run(program, "convert", "--model", model, "--to", "gguf", "--type", "f32", "--out", plain, "--no-check", "-q")
+        if llama_cpp.llama_model_quantize(os.fsencode(plain), os.fsencode(theirs), params) != 0:
+            raise SystemExit("llama.cpp could not quantize the model")
+        show("q4_k_m of llama.cpp", ours["bits_per_weight"], theirs)
+
+        check("int8 costs 0.1% at most", increase["int8"] <= 0.001)
+        check("int4, calibrated, costs 1.5% at most in 4.52 bits", increase["int4, calibrated"] <= 0.015 and bits <= 4.52)
+        for title in ("q4_k_m", "q4_k_m, calibrated"):
+            check(f"{title} costs no more than llama.cpp's", increase[title] <= increase["q4_k_m of llama.cpp"])
+    print("all bounds hold" if failures == 0 else f"{failures} bounds do not hold")
+    return failures > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
