@@ -17,9 +17,10 @@ class HttpServer {
     std::string host = "127.0.0.1";
     uint16_t port = 8080;  // 0: any free one
     int threads = 4;
-    size_t connections = 512;               // at once; those that wait longest go first
-    uint32_t head_bytes = 32 << 10;         // of request line and headers
-    size_t unread_bytes = size_t{2} << 20;  // of an answer, that wait for a slow reader
+    size_t connections = 512;        // at once; those that wait longest go first
+    uint32_t head_bytes = 32 << 10;  // of request line and headers
+    // Of an answer, that wait for a slow reader beside its largest part.
+    size_t unread_bytes = size_t{2} << 20;
     std::chrono::milliseconds first_head{std::chrono::seconds(30)};  // after connecting
     std::chrono::milliseconds idle{std::chrono::seconds(75)};        // between two requests
     std::chrono::milliseconds head{std::chrono::seconds(20)};        // from its first byte on

@@ -203,6 +203,7 @@ void Session::answer_begins() {
   const std::lock_guard lock(mutex_);
   answering_ = true;
   complete_ = false;
+  largest_ = 0;
 }
 
 void Session::refuse(HttpResponse response, bool close) {
@@ -236,7 +237,8 @@ bool Session::write(std::string_view part) {
   if (gone_ || !answering_) return false;
   if (part.empty() || head_only_) return true;
   const std::string bytes = old_client_ ? std::string(part) : chunk(part);
-  if (unread_ + bytes.size() > host_.options.unread_bytes) {
+  largest_ = std::max(largest_, bytes.size());
+  if (unread_ + bytes.size() > host_.options.unread_bytes + largest_) {
     gone_ = true;
     net::post(socket_.get_executor(), [self = shared_from_this()] { self->drop(); });
     return false;

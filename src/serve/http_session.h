@@ -150,6 +150,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::mutex mutex_;
   std::string outbox_;  // to be written
   size_t unread_ = 0;   // bytes of outbox_ and in_flight_
+  size_t largest_ = 0;  // of the answer's parts
   bool flush_posted_ = false;
   bool answering_ = false;  // a request is with the handler
   bool complete_ = false;   // its answer is

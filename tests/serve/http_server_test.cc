@@ -269,6 +269,21 @@ TEST_F(HttpServerTest, BoundsWhatASlowReaderLeavesUnread) {
   EXPECT_LT(written, 200);  // the bound, and what the system holds
 }
 
+TEST_F(HttpServerTest, TakesOnePartThatIsLargerThanTheBoundAndSmallOnesBehindIt) {
+  start({.unread_bytes = 1 << 16});
+  Client client(port());
+  client.request("GET", "/later");
+  const std::shared_ptr<Reply> reply = echo_.take_kept();
+  ASSERT_TRUE(reply);
+  reply->begin({});
+  std::string all(16 << 20, 'x');
+  EXPECT_TRUE(reply->write(all));
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(reply->write("y"));
+  reply->end();
+  const Received got = client.answer();
+  EXPECT_EQ(got.body, all.append(1000, 'y'));
+}
+
 TEST_F(HttpServerTest, EndsAConnectionWhoseReplyIsDropped) {
   start();
   Client client(port());
