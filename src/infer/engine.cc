@@ -326,8 +326,7 @@ void Engine::deliver() {
     if (request.on_begin && !std::exchange(sequence->begun, true))
       request.on_begin(sequence->reused.value_or(0));
     if (event.logits) request.on_prompt_logits(event.first, event.logits);
-    for (size_t i = 0; i < event.routes.size() && sequences_.contains(event.id); ++i)
-      request.on_prompt_routes(event.first + static_cast<int64_t>(i), event.routes[i]);
+    if (!event.routes.empty()) request.on_prompt_routes(event.first, event.routes);
     if (!sequences_.contains(event.id)) continue;
     Next next = Next::go_on;
     if (event.token && request.on_token) next = request.on_token(*event.token);

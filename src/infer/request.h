@@ -80,9 +80,9 @@ struct Request {
   /// memory. Where given, all of the prompt is computed, even what another request left in the
   /// cache.
   std::function<void(int64_t first, const Tensor& logits)> on_prompt_logits;
-  /// Where the prompt's token at `position` went; called for each position in order. Where given,
-  /// all of the prompt is computed.
-  std::function<void(int64_t position, const TokenRoutes& routes)> on_prompt_routes;
+  /// Where the prompt's tokens from position `first` on went, some at a time, in order. Where
+  /// given, all of the prompt is computed.
+  std::function<void(int64_t first, const std::vector<TokenRoutes>& routes)> on_prompt_routes;
 };
 
 }  // namespace mixtral

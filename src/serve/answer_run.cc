@@ -7,6 +7,7 @@
 namespace mixtral::serve {
 
 void GenerationListener::on_prompt(size_t, std::vector<TokenInfo>) {}
+void GenerationListener::on_prompt_routes(size_t, const std::vector<TokenRoutes>&) {}
 
 std::string token_bytes(const Tokenizer& tokenizer, int32_t id) {
   return id >= 0 && id < tokenizer.vocab_size() ? tokenizer.piece(id) : std::string();
@@ -39,6 +40,10 @@ Request AnswerRun::request(Done done) {
   request.on_token = [self](const GeneratedToken& token) { return self->on_token(token); };
   request.on_finish = [self](FinishReason reason) { self->on_finish(reason); };
   if (filter_) request.allow = [self](TokenMask& mask) { self->allow(mask); };
+  if (request_.prompt_experts && index_ == 0)
+    request.on_prompt_routes = [self](int64_t, const std::vector<TokenRoutes>& routes) {
+      self->on_prompt_routes(routes);
+    };
   if (request_.prompt_logprobs)
     request.on_prompt_logits = [self](int64_t first, const Tensor& logits) {
       self->on_prompt_logits(first, logits);
@@ -118,6 +123,15 @@ void AnswerRun::on_finish(FinishReason reason) {
     fail();
   }
   done_(error_ ? &*error_ : nullptr);
+}
+
+void AnswerRun::on_prompt_routes(const std::vector<TokenRoutes>& routes) {
+  if (error_) return;
+  try {
+    listener_.on_prompt_routes(choice_, routes);
+  } catch (...) {
+    fail();
+  }
 }
 
 void AnswerRun::on_prompt_logits(int64_t first, const Tensor& logits) {

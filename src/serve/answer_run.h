@@ -30,6 +30,7 @@ class AnswerRun : public std::enable_shared_from_this<AnswerRun> {
   Next on_token(const GeneratedToken& token);
   void on_finish(FinishReason reason);
   void on_prompt_logits(int64_t first, const Tensor& logits);
+  void on_prompt_routes(const std::vector<TokenRoutes>& routes);
   void allow(TokenMask& mask);
   void fail();
   TokenInfo info(int32_t id) const;

@@ -43,6 +43,7 @@ struct AnswerOptions {
   bool ignore_eos = false;
   std::optional<int64_t> logprobs;  // with so many alternatives
   bool experts = false;             // the experts of each token
+  bool prompt_experts = false;      // and of the prompt's tokens
   OutputRule rule;
 };
 
@@ -83,6 +84,8 @@ struct ChatFinish {
 class ChatListener {
  public:
   virtual ~ChatListener() = default;
+  /// The experts of the prompt's next tokens, where asked for; before the first delta.
+  virtual void on_prompt_routes(size_t /*choice*/, const std::vector<TokenRoutes>& /*routes*/) {}
   virtual void on_delta(size_t choice, const ChatDelta& delta) = 0;
   virtual void on_finish(size_t choice, const ChatFinish& finish) = 0;
   virtual void on_done() = 0;

@@ -40,6 +40,7 @@ struct GenerationRequest {
   std::optional<int64_t> logprobs;         // report tokens, with so many alternatives
   std::optional<int64_t> prompt_logprobs;  // the same of the prompt's tokens
   bool experts = false;                    // report the experts of each token
+  bool prompt_experts = false;  // and those of the prompt's tokens, with the first answer
   /// A filter for one answer; empty: everything is allowed.
   std::function<std::unique_ptr<TokenFilter>()> filter;
   size_t first_choice = 0;
@@ -77,6 +78,9 @@ class GenerationListener {
   virtual ~GenerationListener() = default;
   /// The prompt's tokens, where prompt_logprobs is set; before all text of that choice.
   virtual void on_prompt(size_t choice, std::vector<TokenInfo> tokens);
+  /// The experts of the prompt's next tokens, where prompt_experts is set; before all text of that
+  /// choice.
+  virtual void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes);
   virtual void on_piece(size_t choice, const TextPiece& piece) = 0;
   virtual void on_finish(size_t choice, const Finish& finish) = 0;
   /// All answers of all requests of the job are complete. Nothing is called afterwards.

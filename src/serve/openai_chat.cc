@@ -68,6 +68,9 @@ class WholeChat : public ChatAnswer {
   WholeChat(std::shared_ptr<Reply> reply, const Service& service, ChatAnswerOptions options)
       : ChatAnswer(std::move(reply), service, std::move(options)), parts_(options_.answers) {}
 
+  void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
+    add_routes(parts_[choice].prompt_experts, routes, service_.layers());
+  }
   void on_delta(size_t choice, const ChatDelta& delta) override {
     Part& part = parts_[choice];
     part.content += delta.content;
@@ -98,6 +101,7 @@ class WholeChat : public ChatAnswer {
     std::string content;
     std::vector<ChatDelta::ToolCall> calls;
     std::vector<TokenInfo> tokens;
+    ordered_json prompt_experts = ordered_json::array();
     ChatFinish finish;
   };
 
@@ -117,6 +121,7 @@ class WholeChat : public ChatAnswer {
     if (options_.logprobs) choice["logprobs"] = chat_logprobs(service_.tokenizer(), part.tokens);
     choice["finish_reason"] = word(part.finish.reason);
     add_experts(choice, part.tokens);
+    if (!part.prompt_experts.empty()) choice["prompt_experts"] = part.prompt_experts;
     return choice;
   }
 
@@ -131,6 +136,13 @@ class StreamedChat : public ChatAnswer {
         events_(std::move(reply)),
         begun_(options_.answers, false) {}
 
+  void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
+    begin(choice);
+    ordered_json item = item_json(choice, ordered_json::object(), nullptr);
+    item["prompt_experts"] = ordered_json::array();
+    add_routes(item["prompt_experts"], routes, service_.layers());
+    send(std::move(item));
+  }
   void on_delta(size_t choice, const ChatDelta& delta) override {
     begin(choice);
     ordered_json json = ordered_json::object();
@@ -170,15 +182,25 @@ class StreamedChat : public ChatAnswer {
     send(choice, {{"role", "assistant"}, {"content", ""}, {"refusal", nullptr}}, nullptr, {});
   }
 
+  static ordered_json item_json(size_t choice, const ordered_json& delta,
+                                const ordered_json& finish_reason) {
+    return {{"index", choice},
+            {"delta", delta},
+            {"logprobs", nullptr},
+            {"finish_reason", finish_reason}};
+  }
   void send(size_t choice, const ordered_json& delta, const ordered_json& finish_reason,
             const std::vector<TokenInfo>& tokens) {
-    ordered_json item{{"index", choice}, {"delta", delta}, {"logprobs", nullptr}};
+    ordered_json item = item_json(choice, delta, finish_reason);
     if (options_.logprobs && !tokens.empty())
       item["logprobs"] = chat_logprobs(service_.tokenizer(), tokens);
-    item["finish_reason"] = finish_reason;
     if (!tokens.empty()) add_experts(item, tokens);
+    send(std::move(item));
+  }
+  void send(ordered_json item) {
     ordered_json json = options_.head.json();
-    json["choices"] = ordered_json::array({item});
+    json["choices"] = ordered_json::array();
+    json["choices"].push_back(std::move(item));
     if (options_.stream.include_usage) json["usage"] = nullptr;
     events_.send(to_line(json));
   }

@@ -172,6 +172,9 @@ class WholeCompletion : public CompletionAnswer {
   void on_prompt(size_t choice, std::vector<TokenInfo> tokens) override {
     parts_[choice].tokens = std::move(tokens);
   }
+  void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
+    add_routes(parts_[choice].prompt_experts, routes, service_.layers());
+  }
   void on_piece(size_t choice, const TextPiece& piece) override {
     Part& part = parts_[choice];
     part.text += piece.text;
@@ -184,9 +187,12 @@ class WholeCompletion : public CompletionAnswer {
   void on_done() override {
     ordered_json json = head_.json();
     json["choices"] = ordered_json::array();
-    for (size_t i = 0; i < parts_.size(); ++i)
-      json["choices"].push_back(
-          choice_json(i, parts_[i].text, parts_[i].tokens, word(parts_[i].finish.reason)));
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      Part& part = parts_[i];
+      json["choices"].push_back(choice_json(i, part.text, part.tokens, word(part.finish.reason)));
+      if (!part.prompt_experts.empty())
+        json["choices"].back()["prompt_experts"] = std::move(part.prompt_experts);
+    }
     json["usage"] = usage_json(counts());
     reply_->send(json_response(json));
   }
@@ -196,6 +202,7 @@ class WholeCompletion : public CompletionAnswer {
   struct Part {
     std::string text;
     std::vector<TokenInfo> tokens;
+    ordered_json prompt_experts = ordered_json::array();
     Finish finish;
   };
   std::vector<Part> parts_;
@@ -210,6 +217,12 @@ class StreamedCompletion : public CompletionAnswer {
         echoed_(answers(), !request_.echo) {}
 
   void on_prompt(size_t choice, std::vector<TokenInfo> tokens) override { echo(choice, tokens); }
+  void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
+    ordered_json json = choice_json(choice, "", {}, nullptr);
+    json["prompt_experts"] = ordered_json::array();
+    add_routes(json["prompt_experts"], routes, service_.layers());
+    send(std::move(json));
+  }
   void on_piece(size_t choice, const TextPiece& piece) override {
     echo(choice, {});
     send(choice, piece.text, piece.tokens, nullptr);
@@ -233,8 +246,12 @@ class StreamedCompletion : public CompletionAnswer {
   }
   void send(size_t choice, const std::string& text, const std::vector<TokenInfo>& tokens,
             const ordered_json& finish_reason) {
+    send(choice_json(choice, text, tokens, finish_reason));
+  }
+  void send(ordered_json choice) {
     ordered_json json = head_.json();
-    json["choices"] = ordered_json::array({choice_json(choice, text, tokens, finish_reason)});
+    json["choices"] = ordered_json::array();
+    json["choices"].push_back(std::move(choice));
     if (request_.stream.include_usage) json["usage"] = nullptr;
     events_.send(to_line(json));
   }

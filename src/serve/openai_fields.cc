@@ -151,6 +151,7 @@ AnswerOptions read_answer_options(Fields& fields) {
   answer.logit_bias = read_logit_bias(fields);
   answer.ignore_eos = fields.boolean("ignore_eos").value_or(false);
   answer.experts = fields.boolean("experts").value_or(false);
+  answer.prompt_experts = fields.boolean("prompt_experts").value_or(false);
   read_text_rule(fields, "grammar", OutputRule::Kind::grammar, answer.rule);
   read_text_rule(fields, "regex", OutputRule::Kind::regex, answer.rule);
   return answer;

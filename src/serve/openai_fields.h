@@ -11,8 +11,8 @@ namespace mixtral::serve {
 // The fields that OpenAI's routes share. All functions throw ApiError 400 naming the field.
 
 /// temperature, top_p, seed, n, stop, penalties, logit_bias, and this server's top_k, min_p,
-/// repeat_penalty, ignore_eos, experts, grammar and regex. Not max_tokens and logprobs, in which
-/// the routes differ.
+/// repeat_penalty, ignore_eos, experts, prompt_experts, grammar and regex. Not max_tokens and
+/// logprobs, in which the routes differ.
 AnswerOptions read_answer_options(Fields& fields);
 /// Adds response_format.
 void read_response_format(Fields& fields, OutputRule& rule);

@@ -51,6 +51,16 @@ std::string completion_name(const Tokenizer& tokenizer, const TokenInfo& token) 
   return name;
 }
 
+ordered_json routes_json(const TokenRoutes& routes, int64_t layers) {
+  const size_t each = routes.expert.size() / static_cast<size_t>(std::max<int64_t>(1, layers));
+  ordered_json ids = ordered_json::array(), weights = ids;
+  for (size_t begin = 0; each > 0 && begin < routes.expert.size(); begin += each) {
+    ids.push_back(std::vector<int32_t>(&routes.expert[begin], &routes.expert[begin] + each));
+    weights.push_back(std::vector<float>(&routes.weight[begin], &routes.weight[begin] + each));
+  }
+  return {{"ids", ids}, {"weights", weights}};
+}
+
 }  // namespace
 
 int64_t unix_seconds() {
@@ -132,17 +142,12 @@ ordered_json CompletionLogprobs::part(const std::vector<TokenInfo>& tokens) {
 
 ordered_json experts_json(const std::vector<TokenInfo>& tokens, int64_t layers) {
   ordered_json all = ordered_json::array();
-  for (const TokenInfo& token : tokens) {
-    const TokenRoutes& routes = token.routes;
-    const size_t each = routes.expert.size() / static_cast<size_t>(std::max<int64_t>(1, layers));
-    ordered_json ids = ordered_json::array(), weights = ids;
-    for (size_t begin = 0; each > 0 && begin < routes.expert.size(); begin += each) {
-      ids.push_back(std::vector<int32_t>(&routes.expert[begin], &routes.expert[begin] + each));
-      weights.push_back(std::vector<float>(&routes.weight[begin], &routes.weight[begin] + each));
-    }
-    all.push_back({{"ids", ids}, {"weights", weights}});
-  }
+  for (const TokenInfo& token : tokens) all.push_back(routes_json(token.routes, layers));
   return all;
+}
+
+void add_routes(ordered_json& json, const std::vector<TokenRoutes>& all, int64_t layers) {
+  for (const TokenRoutes& routes : all) json.push_back(routes_json(routes, layers));
 }
 
 void end_chunks(EventStream& events, const AnswerHead& head,

@@ -54,6 +54,8 @@ class CompletionLogprobs {
 
 /// [{ids, weights}] for each token: its experts and their weights, [layers][experts a token].
 nlohmann::ordered_json experts_json(const std::vector<TokenInfo>& tokens, int64_t layers);
+/// The same, after those that `json` has already.
+void add_routes(nlohmann::ordered_json& json, const std::vector<TokenRoutes>& all, int64_t layers);
 
 /// The end of a stream of chunks: one with the usage where it is given, and [DONE].
 void end_chunks(EventStream& events, const AnswerHead& head,

@@ -34,6 +34,9 @@ class ChatListening : public GenerationListener {
   ChatListening(std::shared_ptr<ChatListener> listener, ChatPlan plan)
       : listener_(std::move(listener)), plan_(std::move(plan)) {}
 
+  void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
+    listener_->on_prompt_routes(choice, routes);
+  }
   void on_piece(size_t choice, const TextPiece& piece) override {
     ReplyReader* reader = reader_of(choice);
     ChatDelta delta;
@@ -222,7 +225,8 @@ GenerationRequest Service::generation(std::vector<int32_t> prompt, const AnswerO
                             .adapter = model.adapter,
                             .adapter_is_there = model.is_there,
                             .logprobs = answer.logprobs,
-                            .experts = answer.experts};
+                            .experts = answer.experts,
+                            .prompt_experts = answer.prompt_experts};
   GenerationOptions& options = request.options;
   options.sampling = {.temperature = answer.temperature,
                       .top_k = answer.top_k,

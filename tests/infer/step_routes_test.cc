@@ -112,9 +112,9 @@ TEST_F(StepRoutesTest, TokensRoutesAreThoseOfOneForwardPass) {
                       .options = {.sampling = {.temperature = 1, .seed = i}, .max_tokens = 30}};
       request.routes = i != 4;  // and one that does not ask
       if (i != 4)
-        request.on_prompt_routes = [&got](int64_t position, const TokenRoutes& routes) {
-          EXPECT_EQ(position, static_cast<int64_t>(got.prompt.size()));
-          got.prompt.push_back(routes);
+        request.on_prompt_routes = [&got](int64_t first, const std::vector<TokenRoutes>& routes) {
+          EXPECT_EQ(first, static_cast<int64_t>(got.prompt.size()));
+          got.prompt.insert(got.prompt.end(), routes.begin(), routes.end());
         };
       request.on_token = [&got](const GeneratedToken& token) {
         got.ids.push_back(token.id);

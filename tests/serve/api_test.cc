@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
 
@@ -403,6 +404,48 @@ TEST_F(ApiTest, SaysWhichExpertsMadeATokenAndWhatTheyHaveTaken) {
     client.request("GET", std::string("/experts?window=") + window);
     EXPECT_EQ(client.answer().status, 400) << window;
   }
+}
+
+TEST_F(ApiTest, SaysWhereThePromptsTokensWent) {
+  using nlohmann::json;
+  start();
+  const std::string fields =
+      R"(, "max_tokens": 2, "ignore_eos": true, "n": 2, "experts": true, "prompt_experts": true)";
+  const auto whole = [&](const std::string& path, const std::string& body) {
+    return json::parse(post(path, body + "}").body);
+  };
+  // The parts of a stream, which come before the answer's first token.
+  const auto streamed = [&](const std::string& path, const std::string& body) {
+    json all = json::array();
+    bool begun = false;
+    for (const std::string& data : events(post(path, body + R"(, "stream": true})"))) {
+      if (data == "[DONE]") continue;
+      const json choice = json::parse(data).at("choices").at(0);
+      begun = begun || (choice.contains("experts") && !choice.at("experts").empty());
+      if (!choice.contains("prompt_experts")) continue;
+      EXPECT_EQ(choice.at("index"), 0);
+      EXPECT_FALSE(begun);
+      for (const json& token : choice.at("prompt_experts")) all.push_back(token);
+    }
+    return all;
+  };
+  std::string body = completion(std::string(200, 'k'), fields);
+  body.pop_back();
+  const json first = whole("/v1/completions", body).at("choices");
+  const json& routes = first.at(0).at("prompt_experts");
+  ASSERT_EQ(routes.size(), 201U);  // with BOS
+  EXPECT_FALSE(first.at(1).contains("prompt_experts"));
+  // The pass over the prompt's last token made the first new one.
+  EXPECT_EQ(routes.back(), first.at(0).at("experts").at(0));
+  // A prompt whose routes are wanted is computed anew, though the cache has it.
+  EXPECT_EQ(whole("/v1/completions", body).at("choices").at(0).at("prompt_experts"), routes);
+  EXPECT_EQ(streamed("/v1/completions", body), routes);
+
+  body = R"({"model": "small", "messages": [{"role": "user", "content": "Hi"}])" + fields;
+  const json chat = whole("/v1/chat/completions", body);
+  const json& turns = chat.at("choices").at(0).at("prompt_experts");
+  EXPECT_EQ(turns.size(), chat.at("usage").at("prompt_tokens"));
+  EXPECT_EQ(streamed("/v1/chat/completions", body), turns);
 }
 
 TEST_F(ApiTest, TheOpenApiDocumentNamesEveryRouteAndNoOther) {
