@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <map>
 #include <random>
+#include <ranges>
+#include <vector>
 
 #include "base/printable.h"
 #include "open/open_within.h"
@@ -26,6 +29,21 @@ std::string name_of(const ModelSource& source) {
 uint64_t random_seed() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
   return generator();
+}
+
+/// Writes to all of an empty cache. A CPU backs memory no sooner: so it is there from the start on,
+/// and neither grows with use nor is missing later.
+void claim_memory(KvCache& cache) {
+  const int64_t bytes = cache.page_shape().numel() * size_of(cache.dtype());
+  const Buffer zeros(host_memory(), bytes);
+  std::memset(zeros.data(), 0, static_cast<size_t>(bytes));
+  const Tensor page = zeros.tensor(cache.page_shape(), cache.dtype());
+  std::vector<int32_t> taken;
+  while (cache.free_pages() > 0) {
+    taken.push_back(cache.take_page());
+    cache.write_page(taken.back(), page);
+  }
+  for (const int32_t each : std::views::reverse(taken)) cache.release(each);
 }
 
 /// Passes the text of answers through their readers.
@@ -110,6 +128,7 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
                                                      .sequences = options.parallel,
                                                      .count_experts = true,
                                                      .adapters = opened_.adapters.get()});
+  if (opened_.backend->kind() != DeviceKind::gpu) claim_memory(engine_->cache());
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,
       EngineThread::Options{.queue = options.queue, .after_step = [this](const Engine& engine) {
