@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -21,6 +23,7 @@ namespace {
 
 constexpr int64_t kContext = 8192;  // at most, unless --context says otherwise
 constexpr auto kGrace = std::chrono::seconds(8);
+constexpr auto kLook = std::chrono::milliseconds(50);  // how often it looks for a signal
 
 struct ServeOptions {
   CommonOptions common;
@@ -88,6 +91,28 @@ serve::Application::Options application_options(const ServeOptions& o) {
   return options;
 }
 
+/// Ends the process while a model is being loaded. That cannot be stopped and may take minutes;
+/// nothing of it would last.
+[[noreturn]] void leave_loading() {
+  (void)std::fflush(nullptr);
+  std::_Exit(EXIT_SUCCESS);
+}
+
+/// Opens the first model on another thread, so that a signal is heard meanwhile.
+void open_application(serve::Application& application, const ModelSource& source,
+                      const ServeOptions& o, int64_t context, const StopSignal& stop) {
+  std::future<void> opened = std::async(std::launch::async, [&] {
+    application.open(source, o.common.open_options(context, o.parallel),
+                     [&](const std::string& note) { say(o.common, note); });
+  });
+  while (opened.wait_for(kLook) != std::future_status::ready) {
+    if (stop.arrived() == 0) continue;
+    say(o.common, "stopped while the model was being loaded");
+    leave_loading();
+  }
+  opened.get();
+}
+
 void run_serve(const ServeOptions& o) {
   serve::Application::Options options = application_options(o);
   const ModelSource source = open_source(o.common, {o.model, "", o.tokenizer});
@@ -102,15 +127,15 @@ void run_serve(const ServeOptions& o) {
     say(o.common, fmt::format("note: everybody who reaches {} can use this model; --api-key asks "
                               "for a key",
                               application.http().address()));
-  application.open(source, o.common.open_options(context, o.parallel),
-                   [&](const std::string& note) { say(o.common, note); });
+  open_application(application, source, o, context, stop);
   say(o.common,
       fmt::format("serving {} at http://{}: {} tokens a request, {} at once, {} more may wait",
                   application.models().first(), application.http().address(), context, o.parallel,
                   o.queue));
-  while (stop.arrived() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  while (stop.arrived() == 0) std::this_thread::sleep_for(kLook);
   say(o.common, "shutting down: what is under way may end; a second signal ends it now");
   application.finish(kGrace);
+  if (application.models().loading()) leave_loading();
 }
 
 }  // namespace

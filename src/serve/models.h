@@ -91,6 +91,8 @@ class Models {
   /// Takes no more requests, and so on, for all (EngineThread's).
   void drain();
   bool idle() const;
+  /// Whether one is being loaded, which takes its time and cannot be stopped.
+  bool loading() const;
   void end_all(const ApiError& error);
 
  private:

@@ -79,6 +79,12 @@ bool Models::idle() const {
   });
 }
 
+bool Models::loading() const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(entries_,
+                             [](const auto& item) { return item.second.state == State::loading; });
+}
+
 void Models::end_all(const ApiError& error) {
   const std::lock_guard lock(mutex_);
   for (const auto& [id, entry] : entries_)

@@ -5,12 +5,14 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 
 import anthropic
 import openai
 from prometheus_client.parser import text_string_to_metric_families
-from served import make_model, served
+from served import free_port, make_model, served
 
 KEY = "interop-key"
 CHECKS = []
@@ -125,6 +127,27 @@ def the_text_is_that_of_generate(w):
     made = json.loads(subprocess.run([w.program, "generate", "--model", w.folder, "--prompt", "The cat", "--temp", "0", "-n", "24", "--dtype",
                                       "fp32", "--json"], check=True, capture_output=True, text=True).stdout)
     same(w.complete("The cat").choices[0].text, made["text"])
+
+
+@check
+def a_server_that_still_loads_ends_when_told_to(w):
+    port = free_port()
+    server = subprocess.Popen([w.program, "serve", "--model", "seed", "--random-weights", "--tokenizer", "bytes", "--dtype", "bf16",
+                               "--context", "128", "--parallel", "1", "--port", str(port), "-q"])
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                raise AssertionError("it was loaded too soon to test this")
+            except urllib.error.HTTPError as error:
+                same(error.code, 503)
+                break
+            except OSError:
+                time.sleep(0.05)
+        server.terminate()
+        same(server.wait(5), 0)
+    finally:
+        server.kill()
 
 
 def main():

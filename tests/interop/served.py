@@ -27,15 +27,19 @@ def make_model(program, folder):
     return folder / "model"
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def served(program, *flags, model=None):
     """The address of a server of `model`, or of a new small one; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="served-") as name:
         folder = pathlib.Path(name)
         model = model or make_model(program, folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         server = subprocess.Popen([program, "serve", "--model", model, "--port", str(port), "--dtype", "fp32", *flags])
         try:
             url = f"http://127.0.0.1:{port}"
