@@ -12,6 +12,8 @@ import statistics
 import subprocess
 import sys
 
+from seed_models import seed_gguf
+
 HERE = pathlib.Path(__file__).parent
 CONFIG = {
     "model_type": "mixtral", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
@@ -44,18 +46,7 @@ class Bench:
         return call([self.python, HERE / script, *arguments, "--threads", self.threads])
 
     def model(self, kind):
-        """The `seed` configuration as a GGUF file of this type; made at the first call."""
-        path = self.folder / f"seed-{kind}.gguf"
-        if not path.exists():
-            part = self.folder / f"part-{kind}.gguf"
-            part.unlink(missing_ok=True)
-            if kind == "bf16":
-                subprocess.run([self.python, HERE / "random_gguf.py", part], check=True)
-            else:
-                subprocess.run([self.program, "quantize", "--model", self.model("bf16"), "--type", kind, "--out", part,
-                                "--quiet"], check=True, stdout=subprocess.DEVNULL)
-            part.rename(path)
-        return path
+        return seed_gguf(self.program, self.folder, kind, self.python)
 
     def works(self):
         """Name, how to measure this program, and the peers."""
