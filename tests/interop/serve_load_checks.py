@@ -147,8 +147,8 @@ def main():
     with served(program, "--random-weights", "--tokenizer", "bytes", "--context", "1024", "--parallel", str(CLIENTS),
                 "--metrics", model="small") as url:
         pid = process_of(url)
-        one = load(program, url, 1, max(5.0, seconds / 8))
-        line("1 client", one)
+        one = [load(program, url, 1, max(5.0, seconds / 8))]
+        line("1 client", one[0])
         memory = []
         done = threading.Event()
 
@@ -166,6 +166,9 @@ def main():
         print(f"beside them: {attack.counts}")
         quiet = load(program, url, CLIENTS, max(10.0, seconds / 4), "--seed", "3", "--warmup", str(CLIENTS))
         line(f"{CLIENTS} clients alone", quiet)
+        # Again, since the machine may be busier at one time than at another; its best counts.
+        one.append(load(program, url, 1, max(5.0, seconds / 8), "--seed", "4"))
+        line("1 client", one[1])
         faults += attack.faults[:3]
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             if answer.status != 200:
@@ -177,9 +180,10 @@ def main():
             faults.append(f"something still runs: {left}")
     third = len(memory) // 3
     before, after = max(memory[:third]), max(memory[-third:])
-    gain = quiet["tok_per_s"] / one["tok_per_s"]
-    print(f"memory: {before:.1f} MiB at most in the first third, {after:.1f} MiB in the last; gain {gain:.2f}")
-    for name, figures in (("attacked", many), ("alone", quiet), ("one", one)):
+    gain = quiet["tok_per_s"] / max(figures["tok_per_s"] for figures in one)
+    tenths = [memory[i * (len(memory) - 1) // 9] for i in range(10)]
+    print(f"memory while attacked: {' '.join(f'{size:.1f}' for size in tenths)} MiB; gain {gain:.2f}")
+    for name, figures in (("attacked", many), ("alone", quiet), ("one", one[0]), ("one", one[1])):
         if figures["errors"]:
             faults.append(f"{name}: {figures['errors']}")
     if after > GROWTH * before:
