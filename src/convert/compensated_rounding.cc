@@ -12,7 +12,7 @@ namespace {
 // Added to the diagonal, as a share of its mean: what inputs beyond this text may be like.
 constexpr double kDamping = 0.01;
 constexpr int64_t kLeastColumns = 128;  // that are rounded between two products
-constexpr int64_t kProductRows = 1024;   // of products, for their size
+constexpr int64_t kProductRows = 1024;  // of products, for their size
 
 double products_size(Context& ctx, const Tensor& values, const Tensor& inputs) {
   double size = 0;

@@ -10,7 +10,7 @@ namespace {
 
 using enum TensorKind;
 
-constexpr int kGroup = 32;             // columns
+constexpr int kGroup = 32;              // columns
 constexpr int64_t kProductRows = 1024;  // of products
 
 struct Products {

@@ -158,7 +158,8 @@ class TreeBuilder {
   int add(const std::string& group, int repetition_level, int definition_level, int depth) {
     if (next_ == elements_.size())
       place_.fail("the schema lists fewer fields than its groups have; the file is damaged");
-    if (depth > kDeepestColumn) place_.fail(fmt::format("columns are nested deeper than {}", kDeepestColumn));
+    if (depth > kDeepestColumn)
+      place_.fail(fmt::format("columns are nested deeper than {}", kDeepestColumn));
     Element& element = elements_[next_++];
     const auto self = static_cast<int>(metadata_.nodes.size());
     metadata_.nodes.push_back(std::move(element.node));

@@ -20,7 +20,8 @@ bool is_boolean(ThriftType type) { return type == ThriftType::yes || type == Thr
 }  // namespace
 
 void ThriftReader::enter() {
-  if (++depth_ > kDeepestStruct) place_.fail(fmt::format("it is nested deeper than {}", kDeepestStruct));
+  if (++depth_ > kDeepestStruct)
+    place_.fail(fmt::format("it is nested deeper than {}", kDeepestStruct));
 }
 
 void ThriftReader::expect(bool holds) const {

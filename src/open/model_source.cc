@@ -273,8 +273,7 @@ std::vector<int64_t> ModelSource::stop_ids() const {
 }
 
 bool ModelSource::has_weights() const {
-  return !is_builtin() &&
-         (form_ != ModelForm::hugging_face || mixtral::has_weights(directory_));
+  return !is_builtin() && (form_ != ModelForm::hugging_face || mixtral::has_weights(directory_));
 }
 
 ParameterFormats ModelSource::stored_formats(const Backend& backend, std::string_view dtype) const {

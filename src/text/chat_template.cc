@@ -51,7 +51,8 @@ std::string user_turn(ChatTemplate chat_template, const std::string& content) {
   return "[INST] " + content + " [/INST]";
 }
 
-std::vector<TemplateSegment> template_segments(ChatTemplate chat_template, std::span<const Message> messages) {
+std::vector<TemplateSegment> template_segments(ChatTemplate chat_template,
+                                               std::span<const Message> messages) {
   std::vector<TemplateSegment> segments;
   std::string system;
   for (const Message& message : messages) {

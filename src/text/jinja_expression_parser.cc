@@ -9,8 +9,8 @@ namespace {
 
 using ExpressionKind = Expression::Kind;
 
-constexpr int kDeepestExpression = 200;       // expressions within expressions
-constexpr int kLongestChain = 500;  // a + b + c ..., and a.b.c ...
+constexpr int kDeepestExpression = 200;  // expressions within expressions
+constexpr int kLongestChain = 500;       // a + b + c ..., and a.b.c ...
 
 std::string described(const Token& token) {
   switch (token.kind) {

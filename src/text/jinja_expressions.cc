@@ -101,7 +101,8 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
     case ExpressionKind::tuple: {
       std::vector<Value> items;
       for (const auto& item : e.parts) items.push_back(evaluate(*item, scope));
-      return list(std::move(items), e.kind == ExpressionKind::list ? Value::Kind::list : Value::Kind::tuple);
+      return list(std::move(items),
+                  e.kind == ExpressionKind::list ? Value::Kind::list : Value::Kind::tuple);
     }
     case ExpressionKind::dict: {
       Value dict = Value::dict();

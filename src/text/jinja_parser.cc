@@ -101,7 +101,8 @@ class StatementParser {
     }
     if (name == "block" || name == "autoescape") return parse_scope(line, name);
     if (name == "break" || name == "continue") {
-      Statement statement = make_at(name == "break" ? StatementKind::leave : StatementKind::go_on, line);
+      Statement statement =
+          make_at(name == "break" ? StatementKind::leave : StatementKind::go_on, line);
       if (loops_ == 0) tokens_.fail(fmt::format("'{}' outside of a loop", name));
       end_tag();
       return statement;
