@@ -63,7 +63,6 @@ def main():
 
         to_text = ("--calibrate", calibration, "--tokens", CALIBRATION_TOKENS)
         quantize("int8", "int8")
-        quantize("int4", "int4")
         bits = quantize("int4, calibrated", "int4", *to_text)["bits_per_weight"]
         ours = quantize("q4_k_m", "q4_k_m")
         llama_cpp.llama_log_set(no_log, ctypes.c_void_p())
@@ -75,6 +74,7 @@ def main():
             raise SystemExit("llama.cpp could not quantize the model")
         show("q4_k_m of llama.cpp", ours["bits_per_weight"], theirs)
         quantize("q4_k_m, calibrated", "q4_k_m", *to_text)
+        quantize("int4", "int4")
         for kind in ("q8_0", "q5_0", "q4_0"):
             quantize(kind, kind)
             quantize(f"{kind}, calibrated", kind, *to_text)
