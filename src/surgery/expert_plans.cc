@@ -133,10 +133,10 @@ std::vector<double> draw_router(const ModelConfig& config, int64_t layer, uint64
 ModelEdit plan_upcycle(const ModelSource& dense, int64_t experts, int64_t per_token,
                        const CopyNoise& noise) {
   if (!dense.is_dense())
-    throw setting_error(
-        "model", fmt::format("{} is a Mixtral already; only a dense model is upcycled, and a "
-                             "Mixtral gets more experts when some are added to it",
-                             dense.name()));
+    throw setting_error("model",
+                        fmt::format("{} is a Mixtral already, and only a dense model is upcycled; "
+                                    "`mixtral experts add` gives a Mixtral more experts",
+                                    dense.name()));
   require_range("experts", experts, 1, 4096);
   require_range("top-k", per_token, 1, experts);
   ModelEdit edit = start(dense, fmt::format("upcycle: {} experts of a dense model", experts));
