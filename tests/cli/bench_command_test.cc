@@ -10,13 +10,16 @@
 #include "cli/bench_ceilings.h"
 #include "io/json.h"
 #include "tests/support/command.h"
+#include "tests/support/files.h"
+#include "tests/support/gguf_model.h"
 
 namespace mixtral {
 namespace {
 
 Json bench(const std::string& work, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"bench",    work, "--model",   "tiny", "--layers", "1",
-                                        "--warmup", "1",  "--context", "32",   "--json"};
+  std::vector<std::string> arguments = {"bench",    work,       "--model", "tiny",      "--layers",
+                                        "1",        "--warmup", "1",       "--context", "32",
+                                        "--device", "cpu",      "--json"};
   if (work != "ops") more.insert(more.end(), {"--steps", "3"});
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Outcome outcome = run_command(arguments);
@@ -81,6 +84,21 @@ TEST(Bench, GenerationReportsTokensASecond) {
   EXPECT_LT(few.at("planned_gib").as_double(), bench("decode").at("planned_gib").as_double());
   const Json codes = bench("decode", {"--tokens", "8", "--quantize-base", "q4_0"});
   EXPECT_GT(codes.at("tok_per_s").as_double(), 0);
+}
+
+TEST(Bench, GenerationKeepsTheFormatsOfAFile) {
+  const TemporaryDirectory directory;
+  const std::string file =
+      testing::toy_gguf::model_file(directory.path() / "model.gguf", "q8_0").string();
+  const auto bytes_a_step = [&](const std::string& dtype) {
+    const Outcome outcome =
+        run_command({"bench", "decode", "--model", file, "--context", "8", "--tokens", "4",
+                     "--steps", "1", "--device", "cpu", "--dtype", dtype, "--json"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const Json json = Json::parse(outcome.out, "bench's output");
+    return json.at("weights_gb_per_s").as_double() * json.at("step_ms").as_double();
+  };
+  EXPECT_LT(bytes_a_step("auto"), 0.7 * bytes_a_step("fp32"));
 }
 
 TEST(Bench, GenerationIsMeasuredAtADepth) {
