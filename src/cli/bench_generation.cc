@@ -211,8 +211,8 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   const bool reads = source.has_weights() && !o.layers && !o.common.random_weights;
   ParameterFormats stored;
   if (reads && !o.common.quantization()) stored = source.stored_formats(backend, o.common.dtype);
-  const Precision precision = choose_precision(o.common.dtype, backend, Purpose::inference,
-                                               stored.empty() ? config.dtype : Dtype::f32);
+  const Precision precision =
+      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype, stored);
   Work work(o, config);
   const Mixtral::Options options{.weights = precision.weights,
                                  .compute = precision.compute,

@@ -229,11 +229,9 @@ class Finetuning {
     if (weights && trains_adapter(kind) && o_.common.dtype == "auto" && !o_.common.quantization())
       stored = stored_formats(
           *weights, config_, [&](ops::WeightFormat format) { return backend->has_format(format); });
-    // Beside weights in few bits the others keep all of theirs.
-    const Dtype dtype = stored.empty() ? config_.dtype : Dtype::f32;
-    const Precision precision =
-        choose_precision(o_.common.dtype, *backend,
-                         trains_adapter(kind) ? Purpose::tuning : Purpose::training, dtype);
+    const Precision precision = choose_precision(
+        o_.common.dtype, *backend, trains_adapter(kind) ? Purpose::tuning : Purpose::training,
+        config_.dtype, stored);
     const Mixtral::Options options{.weights = precision.weights,
                                    .compute = precision.compute,
                                    .context = planned_context(o_, data),

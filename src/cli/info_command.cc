@@ -89,18 +89,20 @@ void run_info(const InfoOptions& o) {
   const auto planner = backend ? make_planning_backend(backend.get())
                                : make_planning_gpu(static_cast<int64_t>(o.gpu * (1 << 30)));
   const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(c.max_positions, 2048);
-  const Precision inference =
-      choose_precision(o.common.dtype, *planner, Purpose::inference, c.dtype);
-  const Precision training = choose_precision(o.common.dtype, *planner, Purpose::training, c.dtype);
-  const Precision tuning = choose_precision(o.common.dtype, *planner, Purpose::tuning, c.dtype);
-  const ParameterFormats stored =
-      backend ? source.stored_formats(*backend, o.common.dtype) : ParameterFormats();
+  ParameterFormats stored;
+  if (backend && !o.common.quantization()) stored = source.stored_formats(*backend, o.common.dtype);
+  const auto precision = [&](Purpose purpose, const ParameterFormats& formats) {
+    return choose_precision(o.common.dtype, *planner, purpose, c.dtype, formats);
+  };
+  const Precision inference = precision(Purpose::inference, stored),
+                  training = precision(Purpose::training, {}),
+                  tuning = precision(Purpose::tuning, stored);
   const auto options_of = [&](const Precision& p, std::optional<ops::WeightFormat> quantization) {
     return Mixtral::Options{.weights = p.weights,
                             .compute = p.compute,
                             .context = context,
                             .quantization = quantization,
-                            .formats = quantization ? ParameterFormats() : stored};
+                            .formats = stored};
   };
   const auto dense = [](Mixtral::Options options) {
     options.formats.clear();  // weights that are trained are numbers

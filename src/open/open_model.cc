@@ -71,6 +71,11 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
   return p;
 }
 
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored, const ParameterFormats& formats) {
+  return choose_precision(dtype, backend, purpose, formats.empty() ? stored : Dtype::f32);
+}
+
 void require_positions(int64_t context, const ModelConfig& config) {
   if (context <= config.max_positions) return;
   throw AdvisedUsageError(
@@ -124,10 +129,9 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
   ParameterFormats stored;
   if (purpose != Purpose::training && !o.random_weights && !o.quantization)
     stored = source.stored_formats(*open.backend, o.dtype);
-  // Beside weights in few bits the others keep all of theirs.
   open.precision = choose_precision(o.dtype, *open.backend,
                                     purpose == Purpose::tuning ? Purpose::training : purpose,
-                                    stored.empty() ? config.dtype : Dtype::f32);
+                                    config.dtype, stored);
   const Mixtral::Options options{.weights = open.precision.weights,
                                  .compute = open.precision.compute,
                                  .context = o.context,

@@ -38,6 +38,11 @@ enum class Purpose {
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored);
 
+/// The same for a model of which some parameters keep the formats of its files: beside weights in
+/// few bits the others keep all of theirs.
+Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
+                           Dtype stored, const ParameterFormats& formats);
+
 /// How a model is opened, for every command.
 struct OpenOptions {
   std::string device = "auto";
