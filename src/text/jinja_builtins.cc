@@ -15,12 +15,6 @@ namespace {
 
 constexpr Integer kLongestRange = 100000;  // as jinja2's sandbox
 
-template <size_t N>
-std::vector<std::optional<Value>> take(const Arguments& given, const std::string_view (&names)[N],
-                                       std::string_view function) {
-  return bind(given, std::span<const std::string_view>(names), function);
-}
-
 Value range(Interpreter& run, Arguments& given) {
   const auto& p = given.positional;
   if (p.empty() || p.size() > 3 || !given.named.empty())
@@ -58,7 +52,7 @@ Value dictionary(const Arguments& given, Value::Kind kind) {
 }
 
 Value strftime_now(Interpreter&, Arguments& given) {
-  const auto a = take(given, {"format"}, "strftime_now");
+  const auto a = bind(given, {"format"}, "strftime_now");
   if (!a[0]) throw RenderError("strftime_now needs a format");
   const std::string& format = plain_text(*a[0]);
   if (format.size() > 1000) throw RenderError("strftime_now: the format is too long");
@@ -82,7 +76,7 @@ Value raise_exception(Interpreter&, Arguments& given) {
 
 /// A function that gives its text from the second call on.
 Value joiner(Interpreter&, Arguments& given) {
-  const auto a = take(given, {"sep"}, "joiner");
+  const auto a = bind(given, {"sep"}, "joiner");
   return Value::function(
       "joiner", [separator = a[0].value_or(Value::of(", ")), used = std::make_shared<bool>(false)](
                     Interpreter&, Arguments&) {

@@ -126,6 +126,12 @@ Value find_method(const Value& value, const std::string& name);
 std::vector<std::optional<Value>> bind(const Arguments& arguments,
                                        std::span<const std::string_view> names,
                                        std::string_view function);
+template <size_t N>
+std::vector<std::optional<Value>> bind(const Arguments& arguments,
+                                       const std::string_view (&names)[N],
+                                       std::string_view function) {
+  return bind(arguments, std::span<const std::string_view>(names), function);
+}
 Integer whole_number(const Value& value);
 /// The text of a value that must be text.
 const std::string& plain_text(const Value& value);

@@ -9,12 +9,6 @@
 namespace mixtral::jinja {
 namespace {
 
-template <size_t N>
-std::vector<std::optional<Value>> take(const Arguments& given, const std::string_view (&names)[N],
-                                       std::string_view filter) {
-  return bind(given, std::span<const std::string_view>(names), filter);
-}
-
 /// item.a.b of "a.b"; numbers are indices. What is undefined on the way is `otherwise`, if given.
 Value at_path(Interpreter& run, Value item, const Value& path,
               const std::optional<Value>& otherwise = std::nullopt) {
@@ -80,7 +74,7 @@ Value reverse(Interpreter& run, const Value& value, Arguments&) {
 }
 
 Value join(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"d", "attribute"}, "join");
+  const auto a = bind(given, {"d", "attribute"}, "join");
   const std::string between = a[0] ? to_text(*a[0]) : "";
   const auto path = unless_none(a[1]);
   std::string text;
@@ -128,12 +122,12 @@ std::vector<Value> sorted(Interpreter& run, const Value& value, const std::optio
 }
 
 Value sort(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"reverse", "case_sensitive", "attribute"}, "sort");
+  const auto a = bind(given, {"reverse", "case_sensitive", "attribute"}, "sort");
   return run.list(sorted(run, value, unless_none(a[2]), given_true(a[1]), given_true(a[0])));
 }
 
 Value unique(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"case_sensitive", "attribute"}, "unique");
+  const auto a = bind(given, {"case_sensitive", "attribute"}, "unique");
   const auto path = unless_none(a[1]);
   std::vector<Value> items;
   const Value seen = Value::dict();
@@ -148,7 +142,7 @@ Value unique(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value extreme(Interpreter& run, const Value& value, Arguments& given, int sign) {
-  const auto a = take(given, {"case_sensitive", "attribute"}, sign < 0 ? "min" : "max");
+  const auto a = bind(given, {"case_sensitive", "attribute"}, sign < 0 ? "min" : "max");
   const auto path = unless_none(a[1]);
   const auto key = [&](const Value& item) {
     return folded(path ? at_path(run, item, *path) : item, given_true(a[0]));
@@ -167,7 +161,7 @@ Value maximum(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value sum(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"attribute", "start"}, "sum");
+  const auto a = bind(given, {"attribute", "start"}, "sum");
   const auto path = unless_none(a[0]);
   Value total = a[1].value_or(Value::of(0));
   Expression plus;
@@ -190,7 +184,7 @@ Value map(Interpreter& run, const Value& value, Arguments& given) {
   std::vector<Value> items;
   if (!truth(value)) return run.list({}, Value::Kind::iterator);  // of 0 and none, too
   if (given.positional.empty()) {
-    const auto a = take(given, {"attribute", "default"}, "map");
+    const auto a = bind(given, {"attribute", "default"}, "map");
     if (!a[0]) throw RenderError("map needs a filter's name or an attribute");
     for (const Value& item : iterate(value))
       items.push_back(at_path(run, item, *a[0], unless_none(a[1])));
@@ -249,7 +243,7 @@ Value rejectattr(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value batch(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"linecount", "fill_with"}, "batch");
+  const auto a = bind(given, {"linecount", "fill_with"}, "batch");
   const Integer size = a[0] ? whole_number(*a[0]) : 0;
   if (size < 1) throw RenderError("batch needs a size of at least 1");
   std::vector<Value> rows, row;
@@ -267,7 +261,7 @@ Value batch(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value slice(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"slices", "fill_with"}, "slice");
+  const auto a = bind(given, {"slices", "fill_with"}, "slice");
   const Integer slices = a[0] ? whole_number(*a[0]) : 0;
   if (slices < 1 || slices > 100000) throw RenderError("slice needs 1 to 100000 slices");
   const std::vector<Value> items = iterate(value);
@@ -286,7 +280,7 @@ Value slice(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value groupby(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"attribute", "default", "case_sensitive"}, "groupby");
+  const auto a = bind(given, {"attribute", "default", "case_sensitive"}, "groupby");
   if (!a[0]) throw RenderError("groupby needs an attribute");
   const auto otherwise = unless_none(a[1]);
   std::vector<Value> keyed;
@@ -309,7 +303,7 @@ Value groupby(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value dictsort(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"case_sensitive", "by", "reverse"}, "dictsort");
+  const auto a = bind(given, {"case_sensitive", "by", "reverse"}, "dictsort");
   const std::string by = a[1] ? plain_text(*a[1]) : "key";
   if (by != "key" && by != "value") throw RenderError("dictsort sorts by 'key' or 'value'");
   if (!value.is(Value::Kind::dict)) throw RenderError("dictsort needs a dictionary");
@@ -330,7 +324,7 @@ Value items(Interpreter& run, const Value& value, Arguments&) {
 }
 
 Value attr(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"name"}, "attr");
+  const auto a = bind(given, {"name"}, "attr");
   if (!a[0]) throw RenderError("attr needs a name");
   if (value.is(Value::Kind::dict)) {  // only what Python calls an attribute
     const Value method = find_method(value, to_text(*a[0]));

@@ -13,12 +13,6 @@ using Method = Value (*)(Interpreter&, const Value&, Arguments&);
 
 bool is_space(int32_t code) { return is_white_space(code) || (code >= 0x1C && code <= 0x1F); }
 
-template <size_t N>
-std::vector<std::optional<Value>> take(const Arguments& given, const std::string_view (&names)[N],
-                                       std::string_view method) {
-  return bind(given, std::span<const std::string_view>(names), method);
-}
-
 std::optional<std::string> text_unless_none(const std::optional<Value>& value) {
   if (!value || value->is(Value::Kind::none)) return std::nullopt;
   return plain_text(*value);
@@ -52,15 +46,15 @@ std::string_view stripped(std::string_view text, const std::optional<std::string
 
 Value strip(Interpreter& run, const Value& self, Arguments& given) {
   return run.text(std::string(
-      stripped(self.text(), text_unless_none(take(given, {"chars"}, "strip")[0]), true, true)));
+      stripped(self.text(), text_unless_none(bind(given, {"chars"}, "strip")[0]), true, true)));
 }
 Value lstrip(Interpreter& run, const Value& self, Arguments& given) {
   return run.text(std::string(
-      stripped(self.text(), text_unless_none(take(given, {"chars"}, "lstrip")[0]), true, false)));
+      stripped(self.text(), text_unless_none(bind(given, {"chars"}, "lstrip")[0]), true, false)));
 }
 Value rstrip(Interpreter& run, const Value& self, Arguments& given) {
   return run.text(std::string(
-      stripped(self.text(), text_unless_none(take(given, {"chars"}, "rstrip")[0]), false, true)));
+      stripped(self.text(), text_unless_none(bind(given, {"chars"}, "rstrip")[0]), false, true)));
 }
 
 Value texts(Interpreter& run, const std::vector<std::string_view>& parts) {
@@ -99,7 +93,7 @@ std::vector<std::string_view> split_spaces_from_right(std::string_view text, siz
 }
 
 Value split(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"sep", "maxsplit"}, "split");
+  const auto a = bind(given, {"sep", "maxsplit"}, "split");
   const auto separator = text_unless_none(a[0]);
   const size_t limit = limit_of(a[1]);
   if (!separator) return texts(run, split_spaces(self.text(), limit));
@@ -115,7 +109,7 @@ Value split(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value rsplit(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"sep", "maxsplit"}, "rsplit");
+  const auto a = bind(given, {"sep", "maxsplit"}, "rsplit");
   const auto separator = text_unless_none(a[0]);
   const size_t limit = limit_of(a[1]);
   if (!separator) return texts(run, split_spaces_from_right(self.text(), limit));
@@ -132,7 +126,7 @@ Value rsplit(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value splitlines(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"keepends"}, "splitlines");
+  const auto a = bind(given, {"keepends"}, "splitlines");
   const bool keep = a[0] && truth(*a[0]);
   std::vector<std::string_view> lines;
   const std::string_view text = self.text();
@@ -155,7 +149,7 @@ Value splitlines(Interpreter& run, const Value& self, Arguments& given) {
 
 /// Whether the text begins (ends) with a text or one of a tuple of them.
 bool affixed(const Value& self, const Arguments& given, bool at_start) {
-  const auto a = take(given, {"prefix"}, at_start ? "startswith" : "endswith");
+  const auto a = bind(given, {"prefix"}, at_start ? "startswith" : "endswith");
   if (!a[0]) throw RenderError("an argument is missing");
   const auto holds = [&](const Value& affix) {
     return at_start ? self.text().starts_with(plain_text(affix))
@@ -213,7 +207,7 @@ Value swapcase(Interpreter& run, const Value& self, Arguments&) {
 }
 
 Value replace(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"old", "new", "count"}, "replace");
+  const auto a = bind(given, {"old", "new", "count"}, "replace");
   if (!a[0] || !a[1]) throw RenderError("replace needs two texts");
   const std::string &old = plain_text(*a[0]), &by = plain_text(*a[1]);
   size_t limit = limit_of(a[2]);
@@ -244,7 +238,7 @@ Value replace(Interpreter& run, const Value& self, Arguments& given) {
 
 /// Where the text holds another one, in characters; -1 where it does not.
 Integer place_of(const Value& self, const Arguments& given, bool from_right) {
-  const auto a = take(given, {"sub", "start", "end"}, "find");
+  const auto a = bind(given, {"sub", "start", "end"}, "find");
   if (!a[0]) throw RenderError("an argument is missing");
   if (a[2]) throw RenderError("an end for the search is not supported");
   const std::string& part = plain_text(*a[0]);
@@ -279,7 +273,7 @@ Value rindex(Interpreter&, const Value& self, Arguments& given) {
 }
 
 Value count(Interpreter&, const Value& self, Arguments& given) {
-  const auto a = take(given, {"sub"}, "count");
+  const auto a = bind(given, {"sub"}, "count");
   if (!a[0]) throw RenderError("an argument is missing");
   const std::string& part = plain_text(*a[0]);
   if (part.empty()) return Value::of(count_characters(self.text()) + 1);
@@ -290,7 +284,7 @@ Value count(Interpreter&, const Value& self, Arguments& given) {
 }
 
 Value divided(Interpreter& run, const Value& self, const Arguments& given, bool from_right) {
-  const auto a = take(given, {"sep"}, "partition");
+  const auto a = bind(given, {"sep"}, "partition");
   if (!a[0] || plain_text(*a[0]).empty()) throw RenderError("empty separator");
   const std::string &text = self.text(), &separator = a[0]->text();
   const size_t at = from_right ? text.rfind(separator) : text.find(separator);
@@ -337,7 +331,7 @@ Value case_is(Interpreter&, const Value& self, Arguments&) {
 /// Filled up to a width in characters, with the text at the left, in the middle or at the right.
 enum class Place { left, middle, right };
 Value filled(Interpreter& run, const Value& self, const Arguments& given, Place place) {
-  const auto a = take(given, {"width", "fillchar"}, "center");
+  const auto a = bind(given, {"width", "fillchar"}, "center");
   if (!a[0]) throw RenderError("a width is missing");
   const std::string fill = a[1] ? plain_text(*a[1]) : " ";
   if (count_characters(fill) != 1)
@@ -369,7 +363,7 @@ Value center(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value zfill(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"width"}, "zfill");
+  const auto a = bind(given, {"width"}, "zfill");
   if (!a[0]) throw RenderError("a width is missing");
   const bool sign = self.text().starts_with('-') || self.text().starts_with('+');
   const Arguments rest{{Value::of(whole_number(*a[0]) - (sign ? 1 : 0)), Value::of("0")}, {}};
@@ -378,7 +372,7 @@ Value zfill(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value join(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"iterable"}, "join");
+  const auto a = bind(given, {"iterable"}, "join");
   if (!a[0]) throw RenderError("join needs a list");
   std::string text;
   bool begun = false;
@@ -396,20 +390,20 @@ Value format(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value removeprefix(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"prefix"}, "removeprefix");
+  const auto a = bind(given, {"prefix"}, "removeprefix");
   if (!a[0]) throw RenderError("an argument is missing");
   const bool has = self.text().starts_with(plain_text(*a[0]));
   return has ? run.text(self.text().substr(a[0]->text().size())) : self;
 }
 Value removesuffix(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"suffix"}, "removesuffix");
+  const auto a = bind(given, {"suffix"}, "removesuffix");
   if (!a[0]) throw RenderError("an argument is missing");
   const bool has = self.text().ends_with(plain_text(*a[0]));
   return has ? run.text(self.text().substr(0, self.text().size() - a[0]->text().size())) : self;
 }
 
 Value list_count(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"value"}, "count");
+  const auto a = bind(given, {"value"}, "count");
   if (!a[0]) throw RenderError("an argument is missing");
   run.spend(self.items().items.size());
   return Value::of(static_cast<size_t>(std::ranges::count_if(
@@ -417,7 +411,7 @@ Value list_count(Interpreter& run, const Value& self, Arguments& given) {
 }
 
 Value list_index(Interpreter& run, const Value& self, Arguments& given) {
-  const auto a = take(given, {"value"}, "index");
+  const auto a = bind(given, {"value"}, "index");
   if (!a[0]) throw RenderError("an argument is missing");
   const auto& items = self.items().items;
   run.spend(items.size());
@@ -431,7 +425,7 @@ Value list_copy(Interpreter& run, const Value& self, Arguments&) {
 }
 
 Value get(Interpreter&, const Value& self, Arguments& given) {
-  const auto a = take(given, {"key", "default"}, "get");
+  const auto a = bind(given, {"key", "default"}, "get");
   if (!a[0]) throw RenderError("get needs a key");
   if (const Value* found = self.find(*a[0])) return *found;
   return a[1].value_or(Value::none());

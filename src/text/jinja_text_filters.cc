@@ -12,17 +12,9 @@
 namespace mixtral::jinja {
 namespace {
 
-using Names = std::span<const std::string_view>;
-
 /// The value's own method of that name.
 Value by_method(Interpreter& run, const Value& value, const char* name, Arguments& given) {
   return run.call(find_method(Value::of(to_text(value)), name), given);
-}
-
-template <size_t N>
-std::vector<std::optional<Value>> take(const Arguments& given, const std::string_view (&names)[N],
-                                       std::string_view filter) {
-  return bind(given, Names(names), filter);
 }
 
 Value upper(Interpreter& run, const Value& value, Arguments&) {
@@ -60,18 +52,18 @@ Value capitalize(Interpreter& run, const Value& value, Arguments& given) {
 
 Value trim(Interpreter& run, const Value& value, Arguments& given) {
   Arguments rest;
-  if (const auto chars = take(given, {"chars"}, "trim")[0]) rest.positional.push_back(*chars);
+  if (const auto chars = bind(given, {"chars"}, "trim")[0]) rest.positional.push_back(*chars);
   return by_method(run, value, "strip", rest);
 }
 
 Value center(Interpreter& run, const Value& value, Arguments& given) {
   Arguments rest;
-  rest.positional.push_back(take(given, {"width"}, "center")[0].value_or(Value::of(80)));
+  rest.positional.push_back(bind(given, {"width"}, "center")[0].value_or(Value::of(80)));
   return by_method(run, value, "center", rest);
 }
 
 Value replace(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"old", "new", "count"}, "replace");
+  const auto a = bind(given, {"old", "new", "count"}, "replace");
   if (!a[0] || !a[1]) throw RenderError("replace needs what to replace, and by what");
   Arguments rest{{Value::of(to_text(*a[0])), Value::of(to_text(*a[1]))}, {}};
   if (a[2] && !a[2]->is(Value::Kind::none)) rest.positional.push_back(*a[2]);
@@ -79,7 +71,7 @@ Value replace(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value indent(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"width", "first", "blank"}, "indent");
+  const auto a = bind(given, {"width", "first", "blank"}, "indent");
   if (!value.is(Value::Kind::string)) plain_text(value);
   std::string indention(4, ' ');
   if (a[0] && a[0]->is(Value::Kind::string)) {
@@ -104,7 +96,7 @@ Value indent(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value truncate(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"length", "killwords", "end", "leeway"}, "truncate");
+  const auto a = bind(given, {"length", "killwords", "end", "leeway"}, "truncate");
   const std::string all = plain_text(value);
   const std::string end = a[2] ? to_text(*a[2]) : "...";
   const Integer length = a[0] ? whole_number(*a[0]) : 255;
@@ -136,7 +128,7 @@ Value wordcount(Interpreter&, const Value& value, Arguments&) {
 }
 
 Value to_int(Interpreter&, const Value& value, Arguments& given) {
-  const auto a = take(given, {"default", "base"}, "int");
+  const auto a = bind(given, {"default", "base"}, "int");
   const Value otherwise = a[0].value_or(Value::of(0));
   const Integer base = a[1] ? whole_number(*a[1]) : 10;
   if (value.is(Value::Kind::undefined)) throw RenderError(value.undefined_message());
@@ -167,7 +159,7 @@ Value to_int(Interpreter&, const Value& value, Arguments& given) {
 }
 
 Value to_float(Interpreter&, const Value& value, Arguments& given) {
-  const auto a = take(given, {"default"}, "float");
+  const auto a = bind(given, {"default"}, "float");
   if (value.is(Value::Kind::undefined)) throw RenderError(value.undefined_message());
   if (value.is_number()) return Value::of(value.real());
   const Value otherwise = a[0].value_or(Value::of(0.0));
@@ -185,7 +177,7 @@ Value to_float(Interpreter&, const Value& value, Arguments& given) {
 }
 
 Value round(Interpreter&, const Value& value, Arguments& given) {
-  const auto a = take(given, {"precision", "method"}, "round");
+  const auto a = bind(given, {"precision", "method"}, "round");
   const Integer precision = a[0] ? whole_number(*a[0]) : 0;
   const std::string method = a[1] ? plain_text(*a[1]) : "common";
   if (!value.is_number()) whole_number(value);
@@ -240,7 +232,7 @@ Value urlencode(Interpreter& run, const Value& value, Arguments&) {
 }
 
 Value filesizeformat(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"binary"}, "filesizeformat");
+  const auto a = bind(given, {"binary"}, "filesizeformat");
   const bool binary = a[0] && truth(*a[0]);
   Arguments none;
   const double bytes = to_float(run, value, none).real();
@@ -270,7 +262,7 @@ Value format(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value tojson(Interpreter& run, const Value& value, Arguments& given) {
-  const auto a = take(given, {"ensure_ascii", "indent", "separators", "sort_keys"}, "tojson");
+  const auto a = bind(given, {"ensure_ascii", "indent", "separators", "sort_keys"}, "tojson");
   JsonStyle style;
   style.ensure_ascii = a[0] && truth(*a[0]);
   style.sort_keys = a[3] && truth(*a[3]);
@@ -291,7 +283,7 @@ Value tojson(Interpreter& run, const Value& value, Arguments& given) {
 }
 
 Value defaulted(Interpreter&, const Value& value, Arguments& given) {
-  const auto a = take(given, {"default_value", "boolean"}, "default");
+  const auto a = bind(given, {"default_value", "boolean"}, "default");
   const bool replaces = value.is(Value::Kind::undefined) || (a[1] && truth(*a[1]) && !truth(value));
   return replaces ? a[0].value_or(Value::of("")) : value;
 }
