@@ -5,13 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <mutex>
-#include <utility>
 
 #include "base/error.h"
 #include "convert/group_pack.h"
 #include "io/convert.h"
-#include "ops/format_k_pack.h"
-#include "ops/format_q.h"
+#include "ops/block_rounder.h"
 #include "ops/weight.h"
 
 namespace mixtral {
@@ -38,12 +36,6 @@ void pack_row(ops::WeightFormat format, std::span<const float> values, uint8_t* 
   if (format.name() == "q6_k") return ops::pack_q6_k(values, {.codes = to});
   CHECK(format.row().pack != nullptr, std::string(format.name()) + " is only read");
   format.row().pack(values, {.codes = to});
-}
-
-/// Null for a format that is only rounded to the nearest.
-std::unique_ptr<ops::BlockRounder> make_rounder(ops::WeightFormat format, void* to) {
-  auto rounder = ops::make_k_rounder(format.name(), to);
-  return rounder ? std::move(rounder) : ops::make_q_rounder(format.name(), to);
 }
 
 }  // namespace
@@ -127,9 +119,9 @@ PackedPart PartPacker::pack_blocks(const TensorId& id, ops::WeightFormat format)
   const Tensor codes = room(codes_, {rows, bytes}, Dtype::u8);
   const auto row_of = [&](int64_t row) { return codes.as<uint8_t>() + row * bytes; };
   Deviation deviation;
-  if (calibration_ && Calibration::has(id) && make_rounder(format, nullptr)) {
-    deviation =
-        compensate(id, values, [&](int64_t row) { return make_rounder(format, row_of(row)); });
+  if (calibration_ && Calibration::has(id) && ops::make_rounder(format.name(), nullptr)) {
+    deviation = compensate(
+        id, values, [&](int64_t row) { return ops::make_rounder(format.name(), row_of(row)); });
   } else {
     deviation = for_rows(threads_, rows, [&](int64_t row, Deviation& own) {
       const std::span<const float> from(values.as<float>() + row * columns,

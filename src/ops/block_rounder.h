@@ -33,4 +33,8 @@ class BlockRounder {
   virtual void close(size_t index) = 0;
 };
 
+/// The rounder of a row of `format`, which it writes to `to`; null for a format whose numbers are
+/// only rounded to the nearest.
+std::unique_ptr<BlockRounder> make_rounder(std::string_view format, void* to);
+
 }  // namespace mixtral::ops

@@ -135,12 +135,6 @@ void put_nibbles(const AffineSuper& super, uint8_t* to) {
 constexpr size_t kSmall = 16, kSmalls = kSuper / kSmall;
 constexpr SignedBlock kCodes{.size = kSmall, .zero = 32};  // of 6 bits
 
-uint8_t signed_code(float x, float scale) {
-  constexpr auto kZero = static_cast<float>(kCodes.zero);
-  return static_cast<uint8_t>(
-      std::clamp(x * inverse(scale) + (kZero + 0.5f), 0.f, 2 * kZero - 0.5f));
-}
-
 /// A super-block of Q6_K before its bits are put together.
 struct SignedSuper {
   float unit = 0;  // of the scales' codes
@@ -169,7 +163,7 @@ void settle(const float* x, const float* w, float scale, size_t block, SignedSup
   const size_t best = best_signed(kCodes, x, w, trials.data(), count);
   super.scales[block] = static_cast<int8_t>(first + static_cast<int>(best));
   for (size_t i = 0; i < kSmall; ++i)
-    super.codes[block * kSmall + i] = signed_code(x[i], trials[best]);
+    super.codes[block * kSmall + i] = static_cast<uint8_t>(signed_code(kCodes, x[i], trials[best]));
 }
 
 void put_q4(const AffineSuper& super, uint8_t* to) {
@@ -260,7 +254,7 @@ class SignedRounder : public BlockRounder {
   }
   float round(size_t i, float value) override {
     const float scale = super_.unit * static_cast<float>(super_.scales[i / kSmall]);
-    super_.codes[i] = signed_code(value, scale);
+    super_.codes[i] = static_cast<uint8_t>(signed_code(kCodes, value, scale));
     return scale * static_cast<float>(super_.codes[i] - kCodes.zero);
   }
   void close(size_t index) override { put_q6(super_, to_ + index * kQ6Bytes); }

@@ -109,14 +109,11 @@ class CentredRounder : public BlockRounder {
   size_t unit() const override { return kBlock; }
   size_t block() const override { return kBlock; }
   void open(const float* values, const float* weights) override {
-    scale_ = static_cast<float>(
-        f16(search_signed({.size = kBlock, .zero = type_.zero}, values, weights)));
+    scale_ = static_cast<float>(f16(search_signed(signed_block(), values, weights)));
   }
   void open_block(size_t, const float*, const float*) override {}
   float round(size_t i, float value) override {
-    const auto zero = static_cast<float>(type_.zero);
-    codes_[i] =
-        static_cast<int>(std::clamp(value * inverse(scale_) + (zero + 0.5f), 0.f, 2 * zero - 0.5f));
+    codes_[i] = signed_code(signed_block(), value, scale_);
     return static_cast<float>(codes_[i] - type_.zero) * scale_;
   }
   void close(size_t index) override {
@@ -126,6 +123,8 @@ class CentredRounder : public BlockRounder {
   }
 
  private:
+  SignedBlock signed_block() const { return {.size = kBlock, .zero = type_.zero}; }
+
   const CentredType& type_;
   uint8_t* to_;
   float scale_ = 0;

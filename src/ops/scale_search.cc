@@ -214,6 +214,11 @@ HWY_EXPORT(best_affine);
 HWY_EXPORT(search_signed);
 HWY_EXPORT(best_signed);
 
+int signed_code(SignedBlock block, float x, float scale) {
+  const auto zero = static_cast<float>(block.zero);
+  const float inverse = scale != 0 ? 1 / scale : 0;
+  return static_cast<int>(std::clamp(x * inverse + (zero + 0.5f), 0.f, 2 * zero - 0.5f));
+}
 AffineScale search_affine(const float* x, const float* w, int levels) {
   return HWY_DYNAMIC_DISPATCH(search_affine)(x, w, levels);
 }

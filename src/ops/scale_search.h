@@ -32,6 +32,9 @@ struct SignedBlock {
   int zero;
 };
 
+/// The nearest code of a number under a scale.
+int signed_code(SignedBlock block, float x, float scale);
+
 /// The scale of a block, likewise. It is negative where that puts the largest number at the side
 /// that has one code more.
 float search_signed(SignedBlock block, const float* x, const float* w);

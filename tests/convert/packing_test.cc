@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "convert/group_pack.h"
-#include "ops/format_k_pack.h"
-#include "ops/format_q.h"
+#include "ops/block_rounder.h"
 #include "ops/weight_format.h"
 
 namespace mixtral {
@@ -92,9 +91,7 @@ TEST(Rounders, MoveTheErrorToColumnsThatMatterLess) {
   types.push_back({"q8_0", ops::pack_q8_0, {}});
   for (const KType& type : types) {
     const std::vector<float> weighted = read_back(type, values.size(), [&](uint8_t* to) {
-      auto rounder = ops::make_k_rounder(type.name, to);
-      if (!rounder) rounder = ops::make_q_rounder(type.name, to);
-      round_all(*rounder, values, weights, kept);
+      round_all(*ops::make_rounder(type.name, to), values, weights, kept);
     });
     EXPECT_EQ(weighted, kept) << type.name;
     EXPECT_LT(error(values, weighted, weights), error(values, through(type, values), weights))
