@@ -5,11 +5,11 @@ the result, from what it computes with the source, or from what this program com
 """
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import torch
+from program import run
 from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
                           MixtralConfig, MixtralForCausalLM)
@@ -20,13 +20,6 @@ TOKENS = [1, 77, 120, 5, 12, 99, 9, 33, 101, 64, 7, 127]
 SHAPE = dict(vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2)
 failures = 0
-
-
-def run(program, *arguments):
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, arguments))}: {done.stderr}")
-    return done.stdout
 
 
 def logits(folder):

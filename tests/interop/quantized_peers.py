@@ -7,22 +7,15 @@ import ctypes
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import llama_cpp
+from program import run
 
 LLAMA_Q4_K_M = 15  # llama_ftype
 CALIBRATION_TOKENS = 8192
 failures = 0
-
-
-def run(program, *arguments):
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, arguments))}: {done.stderr}")
-    return done.stdout
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
