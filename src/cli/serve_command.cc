@@ -1,7 +1,10 @@
 #include "cli/serve_command.h"
 
-#include <fmt/format.h>
+#if __has_include(<malloc.h>)
 #include <malloc.h>
+#endif
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
