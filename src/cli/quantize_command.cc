@@ -155,9 +155,8 @@ void add_quantize_command(cli::App& app) {
       "quantize", "Write a model in few bits: a GGUF file, or a directory in MLX's groups");
   command->footer(
       "Attention, experts, embedding and head are rounded; router and norms stay as they are.\n"
-      "With --calibrate, numbers are rounded so that products with what the text gives each "
-      "matrix\n"
-      "change least (GPTQ); q4_1 and q5_1 always round to the nearest, as ggml does.\n"
+      "With --calibrate, numbers are rounded so that products with what the text gives each\n"
+      "matrix change least (GPTQ); q4_1 and q5_1 always round to the nearest, as ggml does.\n"
       "With a budget and a text, each tensor gets its own type (mixed precision).\n"
       "Example: mixtral quantize --model DIR --type q4_k_m --calibrate text.jsonl --out m.gguf\n"
       "         mixtral quantize --model DIR --type int4 --out models/four-bits\n"
