@@ -257,8 +257,7 @@ class Stream {
       for (int r = 0; r < row_tiles; ++r)
         all[(warp_ * Shape::kParts + i * row_tiles + r) * kWarp + lane_] = {
             sums[i][r][0], sums[i][r][1], sums[i][r][2], sums[i][r][3]};
-    __syncwarp();
-    if (lane_ == 0) arrive(&meeting_.full[turn % kStreamTurns]);
+    arrive(&meeting_.full[turn % kStreamTurns]);
   }
 
   /// Adds all warps' sums and writes the item's results.
@@ -290,8 +289,7 @@ class Stream {
             *to = narrow<Y>(fmaf(op_.scale, total(index), before));
           }
         }
-    __syncwarp();
-    if (lane_ == 0) arrive(&meeting_.free[turn % kStreamTurns]);
+    arrive(&meeting_.free[turn % kStreamTurns]);
   }
 
   const StreamTask<Y>& op_;
@@ -319,8 +317,8 @@ __global__ void __launch_bounds__(kStreamThreads, StreamShape<codec, tiles, row_
     make_level_table(reinterpret_cast<uint32_t*>(shared + Shape::kSums));
   if (threadIdx.x == 0)
     for (int i = 0; i < kStreamTurns; ++i) {
-      make_barrier(&meeting.full[i], kStreamWarps);
-      make_barrier(&meeting.free[i], 1);
+      make_barrier(&meeting.full[i], kStreamWarps * kWarp);
+      make_barrier(&meeting.free[i], kWarp);
     }
   if (!op.early) {
     wait_for_previous();
