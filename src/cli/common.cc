@@ -36,6 +36,7 @@ void CommonOptions::add_to(cli::App& command) {
 
 void CommonOptions::add_model_flags(cli::App& command) {
   add_quantize_base(command);
+  add_batch_invariant(command);
   add_random_weights(command);
 }
 
@@ -62,6 +63,14 @@ cli::Option* CommonOptions::add_random_weights(cli::App& command) {
       "shape, and may be a built-in configuration. For measuring without a model's files");
 }
 
+cli::Option* CommonOptions::add_batch_invariant(cli::App& command) {
+  return command.add_flag(
+      "--batch-invariant", batch_invariant,
+      "Compute each token by kernels that do not depend on how many are computed at once: the same "
+      "logits in a prompt and decoded, alone and among others. On a CPU it is always so; on a GPU "
+      "it costs time");
+}
+
 std::optional<ops::WeightFormat> CommonOptions::quantization() const {
   return quantize_base == "off" ? std::nullopt : ops::find_weight_format(quantize_base);
 }
@@ -81,6 +90,7 @@ OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) cons
           .dtype = dtype,
           .rope_frequencies = rope_dtype(),
           .quantization = quantization(),
+          .batch_invariant = batch_invariant,
           .random_weights = random_weights,
           .seed = seed,
           .context = context,

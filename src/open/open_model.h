@@ -50,6 +50,7 @@ struct OpenOptions {
   std::string dtype = "auto";
   Dtype rope_frequencies = Dtype::f32;
   std::optional<ops::WeightFormat> quantization = {};
+  bool batch_invariant = false;  // Backend::set_batch_invariant
   bool random_weights = false;  // drawn from the seed instead of read
   uint64_t seed = 1;
   int64_t context = 0;    // positions to prepare for
