@@ -2,6 +2,8 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include <type_traits>
+
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/stream_multiply.cuh"
@@ -44,10 +46,9 @@ __device__ inline void await(uint64_t* barrier, int parity) {
         : "memory");
 }
 
-/// What the warps of a block agree on beside the streams.
+/// What the warps of a team agree on beside the streams.
 struct StreamMeeting {
   uint64_t full[kStreamTurns], free[kStreamTurns];  // the places for sums
-  int offsets[kMostStreamGroups + 1];
 };
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
@@ -57,67 +58,88 @@ class Stream {
   using Place = StreamPlace<8 * row_tiles>;
   using Multiplier = StreamMultiplier<codec, tiles, row_tiles>;
   using Columns = typename Multiplier::Columns;
+  using X = typename Multiplier::X;
 
  public:
-  __device__ Stream(const StreamTask<Y>& op, char* shared, StreamMeeting& meeting)
+  /// `shared`: the team's; `offsets`: in shared memory.
+  __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
+                    StreamMeeting& meeting)
       : op_(op),
         meeting_(meeting),
         sums_(reinterpret_cast<float*>(shared)),
-        multiplier_(reinterpret_cast<uint32_t*>(shared + Shape::kSums), op.block_shift,
-                    op.half_scales),
-        ring_(shared + Shape::kFixed + warp_ * (Shape::kSteps * Shape::kStep)),
-        steps_(static_cast<int>((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes)),
-        ahead_(meeting.offsets, op.groups, item_tiles(op), static_cast<int>(blockIdx.x)),
+        multiplier_(shared_address(table), op.block_shift),
+        ring_(shared_address(shared) + Shape::kSums + warp_ * (Shape::kSlots * Shape::kSlot)),
+        steps_((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes),
+        stride_(static_cast<int>(gridDim.x) * Shape::kTeams),
+        // Teams of one block are far apart, so that few items go to many multiprocessors.
+        ahead_(offsets, op.groups, item_tiles(op),
+               static_cast<int>(blockIdx.x + threadIdx.x / kStreamThreads * gridDim.x)),
         here_(ahead_) {
-    find_rows();
+    find_item();
   }
 
   __device__ static int item_tiles(const StreamTask<Y>& op) {
-    constexpr int kOutputs = (gated ? 8 : 16) * tiles;
     return (op.outputs + kOutputs - 1) / kOutputs;
   }
 
   /// Starts the copies that fill the ring, of weights only: they are the same at any time.
   __device__ void begin() {
-    for (int i = 0; i < Shape::kSteps - 1; ++i) {
-      fetch(i);
+    for (int i = 0; i < Shape::kSlots - Shape::kLag; ++i) {
+      fetch();
       __pipeline_commit();
     }
   }
 
   __device__ void run() {
-    int slot = 0, warmed = -1;
+    uint32_t slot = ring_;
+    int warmed = -1;
     Columns next;
-    for (int turn = 0; !here_.at_end(); here_.advance(static_cast<int>(gridDim.x)), ++turn) {
+    for (int turn = 0; !here_.at_end(); here_.advance(stride_), ++turn) {
       float sums[tiles][row_tiles][4] = {};
       const int count = here_.count(), first_row = here_.first_row();
-      const Bf16* x = op_.x + int64_t{first_row} * op_.inputs;
+      const Bf16* x[row_tiles];
+#pragma unroll
+      for (int r = 0; r < row_tiles; ++r)  // what is computed of rows that are not there is not used
+        x[r] = op_.x + int64_t{first_row + min(r * 8 + group_, count - 1)} * op_.inputs;
       if (first_row != warmed) {
         warmed = first_row;
-        warm(x, count);
-        load_x(x, 2 * warp_, count, next);
+        warm(op_.x + int64_t{first_row} * op_.inputs, count);
+        if constexpr (Shape::kAhead) load_x(x, warp_, 0, next);
       }
       const bool adds = turn % kStreamWarps == warp_;
       float shares[row_tiles] = {};
       if constexpr (gated)
         if (adds) load_shares(first_row, count, shares);
       for (int step = warp_; step < steps_; step += kStreamWarps) {
-        __pipeline_wait_prior(Shape::kSteps - 2);
-        __syncwarp();  // all lanes' copies have arrived, and the slot before has been read
-        fetch(slot == 0 ? Shape::kSteps - 1 : slot - 1);
-        __pipeline_commit();
         const int after = step + kStreamWarps < steps_ ? step + kStreamWarps : warp_;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int piece = 0; piece < Shape::kPieces; ++piece) {
           Columns now;
+          if constexpr (Shape::kAhead) {
+            copy(next, now);
+            if (piece + 1 < Shape::kPieces)
+              load_x(x, step, piece + 1, next);
+            else
+              load_x(x, after, 0, next);
+          } else {
+            load_x(x, step, piece, now);
+          }
+          X arranged;
+          if constexpr (Shape::kAhead) Multiplier::arrange(now, arranged);
 #pragma unroll
-          for (int r = 0; r < row_tiles; ++r)
-#pragma unroll
-            for (int p = 0; p < Traits::kXParts; ++p) now[r][p] = next[r][p];
-          load_x(x, half == 0 ? 2 * step + 1 : 2 * after, count, next);
-          multiplier_.multiply(ring_ + slot * Shape::kStep, half, step, now, sums);
+          for (int tile = 0; tile < tiles; ++tile) {
+            if (piece == 0) {
+              __pipeline_wait_prior(Shape::kSlots - Shape::kLag - 1);
+              __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
+              fetch();
+              __pipeline_commit();
+            }
+            if constexpr (!Shape::kAhead)
+              if (tile == 0) Multiplier::arrange(now, arranged);
+            multiplier_.multiply(slot_behind(slot, tile), piece, step, arranged, sums[tile]);
+          }
         }
-        slot = slot + 1 == Shape::kSteps ? 0 : slot + 1;
+        slot = slot_behind(slot, tiles);
       }
       leave(sums, turn);
       if (adds) finish(turn, first_row, count, shares);
@@ -125,51 +147,113 @@ class Stream {
   }
 
  private:
-  static constexpr int kCopies = 4;  // of 16 bytes a lane, for a tile: four rows each
+  static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
+  static constexpr int kCopies = 4;                          // of 16 bytes a lane, for a tile: four rows each
 
-  /// Row `row` of 16 of a tile, in the weights.
-  __device__ int64_t row_of(int tile, int row) const {
-    const int first = ahead_.tile() * tiles + tile;
-    const int64_t of_group = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
-    if constexpr (gated)
-      return of_group + row / 8 * op_.outputs + min(first * 8 + row % 8, op_.outputs - 1);
-    return of_group + min(first * 16 + row, op_.outputs - 1);
+  __device__ static void copy(const Columns& from, Columns& to) {
+#pragma unroll
+    for (int h = 0; h < Shape::kHalves; ++h)
+#pragma unroll
+      for (int r = 0; r < row_tiles; ++r)
+#pragma unroll
+        for (int p = 0; p < Traits::kXParts; ++p) to[h][r][p] = from[h][r][p];
   }
 
-  /// Where the item that is copied stands.
-  __device__ void find_rows() {
-    if (ahead_.at_end()) return;
-#pragma unroll
-    for (int i = 0; i < tiles; ++i) {
-#pragma unroll
-      for (int c = 0; c < kCopies; ++c)
-        codes_[i][c] = op_.codes + row_of(i, 4 * c + lane_ / 8) * op_.code_bytes;
-      if constexpr (Traits::kScaled) scaled_row_[i] = row_of(i, quarter_ / 2 * 8 + group_);
-    }
+  /// The slot `count` behind one.
+  __device__ uint32_t slot_behind(uint32_t slot, int count) const {
+    constexpr uint32_t kRing = Shape::kSlots * Shape::kSlot;
+    slot += static_cast<uint32_t>(count % Shape::kSlots * Shape::kSlot);
+    return slot >= ring_ + kRing ? slot - kRing : slot;
   }
 
-  /// Starts the copies of the next step of the stream into a slot. At the stream's end, nothing.
-  __device__ void fetch(int slot) {
-    while (step_ >= steps_ && !ahead_.at_end()) {
-      step_ = warp_;
-      ahead_.advance(static_cast<int>(gridDim.x));
-      find_rows();
+  /// Row `row` of 16 of a tile of the item that is copied, in its group's weights; the last one
+  /// again behind the end.
+  __device__ int row_of(int tile, int row) const {
+    if constexpr (gated) {
+      const int output = min(first_output_ + tile * 8 + row % 8, op_.outputs - 1);
+      return row < 8 ? output : output + op_.outputs;
     }
-    if (ahead_.at_end()) return;
-    char* to = ring_ + slot * Shape::kStep;
-    const int64_t byte = int64_t{step_} * kStreamStepBytes + lane_ % 8 * 16;
-    const bool inside = byte < op_.code_bytes;
+    return min(first_output_ + tile * 16 + row, op_.outputs - 1);
+  }
+
+  /// Where the rows that this lane copies begin, of the next tile of the item that is copied.
+  __device__ void find_rows(int tile) {
+    const int64_t before = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
 #pragma unroll
-    for (int i = 0; i < tiles; ++i)
-#pragma unroll
-      for (int c = 0; c < kCopies; ++c)
-        __pipeline_memcpy_async(to + Multiplier::place(16 * i + 4 * c + lane_ / 8, lane_ % 8),
-                                codes_[i][c] + (inside ? byte : 0), 16, inside ? 0 : 16);
+    for (int c = 0; c < kCopies; ++c)
+      codes_[c] = op_.codes + (before + row_of(tile, 4 * c + lane_ / 8)) * op_.code_bytes +
+                  lane_ % 8 * 16;
     if constexpr (Traits::kScaled)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        fetch_scales(to + Shape::kWeights + half * Shape::kScales, 2 * step_ + half);
+      scales_ = (Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales) +
+                (before + row_of(tile, quarter_ / 2 * 8 + group_)) * op_.scale_words * 4;
+  }
+  __device__ void find_item() {
+    if (ahead_.at_end()) return;
+    first_output_ = ahead_.tile() * kOutputs;
+    whole_ = first_output_ + kOutputs <= op_.outputs;
+    find_rows(0);
+  }
+
+  /// Starts the copies of the stream's next step of a tile into a slot. At the stream's end,
+  /// nothing.
+  __device__ void fetch() {
+    if (ahead_.at_end() || warp_ >= steps_) return;
+    // Behind the end of a row its beginning is copied: x is 0 there.
+    const bool inside = step_ * kStreamStepBytes + lane_ % 8 * 16 < op_.code_bytes;
+    const int byte = (inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16)) +
+                     (whole_ ? tile_ * (kOutputs / tiles) * op_.code_bytes : 0);
+    const uint32_t even = to_ + static_cast<uint32_t>(Multiplier::place(lane_ / 8, lane_ % 8));
+    const uint32_t odd = to_ + static_cast<uint32_t>(Multiplier::place(4 + lane_ / 8, lane_ % 8));
+    copy16<0>(even, codes_[0] + byte);
+    copy16<0>(odd, codes_[1] + byte);
+    copy16<Multiplier::kEightRows>(even, codes_[2] + byte);
+    copy16<Multiplier::kEightRows>(odd, codes_[3] + byte);
+    if constexpr (Traits::kScaled) {
+      const char* scales =
+          scales_ + (whole_ ? tile_ * (kOutputs / tiles) * op_.scale_words * 4 : 0);
+      fetch_scales<0>(scales);
+      fetch_scales<1>(scales);
+    }
+    to_ = slot_behind(to_, 1);
+    if (++tile_ < tiles) {
+      if (!whole_) find_rows(tile_);
+      return;
+    }
+    tile_ = 0;
     step_ += kStreamWarps;
+    if (step_ < steps_) {
+      if (!whole_ && tiles > 1) find_rows(0);
+      return;
+    }
+    step_ = warp_;
+    ahead_.advance(stride_);
+    find_item();
+  }
+
+  template <int offset>
+  __device__ static void copy16(uint32_t to, const char* from) {
+    asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(to), "l"(from), "n"(offset)
+                 : "memory");
+  }
+
+  /// The scales of a row and half a step are at most two words. The lanes of a row, and of the one
+  /// 8 rows on, fetch one each.
+  template <int half>
+  __device__ void fetch_scales(const char* scales) const {
+    const auto column = static_cast<uint32_t>((2 * step_ + half) * Traits::kColumns);
+    const uint32_t block = column >> op_.block_shift;
+    uint32_t word = block;
+    if constexpr (Traits::kMinimum)
+      word = block / 2;
+    else if (Traits::kTable)
+      word += static_cast<uint32_t>(quarter_ % 2);
+    else if (quarter_ % 2)
+      return;
+    word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
+    asm volatile("cp.async.ca.shared.global [%0+%2], [%1], 4;" ::"r"(
+                     to_ + static_cast<uint32_t>(lane_ * 4)),
+                 "l"(scales + word * 4), "n"(Shape::kWeights + half * Shape::kScales)
+                 : "memory");
   }
 
   /// Has the cache fetch the columns of x that this warp will read, of so many rows, at one time.
@@ -191,41 +275,27 @@ class Stream {
     }
   }
 
-  /// The lane's columns of x for half a step.
-  __device__ void load_x(const Bf16* x, int half, int count, Columns& to) const {
+  /// The lane's columns of x for a piece of a step; zeros behind the end.
+  __device__ void load_x(const Bf16* const (&x)[row_tiles], int step, int piece, Columns& to) const {
+    const int first = (2 * step + piece * Shape::kHalves) * Traits::kColumns;
+    const auto load = [&](auto whole) {
 #pragma unroll
-    for (int r = 0; r < row_tiles; ++r) {
-      const int row = r * 8 + group_;
+      for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-      for (int part = 0; part < Traits::kXParts; ++part) {
-        const int column = half * Traits::kColumns + multiplier_.column_of(part);
-        to[r][part] = {0, 0, 0, 0};
-        if (row < count && column < op_.inputs)
-          to[r][part] = *reinterpret_cast<const uint4*>(x + int64_t{row} * op_.inputs + column);
-      }
-    }
-  }
-
-  /// The scales of a row and half a step are at most two words. The lanes of a row, and of the one
-  /// 8 rows on, fetch one each.
-  __device__ void fetch_scales(char* to, int half) {
-    const int which = quarter_ % 2;
-    const int block = (half * Traits::kColumns) >> op_.block_shift;
-    const char* piece = op_.scales;
-    int word = block;
-    if constexpr (Traits::kMinimum) {
-      if (which) piece = op_.minima;
-      word = block / 2;
-    } else if (codec == StreamCodec::nf4) {
-      word += which;
-    } else if (which) {
-      return;
-    }
-    word = min(word, op_.scale_words - 1);
+        for (int r = 0; r < row_tiles; ++r)
 #pragma unroll
-    for (int i = 0; i < tiles; ++i)
-      __pipeline_memcpy_async(to + (i * kWarp + lane_) * 4,
-                              piece + (scaled_row_[i] * op_.scale_words + word) * 4, 4);
+          for (int part = 0; part < Traits::kXParts; ++part) {
+            const int column = first + h * Traits::kColumns + multiplier_.column_of(part);
+            if (whole || column < op_.inputs)
+              to[h][r][part] = *reinterpret_cast<const uint4*>(x[r] + column);
+            else
+              to[h][r][part] = {0, 0, 0, 0};
+          }
+    };
+    if (first + Shape::kHalves * Traits::kColumns <= op_.inputs)
+      load(std::true_type{});
+    else
+      load(std::false_type{});
   }
 
   // A part's results: lane (g, q) of a fragment has rows 2q and 2q + 1 of x, at outputs g and g + 8
@@ -295,39 +365,46 @@ class Stream {
   const StreamTask<Y>& op_;
   StreamMeeting& meeting_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp_ = static_cast<int>(threadIdx.x) / kWarp;
+  const int warp_ = static_cast<int>(threadIdx.x) / kWarp % kStreamWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
   float* sums_;
   Multiplier multiplier_;
-  char* ring_;
-  int steps_;
+  uint32_t ring_;  // in shared memory
+  int steps_, stride_;
   Place ahead_, here_;  // what is copied next, and what is computed
-  int step_ = warp_;    // of ahead_
-  const char* codes_[tiles][kCopies];
-  int64_t scaled_row_[tiles];
+  int step_ = warp_, tile_ = 0;  // of ahead_
+  uint32_t to_ = ring_;          // the slot that it goes to
+  int first_output_ = 0;
+  bool whole_ = true;  // no tile of the item lies behind the last output
+  const char* codes_[kCopies];
+  const char* scales_ = nullptr;
 };
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
-__global__ void __launch_bounds__(kStreamThreads, StreamShape<codec, tiles, row_tiles>::kBlocks)
+__global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads,
+                                  StreamShape<codec, tiles, row_tiles>::kBlocks)
     stream(const __grid_constant__ StreamTask<Y> op) {
   using Shape = StreamShape<codec, tiles, row_tiles>;
   extern __shared__ __align__(128) char shared[];
-  __shared__ StreamMeeting meeting;
-  if constexpr (StreamTraits<codec>::kTable)
-    make_level_table(reinterpret_cast<uint32_t*>(shared + Shape::kSums));
+  __shared__ StreamMeeting meetings[Shape::kTeams];
+  __shared__ int offsets[kMostStreamGroups + 1];
+  if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
   if (threadIdx.x == 0)
-    for (int i = 0; i < kStreamTurns; ++i) {
-      make_barrier(&meeting.full[i], kStreamWarps * kWarp);
-      make_barrier(&meeting.free[i], kWarp);
-    }
+    for (StreamMeeting& meeting : meetings)
+      for (int i = 0; i < kStreamTurns; ++i) {
+        make_barrier(&meeting.full[i], kStreamWarps * kWarp);
+        make_barrier(&meeting.free[i], kWarp);
+      }
   if (!op.early) {
     wait_for_previous();
     allow_next();
   }
-  for (int i = static_cast<int>(threadIdx.x); i <= op.groups; i += kStreamThreads)
-    meeting.offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
+  for (int i = static_cast<int>(threadIdx.x); i <= op.groups; i += Shape::kThreads)
+    offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
-  Stream<codec, tiles, row_tiles, gated, Y> work(op, shared, meeting);
+  const int team = static_cast<int>(threadIdx.x) / kStreamThreads;
+  Stream<codec, tiles, row_tiles, gated, Y> work(
+      op, shared + Shape::kTable + team * Shape::kTeamBytes, shared, offsets, meetings[team]);
   work.begin();
   if (op.early) {
     wait_for_previous();

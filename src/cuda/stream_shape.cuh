@@ -6,7 +6,7 @@
 /// and in which order they go over a product.
 namespace mixtral::cuda {
 
-constexpr int kStreamThreads = 256, kStreamWarps = kStreamThreads / kWarp;
+constexpr int kStreamThreads = 256, kStreamWarps = kStreamThreads / kWarp;  // of a team
 constexpr int kMostStreamGroups = 256;
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
@@ -19,7 +19,7 @@ struct StreamTask {
   const int* offsets;    // [G+1], or null: one group of `rows`
   const float* weights;  // of SwiGLU's results
   const int* source;
-  int64_t code_bytes;        // of a row of weights
+  int code_bytes;            // of a row of weights
   int rows, groups, inputs;  // of x; of weights; of both
   int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
   int scale_words;           // 4 bytes each, of a row
@@ -27,29 +27,43 @@ struct StreamTask {
   int64_t y_stride;
   float scale;
   bool accumulate;
-  bool early;        // offsets and weights are read before the kernel in front has ended
-  bool half_scales;  // f16; else bf16
+  bool early;  // offsets and weights are read before the kernel in front has ended
 };
 
-/// What a block's shared memory is divided into.
+/// How a product is divided into items, and what a block's shared memory is divided into.
 template <StreamCodec codec, int tiles, int row_tiles>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
-  static constexpr int kWeights = tiles * 16 * kStreamStepBytes;
-  static constexpr int kScales = Traits::kScaled ? tiles * kWarp * 4 : 0;  // of half a step
-  static constexpr int kStep = kWeights + 2 * kScales;                     // of a warp
+  /// Two teams a multiprocessor where that leaves a ring that is long enough: a block each, or both
+  /// in one where they share a table. With what a block has beside, they come to the 196 KB that
+  /// `chain` asks for.
+  static constexpr bool kTwo = row_tiles == 1;
+  static constexpr int kTeams = kTwo && Traits::kTable ? 2 : 1;  // of a block
+  static constexpr int kBlocks = kTwo && !Traits::kTable ? 2 : 1;
+  static constexpr int kThreads = kTeams * kStreamThreads;
+  /// The lane's columns of x of a step are kept for all tiles, or of half a step where they are
+  /// many.
+  static constexpr int kPieces = Traits::kBits == 4 && row_tiles > 1 ? 2 : 1;  // of a step
+  static constexpr int kHalves = 2 / kPieces;                                 // of a piece
+  static constexpr int kXRegisters =
+      kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
+  static constexpr bool kAhead = kXRegisters <= (kTwo ? 16 : 32);  // x is loaded a piece ahead
+
+  static constexpr int kWeights = 16 * kStreamStepBytes;           // of a tile's step
+  static constexpr int kScales = Traits::kScaled ? kWarp * 4 : 0;  // of half a step
+  static constexpr int kSlot = kWeights + 2 * kScales;
   static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
-  static constexpr int kSums = kStreamTurns * kStreamWarps * kParts * kWarp * 16;
+  static constexpr int kSums = kStreamTurns * kStreamWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
-  static constexpr int kFixed = kSums + kTable;
-  /// Two blocks a multiprocessor where that leaves a ring that is long enough. With what a block
-  /// has beside, they come to the 196 KB that `chain` asks for.
-  static constexpr int kBlocks = tiles == 1 ? 2 : 1;
   static constexpr int kRoom = (kBlocks == 2 ? 94 : 190) << 10;
-  static constexpr int kMostSteps = (kRoom - kFixed) / (kStep * kStreamWarps);
-  static constexpr int kSteps = kMostSteps < 8 ? kMostSteps : 8;  // of the ring
-  static constexpr int kBytes = kFixed + kSteps * kStep * kStreamWarps;
-  static_assert(kSteps >= 3);
+  static constexpr int kTeamRoom = (kRoom - kTable) / kTeams - kSums;
+  static constexpr int kMostSlots = kTeamRoom / (kSlot * kStreamWarps);
+  static constexpr int kSlots = kMostSlots < 8 * tiles ? kMostSlots : 8 * tiles;  // of a ring
+  /// Slots that have been read and are not yet filled again.
+  static constexpr int kLag = kPieces == 1 ? 1 : tiles;
+  static constexpr int kTeamBytes = kSums + kSlots * kSlot * kStreamWarps;
+  static constexpr int kBytes = kTable + kTeams * kTeamBytes;
+  static_assert(kSlots - kLag >= 2);
 };
 
 /// Where a warp's stream of steps is: group, item and step. Items of a group with many rows of x
