@@ -73,7 +73,7 @@ class Stream {
         stride_(static_cast<int>(gridDim.x) * Shape::kTeams),
         // Teams of one block are far apart, so that few items go to many multiprocessors.
         ahead_(offsets, op.groups, item_tiles(op),
-               static_cast<int>(blockIdx.x + threadIdx.x / kStreamThreads * gridDim.x)),
+               static_cast<int>(blockIdx.x + threadIdx.x / Shape::kTeamThreads * gridDim.x)),
         here_(ahead_) {
     find_item();
   }
@@ -84,8 +84,9 @@ class Stream {
 
   /// Starts the copies that fill the ring, of weights only: they are the same at any time.
   __device__ void begin() {
-    for (int i = 0; i < Shape::kSlots - Shape::kLag; ++i) {
-      fetch();
+#pragma unroll
+    for (int i = 0; i < Shape::kLoads - 1; ++i) {
+      fetch(i % kLoadsOfStep);
       __pipeline_commit();
     }
   }
@@ -106,39 +107,40 @@ class Stream {
         warm(op_.x + int64_t{first_row} * op_.inputs, count);
         if constexpr (Shape::kAhead) load_x(x, warp_, 0, next);
       }
-      const bool adds = turn % kStreamWarps == warp_;
+      const bool adds = turn % Shape::kWarps == warp_;
       float shares[row_tiles] = {};
       if constexpr (gated)
         if (adds) load_shares(first_row, count, shares);
-      for (int step = warp_; step < steps_; step += kStreamWarps) {
-        const int after = step + kStreamWarps < steps_ ? step + kStreamWarps : warp_;
-#pragma unroll
-        for (int piece = 0; piece < Shape::kPieces; ++piece) {
+      for (int step = warp_; step < steps_; step += Shape::kWarps) {
+        const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
+        const auto compute = [&](auto piece) {
           Columns now;
-          if constexpr (Shape::kAhead) {
+          if constexpr (!Shape::kAhead) {
+            load_x(x, step, piece, now);
+          } else {
             copy(next, now);
             if (piece + 1 < Shape::kPieces)
               load_x(x, step, piece + 1, next);
             else
               load_x(x, after, 0, next);
-          } else {
-            load_x(x, step, piece, now);
           }
           X arranged;
           if constexpr (Shape::kAhead) Multiplier::arrange(now, arranged);
 #pragma unroll
           for (int tile = 0; tile < tiles; ++tile) {
-            if (piece == 0) {
-              __pipeline_wait_prior(Shape::kSlots - Shape::kLag - 1);
+            if (piece == 0 && tile % Shape::kTogether == 0) {
+              __pipeline_wait_prior(Shape::kLoads - 2);
               __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
-              fetch();
+              fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
               __pipeline_commit();
             }
             if constexpr (!Shape::kAhead)
               if (tile == 0) Multiplier::arrange(now, arranged);
             multiplier_.multiply(slot_behind(slot, tile), piece, step, arranged, sums[tile]);
           }
-        }
+        };
+        compute(std::integral_constant<int, 0>{});
+        if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
         slot = slot_behind(slot, tiles);
       }
       leave(sums, turn);
@@ -148,6 +150,7 @@ class Stream {
 
  private:
   static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
+  static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
   static constexpr int kCopies = 4;                          // of 16 bytes a lane, for a tile: four rows each
 
   __device__ static void copy(const Columns& from, Columns& to) {
@@ -194,37 +197,35 @@ class Stream {
     find_rows(0);
   }
 
-  /// Starts the copies of the stream's next step of a tile into a slot. At the stream's end,
-  /// nothing.
-  __device__ void fetch() {
+  /// Starts the copies of the stream's next tiles into the next slots: those of load `load` of a
+  /// step. At the stream's end, nothing.
+  __device__ void fetch(int load) {
     if (ahead_.at_end() || warp_ >= steps_) return;
     // Behind the end of a row its beginning is copied: x is 0 there.
     const bool inside = step_ * kStreamStepBytes + lane_ % 8 * 16 < op_.code_bytes;
-    const int byte = (inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16)) +
-                     (whole_ ? tile_ * (kOutputs / tiles) * op_.code_bytes : 0);
-    const uint32_t even = to_ + static_cast<uint32_t>(Multiplier::place(lane_ / 8, lane_ % 8));
-    const uint32_t odd = to_ + static_cast<uint32_t>(Multiplier::place(4 + lane_ / 8, lane_ % 8));
-    copy16<0>(even, codes_[0] + byte);
-    copy16<0>(odd, codes_[1] + byte);
-    copy16<Multiplier::kEightRows>(even, codes_[2] + byte);
-    copy16<Multiplier::kEightRows>(odd, codes_[3] + byte);
-    if constexpr (Traits::kScaled) {
-      const char* scales =
-          scales_ + (whole_ ? tile_ * (kOutputs / tiles) * op_.scale_words * 4 : 0);
-      fetch_scales<0>(scales);
-      fetch_scales<1>(scales);
+    const int byte = inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16);
+    const uint32_t even = static_cast<uint32_t>(Multiplier::place(lane_ / 8, lane_ % 8));
+    const uint32_t odd = static_cast<uint32_t>(Multiplier::place(4 + lane_ / 8, lane_ % 8));
+#pragma unroll
+    for (int i = 0; i < Shape::kTogether; ++i) {
+      const int tile = load * Shape::kTogether + i;
+      if (!whole_ && tiles > 1) find_rows(tile);
+      const int rows = whole_ ? tile * (kOutputs / tiles) : 0;
+      const int at = byte + rows * op_.code_bytes;
+      copy16<0>(to_ + even, codes_[0] + at);
+      copy16<0>(to_ + odd, codes_[1] + at);
+      copy16<Multiplier::kEightRows>(to_ + even, codes_[2] + at);
+      copy16<Multiplier::kEightRows>(to_ + odd, codes_[3] + at);
+      if constexpr (Traits::kScaled) {
+        const char* scales = scales_ + rows * op_.scale_words * 4;
+        fetch_scales<0>(scales);
+        fetch_scales<1>(scales);
+      }
+      to_ = slot_behind(to_, 1);
     }
-    to_ = slot_behind(to_, 1);
-    if (++tile_ < tiles) {
-      if (!whole_) find_rows(tile_);
-      return;
-    }
-    tile_ = 0;
-    step_ += kStreamWarps;
-    if (step_ < steps_) {
-      if (!whole_ && tiles > 1) find_rows(0);
-      return;
-    }
+    if (load + 1 < kLoadsOfStep) return;
+    step_ += Shape::kWarps;
+    if (step_ < steps_) return;
     step_ = warp_;
     ahead_.advance(stride_);
     find_item();
@@ -260,12 +261,12 @@ class Stream {
   __device__ void warm(const Bf16* x, int count) const {
     constexpr int kSector = 16;                               // elements
     constexpr int kSectors = 2 * Traits::kColumns / kSector;  // of a step
-    const int steps = steps_ > warp_ ? (steps_ - warp_ + kStreamWarps - 1) / kStreamWarps : 0;
+    const int steps = steps_ > warp_ ? (steps_ - warp_ + Shape::kWarps - 1) / Shape::kWarps : 0;
     const int of_row = steps * kSectors;
 #pragma unroll 4
     for (int i = lane_; i < count * of_row; i += kWarp) {
       const int row = i / of_row, rest = i - row * of_row;
-      const int step = warp_ + rest / kSectors * kStreamWarps;
+      const int step = warp_ + rest / kSectors * Shape::kWarps;
       const int column = (step * kSectors + rest % kSectors) * kSector;
       if (column >= op_.inputs) continue;
       uint32_t unused;
@@ -314,7 +315,7 @@ class Stream {
   }
 
   __device__ float* sums_of(int turn) const {
-    return sums_ + turn % kStreamTurns * (kStreamWarps * Shape::kParts * kWarp * 4);
+    return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kParts * kWarp * 4);
   }
 
   /// Leaves this warp's sums of an item, once there is room for them.
@@ -337,7 +338,7 @@ class Stream {
     const auto total = [&](int index) {
       float sum = values[index];
 #pragma unroll
-      for (int w = 1; w < kStreamWarps; ++w) sum += values[w * Shape::kParts * kWarp * 4 + index];
+      for (int w = 1; w < Shape::kWarps; ++w) sum += values[w * Shape::kParts * kWarp * 4 + index];
       return sum;
     };
 #pragma unroll
@@ -365,15 +366,15 @@ class Stream {
   const StreamTask<Y>& op_;
   StreamMeeting& meeting_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp_ = static_cast<int>(threadIdx.x) / kWarp % kStreamWarps;
+  const int warp_ = static_cast<int>(threadIdx.x) / kWarp % Shape::kWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
   float* sums_;
   Multiplier multiplier_;
   uint32_t ring_;  // in shared memory
   int steps_, stride_;
   Place ahead_, here_;  // what is copied next, and what is computed
-  int step_ = warp_, tile_ = 0;  // of ahead_
-  uint32_t to_ = ring_;          // the slot that it goes to
+  int step_ = warp_;     // of ahead_
+  uint32_t to_ = ring_;  // the slot that it goes to
   int first_output_ = 0;
   bool whole_ = true;  // no tile of the item lies behind the last output
   const char* codes_[kCopies];
@@ -392,7 +393,7 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
   if (threadIdx.x == 0)
     for (StreamMeeting& meeting : meetings)
       for (int i = 0; i < kStreamTurns; ++i) {
-        make_barrier(&meeting.full[i], kStreamWarps * kWarp);
+        make_barrier(&meeting.full[i], Shape::kWarps * kWarp);
         make_barrier(&meeting.free[i], kWarp);
       }
   if (!op.early) {
@@ -402,7 +403,7 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
   for (int i = static_cast<int>(threadIdx.x); i <= op.groups; i += Shape::kThreads)
     offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
-  const int team = static_cast<int>(threadIdx.x) / kStreamThreads;
+  const int team = static_cast<int>(threadIdx.x) / Shape::kTeamThreads;
   Stream<codec, tiles, row_tiles, gated, Y> work(
       op, shared + Shape::kTable + team * Shape::kTeamBytes, shared, offsets, meetings[team]);
   work.begin();

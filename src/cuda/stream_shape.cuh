@@ -6,7 +6,6 @@
 /// and in which order they go over a product.
 namespace mixtral::cuda {
 
-constexpr int kStreamThreads = 256, kStreamWarps = kStreamThreads / kWarp;  // of a team
 constexpr int kMostStreamGroups = 256;
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
@@ -34,36 +33,42 @@ struct StreamTask {
 template <StreamCodec codec, int tiles, int row_tiles>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
-  /// Two teams a multiprocessor where that leaves a ring that is long enough: a block each, or both
-  /// in one where they share a table. With what a block has beside, they come to the 196 KB that
-  /// `chain` asks for.
-  static constexpr bool kTwo = row_tiles == 1;
-  static constexpr int kTeams = kTwo && Traits::kTable ? 2 : 1;  // of a block
-  static constexpr int kBlocks = kTwo && !Traits::kTable ? 2 : 1;
-  static constexpr int kThreads = kTeams * kStreamThreads;
-  /// The lane's columns of x of a step are kept for all tiles, or of half a step where they are
+  /// A team of few warps has fewer sums to add up for each item. In 4 bits, few warps with many
+  /// registers are faster than more with few, which have more to do beside each product.
+  static constexpr bool kFour = Traits::kBits == 4;
+  static constexpr int kWarps = kFour ? 4 : 8;  // of a team
+  static constexpr int kTeamThreads = kWarps * kWarp;
+  /// Teams of a multiprocessor. A team is a block, or all are one where they share a table. With
+  /// what a block has beside, they come to the 196 KB that `chain` asks for.
+  static constexpr int kAllTeams = kFour || row_tiles == 1 ? 2 : 1;
+  static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
+  static constexpr int kBlocks = kAllTeams / kTeams;
+  static constexpr int kThreads = kTeams * kTeamThreads;
+  /// A lane's columns of x are kept for all tiles: of a step, or of half a step where they are
   /// many.
-  static constexpr int kPieces = Traits::kBits == 4 && row_tiles > 1 ? 2 : 1;  // of a step
-  static constexpr int kHalves = 2 / kPieces;                                 // of a piece
-  static constexpr int kXRegisters =
-      kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
-  static constexpr bool kAhead = kXRegisters <= (kTwo ? 16 : 32);  // x is loaded a piece ahead
+  static constexpr int kPieces = kFour && row_tiles > 1 ? 2 : 1;  // of a step
+  static constexpr int kHalves = 2 / kPieces;                     // of a piece
+  static constexpr int kXRegisters = kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
+  static constexpr bool kAhead =  // x is loaded a piece ahead
+      kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
   static constexpr int kWeights = 16 * kStreamStepBytes;           // of a tile's step
   static constexpr int kScales = Traits::kScaled ? kWarp * 4 : 0;  // of half a step
   static constexpr int kSlot = kWeights + 2 * kScales;
   static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
-  static constexpr int kSums = kStreamTurns * kStreamWarps * kParts * kWarp * 16;  // of a team
+  static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
-  static constexpr int kRoom = (kBlocks == 2 ? 94 : 190) << 10;
+  static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
   static constexpr int kTeamRoom = (kRoom - kTable) / kTeams - kSums;
-  static constexpr int kMostSlots = kTeamRoom / (kSlot * kStreamWarps);
-  static constexpr int kSlots = kMostSlots < 8 * tiles ? kMostSlots : 8 * tiles;  // of a ring
-  /// Slots that have been read and are not yet filled again.
-  static constexpr int kLag = kPieces == 1 ? 1 : tiles;
-  static constexpr int kTeamBytes = kSums + kSlots * kSlot * kStreamWarps;
+  static constexpr int kMostSlots = kTeamRoom / (kSlot * kWarps);
+  /// Tiles that are copied at one time: all of a step where the ring has room for two.
+  static constexpr int kTogether = kMostSlots >= 2 * tiles ? tiles : 1;
+  static constexpr int kMostLoads = kMostSlots / kTogether;
+  static constexpr int kLoads = kMostLoads < 8 ? kMostLoads : 8;  // of a ring
+  static constexpr int kSlots = kLoads * kTogether;
+  static constexpr int kTeamBytes = kSums + kSlots * kSlot * kWarps;
   static constexpr int kBytes = kTable + kTeams * kTeamBytes;
-  static_assert(kSlots - kLag >= 2);
+  static_assert(kLoads >= 2 && (kPieces == 1 || kTogether == tiles));
 };
 
 /// Where a warp's stream of steps is: group, item and step. Items of a group with many rows of x
