@@ -19,13 +19,17 @@ struct StreamTraits {
   static constexpr bool kFp8 = codec == StreamCodec::fp8;
   static constexpr bool kTable = codec == StreamCodec::nf4;
   static constexpr int kBits = codec == StreamCodec::bf16 ? 16 : kFp8 || kInt8 ? 8 : 4;
-  static constexpr int kColumns = 64 * 8 / kBits;      // of half a step
-  static constexpr int kGroups = kBits == 4 ? 2 : 1;   // of columns with scales of their own
-  static constexpr int kXParts = kColumns / 32;        // of 16 bytes, of a lane
+  static constexpr int kColumns = 64 * 8 / kBits;         // of half a step
+  static constexpr int kGroups = kBits == 4 ? 2 : 1;      // of columns with scales of their own
+  static constexpr int kXParts = kColumns / 32;           // of 16 bytes, of a lane
   static constexpr int kXWords = kColumns / kGroups / 8;  // of a lane's columns, in a group
-  static constexpr int kWords = 4 / kGroups;           // of a lane's codes, in a group
+  static constexpr int kWords = 4 / kGroups;              // of a lane's codes, in a group
   static constexpr bool kScaled = codec != StreamCodec::bf16;
   static constexpr bool kMinimum = kInt4 || kInt8;
+  /// Words of scales of a row and step (of each of scales and minima), at most.
+  static constexpr int kScaleWords = kTable ? 4 : kInt4 ? 2 : 1;
+  /// Lanes that copy them: one a row, or one a row for the scales and one for the minima.
+  static constexpr int kScaleLanes = kMinimum ? kWarp : 16;
   static constexpr bool kHalfScales =
       codec == StreamCodec::int4_half || codec == StreamCodec::int8_half;
 };
@@ -56,9 +60,9 @@ __device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
 }
 
 __device__ inline uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
-  const __nv_bfloat162 sum =
-      __hfma2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b),
-              reinterpret_cast<const __nv_bfloat162&>(c));
+  const __nv_bfloat162 sum = __hfma2(reinterpret_cast<const __nv_bfloat162&>(a),
+                                     reinterpret_cast<const __nv_bfloat162&>(b),
+                                     reinterpret_cast<const __nv_bfloat162&>(c));
   return reinterpret_cast<const uint32_t&>(sum);
 }
 
@@ -75,9 +79,10 @@ __device__ inline uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 /// Loads from shared memory by its own addresses, which spares making them of generic ones.
+template <int offset = 0>
 __device__ inline uint32_t shared_word(uint32_t address) {
   uint32_t word;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
+  asm volatile("ld.shared.u32 %0, [%1+%2];" : "=r"(word) : "r"(address), "n"(offset));
   return word;
 }
 template <int offset = 0>

@@ -61,11 +61,12 @@ class Stream {
   using X = typename Multiplier::X;
 
  public:
-  /// `shared`: the team's; `offsets`: in shared memory.
+  /// `shared`: the team's; `offsets`, `shares` (of h, a row of x): in shared memory.
   __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
-                    StreamMeeting& meeting)
+                    const float* shares, StreamMeeting& meeting)
       : op_(op),
         meeting_(meeting),
+        shares_(shares),
         sums_(reinterpret_cast<float*>(shared)),
         multiplier_(shared_address(table), op.block_shift),
         ring_(shared_address(shared) + Shape::kSums + warp_ * (Shape::kSlots * Shape::kSlot)),
@@ -100,64 +101,75 @@ class Stream {
       const int count = here_.count(), first_row = here_.first_row();
       const Bf16* x[row_tiles];
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)  // what is computed of rows that are not there is not used
+      for (int r = 0; r < row_tiles;
+           ++r)  // what is computed of rows that are not there is not used
         x[r] = op_.x + int64_t{first_row + min(r * 8 + group_, count - 1)} * op_.inputs;
       if (first_row != warmed) {
         warmed = first_row;
         warm(op_.x + int64_t{first_row} * op_.inputs, count);
-        if constexpr (Shape::kAhead) load_x(x, warp_, 0, next);
+        if constexpr (Shape::kAhead) load_x<row_tiles>(x, warp_, 0, next);
       }
-      const bool adds = turn % Shape::kWarps == warp_;
-      float shares[row_tiles] = {};
-      if constexpr (gated)
-        if (adds) load_shares(first_row, count, shares);
-      for (int step = warp_; step < steps_; step += Shape::kWarps) {
-        const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
-        const auto compute = [&](auto piece) {
-          Columns now;
-          if constexpr (!Shape::kAhead) {
-            load_x(x, step, piece, now);
-          } else {
-            copy(next, now);
-            if (piece + 1 < Shape::kPieces)
-              load_x(x, step, piece + 1, next);
-            else
-              load_x(x, after, 0, next);
-          }
-          X arranged;
-          if constexpr (Shape::kAhead) Multiplier::arrange(now, arranged);
-#pragma unroll
-          for (int tile = 0; tile < tiles; ++tile) {
-            if (piece == 0 && tile % Shape::kTogether == 0) {
-              __pipeline_wait_prior(Shape::kLoads - 2);
-              __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
-              fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
-              __pipeline_commit();
-            }
-            if constexpr (!Shape::kAhead)
-              if (tile == 0) Multiplier::arrange(now, arranged);
-            multiplier_.multiply(slot_behind(slot, tile), piece, step, arranged, sums[tile]);
-          }
-        };
-        compute(std::integral_constant<int, 0>{});
-        if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
-        slot = slot_behind(slot, tiles);
-      }
+      if (row_tiles == 2 && count <= 8)
+        slot = multiply_steps<1>(x, slot, next, sums);
+      else
+        slot = multiply_steps<row_tiles>(x, slot, next, sums);
       leave(sums, turn);
-      if (adds) finish(turn, first_row, count, shares);
+      if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
     }
   }
 
  private:
   static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
   static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
-  static constexpr int kCopies = 4;                          // of 16 bytes a lane, for a tile: four rows each
+  static constexpr int kCopies = 4;  // of 16 bytes a lane, for a tile: four rows each
 
+  /// The product of an item's weights and its first 8 · active rows of x, of this warp's steps.
+  /// Returns the slot behind those that were read.
+  template <int active>
+  __device__ uint32_t multiply_steps(const Bf16* const (&x)[row_tiles], uint32_t slot,
+                                     Columns& next, float (&sums)[tiles][row_tiles][4]) {
+    for (int step = warp_; step < steps_; step += Shape::kWarps) {
+      const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
+      const auto compute = [&](auto piece) {
+        Columns now;
+        if constexpr (!Shape::kAhead) {
+          load_x<active>(x, step, piece, now);
+        } else {
+          copy<active>(next, now);
+          if (piece + 1 < Shape::kPieces)
+            load_x<active>(x, step, piece + 1, next);
+          else
+            load_x<active>(x, after, 0, next);
+        }
+        X arranged;
+        if constexpr (Shape::kAhead) Multiplier::template arrange<active>(now, arranged);
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+          if (piece == 0 && tile % Shape::kTogether == 0) {
+            __pipeline_wait_prior(Shape::kLoads - 2);
+            __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
+            fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
+            __pipeline_commit();
+          }
+          if constexpr (!Shape::kAhead)
+            if (tile == 0) Multiplier::template arrange<active>(now, arranged);
+          multiplier_.template multiply<active>(slot_behind(slot, tile), piece, step, arranged,
+                                                sums[tile]);
+        }
+      };
+      compute(std::integral_constant<int, 0>{});
+      if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
+      slot = slot_behind(slot, tiles);
+    }
+    return slot;
+  }
+
+  template <int active>
   __device__ static void copy(const Columns& from, Columns& to) {
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
+      for (int r = 0; r < active; ++r)
 #pragma unroll
         for (int p = 0; p < Traits::kXParts; ++p) to[h][r][p] = from[h][r][p];
   }
@@ -181,14 +193,15 @@ class Stream {
 
   /// Where the rows that this lane copies begin, of the next tile of the item that is copied.
   __device__ void find_rows(int tile) {
+    const int scaled_row = Traits::kMinimum ? quarter_ / 2 * 8 + group_ : lane_ % 16;
     const int64_t before = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
 #pragma unroll
     for (int c = 0; c < kCopies; ++c)
-      codes_[c] = op_.codes + (before + row_of(tile, 4 * c + lane_ / 8)) * op_.code_bytes +
-                  lane_ % 8 * 16;
+      codes_[c] =
+          op_.codes + (before + row_of(tile, 4 * c + lane_ / 8)) * op_.code_bytes + lane_ % 8 * 16;
     if constexpr (Traits::kScaled)
       scales_ = (Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales) +
-                (before + row_of(tile, quarter_ / 2 * 8 + group_)) * op_.scale_words * 4;
+                (before + row_of(tile, scaled_row)) * op_.scale_words * 4;
   }
   __device__ void find_item() {
     if (ahead_.at_end()) return;
@@ -218,8 +231,7 @@ class Stream {
       copy16<Multiplier::kEightRows>(to_ + odd, codes_[3] + at);
       if constexpr (Traits::kScaled) {
         const char* scales = scales_ + rows * op_.scale_words * 4;
-        fetch_scales<0>(scales);
-        fetch_scales<1>(scales);
+        fetch_scales(scales);
       }
       to_ = slot_behind(to_, 1);
     }
@@ -237,24 +249,36 @@ class Stream {
                  : "memory");
   }
 
-  /// The scales of a row and half a step are at most two words. The lanes of a row, and of the one
-  /// 8 rows on, fetch one each.
-  template <int half>
-  __device__ void fetch_scales(const char* scales) const {
-    const auto column = static_cast<uint32_t>((2 * step_ + half) * Traits::kColumns);
-    const uint32_t block = column >> op_.block_shift;
-    uint32_t word = block;
-    if constexpr (Traits::kMinimum)
-      word = block / 2;
-    else if (Traits::kTable)
-      word += static_cast<uint32_t>(quarter_ % 2);
-    else if (quarter_ % 2)
-      return;
-    word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
-    asm volatile("cp.async.ca.shared.global [%0+%2], [%1], 4;" ::"r"(
-                     to_ + static_cast<uint32_t>(lane_ * 4)),
-                 "l"(scales + word * 4), "n"(Shape::kWeights + half * Shape::kScales)
+  template <int bytes>
+  __device__ static void copy_scales(uint32_t to, const char* from) {
+    asm volatile("cp.async.ca.shared.global [%0+%2], [%1], %3;" ::"r"(to), "l"(from),
+                 "n"(Shape::kWeights), "n"(bytes)
                  : "memory");
+  }
+
+  /// Starts the copies of a step's scales: `scales` are this lane's row's, or its minima.
+  __device__ void fetch_scales(const char* scales) const {
+    constexpr int kWords = Traits::kScaleWords, kBytes = 4 * kWords;
+    const int which = lane_ % Traits::kScaleLanes;
+    if (kWords > 1 && op_.wide_scales) {
+      if (lane_ < Traits::kScaleLanes)
+        copy_scales<kBytes>(to_ + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes);
+      return;
+    }
+    constexpr int kLanes = kWarp / Traits::kScaleLanes;  // of a row
+    constexpr int kEach = kWords < kLanes ? 1 : kWords / kLanes;
+#pragma unroll 1  // a branch, and not predicated beside the other path
+    for (int i = 0; i < kEach; ++i) {
+      const int at = lane_ / Traits::kScaleLanes * kEach + i;
+      if (at >= kWords) return;
+      // The first block of the columns that the word is for.
+      uint32_t word =
+          static_cast<uint32_t>((step_ * kWords + at) * (2 * Traits::kColumns / kWords)) >>
+          op_.block_shift;
+      if constexpr (Traits::kMinimum) word /= 2;
+      word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
+      copy_scales<4>(to_ + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
+    }
   }
 
   /// Has the cache fetch the columns of x that this warp will read, of so many rows, at one time.
@@ -277,13 +301,15 @@ class Stream {
   }
 
   /// The lane's columns of x for a piece of a step; zeros behind the end.
-  __device__ void load_x(const Bf16* const (&x)[row_tiles], int step, int piece, Columns& to) const {
+  template <int active>
+  __device__ void load_x(const Bf16* const (&x)[row_tiles], int step, int piece,
+                         Columns& to) const {
     const int first = (2 * step + piece * Shape::kHalves) * Traits::kColumns;
     const auto load = [&](auto whole) {
 #pragma unroll
       for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-        for (int r = 0; r < row_tiles; ++r)
+        for (int r = 0; r < active; ++r)
 #pragma unroll
           for (int part = 0; part < Traits::kXParts; ++part) {
             const int column = first + h * Traits::kColumns + multiplier_.column_of(part);
@@ -306,14 +332,6 @@ class Stream {
   /// The row of x that a lane writes, of a tile of rows: the same in every round.
   __device__ int result_row() const { return lane_ / kEach % 4 * 2 + lane_ % 2; }
 
-  __device__ void load_shares(int first_row, int count, float (&shares)[row_tiles]) const {
-#pragma unroll
-    for (int r = 0; r < row_tiles; ++r) {
-      const int row = r * 8 + result_row();
-      if (row < count) shares[r] = op_.weights[op_.source[first_row + row]];
-    }
-  }
-
   __device__ float* sums_of(int turn) const {
     return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kParts * kWarp * 4);
   }
@@ -332,7 +350,7 @@ class Stream {
   }
 
   /// Adds all warps' sums and writes the item's results.
-  __device__ void finish(int turn, int first_row, int count, const float (&shares)[row_tiles]) {
+  __device__ void finish(int turn, int first_row, int count) {
     await(&meeting_.full[turn % kStreamTurns], turn / kStreamTurns & 1);
     const float* values = sums_of(turn);
     const auto total = [&](int index) {
@@ -354,7 +372,7 @@ class Stream {
           const int index = ((i * row_tiles + r) * kWarp + lane) * 4 + j;
           Y* to = op_.y + int64_t{first_row + row} * op_.y_stride + output;
           if constexpr (gated) {
-            *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares[r]));
+            *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares_[first_row + row]));
           } else {
             const float before = op_.accumulate ? widen<float>(*to) : 0.0f;
             *to = narrow<Y>(fmaf(op_.scale, total(index), before));
@@ -365,6 +383,7 @@ class Stream {
 
   const StreamTask<Y>& op_;
   StreamMeeting& meeting_;
+  const float* shares_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
   const int warp_ = static_cast<int>(threadIdx.x) / kWarp % Shape::kWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
@@ -372,7 +391,7 @@ class Stream {
   Multiplier multiplier_;
   uint32_t ring_;  // in shared memory
   int steps_, stride_;
-  Place ahead_, here_;  // what is copied next, and what is computed
+  Place ahead_, here_;   // what is copied next, and what is computed
   int step_ = warp_;     // of ahead_
   uint32_t to_ = ring_;  // the slot that it goes to
   int first_output_ = 0;
@@ -389,6 +408,7 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
   extern __shared__ __align__(128) char shared[];
   __shared__ StreamMeeting meetings[Shape::kTeams];
   __shared__ int offsets[kMostStreamGroups + 1];
+  __shared__ float shares[gated ? kMostGatedRows : 1];
   if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
   if (threadIdx.x == 0)
     for (StreamMeeting& meeting : meetings)
@@ -404,12 +424,18 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
     offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
   const int team = static_cast<int>(threadIdx.x) / Shape::kTeamThreads;
-  Stream<codec, tiles, row_tiles, gated, Y> work(
-      op, shared + Shape::kTable + team * Shape::kTeamBytes, shared, offsets, meetings[team]);
+  Stream<codec, tiles, row_tiles, gated, Y> work(op,
+                                                 shared + Shape::kTable + team * Shape::kTeamBytes,
+                                                 shared, offsets, shares, meetings[team]);
   work.begin();
   if (op.early) {
     wait_for_previous();
     allow_next();
+  }
+  if constexpr (gated) {
+    for (int i = static_cast<int>(threadIdx.x); i < op.rows; i += Shape::kThreads)
+      shares[i] = op.weights[op.source[i]];
+    __syncthreads();
   }
   work.run();
 }

@@ -57,13 +57,14 @@ class StreamMultiplier {
     return part / 2 * 64 + quarter_ * 16 + part % 2 * 8;
   }
 
+  template <int active>
   __device__ static void arrange(const Columns& columns, X& x) {
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
       for (int g = 0; g < kGroups; ++g)
 #pragma unroll
-        for (int r = 0; r < row_tiles; ++r) {
+        for (int r = 0; r < active; ++r) {
           auto& words = x.words[h][g][r];
 #pragma unroll
           for (int p = 0; p < kPartsOfGroup; ++p)
@@ -82,8 +83,11 @@ class StreamMultiplier {
   }
 
   /// A piece of a step of one tile.
+  template <int active>
   __device__ void multiply(uint32_t slot, int piece, int step, const X& x,
                            float (&sums)[row_tiles][4]) const {
+    Scales scales;
+    if constexpr (Traits::kScaled) scales = read_scales(slot);
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h) {
       const int half = piece * Shape::kHalves + h;
@@ -91,26 +95,50 @@ class StreamMultiplier {
         const uint32_t from = slot + codes_at(half, 0);
         const uint4 low = shared_words4(from), high = shared_words4<kEightRows>(from);
 #pragma unroll
-        for (int r = 0; r < row_tiles; ++r) {
+        for (int r = 0; r < active; ++r) {
           const auto& words = x.words[h][0][r];
           stream_mma(sums[r], {low.x, high.x, low.y, high.y}, words[0], words[1]);
           stream_mma(sums[r], {low.z, high.z, low.w, high.w}, words[2], words[3]);
         }
       } else {
-        const uint4 scales = half == 0
-                                 ? shared_words4<Shape::kWeights>(slot + group_ * 16)
-                                 : shared_words4<Shape::kWeights + Shape::kScales>(slot + group_ * 16);
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
           float raw[row_tiles][4];
-          multiply_codes(slot, half, g, x.words[h][g], raw);
-          add_scaled(scales, half, g, step, raw, x.sums[h][g], sums);
+          multiply_codes<active>(slot, half, g, x.words[h][g], raw);
+          add_scaled<active>(scales, half, g, step, raw, x.sums[h][g], sums);
         }
       }
     }
   }
 
  private:
+  /// A step's words of scales, and of minima, of the lane's rows of a tile: group_ and 8 more.
+  struct Scales {
+    uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
+  };
+
+  __device__ Scales read_scales(uint32_t slot) const {
+    constexpr int kFrom = Shape::kWeights;
+    Scales scales;
+    if constexpr (Traits::kInt4) {
+      const uint4 low = shared_words4<kFrom>(slot + group_ * 32);
+      const uint4 high = shared_words4<kFrom + 16>(slot + group_ * 32);
+      scales = {{{low.x, low.y}, {high.x, high.y}}, {{low.z, low.w}, {high.z, high.w}}};
+    } else if constexpr (Traits::kInt8) {
+      const uint4 all = shared_words4<kFrom>(slot + group_ * 16);
+      scales = {{{all.x}, {all.z}}, {{all.y}, {all.w}}};
+    } else if constexpr (Traits::kTable) {
+      const uint4 low = shared_words4<kFrom>(slot + group_ * 16);
+      const uint4 high = shared_words4<kFrom + 128>(slot + group_ * 16);
+      scales = {{{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}}, {}};
+    } else {
+      scales = {
+          {{shared_word<kFrom>(slot + group_ * 4)}, {shared_word<kFrom + 32>(slot + group_ * 4)}},
+          {}};
+    }
+    return scales;
+  }
+
   /// Where a slot has the lane's codes of a group of half a step, of row group_.
   __device__ uint32_t codes_at(int half, int group) const {
     if constexpr (Traits::kBits == 4)
@@ -159,6 +187,7 @@ class StreamMultiplier {
   }
 
   /// raw = codes · x of a group.
+  template <int active>
   __device__ void multiply_codes(uint32_t slot, int half, int group,
                                  const uint32_t (&x)[row_tiles][Traits::kXWords],
                                  float (&raw)[row_tiles][4]) const {
@@ -173,7 +202,7 @@ class StreamMultiplier {
 #pragma unroll
       for (int k = 0; k < kMmas; ++k)
 #pragma unroll
-        for (int r = 0; r < row_tiles; ++r) {
+        for (int r = 0; r < active; ++r) {
           const uint32_t codes[4] = {a.pair[2 * k], b.pair[2 * k], a.pair[2 * k + 1],
                                      b.pair[2 * k + 1]};
           const int word = 2 * (kMmas * w + k);
@@ -186,7 +215,8 @@ class StreamMultiplier {
   }
 
   /// sums += scale · raw + offset · sums of x: a group's.
-  __device__ void add_scaled(const uint4& scales, int half, int group, int step,
+  template <int active>
+  __device__ void add_scaled(const Scales& scales, int half, int group, int step,
                              const float (&raw)[row_tiles][4], const float (&of_x)[row_tiles][2],
                              float (&sums)[row_tiles][4]) const {
     // Which of a word's two a block has.
@@ -194,17 +224,18 @@ class StreamMultiplier {
     const uint32_t selector = block & 1 ? 0x3244 : 0x1044;
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const uint32_t first = side ? scales.z : scales.x, second = side ? scales.w : scales.y;
+      // int4: a word for each half; nf4: one for each group.
+      const int word = Traits::kTable ? 2 * half + group : Traits::kInt4 ? half : 0;
       float scale, offset = 0;
       if constexpr (Traits::kMinimum) {
-        scale = half_of(first, selector);
-        offset = fmaf(-kStreamOffset<codec>, scale, half_of(second, selector));
+        scale = half_of(scales.of[side][word], selector);
+        offset = fmaf(-kStreamOffset<codec>, scale, half_of(scales.minima[side][word], selector));
       } else {
-        scale = __uint_as_float(Traits::kTable && group ? second : first);
+        scale = __uint_as_float(scales.of[side][word]);
         if constexpr (Traits::kFp8) scale *= kFp8SumFactor;
       }
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
+      for (int r = 0; r < active; ++r)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           float& sum = sums[r][2 * side + j];

@@ -57,7 +57,7 @@ void with_codec(StreamCodec codec, F&& f) {
 template <StreamCodec codec, class F>
 void with_tiles(int64_t rows, bool grouped, F&& f) {
   using Traits = StreamTraits<codec>;
-  constexpr int kTiles = Traits::kBits == 4 || Traits::kFp8 ? 2 : 1;
+  constexpr int kTiles = Traits::kBits == 4 || (Traits::kBits == 8 && STREAM_V8 > 0) ? 2 : 1;
   if (rows <= (grouped ? 32 : 8))
     return f(std::integral_constant<int, kTiles>{}, std::integral_constant<int, 1>{});
   if constexpr (Traits::kScaled)
@@ -81,6 +81,14 @@ void launch(const StreamTask<Y>& task, int processors, cudaStream_t cuda_stream)
         task);
 }
 
+/// Whether the words of scales of a step begin at multiples of as many, and can be copied at once.
+bool has_wide_scales(const ops::Weight& weight, int scale_words) {
+  const int words = weight.format == ops::WeightFormat::nf4 ? 4 : 2;  // of 256 columns
+  const auto bytes = static_cast<uintptr_t>(4 * words);
+  return weight.format.row().block == 64 && scale_words % words == 0 &&
+         aligned(weight.scales, bytes) && aligned(weight.minima, bytes);
+}
+
 /// What all products have in common.
 template <class Y>
 StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& offsets) {
@@ -99,6 +107,7 @@ StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& 
   task.scale_words =
       static_cast<int>(weight.format.scales(weight.inputs()) * size_of(row.scale_type) / 4);
   task.block_shift = std::countr_zero(static_cast<unsigned>(row.block));
+  task.wide_scales = has_wide_scales(weight, task.scale_words);
   task.scale = 1;
   return task;
 }
@@ -111,9 +120,8 @@ bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
                             : weight.dense() ? kStreamDenseRows
                                              : kStreamRows;
   if (!codec || weight.layout != ops::WeightLayout::rows || x.dtype() != Dtype::bf16 ||
-      x.dim(0) == 0 || x.dim(0) > most_rows ||
-      weight.groups() > kMostStreamGroups || weight.outputs() == 0 || weight.inputs() == 0 ||
-      weight.inputs() % 8 != 0)
+      x.dim(0) == 0 || x.dim(0) > most_rows || weight.groups() > kMostStreamGroups ||
+      weight.outputs() == 0 || weight.inputs() == 0 || weight.inputs() % 8 != 0)
     return false;
   const int64_t code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
   const int64_t scale_bytes =
@@ -153,6 +161,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
 
 bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int processors,
                     cudaStream_t stream) {
+  static_assert(kStreamGroupedRows <= kMostGatedRows);
   if (op.keep_gate_up || op.offsets.empty() || !streams(op.weight, op.x, true)) return false;
   StreamTask<Bf16> task = task_of<Bf16>(op.weight, op.x, op.offsets);
   task.y = data<Bf16>(op.h);

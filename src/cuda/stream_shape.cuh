@@ -4,9 +4,13 @@
 
 /// What streamed products (stream_kernel.cuh) are given, how they divide a block's shared memory,
 /// and in which order they go over a product.
+#ifndef STREAM_V8
+#define STREAM_V8 0
+#endif
 namespace mixtral::cuda {
 
 constexpr int kMostStreamGroups = 256;
+constexpr int kMostGatedRows = 64;
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
 
@@ -26,7 +30,8 @@ struct StreamTask {
   int64_t y_stride;
   float scale;
   bool accumulate;
-  bool early;  // offsets and weights are read before the kernel in front has ended
+  bool wide_scales;  // those of a step are neighbours, and aligned to what they come to
+  bool early;        // offsets and weights are read before the kernel in front has ended
 };
 
 /// How a product is divided into items, and what a block's shared memory is divided into.
@@ -36,11 +41,16 @@ struct StreamShape {
   /// A team of few warps has fewer sums to add up for each item. In 4 bits, few warps with many
   /// registers are faster than more with few, which have more to do beside each product.
   static constexpr bool kFour = Traits::kBits == 4;
-  static constexpr int kWarps = kFour ? 4 : 8;  // of a team
+  static constexpr int kWarps =
+      kFour || (Traits::kBits == 8 && STREAM_V8 > 0) ? 4 : 8;  // of a team
   static constexpr int kTeamThreads = kWarps * kWarp;
   /// Teams of a multiprocessor. A team is a block, or all are one where they share a table. With
   /// what a block has beside, they come to the 196 KB that `chain` asks for.
-  static constexpr int kAllTeams = kFour || row_tiles == 1 ? 2 : 1;
+  static constexpr int kAllTeams = row_tiles > 1                         ? 8 / kWarps
+                                   : Traits::kTable                      ? 4
+                                   : kFour                               ? 2
+                                   : Traits::kBits == 8 && STREAM_V8 > 0 ? STREAM_V8 + 1
+                                                                         : 2;
   static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
   static constexpr int kBlocks = kAllTeams / kTeams;
   static constexpr int kThreads = kTeams * kTeamThreads;
@@ -52,9 +62,10 @@ struct StreamShape {
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
-  static constexpr int kWeights = 16 * kStreamStepBytes;           // of a tile's step
-  static constexpr int kScales = Traits::kScaled ? kWarp * 4 : 0;  // of half a step
-  static constexpr int kSlot = kWeights + 2 * kScales;
+  static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
+  static constexpr int kScales =
+      Traits::kScaled ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
+  static constexpr int kSlot = kWeights + kScales;
   static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
   static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
