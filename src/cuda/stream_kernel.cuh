@@ -10,14 +10,15 @@
 #include "cuda/stream_shape.cuh"
 
 /// The kernel of streamed products. Reading the weights bounds them, so that as many bytes as
-/// possible have to be on their way all the time. Blocks stay for the whole product and take items
-/// in turn: 16 rows of weights by up to 8 rows of x (or 32 by 16), over all columns. The steps of
-/// an item, a line of 128 bytes of each row, fall to the block's 8 warps in turn. Each warp copies
-/// its lines into a ring of its own in shared memory, several steps ahead and on into the block's
-/// next items, so that the stream never stops. A lane's codes go to tensor cores as they arrive:
-/// the same columns of x go along, so their order within a step does not matter. x comes from the
-/// first-level cache, which each warp has fetch what it will need of the group's rows: all blocks
-/// read the same few lines, too many for the second-level cache to answer.
+/// possible have to be on their way all the time. Teams of warps stay for the whole product and
+/// take items in turn: 16 or 32 rows of weights by up to 8 rows of x (or 32 by 16 or 32), over all
+/// columns. The steps of an item, a line of 128 bytes of each row, fall to the team's warps in
+/// turn. Each warp copies its lines, and their scales, into a ring of its own in shared memory,
+/// several steps ahead and on into the team's next items, so that the stream never stops. A lane's
+/// codes go to tensor cores as they arrive: the same columns of x go along, so their order within a
+/// step does not matter. x comes from the first-level cache, which each warp has fetch what it will
+/// need of the group's rows: all teams read the same few lines, too many for the second-level cache
+/// to answer.
 ///
 /// At an item's end each warp leaves its sums, and one of them, another for each item, adds all of
 /// them in a fixed order; the others are not held up. The order of a sum depends on the inner index
@@ -100,9 +101,9 @@ class Stream {
       float sums[tiles][row_tiles][4] = {};
       const int count = here_.count(), first_row = here_.first_row();
       const Bf16* x[row_tiles];
+      // What is computed of rows that are not there is not used.
 #pragma unroll
-      for (int r = 0; r < row_tiles;
-           ++r)  // what is computed of rows that are not there is not used
+      for (int r = 0; r < row_tiles; ++r)
         x[r] = op_.x + int64_t{first_row + min(r * 8 + group_, count - 1)} * op_.inputs;
       if (first_row != warmed) {
         warmed = first_row;

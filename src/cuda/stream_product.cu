@@ -52,14 +52,13 @@ void with_codec(StreamCodec codec, F&& f) {
 }
 
 /// Calls f with how many tiles of weights and of rows of x an item has. A group of several has a
-/// share of the rows. Two tiles of weights share what is done for x; where reading is the bound in
-/// any case, items of one spread better.
+/// share of the rows. Two tiles of weights share what is done for x.
 template <StreamCodec codec, class F>
 void with_tiles(int64_t rows, bool grouped, F&& f) {
   using Traits = StreamTraits<codec>;
-  constexpr int kTiles = Traits::kBits == 4 || (Traits::kBits == 8 && STREAM_V8 > 0) ? 2 : 1;
   if (rows <= (grouped ? 32 : 8))
-    return f(std::integral_constant<int, kTiles>{}, std::integral_constant<int, 1>{});
+    return f(std::integral_constant<int, Traits::kScaled ? 2 : 1>{},
+             std::integral_constant<int, 1>{});
   if constexpr (Traits::kScaled)
     if (!grouped && rows > 16)
       return f(std::integral_constant<int, 2>{}, std::integral_constant<int, 4>{});

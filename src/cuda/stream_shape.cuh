@@ -4,9 +4,6 @@
 
 /// What streamed products (stream_kernel.cuh) are given, how they divide a block's shared memory,
 /// and in which order they go over a product.
-#ifndef STREAM_V8
-#define STREAM_V8 0
-#endif
 namespace mixtral::cuda {
 
 constexpr int kMostStreamGroups = 256;
@@ -38,26 +35,22 @@ struct StreamTask {
 template <StreamCodec codec, int tiles, int row_tiles>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
-  /// A team of few warps has fewer sums to add up for each item. In 4 bits, few warps with many
-  /// registers are faster than more with few, which have more to do beside each product.
-  static constexpr bool kFour = Traits::kBits == 4;
-  static constexpr int kWarps =
-      kFour || (Traits::kBits == 8 && STREAM_V8 > 0) ? 4 : 8;  // of a team
+  /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
+  /// registers are faster than more with few: they wait less for each other at an item's end.
+  static constexpr int kWarps = Traits::kScaled ? 4 : 8;
   static constexpr int kTeamThreads = kWarps * kWarp;
-  /// Teams of a multiprocessor. A team is a block, or all are one where they share a table. With
-  /// what a block has beside, they come to the 196 KB that `chain` asks for.
-  static constexpr int kAllTeams = row_tiles > 1                         ? 8 / kWarps
-                                   : Traits::kTable                      ? 4
-                                   : kFour                               ? 2
-                                   : Traits::kBits == 8 && STREAM_V8 > 0 ? STREAM_V8 + 1
-                                                                         : 2;
+  /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
+  /// share a table. With what a block has beside, they come to the 196 KB that `chain` asks for.
+  static constexpr int kAllTeams = row_tiles == 1 && Traits::kTable    ? 4
+                                   : row_tiles == 1 || Traits::kScaled ? 2
+                                                                       : 1;
   static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
   static constexpr int kBlocks = kAllTeams / kTeams;
   static constexpr int kThreads = kTeams * kTeamThreads;
   /// A lane's columns of x are kept for all tiles: of a step, or of half a step where they are
   /// many.
-  static constexpr int kPieces = kFour && row_tiles > 1 ? 2 : 1;  // of a step
-  static constexpr int kHalves = 2 / kPieces;                     // of a piece
+  static constexpr int kPieces = Traits::kBits == 4 && row_tiles > 1 ? 2 : 1;  // of a step
+  static constexpr int kHalves = 2 / kPieces;                                  // of a piece
   static constexpr int kXRegisters = kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
