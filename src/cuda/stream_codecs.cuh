@@ -4,8 +4,8 @@
 #include "ops/format_nf4.h"
 
 /// How streamed products read weights of each format: in registers, never as a copy. Codes become
-/// pairs of bf16 in which they are exact (nf4's levels are rounded), tensor cores sum their products
-/// over 64 columns, and the sums are scaled in f32.
+/// pairs of bf16 in which they are exact (nf4's levels are rounded), tensor cores sum their
+/// products over 64 columns, and the sums are scaled in f32.
 namespace mixtral::cuda {
 
 /// Integers of 4 and 8 bits have a scale and a minimum a block, both bf16; in `_half`, both f16.
