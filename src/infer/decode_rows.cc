@@ -58,6 +58,8 @@ DecodeRows::DecodeRows(Context& ctx, int64_t rows, int64_t vocabulary, int64_t c
   changed_.assign(count, 1);
   mask_changed_.assign(count, 0);
   bias_changed_.assign(count, 0);
+  masked_.assign(count, 0);
+  biased_.assign(count, 0);
 }
 
 DecodeRows::Results DecodeRows::cut_results(const Buffer& buffer, int64_t rows, Dtype statistics) {
@@ -104,10 +106,15 @@ bool DecodeRows::prepare(const GenerationOptions& options, bool masked) {
   return moved;
 }
 
-void DecodeRows::set(int64_t row, const Row& content) {
+void DecodeRows::place(int64_t row, const Row& content, std::span<const int32_t> draft) {
   const auto r = static_cast<size_t>(row);
-  const auto count = static_cast<int64_t>(content.tokens.size());
-  host_tokens_[r] = content.tokens.back();
+  const auto drawn = static_cast<int64_t>(content.tokens.size());
+  const int64_t count = drawn + static_cast<int64_t>(draft.size());
+  const auto token_at = [&](int64_t p) {
+    return p < drawn ? content.tokens[static_cast<size_t>(p)]
+                     : draft[static_cast<size_t>(p - drawn)];
+  };
+  host_tokens_[r] = token_at(count - 1);
   host_positions_[r] = static_cast<int32_t>(count - 1);
   host_cache_rows_[r] = content.cache_row;
   host_adapters_[r] = content.adapter;
@@ -122,21 +129,52 @@ void DecodeRows::set(int64_t row, const Row& content) {
     int32_t* history = host_history_.data() + row * width;
     std::fill_n(history, width, -1);
     for (int64_t p = std::max<int64_t>(0, count - width); p < count; ++p)
-      history[p % width] = content.tokens[static_cast<size_t>(p)];
+      history[p % width] = token_at(p);
   }
   changed_[r] = 1;
+}
+
+void DecodeRows::set(int64_t row, const Row& content) {
+  place(row, content, {});
   if (bias_) set_bias(row, content);
-  if (mask_) set_mask(row, TokenMask(static_cast<size_t>(mask_.dim(1)), ~uint32_t{0}));
+  allow_all(row);
+}
+
+void DecodeRows::move(int64_t row, const Row& content) { place(row, content, {}); }
+
+void DecodeRows::set_draft(int64_t row, int64_t base, const Row& content,
+                           std::span<const int32_t> draft) {
+  CHECK(row != base && !draft.empty());
+  place(row, content, draft);
+  allow_all(row);
+  const auto r = static_cast<size_t>(row);
+  const GenerationOptions& options = *content.options;
+  const bool biased = bias_ && biased_[static_cast<size_t>(base)] != 0;
+  if (bias_ && (biased || biased_[r] != 0)) {
+    std::ranges::copy(bias_of(base), bias_of(row).begin());
+    biased_[r] = biased;
+    bias_changed_[r] = 1;
+  }
+  if (!options.penalises()) return;
+  const auto drawn = content.tokens.subspan(content.prompt);
+  for (size_t i = 0; i < draft.size(); ++i) {
+    const auto before = draft.first(i);
+    subtract_penalty(row, options, draft[i],
+                     std::ranges::find(drawn, draft[i]) != drawn.end() ||
+                         std::ranges::find(before, draft[i]) != before.end());
+  }
 }
 
 void DecodeRows::set_bias(int64_t row, const Row& content) {
-  const std::span<float> bias = bias_of(row);
-  const bool was_plain = std::ranges::all_of(bias, [](float value) { return value == 0; });
   const GenerationOptions& options = *content.options;
-  if (was_plain && options.logit_bias.empty() && !options.penalises()) return;
+  const auto r = static_cast<size_t>(row);
+  if (biased_[r] == 0 && options.logit_bias.empty() && !options.penalises()) return;
+  const std::span<float> bias = bias_of(row);
   std::ranges::fill(bias, 0.0F);
+  biased_[r] = !options.logit_bias.empty();
+  bias_changed_[r] = 1;
   for (const auto& [token, value] : options.logit_bias) bias[static_cast<size_t>(token)] += value;
-  bias_changed_[static_cast<size_t>(row)] = 1;
+  if (!options.penalises()) return;
   for (size_t end = content.prompt + 1; end <= content.tokens.size(); ++end)
     penalise(row, {.tokens = content.tokens.first(end),
                    .prompt = content.prompt,
@@ -144,14 +182,29 @@ void DecodeRows::set_bias(int64_t row, const Row& content) {
 }
 
 void DecodeRows::penalise(int64_t row, const Row& content) {
-  const GenerationOptions& options = *content.options;
-  if (!options.penalises()) return;
+  if (!content.options->penalises()) return;
   const int32_t token = content.tokens.back();
   const auto before = content.tokens.first(content.tokens.size() - 1).subspan(content.prompt);
-  const bool first = std::ranges::find(before, token) == before.end();
+  subtract_penalty(row, *content.options, token,
+                   std::ranges::find(before, token) != before.end());
+}
+
+/// `again`: the token was drawn before, too.
+void DecodeRows::subtract_penalty(int64_t row, const GenerationOptions& options, int32_t token,
+                                  bool again) {
+  const auto r = static_cast<size_t>(row);
   bias_of(row)[static_cast<size_t>(token)] -=
-      options.frequency_penalty + (first ? options.presence_penalty : 0.0F);
-  bias_changed_[static_cast<size_t>(row)] = 1;
+      options.frequency_penalty + (again ? 0.0F : options.presence_penalty);
+  biased_[r] = bias_changed_[r] = 1;
+}
+
+void DecodeRows::allow_all(int64_t row) {
+  const auto r = static_cast<size_t>(row);
+  if (masked_[r] == 0) return;
+  const int64_t words = mask_.dim(1);
+  std::fill_n(host_mask_.begin() + row * words, words, ~uint32_t{0});
+  masked_[r] = 0;
+  mask_changed_[r] = 1;
 }
 
 std::span<float> DecodeRows::bias_of(int64_t row) {
@@ -171,6 +224,7 @@ void DecodeRows::clear(int64_t row) {
 void DecodeRows::set_mask(int64_t row, const TokenMask& mask) {
   CHECK(mask_ && static_cast<int64_t>(mask.size()) == mask_.dim(1));
   std::ranges::copy(mask, host_mask_.begin() + row * mask_.dim(1));
+  masked_[static_cast<size_t>(row)] = 1;
   mask_changed_[static_cast<size_t>(row)] = 1;
 }
 

@@ -12,7 +12,8 @@ namespace mixtral {
 /// What the device holds of each sequence that tokens are drawn for, a row each: the token to go
 /// through the model next, its position, where its keys and values are, how to draw, and what was
 /// drawn last. Draws and what follows from them (ops::Advance) stay on the device. The host sends a
-/// row when a sequence takes it, and reads what was drawn, all rows at once.
+/// row when a sequence takes it, and reads what was drawn, all rows at once. A sequence may have
+/// more rows, for draft tokens: one after each of them, as if it had been drawn.
 class DecodeRows {
  public:
   /// A sequence, as it takes a row.
@@ -34,6 +35,11 @@ class DecodeRows {
 
   /// Changes on the host. They reach the device with the next upload().
   void set(int64_t row, const Row& content);
+  /// The same for a row whose sequence has gone on by several tokens, penalised already.
+  void move(int64_t row, const Row& content);
+  /// What set() would do if `draft`, at least one token, had been drawn after those of `content`,
+  /// which `base` holds. No mask.
+  void set_draft(int64_t row, int64_t base, const Row& content, std::span<const int32_t> draft);
   void clear(int64_t row);                            // takes part in no step: ops::kPadding
   void set_mask(int64_t row, const TokenMask& mask);  // for the next draw; `prepare` comes first
   /// The last of these tokens was drawn: it is less likely from now on, where options say so.
@@ -62,7 +68,10 @@ class DecodeRows {
   template <class T>
   void send(const std::vector<T>& host, const Tensor& device, int64_t begin, int64_t end) const;
   bool remembers(const GenerationOptions& options) const;
+  void place(int64_t row, const Row& content, std::span<const int32_t> draft);
   void set_bias(int64_t row, const Row& content);
+  void subtract_penalty(int64_t row, const GenerationOptions& options, int32_t token, bool again);
+  void allow_all(int64_t row);
   std::span<float> bias_of(int64_t row);  // on the host
 
   Context& ctx_;
@@ -85,6 +94,7 @@ class DecodeRows {
   std::vector<float> host_bias_;
   std::vector<ops::SamplingSettings> host_settings_;
   std::vector<uint8_t> changed_, mask_changed_, bias_changed_;
+  std::vector<uint8_t> masked_, biased_;  // rows whose mask or bias may be other than at first
 };
 
 }  // namespace mixtral

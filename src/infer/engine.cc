@@ -30,6 +30,14 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
 
 constexpr int64_t kLeastRecordings = 8;
 
+DecodeRows::Row row_content(const Sequence& sequence) {
+  return {.tokens = sequence.tokens,
+          .prompt = sequence.request.prompt.size(),
+          .cache_row = sequence.cache_row,
+          .adapter = sequence.request.adapter,
+          .options = &sequence.request.options};
+}
+
 }  // namespace
 
 std::string_view name(FinishReason reason) {
@@ -56,7 +64,8 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
       arena_(backend),
       ctx_(backend, arena_, model.options().compute, options.profiler),
       cache_(backend, model.config(), cache_options(backend, model, options)),
-      rows_(ctx_, options.sequences, model.config().vocab_size, cache_.context()),
+      draft_rows_(draft_rows(options.sequences, options.speculation.tokens)),
+      rows_(ctx_, options.sequences + draft_rows_, model.config().vocab_size, cache_.context()),
       recordings_(backend, arena_,
                   static_cast<size_t>(std::max(kLeastRecordings, options.sequences))),
       chunk_(std::min(chunk_of(backend, options), cache_.sequences() * cache_.context())),
@@ -78,6 +87,19 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
         "the key-value cache has room for {} tokens, but one sequence of {} tokens needs {}; give "
         "the cache more room, or the sequences a shorter context",
         cache_.pages() * cache_.page_tokens(), cache_.context(), least * cache_.page_tokens()));
+  if (options.speculation.tokens > 0) {
+    Speculator::Options how{.how = options.speculation,
+                            .sequences = cache_.sequences(),
+                            .context = context(),
+                            .chunk = chunk_,
+                            .rows = draft_rows_,
+                            .pad = padding_ == Padding::powers_of_two,
+                            .padded = {}};
+    // With a sliding window, a sequence has pages for a chunk's tokens at once, not for more.
+    how.how.tokens = std::min(how.how.tokens, std::max<int64_t>(1, cache_.chunk() - 1));
+    if (how.pad) how.padded = [this](int64_t rows) { return padded(rows); };
+    speculator_.emplace(backend, model.config(), std::move(how));
+  }
   if (!options.count_experts) return;
   make_routes();
   load_.emplace(model.config());
@@ -89,8 +111,23 @@ Engine::~Engine() {
 }
 
 void Engine::make_routes() {
-  // A step has at most a chunk of prompts' tokens and one token of each sequence.
-  if (!routes_) routes_.emplace(ctx_, model_.config(), chunk_ + cache_.sequences());
+  // A step has at most a chunk of prompts' tokens, one token of each sequence, and draft tokens.
+  if (!routes_) routes_.emplace(ctx_, model_.config(), chunk_ + cache_.sequences() + draft_rows_);
+}
+
+/// The rows of a step without prompts, padded.
+int64_t Engine::padded(int64_t rows) const {
+  if (padding_ == Padding::none) return rows;
+  return std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows))),
+                  cache_.sequences() + draft_rows_);
+}
+
+/// The rows that this step draws for.
+int64_t Engine::rows() const { return static_cast<int64_t>(seats_.size()) + drafts_; }
+
+/// The row of a sequence's last token (0) or of one of its draft tokens (1, ...).
+int64_t Engine::row_of(const Sequence& sequence, int64_t token) const {
+  return token == 0 ? sequence.seat : sequence.draft_row + token - 1;
 }
 
 void Engine::check(const Request& request) const {
@@ -122,6 +159,7 @@ RequestId Engine::submit(Request request) {
     recordings_.clear();
     rows_moved_ = true;
   }
+  if (speculator_) speculator_->prepare(request.options);
   if (request.routes || request.on_prompt_routes) make_routes();
   auto sequence = std::make_shared<Sequence>();
   sequence->id = ++last_id_;
@@ -142,6 +180,7 @@ void Engine::erase(RequestId id) {
   scheduler_.remove(sequence);
   if (sequence.seat >= 0) seats_[static_cast<size_t>(sequence.seat)] = nullptr;
   if (adapters_) adapters_->release(sequence.request.adapter);
+  if (speculator_) speculator_->forget(id);
   sequences_.erase(found);
 }
 
@@ -156,12 +195,14 @@ bool Engine::step() {
 }
 
 void Engine::compute() {
+  if (speculator_) speculator_->draft(scheduler_.decoding());
   const Scheduler::Step step = scheduler_.next();
   if (step.empty()) return;
   if (adapters_ && std::exchange(adapters_version_, adapters_->version()) != adapters_->version())
     recordings_.clear();
   try {
     take_seats(step);
+    set_draft_rows(step);
     fill_masks();
     cache_.upload();
     rows_.upload();
@@ -170,36 +211,30 @@ void Engine::compute() {
       prepare_routes(step, step.tokens());
       prefill(step);
     } else {
-      const auto count = static_cast<uint64_t>(seats_.size());
-      const auto rows = static_cast<int64_t>(
-          padding_ == Padding::none
-              ? count
-              : std::min(std::bit_ceil(count), static_cast<uint64_t>(cache_.sequences())));
-      prepare_routes(step, rows);
+      const int64_t count = padded(rows());
+      prepare_routes(step, count);
       constexpr int32_t kMixed = -2;
-      const nn::TokenAdapters adapters = seat_adapters(rows);
-      recordings_.run({rows, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
-                      [this, rows] { decode(rows); });
+      const nn::TokenAdapters adapters = seat_adapters(count);
+      recordings_.run({count, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
+                      [this, count] { decode(count); });
     }
     if (!seats_.empty()) rows_.read();
     if (reports_) collect_routes(step);
   } catch (...) {
     // Pages that this step was to fill are kept already, and were perhaps not filled.
     scheduler_.forget_prefixes();
+    scheduler_.take_back_drafts(step);
     throw;
   }
-  Scheduler::complete(step);
+  if (speculator_) accept_drafts(step);
+  scheduler_.complete(step);
   collect(step);
 }
 
 void Engine::sit(Sequence& sequence, size_t seat) {
   sequence.seat = static_cast<int64_t>(seat);
   sequence.preempted = false;
-  rows_.set(sequence.seat, {.tokens = sequence.tokens,
-                            .prompt = sequence.request.prompt.size(),
-                            .cache_row = sequence.cache_row,
-                            .adapter = sequence.request.adapter,
-                            .options = &sequence.request.options});
+  rows_.set(sequence.seat, row_content(sequence));
 }
 
 /// Gives the sequences that a token is drawn for the first rows, without a gap: first those that
@@ -227,9 +262,34 @@ void Engine::take_seats(const Scheduler::Step& step) {
     if (slice.last() && slice.sequence->request.options.max_tokens > 0) add(*slice.sequence);
   if (std::exchange(rows_moved_, false))
     for (size_t i = 0; i < seats_.size(); ++i) sit(*seats_[i], i);
-  const auto count = static_cast<int64_t>(seats_.size());
-  for (int64_t row = count; row < device_seats_; ++row) rows_.clear(row);
-  device_seats_ = count;
+}
+
+/// Gives each draft token a row behind the seats, and clears the rows after them.
+void Engine::set_draft_rows(const Scheduler::Step& step) {
+  drafts_ = 0;
+  for (Sequence* sequence : step.decode) {
+    sequence->draft_row = rows();
+    for (int64_t i = 0; i < sequence->drafted; ++i)
+      rows_.set_draft(rows() + i, sequence->seat, row_content(*sequence),
+                      std::span(sequence->draft).first(static_cast<size_t>(i + 1)));
+    drafts_ += sequence->drafted;
+  }
+  for (int64_t row = rows(); row < device_rows_; ++row) rows_.clear(row);
+  device_rows_ = rows();
+}
+
+/// Counts the draft tokens that were drawn, up to the first that was not.
+void Engine::accept_drafts(const Scheduler::Step& step) {
+  for (Sequence* sequence : step.decode) {
+    sequence->accepted = 0;
+    for (const int32_t token : sequence->draft) {
+      const bool drawn = rows_.drawn(row_of(*sequence, sequence->accepted)) == token;
+      speculator_->note_drawn(*sequence, drawn);
+      if (!drawn || sequence->accepted == sequence->drafted) break;
+      ++sequence->accepted;
+    }
+  }
+  speculator_->end_step(step);
 }
 
 void Engine::fill_masks() {
@@ -256,7 +316,7 @@ void Engine::prepare_routes(const Scheduler::Step& step, int64_t tokens) {
 void Engine::collect_routes(const Scheduler::Step& step) {
   routes_->read();
   if (load_) routes_->add_to(*load_);
-  auto token = static_cast<int64_t>(step.decode.size());
+  int64_t token = static_cast<int64_t>(step.decode.size()) + step.drafted();
   for (const Scheduler::Slice& slice : step.prefill) {
     Sequence& sequence = *slice.sequence;
     const auto prompt = static_cast<int64_t>(sequence.request.prompt.size());
@@ -278,33 +338,43 @@ void Engine::collect(const Scheduler::Step& step) {
     if (slice.sequence->pending() == 0 && slice.sequence->seat < 0)
       events_.push_back({.id = slice.sequence->id, .finish = FinishReason::length});
   for (Sequence* sequence : seats_) {
-    const GenerationOptions& options = sequence->request.options;
-    Event event{.id = sequence->id};
-    const int32_t id = rows_.drawn(sequence->seat);
-    if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) {
-      event.finish = FinishReason::stop;
-    } else {
-      event.token = {.id = id, .log_probability = rows_.log_probability(sequence->seat)};
-      if (sequence->request.best > 0) {
-        TokenScores scores = score_drawn(sequence->seat, id, sequence->request.best);
-        event.token->log_probability = scores.log_probability;
-        event.token->best = std::move(scores.best);
-      }
-      if (sequence->request.routes)
-        event.token->routes =
-            routes_->of(step.prefill.empty() ? sequence->seat
-                                             : drawn_from_[static_cast<size_t>(sequence->seat)]);
-      sequence->tokens.push_back(id);
-      rows_.penalise(sequence->seat, {.tokens = sequence->tokens,
-                                      .prompt = sequence->request.prompt.size(),
-                                      .options = &options});
-      if (sequence->drawn() >= options.max_tokens)
-        event.finish = FinishReason::length;
-      else if (sequence->length() > context())
-        event.finish = FinishReason::context;
+    // Those whose prompts end with this step have no draft.
+    const int64_t accepted = std::exchange(sequence->accepted, 0);
+    for (int64_t i = 0; i <= accepted; ++i) {
+      Event event = take_token(*sequence, row_of(*sequence, i), step);
+      const bool ended = event.finish.has_value();
+      events_.push_back(std::move(event));
+      if (ended) break;
     }
-    events_.push_back(std::move(event));
+    if (accepted > 0) rows_.move(sequence->seat, row_content(*sequence));
   }
+}
+
+/// Adds what was drawn in a row to its sequence, unless it ends it.
+Engine::Event Engine::take_token(Sequence& sequence, int64_t row, const Scheduler::Step& step) {
+  const GenerationOptions& options = sequence.request.options;
+  Event event{.id = sequence.id};
+  const int32_t id = rows_.drawn(row);
+  if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) {
+    event.finish = FinishReason::stop;
+    return event;
+  }
+  event.token = {.id = id, .log_probability = rows_.log_probability(row)};
+  if (sequence.request.best > 0) {
+    TokenScores scores = score_drawn(row, id, sequence.request.best);
+    event.token->log_probability = scores.log_probability;
+    event.token->best = std::move(scores.best);
+  }
+  if (sequence.request.routes)
+    event.token->routes =
+        routes_->of(step.prefill.empty() ? row : drawn_from_[static_cast<size_t>(row)]);
+  sequence.tokens.push_back(id);
+  rows_.penalise(sequence.seat, row_content(sequence));
+  if (sequence.drawn() >= options.max_tokens)
+    event.finish = FinishReason::length;
+  else if (sequence.length() > context())
+    event.finish = FinishReason::context;
+  return event;
 }
 
 TokenScores Engine::score_drawn(int64_t row, int32_t id, int64_t best) {
@@ -352,7 +422,8 @@ Engine::Usage Engine::usage() const {
           .used_pages = cache_.pages() - cache_.free_pages() - kept,
           .kept_pages = kept,
           .preemptions = scheduler_.preemptions(),
-          .reused_tokens = scheduler_.reused_tokens()};
+          .reused_tokens = scheduler_.reused_tokens(),
+          .speculation = speculator_ ? speculator_->counts() : SpeculationCounts()};
 }
 
 }  // namespace mixtral

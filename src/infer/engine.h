@@ -10,6 +10,7 @@
 #include "infer/inference_plan.h"
 #include "infer/request.h"
 #include "infer/scheduler.h"
+#include "infer/speculator.h"
 #include "infer/step_routes.h"
 #include "infer/token_scores.h"
 #include "model/adapter_set.h"
@@ -24,7 +25,7 @@ namespace mixtral {
 /// values stand in pages; requests that begin with the same tokens share them.
 ///
 /// What is drawn depends on the request alone. In f32 on `cpu` and `ref` this holds to the bit,
-/// whatever else the engine does.
+/// whatever else the engine does, speculation included.
 ///
 /// One thread at a time may use an engine, since it uses its backend.
 class Engine {
@@ -45,6 +46,7 @@ class Engine {
     /// The model's, which requests may name; must outlive the engine. They may come and go between
     /// steps. Null: there is at most the model's own.
     AdapterSet* adapters = nullptr;
+    SpeculationOptions speculation = {};
   };
 
   /// Sequences and pages now.
@@ -56,10 +58,11 @@ class Engine {
     // So far:
     int64_t preemptions = 0;    // times that a sequence lost its pages
     int64_t reused_tokens = 0;  // of prompts: taken from pages that were there already
+    SpeculationCounts speculation;
   };
 
-  /// Throws Error when the model was prepared for fewer positions than `context`, or the cache has
-  /// no room for one sequence.
+  /// Throws Error when the model was prepared for fewer positions than `context`, the cache has no
+  /// room for one sequence, or a draft model does not fit.
   Engine(Backend& backend, const Mixtral& model, const Options& options);
   Engine(Backend& backend, const Mixtral& model) : Engine(backend, model, Options()) {}
   Engine(const Engine&) = delete;
@@ -97,6 +100,7 @@ class Engine {
   PrefixIndex& prefixes() { return scheduler_.prefixes(); }
   /// Whether it keeps anything of earlier prompts.
   bool keeps_prefixes() const { return scheduler_.shares_pages(); }
+  bool speculates() const { return speculator_.has_value(); }
   /// Under what the model's own prompts are kept: PrefixIndex's number of an adapter.
   int64_t own_serial() const { return adapters_ ? adapters_->serial(kOwnAdapter) : kOwnAdapter; }
   /// What the experts have taken so far; null without Options::count_experts.
@@ -116,6 +120,11 @@ class Engine {
   };
 
   void check(const Request& request) const;
+  int64_t padded(int64_t rows) const;
+  int64_t rows() const;
+  int64_t row_of(const Sequence& sequence, int64_t token) const;
+  void set_draft_rows(const Scheduler::Step& step);
+  void accept_drafts(const Scheduler::Step& step);
   nn::TokenAdapters seat_adapters(int64_t rows) const;
   void compute();
   void take_seats(const Scheduler::Step& step);
@@ -128,6 +137,7 @@ class Engine {
   void prepare_routes(const Scheduler::Step& step, int64_t tokens);
   void collect_routes(const Scheduler::Step& step);
   void collect(const Scheduler::Step& step);
+  Event take_token(Sequence& sequence, int64_t row, const Scheduler::Step& step);
   TokenScores score_drawn(int64_t row, int32_t id, int64_t best);
   void deliver();
   void finish(Sequence& sequence, FinishReason reason);
@@ -141,18 +151,21 @@ class Engine {
   Arena arena_;
   Context ctx_;
   KvCache cache_;
+  int64_t draft_rows_;  // draft tokens of a step, at most
   DecodeRows rows_;
   Recordings recordings_;
   int64_t chunk_;  // prompt tokens of a step, at most
   Scheduler scheduler_;
+  std::optional<Speculator> speculator_;
   std::map<RequestId, std::shared_ptr<Sequence>> sequences_;
   std::optional<StepRoutes> routes_;  // made when first asked for
   std::optional<ExpertLoad> load_;
   const Mixtral::RouterReports* reports_ = nullptr;  // of this step; null: nobody asks
   std::vector<int32_t>
-      drawn_from_;  // [seats]: which token of a step with prompts gave each its logits
+      drawn_from_;  // [rows]: which token of a step with prompts gave each its logits
   std::vector<Sequence*> seats_;  // which sequence has which of the rows; null: none
-  int64_t device_seats_ = 0;      // rows on the device from here on are padding
+  int64_t drafts_ = 0;            // rows behind the seats that draft tokens have in this step
+  int64_t device_rows_ = 0;       // rows on the device from here on are padding
   bool rows_moved_ = false;       // the device has lost what stood in the rows
   std::deque<Event> events_;      // that are still to be told
   RequestId last_id_ = 0;

@@ -39,9 +39,10 @@ void Engine::prefill(const Scheduler::Step& step) {
   HostBatch host;
   std::vector<int32_t>& drawn = drawn_from_;
   drawn.clear();
-  host.decode_rows = static_cast<int64_t>(step.decode.size());
+  const auto decoding = static_cast<std::ptrdiff_t>(step.decode.size());
+  host.decode_rows = decoding + drafts_;
   host.sequence_starts.push_back(0);
-  std::vector<Sequence*> sequences(seats_.begin(), seats_.begin() + host.decode_rows);
+  std::vector<Sequence*> sequences(seats_.begin(), seats_.begin() + decoding);
   const auto append = [&](const Sequence& sequence, int64_t count) {
     for (int64_t p = sequence.cached; p < sequence.cached + count; ++p) {
       host.tokens.push_back(sequence.tokens[static_cast<size_t>(p)]);
@@ -51,10 +52,18 @@ void Engine::prefill(const Scheduler::Step& step) {
     }
     host.sequence_starts.push_back(static_cast<int32_t>(host.tokens.size()));
   };
-  for (size_t i = 0; i < step.decode.size(); ++i) {
-    append(*seats_[i], 1);
-    drawn.push_back(static_cast<int32_t>(i));
+  for (int32_t i = 0; i < decoding; ++i) {
+    append(*seats_[static_cast<size_t>(i)], 1);
+    drawn.push_back(i);
   }
+  for (const Sequence* sequence : step.decode)  // in the order of their rows
+    for (int64_t i = 0; i < sequence->drafted; ++i) {
+      host.tokens.push_back(sequence->draft[static_cast<size_t>(i)]);
+      host.positions.push_back(static_cast<int32_t>(sequence->length() + i));
+      host.rows.push_back(sequence->cache_row);
+      host.adapters.push_back(sequence->request.adapter);
+      host.sequence_starts.push_back(static_cast<int32_t>(host.tokens.size()));
+    }
   bool wants_logits = false;
   for (const Scheduler::Slice& slice : step.prefill) {
     append(*slice.sequence, slice.count);
@@ -63,6 +72,7 @@ void Engine::prefill(const Scheduler::Step& step) {
     wants_logits |= slice.sequence->wants_logits();
   }
   CHECK(drawn.size() == seats_.size());
+  for (int64_t i = 0; i < drafts_; ++i) drawn.push_back(static_cast<int32_t>(decoding + i));
   if (!wants_logits) host.last = drawn;
   host.adapter_count = adapters_ ? adapters_->count() : 1;
   if (const auto common = common_adapter(sequences)) {
@@ -73,7 +83,7 @@ void Engine::prefill(const Scheduler::Step& step) {
   const Tensor hidden = model_.forward(ctx_, batch, &cache_, nullptr, reports_);
   if (drawn.empty() && !wants_logits) return;
   for (size_t i = 0; i < step.prefill.size() && wants_logits; ++i) {
-    const auto run = step.decode.size() + i;
+    const auto run = static_cast<size_t>(host.decode_rows) + i;
     if (step.prefill[i].sequence->wants_logits())
       report_prompt_logits(step.prefill[i],
                            hidden.slice(host.sequence_starts[run], host.sequence_starts[run + 1]));

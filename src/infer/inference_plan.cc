@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/detailed_error.h"
+#include "infer/speculation.h"
 #include "model/kv_cache.h"
 
 namespace mixtral {
@@ -22,13 +23,14 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
                        .context = shape.context,
                        .chunk = std::min(chunk, shape.context),
                        .dtype = options.compute});
-  // A step of an engine: some tokens of prompts, and one of each sequence.
+  // A step of an engine: some tokens of prompts, one of each sequence, and draft tokens.
   HostBatch batch;
   for (int64_t left = std::min(chunk, shape.sequences * shape.context); left > 0;
        left -= shape.context)
     batch.append(std::vector<int32_t>(static_cast<size_t>(std::min(left, shape.context)), 0));
   batch.labels.clear();
-  for (int64_t s = 0; s < shape.sequences; ++s) {
+  const int64_t rows = shape.sequences + draft_rows(shape.sequences, shape.draft_tokens);
+  for (int64_t row = 0; row < rows; ++row) {
     batch.tokens.push_back(0);
     batch.positions.push_back(0);
     batch.sequence_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
@@ -38,8 +40,8 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
     const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
     const Tensor logits =
-        ctx.allocate({shape.sequences, shape.config.vocab_size}, ctx.statistics());
-    model.logits(ctx, hidden.slice(0, shape.sequences), logits);
+        ctx.allocate({rows, shape.config.vocab_size}, ctx.statistics());
+    model.logits(ctx, hidden.slice(0, rows), logits);
   });
   MemoryPlan plan;
   plan.items = {{"weights", model_bytes(model)},

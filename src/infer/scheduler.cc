@@ -1,14 +1,28 @@
 #include "infer/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 namespace mixtral {
 
 int64_t Scheduler::Step::tokens() const {
-  auto count = static_cast<int64_t>(decode.size());
+  int64_t count = static_cast<int64_t>(decode.size()) + drafted();
   for (const Slice& slice : prefill) count += slice.count;
   return count;
+}
+
+int64_t Scheduler::Step::drafted() const {
+  int64_t count = 0;
+  for (const Sequence* sequence : decode) count += sequence->drafted;
+  return count;
+}
+
+std::vector<Sequence*> Scheduler::decoding() const {
+  std::vector<Sequence*> decoding;
+  std::ranges::copy_if(running_, std::back_inserter(decoding),
+                       [](const Sequence* sequence) { return sequence->decodes(); });
+  return decoding;
 }
 
 void Scheduler::remove(Sequence& sequence) {
@@ -25,6 +39,8 @@ void Scheduler::preempt(Sequence& sequence) {
   remove(sequence);
   sequence.cached = 0;
   sequence.indexed = 0;
+  sequence.draft.clear();
+  sequence.drafted = 0;
   sequence.preempted = true;
   waiting_.push_front(&sequence);
   ++preemptions_;
@@ -61,12 +77,23 @@ Scheduler::Step Scheduler::plan() {
     waiting_.pop_front();
     take(*running_.back());
   }
+  for (Sequence* sequence : step.decode) extend_by_draft(*sequence);
   return step;
 }
 
 void Scheduler::complete(const Step& step) {
-  for (Sequence* sequence : step.decode) ++sequence->cached;
+  for (Sequence* sequence : step.decode) {
+    sequence->cached += 1 + sequence->accepted;
+    CHECK(cache_.truncate(sequence->cache_row, sequence->cached));
+  }
   for (const Slice& slice : step.prefill) slice.sequence->cached += slice.count;
+}
+
+void Scheduler::take_back_drafts(const Step& step) {
+  for (Sequence* sequence : step.decode) {
+    sequence->drafted = 0;
+    CHECK(cache_.truncate(sequence->cache_row, sequence->length()));
+  }
 }
 
 bool Scheduler::admit(Sequence& sequence) {
@@ -108,6 +135,16 @@ int64_t Scheduler::extend_up_to(Sequence& sequence, int64_t most) {
   while (count > 0 && !extend(sequence, sequence.cached + count))
     count = (sequence.cached + count - 1) / size * size - sequence.cached;
   return std::max<int64_t>(count, 0);
+}
+
+/// Makes room for as many of its draft tokens as possible without another sequence's loss.
+void Scheduler::extend_by_draft(Sequence& sequence) {
+  for (; sequence.drafted > 0; --sequence.drafted) {
+    const int64_t tokens = sequence.length() + sequence.drafted;
+    do {
+      if (cache_.extend(sequence.cache_row, tokens, sequence.cached)) return;
+    } while (prefixes_.evict());
+  }
 }
 
 void Scheduler::offer_pages(Sequence& sequence, int64_t tokens) {

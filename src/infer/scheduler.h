@@ -7,6 +7,7 @@
 
 #include "infer/prefix_index.h"
 #include "infer/request.h"
+#include "infer/speculation.h"
 #include "model/kv_cache.h"
 
 namespace mixtral {
@@ -28,6 +29,13 @@ struct Sequence {
   size_t indexed = 0;             // of its pages: those that were offered to the prefix index
   int64_t reported = 0;           // of the prompt: positions whose logits were handed out
   int64_t routed = 0;             // of the prompt: positions whose routes were handed out
+  // Speculative decoding, anew for each step:
+  std::vector<int32_t> draft;  // tokens that may come next
+  int64_t drafted = 0;         // of these: the first ones, which go through the model in the step
+  int64_t draft_row = -1;      // the row of DecodeRows of the first of them
+  int64_t accepted = 0;        // of them, by what was drawn
+  size_t draft_kind = 0;       // which of the engine's acceptance rates they count for
+  AcceptanceRate acceptance{12};
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t pending() const { return length() - cached; }
@@ -61,10 +69,11 @@ class Scheduler {
     bool last() const { return count == sequence->pending(); }
   };
   struct Step {
-    std::vector<Sequence*> decode;  // one token each
+    std::vector<Sequence*> decode;  // one token each, and its draft tokens
     std::vector<Slice> prefill;     // prompts, or what is to be computed again
     bool empty() const { return decode.empty() && prefill.empty(); }
     int64_t tokens() const;
+    int64_t drafted() const;  // draft tokens
   };
 
   struct Options {
@@ -80,10 +89,18 @@ class Scheduler {
   /// Takes it out and gives back its pages.
   void remove(Sequence& sequence);
 
-  /// What to compute next, with room in the cache for it; empty when nobody is left.
+  /// What to compute next, with room in the cache for it; empty when nobody is left. Of draft tokens
+  /// (Sequence::drafted) it takes those that there is room for when everything else has its pages;
+  /// they are not offered to the prefix index.
   Step next();
-  /// Counts a step's tokens as cached.
-  static void complete(const Step& step);
+  /// Counts a step's tokens as cached, but for the draft tokens that were not accepted, whose pages
+  /// it takes back.
+  void complete(const Step& step);
+  /// Takes back the pages of the draft tokens of a step that failed.
+  void take_back_drafts(const Step& step);
+  /// The sequences that the next step has one token of, the oldest first, unless it takes their
+  /// pages.
+  std::vector<Sequence*> decoding() const;
   /// Drops what is kept of earlier prompts.
   void forget_prefixes() { prefixes_.clear(); }
   PrefixIndex& prefixes() { return prefixes_; }
@@ -100,6 +117,7 @@ class Scheduler {
   bool admit(Sequence& sequence);
   bool extend(Sequence& sequence, int64_t tokens);
   int64_t extend_up_to(Sequence& sequence, int64_t most);
+  void extend_by_draft(Sequence& sequence);
   void offer_pages(Sequence& sequence, int64_t tokens);
   void preempt(Sequence& sequence);
 

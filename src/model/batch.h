@@ -20,10 +20,10 @@ struct HostBatch {
   // For a forward pass over a cache (KvCache); empty and 0 without one. Rows of a padded batch that
   // hold no token have position ops::kPadding and any token id and row.
   std::vector<int32_t> rows;  // [N]: each token's sequence, as KvCache numbers them
-  int64_t decode_rows = 0;    // so many tokens, the first ones, are of one sequence each; the rest
-                              // are runs of several tokens of a sequence
-  /// Over a cache: the tokens whose hidden states are wanted, ascending, each its sequence's last
-  /// in the batch (nn::LastTokens). Nothing: those of all.
+  int64_t decode_rows = 0;    // so many tokens, the first ones, are taken one by one; the rest are
+                              // runs of several tokens of a sequence
+  /// Over a cache: the tokens whose hidden states are wanted (nn::LastTokens). Nothing: those of
+  /// all.
   std::optional<std::vector<int32_t>> last;
 
   // Which adapters: that of all tokens, or each token's own, all below adapter_count.

@@ -131,24 +131,24 @@ bool KvCache::next_page_is_shared(int32_t sequence) const {
   return length % page_tokens() != 0 && pool_.owners(entries(sequence)[length / page_tokens()]) > 1;
 }
 
-int64_t KvCache::pages_to_extend(int32_t sequence, int64_t tokens) const {
+int64_t KvCache::pages_to_extend(int32_t sequence, int64_t tokens, int64_t first) const {
   const int64_t length = row(sequence).length;
   if (tokens == length) return 0;
   int64_t needed = pages_for(tokens) - pages_for(length);
   if (next_page_is_shared(sequence)) ++needed;
-  for (int64_t i = 0; i < first_seen(length) / page_tokens(); ++i) {
+  for (int64_t i = 0; i < first_seen(first) / page_tokens(); ++i) {
     const int32_t page = entries(sequence)[i];
     if (page != ops::kNoPage && pool_.owners(page) == 1) --needed;
   }
   return std::max<int64_t>(needed, 0);
 }
 
-bool KvCache::extend(int32_t sequence, int64_t tokens) {
+bool KvCache::extend(int32_t sequence, int64_t tokens, int64_t first) {
   const int64_t length = row(sequence).length;
-  CHECK(tokens >= length && tokens <= context());
+  CHECK(tokens >= length && tokens <= context() && first >= 0 && first <= length);
   if (tokens == length) return true;
-  if (pages_to_extend(sequence, tokens) > free_pages()) return false;
-  for (int64_t i = 0; i < first_seen(length) / page_tokens(); ++i) {
+  if (pages_to_extend(sequence, tokens, first) > free_pages()) return false;
+  for (int64_t i = 0; i < first_seen(first) / page_tokens(); ++i) {
     const int32_t page = entries(sequence)[i];
     if (page == ops::kNoPage) continue;
     pool_.release(page);

@@ -83,12 +83,20 @@ class KvCache {
   int64_t length(int32_t sequence) const { return row(sequence).length; }
   /// Makes room for `tokens` tokens in all, from length() to context(). False, and nothing has
   /// changed, when too few pages are free (see pages_to_extend).
-  [[nodiscard]] bool extend(int32_t sequence, int64_t tokens);
+  [[nodiscard]] bool extend(int32_t sequence, int64_t tokens) {
+    return extend(sequence, tokens, row(sequence).length);
+  }
+  /// The same where tokens from position `first` on, below length(), go through the model in the
+  /// same step: their window stays, too.
+  [[nodiscard]] bool extend(int32_t sequence, int64_t tokens, int64_t first);
   /// Free pages that extend(sequence, tokens) would need, beyond those that it gives back itself.
-  int64_t pages_to_extend(int32_t sequence, int64_t tokens) const;
+  int64_t pages_to_extend(int32_t sequence, int64_t tokens) const {
+    return pages_to_extend(sequence, tokens, row(sequence).length);
+  }
   /// Drops the tokens from position `tokens` on and gives back pages that hold no other. False, and
   /// nothing has changed, when the window of the next token reaches pages that were given back;
-  /// this cannot happen when `tokens` is 0 or no less than the length before the last `extend`.
+  /// this cannot happen when `tokens` is 0 or no less than the length before the last `extend` (or
+  /// its `first`).
   [[nodiscard]] bool truncate(int32_t sequence, int64_t tokens);
 
   /// The sequence's pages in order of its tokens: page i holds tokens i·T .. (i+1)·T − 1, or is
@@ -137,6 +145,7 @@ class KvCache {
   }
   /// Whether the page of the next token is partly filled and has other owners.
   bool next_page_is_shared(int32_t sequence) const;
+  int64_t pages_to_extend(int32_t sequence, int64_t tokens, int64_t first) const;
   void set_entry(int32_t sequence, int64_t index, int32_t page);
 
   Backend& backend_;

@@ -47,8 +47,9 @@ struct Sequences {
   Tensor positions;     // [N] i32: of each token in its sequence; with a cache, or ops::kPadding
   Tensor starts;        // [S+1] i32: where each begins among the tokens; not read with a cache
   int64_t longest = 0;  // an upper bound of the sequences' lengths
-  // With a cache only. The first `decode_rows` tokens are of one sequence each; after them come
-  // runs of several tokens of a sequence.
+  // With a cache only. The first `decode_rows` tokens are taken one by one, such as the last token
+  // of each sequence, perhaps with draft tokens; after them come runs of several tokens of a
+  // sequence.
   Tensor rows;  // [N] i32: each token's sequence, as a row of the cache's table
   int64_t decode_rows = 0;
   TokenAdapters adapters = {};
@@ -56,10 +57,9 @@ struct Sequences {
 };
 
 /// The tokens of a batch whose results are wanted, where these are not all: then the last block
-/// leaves the others out as soon as their keys and values are in the cache. Each is its sequence's
-/// last token in the batch.
+/// leaves the others out as soon as their keys and values are in the cache.
 struct LastTokens {
-  Tensor source;        // [n] i32: which tokens of the batch, ascending; empty if n = 0
+  Tensor source;        // [n] i32: which tokens of the batch; empty if n = 0
   Sequences sequences;  // theirs, over a cache
 
   int64_t count() const { return source ? source.dim(0) : 0; }

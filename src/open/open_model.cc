@@ -14,22 +14,83 @@
 namespace mixtral {
 namespace {
 
-/// The bytes that the model and an engine with such a cache and such steps take. Throws Error,
+/// The bytes that the model and an engine of this shape take, beside `other` bytes. Throws Error,
 /// before anything is allocated, when the device has not so much, or `most` is less.
-int64_t require_model_memory(const Backend& backend, const ModelConfig& config,
-                             const Mixtral::Options& options, int64_t sequences, int64_t chunk,
+int64_t require_model_memory(const Backend& backend, const InferenceShape& shape, int64_t other,
                              std::optional<int64_t> most) {
   const auto planner = make_planning_backend(&backend);
-  const int64_t context = options.context > 0 ? options.context : config.max_positions;
-  const InferenceShape shape{.config = config,
-                             .options = options,
-                             .sequences = sequences,
-                             .context = context,
-                             .chunk = chunk};
   Backend::MemoryInfo memory = backend.memory();
   if (most) memory.available = std::min(memory.available, *most);
+  memory.available = std::max<int64_t>(0, memory.available - other);
   require_memory(*planner, shape, memory);
-  return plan_inference(*planner, shape).total();
+  return plan_inference(*planner, shape).total() + other;
+}
+
+/// A model that drafts for another, found and planned.
+struct Draft {
+  ModelSource source;
+  InferenceShape shape;
+
+  /// Bytes that it takes beside what is there when the device is opened.
+  int64_t bytes(const Backend& backend) const {
+    const auto planner = make_planning_backend(&backend);
+    MemoryPlan opened;
+    add_opened(opened, *planner);
+    return plan_inference(*planner, shape).total() - opened.total();
+  }
+};
+
+AdvisedUsageError unfit_draft(const std::string& name, const std::string& why) {
+  return {why, {.subject = {"draft-model", name}}};
+}
+
+/// Throws UsageError unless both have the same tokens.
+void require_same_vocabulary(const ModelSource& draft, const ModelSource& target) {
+  const int64_t tokens = draft.config().vocab_size, wanted = target.config().vocab_size;
+  if (tokens != wanted)
+    throw unfit_draft(
+        draft.name(),
+        fmt::format("has a vocabulary of {} tokens, the model one of {}; expected a model with the "
+                    "same vocabulary",
+                    tokens, wanted));
+  const auto its = draft.tokenizer(), own = target.tokenizer();
+  if (!its || !own) return;
+  for (int32_t id = 0; id < std::max(its->vocab_size(), own->vocab_size()); ++id) {
+    const bool same = id < its->vocab_size() && id < own->vocab_size() &&
+                      its->label(id) == own->label(id);
+    if (!same)
+      throw unfit_draft(draft.name(),
+                        fmt::format("has another token {} than the model; expected a model with "
+                                    "the same vocabulary",
+                                    id));
+  }
+}
+
+/// The model that --draft-model names. It is opened as the model is, but in its own files' formats.
+Draft find_draft(const OpenOptions& o, const ModelSource& target, const InferenceShape& of_target,
+                 const Backend& backend, const ModelSource::Note& note) {
+  Draft draft{.source = ModelSource::resolve({.model = o.draft_model, .setting = "draft-model"},
+                                             note),
+              .shape = of_target};
+  const ModelSource& source = draft.source;
+  source.refuse_adapter();
+  require_same_vocabulary(source, target);
+  if (source.config().max_positions < of_target.context)
+    throw unfit_draft(o.draft_model,
+                      fmt::format("has {} positions, too few for a context of {}",
+                                  source.config().max_positions, of_target.context));
+  ParameterFormats stored;
+  if (!o.random_weights) stored = source.stored_formats(backend, o.dtype);
+  const Precision precision =
+      choose_precision(o.dtype, backend, Purpose::inference, source.config().dtype, stored);
+  draft.shape.config = source.config();
+  draft.shape.draft_tokens = 0;
+  Mixtral::Options& options = draft.shape.options;
+  options.weights = precision.weights;
+  options.operands = precision.operands;
+  options.quantization = std::nullopt;
+  options.formats = stored;
+  return draft;
 }
 
 bool is_narrow(Dtype dtype) { return dtype == Dtype::bf16 || dtype == Dtype::f16; }
@@ -144,6 +205,7 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;
+  std::optional<Draft> draft;
   if (o.pass) {
     TrainingShape shape = *o.pass;
     shape.config = config;
@@ -151,11 +213,22 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     shape.adapter = adapter;
     activations = require_pass_memory(*open.backend, shape).arena();
   } else {
-    planned.bytes =
-        require_model_memory(*open.backend, config, options, o.sequences, o.chunk, most);
+    const InferenceShape shape{.config = config,
+                               .options = options,
+                               .sequences = o.sequences,
+                               .context = o.context > 0 ? o.context : config.max_positions,
+                               .chunk = o.chunk,
+                               .draft_tokens = o.draft_tokens};
+    if (!o.draft_model.empty()) draft = find_draft(o, source, shape, *open.backend, note);
+    planned.bytes = require_model_memory(*open.backend, shape,
+                                         draft ? draft->bytes(*open.backend) : 0, most);
   }
-  open.model = open_weights(*open.backend, source, options,
-                            {.random = o.random_weights, .seed = o.seed}, note);
+  const WeightsFrom weights{.random = o.random_weights, .seed = o.seed};
+  open.model = open_weights(*open.backend, source, options, weights, note);
+  open.draft_tokens = o.draft_tokens;
+  if (draft)
+    open.draft_model =
+        open_weights(*open.backend, draft->source, draft->shape.options, weights, note);
   if (purpose == Purpose::inference)
     open.adapters = std::make_unique<AdapterSet>(*open.backend, *open.model, adapter);
   else if (adapter)

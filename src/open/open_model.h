@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "infer/inference_plan.h"
+#include "infer/speculation.h"
 #include "model/adapter.h"
 #include "model/adapter_set.h"
 #include "model/mixtral.h"
@@ -56,6 +57,10 @@ struct OpenOptions {
   int64_t context = 0;    // positions to prepare for
   int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
   int64_t chunk = 0;      // prompt tokens of a step of its engine; 0: what suits the device
+  // Speculative decoding: draft tokens of a sequence in a step (0: none), and the name of the model
+  // that drafts them (empty: they are looked up in the sequence).
+  int64_t draft_tokens = 0;
+  std::string draft_model = {};
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.
   std::optional<TrainingShape> pass = {};
@@ -68,13 +73,20 @@ struct OpenedModel {
   std::unique_ptr<Mixtral> model;
   std::unique_ptr<Adapter> adapter;      // where one is tuned; else null. Goes before the model
   std::unique_ptr<AdapterSet> adapters;  // in inference; else null. Goes before the model
+  std::unique_ptr<Mixtral> draft_model;  // where one was named
+  int64_t draft_tokens = 0;
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Context> ctx;
+
+  /// For an engine with this model.
+  SpeculationOptions speculation() const {
+    return {.tokens = draft_tokens, .draft_model = draft_model.get()};
+  }
 };
 
 /// Opens device, model and adapter (in inference as the own one of a set), with an arena of the
 /// size that the pass takes. Throws Error, before anything is allocated, where they do not fit the
-/// device's memory or `context` the model, and UsageError.
+/// device's memory, `context` the model, or a draft model the model, and UsageError.
 OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note);
 

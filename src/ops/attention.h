@@ -64,8 +64,8 @@ struct CachedAttention {
   KvView cache;
   Tensor out;  // [N, H h]; zeros in padding rows
   Heads heads;
-  /// Tokens 0 .. decode_rows − 1 are of one sequence each; the others are runs of several tokens of
-  /// a sequence. It decides how the work is divided, not what is computed.
+  /// Tokens 0 .. decode_rows − 1 are taken one by one; the others are runs of several tokens of a
+  /// sequence. It decides how the work is divided, not what is computed.
   int64_t decode_rows = 0;
   int64_t window = 0;
   double scale = 1;
