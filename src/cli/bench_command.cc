@@ -163,7 +163,7 @@ void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
   const auto refuse = [&](const std::vector<std::string>& flags) {
     refuse_unused(command, "bench " + o.work, flags);
   };
-  if (o.work != "decode") refuse({"--tokens"});
+  if (o.work != "decode") refuse({"--tokens", "--speculate"});
   if (o.trains()) refuse({"--batch", "--depth", "--profile"});
   if (o.work != "finetune") refuse({"--rank", "--targets"});
   // One step, kernel by kernel.
@@ -254,6 +254,12 @@ void add_bench_command(cli::App& app) {
   count("--steps", o->steps, 1, "Runs that are timed; the median counts (all but ops)");
   count("--warmup", o->warmup, 0, "Runs before these");
   count("--tokens", o->tokens, 2, "Tokens to generate after the prompt (decode)");
+  command
+      ->add_option("--speculate", o->speculate,
+                   "Measure speculative decoding with so many draft tokens, in turn with plain "
+                   "decoding (decode)")
+      ->capture_default_str()
+      ->check(cli::Range(0, 64));
   count("--batch", o->batch, 1, "Sequences at once (prefill, decode)");
   count("--depth", o->depth, 0,
         "Tokens of each sequence that the cache holds before what is measured (prefill; decode, "

@@ -64,11 +64,12 @@ class Work {
   int64_t prompt() const { return prompt_; }
   int64_t context() const { return prompt_ + tokens_ + 1; }
   /// Pages that hold a prompt's beginning are kept for its second reading.
-  Engine::Options engine_options(Profiler* profiler = nullptr) const {
+  Engine::Options engine_options(Profiler* profiler = nullptr, int64_t draft_tokens = 0) const {
     return {.context = context(),
             .sequences = sequences_,
             .share_pages = !decode_ && depth_ > 0,
-            .profiler = profiler};
+            .profiler = profiler,
+            .speculation = {.tokens = draft_tokens}};
   }
 
   struct Run {
@@ -77,6 +78,11 @@ class Work {
   Run once(Engine& engine) {
     const auto seed = next_seed();
     return decode_ ? decode(engine, seed) : prefill(engine, seed);
+  }
+  /// The last run's work again, by another engine.
+  Run again(Engine& engine) {
+    --runs_;
+    return once(engine);
   }
 
   /// Notes the ops of one decoding step, as it is replayed, or of one reading of the prompts.
@@ -177,6 +183,16 @@ class Work {
   bool ended_ = false;
 };
 
+/// Tokens a second with and without speculation, in turn on the same prompts.
+void report_speculation(const std::vector<double>& rates, const std::vector<double>& plain_rates,
+                        const SpeculationCounts& counts, Report& report) {
+  const double rate = median(rates), plain = median(plain_rates);
+  report.line("speculate_tok_per_s", fmt::format("{:.2f}", rate), rate);
+  report.line("speculate_ratio", fmt::format("{:.2f}", rate / plain), rate / plain);
+  report.line("draft_tokens", fmt::format("{}, {} accepted", counts.drafted, counts.accepted),
+              static_cast<double>(counts.drafted));
+}
+
 void report_decoding(const Work& work, Mixtral& model, const Ceilings& ceilings, double seconds,
                      double tokens, bool gpu, Report& report) {
   report.line("tok_per_s", fmt::format("{:.2f}", tokens / seconds), tokens / seconds);
@@ -224,8 +240,10 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   const auto planner = make_planning_backend(&backend);
   const InferenceShape shape{.config = config,
                              .options = options,
-                             .sequences = work.sequences(),
-                             .context = work.context()};
+                             // Two engines have a cache each.
+                             .sequences = (o.speculate > 0 ? 2 : 1) * work.sequences(),
+                             .context = work.context(),
+                             .draft_tokens = o.speculate};
   require_memory(*planner, shape, backend.memory());
   const int64_t planned = plan_inference(*planner, shape).total();
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
@@ -234,16 +252,26 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
     load_weights(backend, model, source.tensors());
   else
     draw_weights(backend, model, o.common.seed);
-  std::optional<Engine> engine;
+  std::optional<Engine> engine, speculating;
   engine.emplace(backend, model, work.engine_options());
-  std::vector<double> seconds;
+  if (o.speculate > 0)
+    speculating.emplace(backend, model, work.engine_options(nullptr, o.speculate));
+  std::vector<double> seconds, rates, plain_rates;
   double tokens = 0;
   for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
     const Work::Run one = work.once(*engine);
     tokens = one.tokens;
     if (run >= o.warmup) seconds.push_back(one.seconds);
+    if (!speculating) continue;
+    const Work::Run other = work.again(*speculating);
+    if (run < o.warmup) continue;
+    plain_rates.push_back(one.tokens / one.seconds);
+    rates.push_back(other.tokens / other.seconds);
   }
+  const SpeculationCounts counts =
+      speculating ? speculating->usage().speculation : SpeculationCounts();
   engine.reset();
+  speculating.reset();
   const double time = median(seconds);
   ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
   // Codes are multiplied as integers.
@@ -253,6 +281,7 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   report_ceilings(report, ceilings);
   if (o.work == "decode") {
     report_decoding(work, model, ceilings, time, tokens, backend.kind() == DeviceKind::gpu, report);
+    if (o.speculate > 0) report_speculation(rates, plain_rates, counts, report);
   } else {
     // A token sees all before the prompt's measured part, and half of that part.
     const auto seen = static_cast<double>(2 * o.depth + o.context);

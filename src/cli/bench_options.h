@@ -17,7 +17,7 @@ struct BenchOptions {
                     graph = "auto";
   std::optional<int64_t> layers;
   int64_t context = 256, batch_size = 4, accumulation = 1, steps = 10, warmup = 3, tokens = 64,
-          batch = 1, depth = 0, rank = 16, keep_layers = 0;
+          batch = 1, depth = 0, speculate = 0, rank = 16, keep_layers = 0;
   bool recompute = false, profile = false;
 
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }

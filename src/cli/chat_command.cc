@@ -18,6 +18,7 @@
 #include "cli/line_editor.h"
 #include "cli/run_config.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 #include "data/record.h"
 #include "infer/conversation.h"
 #include "io/json.h"
@@ -72,6 +73,7 @@ class ReplyInterrupt {
 struct ChatOptions {
   CommonOptions common;
   SamplingOptions sampling;
+  SpeculationFlags speculation;
   std::string model, adapter, tokenizer, chat_template, system;
   int64_t context = 0;
 };
@@ -283,8 +285,11 @@ void run_chat(ChatOptions o) {
                               name(chat)));
   const int64_t context =
       o.context > 0 ? o.context : std::min(source.config().max_positions, kContext);
-  const OpenedModel open = open_model(o.common, source, o.common.open_options(context));
-  Engine engine(*open.backend, *open.model);
+  OpenOptions open_options = o.common.open_options(context);
+  o.speculation.apply(open_options);
+  const OpenedModel open = open_model(o.common, source, open_options);
+  Engine engine(*open.backend, *open.model,
+                Engine::Options{.speculation = open.speculation()});
   TextOptions options = o.sampling.text_options(o.common.seed, source.stop_ids());
   Conversation conversation = own ? Conversation(engine, *tokenizer, *own, std::move(options))
                                   : Conversation(engine, *tokenizer, chat, std::move(options));
@@ -314,6 +319,7 @@ void add_chat_command(cli::App& app) {
   command->add_option("-c,--context", o->context, "Tokens of context; 0: the model's, at most 4096")
       ->check(count_between(0, kMostContext));
   o->sampling.add_to(*command);
+  o->speculation.add_to(*command);
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->remove_option(command->get_option("--json"));  // a conversation is text

@@ -14,6 +14,7 @@
 #include "cli/generate_data.h"
 #include "cli/run_config.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 #include "data/control_text.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
@@ -27,6 +28,7 @@ struct GenerateOptions {
   CommonOptions common;
   std::string model, adapter, tokenizer, method = "generate", prompt, prompt_file, ids, out;
   SamplingOptions sampling;
+  SpeculationFlags speculation;
   int64_t context = 0, top = 5, samples = 1;
   bool log_probabilities = false, chat = false, parse_special = false;
   std::string chat_template, system;
@@ -130,8 +132,11 @@ Session open_session(const GenerateOptions& o) {
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
   const int64_t context =
       o.context > 0 ? o.context : std::min(source.config().max_positions, needed);
-  s.open = open_model(o.common, source, o.common.open_options(context));
-  s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model);
+  OpenOptions options = o.common.open_options(context);
+  o.speculation.apply(options);
+  s.open = open_model(o.common, source, options);
+  s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model,
+                                      Engine::Options{.speculation = s.open.speculation()});
   return s;
 }
 
@@ -158,7 +163,7 @@ void refuse_flags_of_others(const cli::App& command, const std::string& method) 
   if (!raw) refuse({"--out"});
   refuse({"--parallel", "--resume"});
   if (!raw && !best) refuse({"--top"});
-  if (raw || best || one) refuse({"--max-tokens"});
+  if (raw || best || one) refuse({"--max-tokens", "--speculate", "--draft-model"});
   if (raw || best || one || sample) refuse({"--stop", "--ignore-eos"});
   if (raw || best || sample)
     refuse({"--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--repeat-last-n",
@@ -235,6 +240,8 @@ void run_generate(const GenerateOptions& o) {
           fmt::format("ended because the context of {} tokens is full, before --max-tokens {}",
                       s.engine->context(), o.sampling.max_tokens));
   }
+  if (const std::string line = in_words(s.engine->usage().speculation); !line.empty())
+    say(o.common, line);
   if (!o.common.json) return;
   if (o.samples == 1)
     print_json(samples.front());
@@ -341,6 +348,7 @@ void run_data(const GenerateOptions& o) {
   GenerateDataOptions data = o.data;
   data.common = o.common;
   data.sampling = o.sampling;
+  data.speculation = o.speculation;
   data.model = o.model;
   data.adapter = o.adapter;
   data.tokenizer = o.tokenizer;
@@ -401,6 +409,7 @@ void add_generate_command(cli::App& app) {
   command->add_option("--system", o->system, "The same with this text before the turn");
   command->add_option("--ids", o->ids, "The prompt as token ids: 5,7,9 (no BOS is added)");
   o->sampling.add_to(*command);
+  o->speculation.add_to(*command);
   command->add_option("-c,--context", o->context, "Tokens of context; 0: what is needed")
       ->check(count_between(0, kMostContext));
   command->add_flag("--logprobs", o->log_probabilities, "Show each new token's log-probability");

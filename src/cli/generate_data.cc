@@ -83,13 +83,15 @@ void generate_data(GenerateDataOptions o) {
 
   OpenOptions options = o.common.open_options(context, o.parallel);
   options.chunk = kPatientStepTokens;
+  o.speculation.apply(options);
   const OpenedModel open = open_model(o.common, source, options);
   add_adapters(adapters, *open.adapters, rows);
   Engine engine(*open.backend, *open.model,
                 {.context = context,
                  .sequences = o.parallel,
                  .chunk = kPatientStepTokens,
-                 .adapters = open.adapters.get()});
+                 .adapters = open.adapters.get(),
+                 .speculation = open.speculation()});
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   int64_t done = first, tokens = 0, full = 0;
@@ -111,6 +113,8 @@ void generate_data(GenerateDataOptions o) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   say(o.common, fmt::format("{} rows, {} new tokens in {:.2f} s: {:.1f} tok/s", done - first,
                             tokens, seconds, static_cast<double>(tokens) / seconds));
+  if (const std::string line = in_words(engine.usage().speculation); !line.empty())
+    say(o.common, line);
   if (full > 0)
     say(o.common, fmt::format("note: the context of {} tokens ended {} of them", context, full));
   if (stop.arrived() != 0) {

@@ -5,6 +5,7 @@
 
 #include "cli/common.h"
 #include "cli/sampling_options.h"
+#include "cli/speculation_options.h"
 
 namespace mixtral {
 
@@ -12,6 +13,7 @@ namespace mixtral {
 struct GenerateDataOptions {
   CommonOptions common;
   SamplingOptions sampling;  // of rows that say nothing else
+  SpeculationFlags speculation;
   std::string model, adapter, tokenizer, chat_template;
   std::string data, out;  // out empty: standard output
   int64_t context = 0;    // 0: what the longest row needs

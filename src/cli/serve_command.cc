@@ -19,6 +19,7 @@
 
 #include "cli/common.h"
 #include "cli/run_config.h"
+#include "cli/speculation_options.h"
 #include "serve/application.h"
 #include "train/stop_signal.h"
 
@@ -31,6 +32,7 @@ constexpr auto kLook = std::chrono::milliseconds(50);  // how often it looks for
 
 struct ServeOptions {
   CommonOptions common;
+  SpeculationFlags speculation;
   std::string model, tokenizer, name, host = "127.0.0.1";
   int32_t port = 8080;
   std::string folder, states;
@@ -114,8 +116,10 @@ void return_large_blocks() {
 /// Opens the first model on another thread, so that a signal is heard meanwhile.
 void open_application(serve::Application& application, const ModelSource& source,
                       const ServeOptions& o, int64_t context, const StopSignal& stop) {
+  OpenOptions options = o.common.open_options(context, o.parallel);
+  o.speculation.apply(options);
   std::future<void> opened = std::async(std::launch::async, [&] {
-    application.open(source, o.common.open_options(context, o.parallel),
+    application.open(source, options,
                      [&](const std::string& note) { say(o.common, note); });
   });
   while (opened.wait_for(kLook) != std::future_status::ready) {
@@ -211,6 +215,7 @@ void add_serve_command(cli::App& app) {
   command->add_option("--allow-origin", o->origins,
                       "An origin whose pages may call this server (may be repeated)");
   command->add_flag("--metrics", o->metrics, "Serve /metrics in Prometheus's format");
+  o->speculation.add_to(*command);
   o->common.add_model_flags(*command);
   o->common.add_to(*command);
   command->remove_option(command->get_option("--json"));

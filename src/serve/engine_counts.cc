@@ -15,13 +15,16 @@ EngineCounts& EngineCounts::operator+=(const EngineCounts& more) {
         &Engine::Usage::used_pages, &Engine::Usage::kept_pages, &Engine::Usage::preemptions,
         &Engine::Usage::reused_tokens})
     cache.*each += more.cache.*each;
+  cache.speculation += more.cache.speculation;
   return *this;
 }
 
 EngineCounts EngineCounts::totals() const {
   EngineCounts counts = *this;
   counts.running = counts.waiting = 0;
-  counts.cache = {.preemptions = cache.preemptions, .reused_tokens = cache.reused_tokens};
+  counts.cache = {.preemptions = cache.preemptions,
+                  .reused_tokens = cache.reused_tokens,
+                  .speculation = cache.speculation};
   return counts;
 }
 

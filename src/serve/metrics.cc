@@ -39,6 +39,10 @@ std::string metrics(const Models& models) {
   page.counter("generated_tokens", "Tokens that were made.", number(c.generated_tokens));
   page.counter("preemptions", "Times that a sequence lost its place in the cache.",
                number(c.cache.preemptions));
+  page.counter("draft_tokens", "Tokens that speculation guessed and the model checked.",
+               number(c.cache.speculation.drafted));
+  page.counter("draft_tokens_accepted", "Of these, tokens that were right.",
+               number(c.cache.speculation.accepted));
   page.counter("busy_seconds", "Seconds in which the engine computed.", c.busy_seconds);
   page.gauge("answers_running", "Answers that are being made.", number(c.running));
   page.gauge("requests_waiting", "Requests of which no answer has begun.", number(c.waiting));

@@ -178,11 +178,13 @@ void Models::load_now(const std::string& id) {
   try {
     const ModelSource source =
         id == first_ ? first_source_ : ModelSource::resolve({.model = path_of(id).string()});
+    OpenOptions open = options_.open;
     if (id != first_) {
+      open.draft_model.clear();  // it fits the first model's vocabulary
       how.name = id;
       how.context = std::min(options_.most_context, source.config().max_positions);
     }
-    service = std::make_shared<Service>(source, options_.open, how, ModelSource::Note());
+    service = std::make_shared<Service>(source, open, how, ModelSource::Note());
   } catch (...) {
     error = current_error();
   }

@@ -127,7 +127,8 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
                                      Engine::Options{.context = context_,
                                                      .sequences = options.parallel,
                                                      .count_experts = true,
-                                                     .adapters = opened_.adapters.get()});
+                                                     .adapters = opened_.adapters.get(),
+                                                     .speculation = opened_.speculation()});
   if (opened_.backend->kind() != DeviceKind::gpu) claim_memory(engine_->cache());
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,

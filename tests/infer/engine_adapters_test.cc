@@ -164,12 +164,18 @@ TEST_P(EngineAdapters, EachRequestGetsTheTokensOfItsAdapterAlone) {
       {"short slices", {.sequences = 7, .chunk = 9}},
       {"hardly any room", {.sequences = 18, .cache_tokens = 176, .chunk = 40}},
       {"experts counted", {.sequences = 18, .count_experts = true}},
+      {"speculating",
+       {.sequences = 11, .chunk = 30, .speculation = {.tokens = 3, .adapt = false}}},
+      {"speculating, one at a time", {.speculation = {.tokens = 3, .adapt = false}}},
   };
   for (auto [setup, options] : setups) {
     options.adapters = &set;
     Engine engine(*all.backend, all.model, options);
     EXPECT_EQ(run(engine, requests), expected) << setup;
     EXPECT_EQ(run(engine, requests), expected) << setup << ", again";
+    if (engine.speculates()) {
+      EXPECT_GT(engine.usage().speculation.accepted, 0) << setup;
+    }
   }
 }
 

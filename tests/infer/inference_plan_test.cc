@@ -39,5 +39,18 @@ TEST(InferencePlan, OfALongContextCountsItsAnglesAndItsCache) {
   EXPECT_EQ(plan.bytes_of("activations and logits"), usual.bytes_of("activations and logits"));
 }
 
+TEST(InferencePlan, CountsTheRowsOfDraftTokens) {
+  const auto planner = make_planning_backend();
+  InferenceShape shape{.config = builtin_config("tiny"), .sequences = 4, .context = 256};
+  const MemoryPlan plain = plan_inference(*planner, shape);
+  shape.draft_tokens = 8;
+  const MemoryPlan plan = plan_inference(*planner, shape);
+  // At least their logits, in f32.
+  EXPECT_GE(
+      plan.bytes_of("activations and logits") - plain.bytes_of("activations and logits"),
+      4 * 8 * shape.config.vocab_size * 4);
+  EXPECT_EQ(plan.bytes_of("key-value cache"), plain.bytes_of("key-value cache"));
+}
+
 }  // namespace
 }  // namespace mixtral

@@ -272,7 +272,9 @@ class SpeculationBits : public ::testing::TestWithParam<Case> {
           EXPECT_EQ(outcomes[i], expected[i]) << what << ", " << setup << time << ", request " << i;
       }
       const Engine::Usage usage = engine.usage();
-      EXPECT_GT(usage.speculation.accepted, 0) << what << ", " << setup;
+      if (!how.adapt) {
+        EXPECT_GT(usage.speculation.accepted, 0) << what << ", " << setup;
+      }
       EXPECT_GE(usage.speculation.drafted, usage.speculation.accepted) << what << ", " << setup;
       EXPECT_EQ(usage.used_pages, 0) << what << ", " << setup;
       engine.forget_prefixes();
@@ -283,7 +285,8 @@ class SpeculationBits : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(SpeculationBits, LookedUpDraftsChangeNothing) {
-  for (const int64_t tokens : {1, 3, 8})
+  const bool slow = GetParam().format[0] == 'q';
+  for (const int64_t tokens : slow ? std::vector<int64_t>{3} : std::vector<int64_t>{1, 3, 8})
     expect_the_same({.tokens = tokens, .adapt = false}, fmt::format("{} tokens", tokens));
   for (const uint64_t seed : {1, 2})
     expect_the_same({.tokens = 5, .seconds = arbitrary_clock(seed)}, fmt::format("clock {}", seed));
@@ -295,6 +298,7 @@ TEST_P(SpeculationBits, ADraftModelChangesNothing) {
   for (Mixtral* draft : {&other, &rig_.model}) {
     const std::string what = draft == &other ? "another model" : "the model itself";
     expect_the_same({.tokens = 4, .draft_model = draft, .adapt = false}, what);
+    if (GetParam().format[0] == 'q') continue;
     expect_the_same({.tokens = 4, .draft_model = draft, .seconds = arbitrary_clock(3)}, what);
   }
 }
@@ -338,7 +342,9 @@ TEST_F(SpeculationTest, ADraftModelNeedsTheSameVocabulary) {
 
 TEST_F(SpeculationTest, ConstrainedSequencesDoNotSpeculateAndOthersDoBesideThem) {
   const Request wanted{.prompt = {1, 2, 3, 1, 2, 3, 1, 2},
-                       .options = {.sampling = {.temperature = 0}, .max_tokens = 40}};
+                       .options = {.sampling = {.temperature = 0},
+                                   .max_tokens = 40,
+                                   .logit_bias = {{5, 4.0F}}}};  // it repeats itself
   const auto run_both = [&](const SpeculationOptions& how) {
     Engine engine(*rig_.backend, rig_.model, {.sequences = 2, .speculation = how});
     std::vector<Outcome> outcomes(2);
@@ -407,7 +413,9 @@ TEST_F(SpeculationTest, KeepsNoPageWithDraftTokensForOthers) {
 
 TEST_F(SpeculationTest, TakesDraftsWhereTheyGainTimeAndLeavesThemWhereTheyLose) {
   const Request wanted{.prompt = {1, 2, 3, 1, 2, 3, 1, 2},
-                       .options = {.sampling = {.temperature = 0}, .max_tokens = 140}};
+                       .options = {.sampling = {.temperature = 0},
+                                   .max_tokens = 140,
+                                   .logit_bias = {{5, 100.0F}}}};  // it repeats itself
   for (const double cost : {0.01, 20.0}) {  // of a draft token, in steps
     Engine* engine = nullptr;
     double now = 0;

@@ -21,7 +21,9 @@ namespace mixtral::serve {
 namespace {
 
 using testing::Client;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::Received;
 using namespace std::chrono_literals;
 
@@ -33,14 +35,17 @@ class ApiTest : public ::testing::Test {
     directory_ = scratch_.path() / "small";
     testing::save_small_model(directory_, 5);
   }
-  void start(Service::Options options = {.context = kContext, .parallel = 4, .queue = 64}) {
+  void start(Service::Options options = {.context = kContext, .parallel = 4, .queue = 64},
+             int64_t draft_tokens = 0) {
     Application::Options all;
     all.http.port = 0;
     all.models.service = std::move(options);
     all.metrics = true;
     application_ = std::make_unique<Application>(std::move(all));
     const ModelSource source = ModelSource::resolve({.model = directory_.string()});
-    application_->open(source, {.device = "cpu", .threads = 1, .dtype = "fp32"}, {});
+    application_->open(
+        source,
+        {.device = "cpu", .threads = 1, .dtype = "fp32", .draft_tokens = draft_tokens}, {});
   }
   uint16_t port() const { return application_->http().port(); }
 
@@ -471,6 +476,20 @@ TEST_F(ApiTest, CountsTokensInItsMetrics) {
   Client client(port());
   client.request("GET", "/metrics");
   EXPECT_THAT(client.answer().body, HasSubstr("mixtral_generated_tokens_total 7\n"));
+}
+
+TEST_F(ApiTest, SpeculationChangesNoAnswerAndIsCounted) {
+  start({.context = kContext, .parallel = 4, .queue = 64}, 4);
+  // A bias makes it repeat itself.
+  const std::string more = R"(, "max_tokens": 60, "logit_bias": {"98": 100})";
+  EXPECT_EQ(text_of("abab", more), std::string(60, 'b'));
+  EXPECT_EQ(text_of("Hello", R"(, "max_tokens": 40)"), generated("Hello", 40));
+  Client client(port());
+  client.request("GET", "/metrics");
+  EXPECT_THAT(client.answer().body,
+              AllOf(HasSubstr("mixtral_draft_tokens_total "),
+                    HasSubstr("mixtral_draft_tokens_accepted_total "),
+                    Not(HasSubstr("mixtral_draft_tokens_accepted_total 0\n"))));
 }
 
 TEST(Application, SaysThatTheModelIsLoading) {
