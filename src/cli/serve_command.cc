@@ -119,8 +119,7 @@ void open_application(serve::Application& application, const ModelSource& source
   OpenOptions options = o.common.open_options(context, o.parallel);
   o.speculation.apply(options);
   std::future<void> opened = std::async(std::launch::async, [&] {
-    application.open(source, options,
-                     [&](const std::string& note) { say(o.common, note); });
+    application.open(source, options, [&](const std::string& note) { say(o.common, note); });
   });
   while (opened.wait_for(kLook) != std::future_status::ready) {
     if (stop.arrived() == 0) continue;

@@ -185,8 +185,7 @@ void DecodeRows::penalise(int64_t row, const Row& content) {
   if (!content.options->penalises()) return;
   const int32_t token = content.tokens.back();
   const auto before = content.tokens.first(content.tokens.size() - 1).subspan(content.prompt);
-  subtract_penalty(row, *content.options, token,
-                   std::ranges::find(before, token) != before.end());
+  subtract_penalty(row, *content.options, token, std::ranges::find(before, token) != before.end());
 }
 
 /// `again`: the token was drawn before, too.

@@ -20,9 +20,10 @@ class DraftModel {
  public:
   struct Options {
     int64_t sequences = 1, context = 0;
-    int64_t tokens = 4;   // of a draft, at most
-    int64_t chunk = 256;  // tokens that it reads in one call to catch up with its sequences, at most
-    bool pad = false;     // steps to powers of two of rows, so that few shapes need a recording
+    int64_t tokens = 4;  // of a draft, at most
+    int64_t chunk =
+        256;           // tokens that it reads in one call to catch up with its sequences, at most
+    bool pad = false;  // steps to powers of two of rows, so that few shapes need a recording
   };
   /// `model` must outlive this. Throws Error when it was prepared for fewer positions.
   DraftModel(Backend& backend, const Mixtral& model, const Options& options);

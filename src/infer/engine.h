@@ -162,7 +162,7 @@ class Engine {
   std::optional<ExpertLoad> load_;
   const Mixtral::RouterReports* reports_ = nullptr;  // of this step; null: nobody asks
   std::vector<int32_t>
-      drawn_from_;  // [rows]: which token of a step with prompts gave each its logits
+      drawn_from_;                // [rows]: which token of a step with prompts gave each its logits
   std::vector<Sequence*> seats_;  // which sequence has which of the rows; null: none
   int64_t drafts_ = 0;            // rows behind the seats that draft tokens have in this step
   int64_t device_rows_ = 0;       // rows on the device from here on are padding

@@ -39,8 +39,7 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   const int64_t arena = arena_peak(planner, options, [&](Context& ctx) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
     const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
-    const Tensor logits =
-        ctx.allocate({rows, shape.config.vocab_size}, ctx.statistics());
+    const Tensor logits = ctx.allocate({rows, shape.config.vocab_size}, ctx.statistics());
     model.logits(ctx, hidden.slice(0, rows), logits);
   });
   MemoryPlan plan;

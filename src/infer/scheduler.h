@@ -89,9 +89,9 @@ class Scheduler {
   /// Takes it out and gives back its pages.
   void remove(Sequence& sequence);
 
-  /// What to compute next, with room in the cache for it; empty when nobody is left. Of draft tokens
-  /// (Sequence::drafted) it takes those that there is room for when everything else has its pages;
-  /// they are not offered to the prefix index.
+  /// What to compute next, with room in the cache for it; empty when nobody is left. Of draft
+  /// tokens (Sequence::drafted) it takes those that there is room for when everything else has its
+  /// pages; they are not offered to the prefix index.
   Step next();
   /// Counts a step's tokens as cached, but for the draft tokens that were not accepted, whose pages
   /// it takes back.

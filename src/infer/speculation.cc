@@ -107,8 +107,8 @@ std::vector<int64_t> DraftBudget::choose(int64_t decoding,
       tokens += gains[i].tokens;
       deepest = std::max(deepest, ++taken[gains[i].candidate]);
       const int64_t rows = padded(decoding + static_cast<int64_t>(i) + 1);
-      const double rate = tokens / (steps_.seconds(rows).value_or(0) +
-                                    drafting_.seconds(deepest).value_or(0));
+      const double rate =
+          tokens / (steps_.seconds(rows).value_or(0) + drafting_.seconds(deepest).value_or(0));
       if (rate <= best_rate) continue;
       best_rate = rate;
       best = i + 1;

@@ -11,13 +11,13 @@ namespace mixtral {
 
 class Mixtral;
 
-/// Speculative decoding (Leviathan et al. 2023; Chen et al. 2023): draft tokens go through the model
-/// together with the token that they may follow, and those are accepted that are drawn anyway. A
-/// draw depends on seed and position, so the tokens are those of an engine without it.
+/// Speculative decoding (Leviathan et al. 2023; Chen et al. 2023): draft tokens go through the
+/// model together with the token that they may follow, and those are accepted that are drawn
+/// anyway. A draw depends on seed and position, so the tokens are those of an engine without it.
 struct SpeculationOptions {
   int64_t tokens = 0;  // draft tokens of a sequence in a step, at most; 0: no speculation
-  /// Drafts them, on the same backend, with the same vocabulary; must outlive the engine. Null: they
-  /// are looked up in the sequence's own tokens (infer/prompt_lookup.h).
+  /// Drafts them, on the same backend, with the same vocabulary; must outlive the engine. Null:
+  /// they are looked up in the sequence's own tokens (infer/prompt_lookup.h).
   const Mixtral* draft_model = nullptr;
   bool adapt = true;                // take fewer where time is lost by them (DraftBudget)
   std::function<double()> seconds;  // a clock; empty: the steady clock

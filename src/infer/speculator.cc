@@ -65,8 +65,7 @@ bool Speculator::may_speculate(const Sequence& sequence) const {
 
 /// Draft tokens that its limits leave room for, besides the token that is drawn anyway.
 int64_t Speculator::room(const Sequence& sequence) const {
-  return std::min({options_.how.tokens,
-                   sequence.request.options.max_tokens - sequence.drawn() - 1,
+  return std::min({options_.how.tokens, sequence.request.options.max_tokens - sequence.drawn() - 1,
                    options_.context - sequence.length()});
 }
 
@@ -93,9 +92,8 @@ void Speculator::draft(std::span<Sequence* const> decoding) {
   for (Sequence* sequence : sequences) {
     // Nothing comes after a token that ends the text.
     const auto& stops = sequence->request.options.stop_ids;
-    const auto end = std::ranges::find_if(sequence->draft, [&](int32_t id) {
-      return std::ranges::find(stops, id) != stops.end();
-    });
+    const auto end = std::ranges::find_if(
+        sequence->draft, [&](int32_t id) { return std::ranges::find(stops, id) != stops.end(); });
     sequence->draft.erase(end, sequence->draft.end());
     sequence->drafted = std::min(sequence->drafted, static_cast<int64_t>(sequence->draft.size()));
   }
@@ -107,8 +105,8 @@ void Speculator::look_up_drafts(std::span<Sequence* const> sequences, int64_t de
     LookedUp found = look_up(sequence->tokens, room(*sequence));
     sequence->draft = std::move(found.tokens);
     sequence->draft_kind = kind_of_match(found.matched);
-    candidates.push_back({.most = static_cast<int64_t>(sequence->draft.size()),
-                          .chance = chance(*sequence)});
+    candidates.push_back(
+        {.most = static_cast<int64_t>(sequence->draft.size()), .chance = chance(*sequence)});
   }
   const std::vector<int64_t> chosen = budget_.choose(decoding, candidates);
   for (size_t i = 0; i < sequences.size(); ++i) sequences[i]->drafted = chosen[i];

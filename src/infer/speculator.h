@@ -17,8 +17,8 @@ class Speculator {
   struct Options {
     SpeculationOptions how;
     int64_t sequences = 1, context = 0, chunk = 256;
-    int64_t rows = 0;  // draft tokens of a step, at most
-    bool pad = false;  // the draft model's steps
+    int64_t rows = 0;                        // draft tokens of a step, at most
+    bool pad = false;                        // the draft model's steps
     std::function<int64_t(int64_t)> padded;  // DraftBudget's
   };
   Speculator(Backend& backend, const ModelConfig& config, Options options);

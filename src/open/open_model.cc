@@ -56,8 +56,8 @@ void require_same_vocabulary(const ModelSource& draft, const ModelSource& target
   const auto its = draft.tokenizer(), own = target.tokenizer();
   if (!its || !own) return;
   for (int32_t id = 0; id < std::max(its->vocab_size(), own->vocab_size()); ++id) {
-    const bool same = id < its->vocab_size() && id < own->vocab_size() &&
-                      its->label(id) == own->label(id);
+    const bool same =
+        id < its->vocab_size() && id < own->vocab_size() && its->label(id) == own->label(id);
     if (!same)
       throw unfit_draft(draft.name(),
                         fmt::format("has another token {} than the model; expected a model with "
@@ -69,16 +69,15 @@ void require_same_vocabulary(const ModelSource& draft, const ModelSource& target
 /// The model that --draft-model names. It is opened as the model is, but in its own files' formats.
 Draft find_draft(const OpenOptions& o, const ModelSource& target, const InferenceShape& of_target,
                  const Backend& backend, const ModelSource::Note& note) {
-  Draft draft{.source = ModelSource::resolve({.model = o.draft_model, .setting = "draft-model"},
-                                             note),
-              .shape = of_target};
+  Draft draft{
+      .source = ModelSource::resolve({.model = o.draft_model, .setting = "draft-model"}, note),
+      .shape = of_target};
   const ModelSource& source = draft.source;
   source.refuse_adapter();
   require_same_vocabulary(source, target);
   if (source.config().max_positions < of_target.context)
-    throw unfit_draft(o.draft_model,
-                      fmt::format("has {} positions, too few for a context of {}",
-                                  source.config().max_positions, of_target.context));
+    throw unfit_draft(o.draft_model, fmt::format("has {} positions, too few for a context of {}",
+                                                 source.config().max_positions, of_target.context));
   ParameterFormats stored;
   if (!o.random_weights) stored = source.stored_formats(backend, o.dtype);
   const Precision precision =
@@ -220,8 +219,8 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
                                .chunk = o.chunk,
                                .draft_tokens = o.draft_tokens};
     if (!o.draft_model.empty()) draft = find_draft(o, source, shape, *open.backend, note);
-    planned.bytes = require_model_memory(*open.backend, shape,
-                                         draft ? draft->bytes(*open.backend) : 0, most);
+    planned.bytes =
+        require_model_memory(*open.backend, shape, draft ? draft->bytes(*open.backend) : 0, most);
   }
   const WeightsFrom weights{.random = o.random_weights, .seed = o.seed};
   open.model = open_weights(*open.backend, source, options, weights, note);

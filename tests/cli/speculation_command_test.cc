@@ -61,10 +61,14 @@ std::unique_ptr<TemporaryDirectory> SpeculationCommand::scratch_;
 TEST_F(SpeculationCommand, TheTextIsTheSameAndWhatCameOfItIsSaid) {
   for (const char* temperature : {"0", "0.7"}) {
     // A penalty below 1 makes it repeat itself.
-    const std::vector<std::string> arguments{"--prompt", "the cat and the cat and the ",
-                                             "-n",       "300",
-                                             "--temp",   temperature,
-                                             "--repeat-penalty", "0.2",
+    const std::vector<std::string> arguments{"--prompt",
+                                             "the cat and the cat and the ",
+                                             "-n",
+                                             "300",
+                                             "--temp",
+                                             temperature,
+                                             "--repeat-penalty",
+                                             "0.2",
                                              "--logprobs"};
     const Outcome plain = generate(arguments);
     ASSERT_EQ(plain.code, 0) << plain.err;
@@ -102,10 +106,12 @@ TEST_F(SpeculationCommand, RowsOfAFileGetTheSameResults) {
 
 TEST_F(SpeculationCommand, AConversationIsTheSame) {
   const std::string input = "ab ab ab ab\nab ab ab\n/exit\n";
-  const std::vector<std::string> arguments{
-      "chat", "--model",         path("model"), "--device", "cpu", "--dtype", "fp32",
-      "-n",   "60",              "--temp",      "0",        "--chat-template", "seed",
-      "-q",   "--repeat-penalty", "0.2"};
+  const std::vector<std::string> arguments{"chat",     "--model", path("model"),
+                                           "--device", "cpu",     "--dtype",
+                                           "fp32",     "-n",      "60",
+                                           "--temp",   "0",       "--chat-template",
+                                           "seed",     "-q",      "--repeat-penalty",
+                                           "0.2"};
   const Outcome plain = run_command(arguments, input);
   ASSERT_EQ(plain.code, 0) << plain.err;
   std::vector<std::string> speculating = arguments;

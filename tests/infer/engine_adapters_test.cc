@@ -164,8 +164,7 @@ TEST_P(EngineAdapters, EachRequestGetsTheTokensOfItsAdapterAlone) {
       {"short slices", {.sequences = 7, .chunk = 9}},
       {"hardly any room", {.sequences = 18, .cache_tokens = 176, .chunk = 40}},
       {"experts counted", {.sequences = 18, .count_experts = true}},
-      {"speculating",
-       {.sequences = 11, .chunk = 30, .speculation = {.tokens = 3, .adapt = false}}},
+      {"speculating", {.sequences = 11, .chunk = 30, .speculation = {.tokens = 3, .adapt = false}}},
       {"speculating, one at a time", {.speculation = {.tokens = 3, .adapt = false}}},
   };
   for (auto [setup, options] : setups) {

@@ -46,9 +46,8 @@ TEST(InferencePlan, CountsTheRowsOfDraftTokens) {
   shape.draft_tokens = 8;
   const MemoryPlan plan = plan_inference(*planner, shape);
   // At least their logits, in f32.
-  EXPECT_GE(
-      plan.bytes_of("activations and logits") - plain.bytes_of("activations and logits"),
-      4 * 8 * shape.config.vocab_size * 4);
+  EXPECT_GE(plan.bytes_of("activations and logits") - plain.bytes_of("activations and logits"),
+            4 * 8 * shape.config.vocab_size * 4);
   EXPECT_EQ(plan.bytes_of("key-value cache"), plain.bytes_of("key-value cache"));
 }
 

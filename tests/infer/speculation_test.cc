@@ -139,8 +139,7 @@ struct Rig {
   }
   static Mixtral::Options options(std::string_view format) {
     if (format == "bf16") return {.weights = Dtype::bf16};
-    return {.quantization = ops::find_weight_format(format),
-            .operands = ops::Operands::integers};
+    return {.quantization = ops::find_weight_format(format), .operands = ops::Operands::integers};
   }
   void initialise(Mixtral& drawn, uint64_t seed) const {
     nn::initialise(
@@ -185,22 +184,25 @@ std::vector<Request> requests() {
   add(30, 7, {.sampling = {.temperature = 0}, .max_tokens = 40}).best = 3;
   add(90, 30, {.sampling = {.temperature = 0.3F, .seed = 8}, .max_tokens = 50}).routes = true;
   for (uint64_t seed = 1; seed <= 4; ++seed) {
-    Request& request = add(9, 4, {.sampling = {.temperature = 0.6F, .top_k = 4, .seed = seed},
-                                  .max_tokens = 50});
+    Request& request =
+        add(9, 4, {.sampling = {.temperature = 0.6F, .top_k = 4, .seed = seed}, .max_tokens = 50});
     request.prompt.insert(request.prompt.begin(), common.begin(), common.end());
   }
-  add(33, 11, {.sampling = {.temperature = 0.5F, .top_p = 0.8F, .repeat_penalty = 1.1F, .seed = 4},
-               .repeat_last_n = 5,
-               .max_tokens = 45});
-  add(20, 5, {.sampling = {.temperature = 0.4F, .seed = 5},
-              .max_tokens = 60,
-              .logit_bias = {{3, 2.0F}, {4, -1.0F}},
-              .presence_penalty = 0.1F,
-              .frequency_penalty = 0.05F});
+  add(33, 11,
+      {.sampling = {.temperature = 0.5F, .top_p = 0.8F, .repeat_penalty = 1.1F, .seed = 4},
+       .repeat_last_n = 5,
+       .max_tokens = 45});
+  add(20, 5,
+      {.sampling = {.temperature = 0.4F, .seed = 5},
+       .max_tokens = 60,
+       .logit_bias = {{3, 2.0F}, {4, -1.0F}},
+       .presence_penalty = 0.1F,
+       .frequency_penalty = 0.05F});
   add(16, 2, {.sampling = {.temperature = 0, .repeat_penalty = 2}, .max_tokens = 50});
-  add(12, 3, {.sampling = {.temperature = 0.8F, .min_p = 0.05F, .seed = 6},
-              .max_tokens = 80,
-              .stop_ids = {1, 2, 3}});
+  add(12, 3,
+      {.sampling = {.temperature = 0.8F, .min_p = 0.05F, .seed = 6},
+       .max_tokens = 80,
+       .stop_ids = {1, 2, 3}});
   add(140, 20, {.sampling = {.temperature = 0}, .max_tokens = 100});  // the context ends it
   add(24, 6, {.sampling = {.temperature = 0}, .max_tokens = 1});
   return all;
@@ -320,9 +322,9 @@ class SpeculationTest : public ::testing::Test {
 
 TEST_F(SpeculationTest, AModelThatDraftsForItselfIsAlwaysRight) {
   std::vector<Request> all = requests();
-  Engine engine(*rig_.backend, rig_.model,
-                {.sequences = 16,
-                 .speculation = {.tokens = 4, .draft_model = &rig_.model, .adapt = false}});
+  Engine engine(
+      *rig_.backend, rig_.model,
+      {.sequences = 16, .speculation = {.tokens = 4, .draft_model = &rig_.model, .adapt = false}});
   run(engine, all);
   const SpeculationCounts counts = engine.usage().speculation;
   EXPECT_GT(counts.drafted, 200);
@@ -416,7 +418,7 @@ TEST_F(SpeculationTest, TakesDraftsWhereTheyGainTimeAndLeavesThemWhereTheyLose) 
                        .options = {.sampling = {.temperature = 0},
                                    .max_tokens = 140,
                                    .logit_bias = {{5, 100.0F}}}};  // it repeats itself
-  for (const double cost : {0.01, 20.0}) {  // of a draft token, in steps
+  for (const double cost : {0.01, 20.0}) {                         // of a draft token, in steps
     Engine* engine = nullptr;
     double now = 0;
     int64_t seen = 0;

@@ -20,8 +20,8 @@
 namespace mixtral::serve {
 namespace {
 
-using testing::Client;
 using ::testing::AllOf;
+using testing::Client;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::Received;
@@ -44,8 +44,7 @@ class ApiTest : public ::testing::Test {
     application_ = std::make_unique<Application>(std::move(all));
     const ModelSource source = ModelSource::resolve({.model = directory_.string()});
     application_->open(
-        source,
-        {.device = "cpu", .threads = 1, .dtype = "fp32", .draft_tokens = draft_tokens}, {});
+        source, {.device = "cpu", .threads = 1, .dtype = "fp32", .draft_tokens = draft_tokens}, {});
   }
   uint16_t port() const { return application_->http().port(); }
 
