@@ -138,7 +138,8 @@ TEST_F(SpeculationCommand, DraftModelsThatDoNotFitAreRefusedByName) {
   EXPECT_THAT(refusal({"--draft-model", path("draft"), "--speculate", "0"}),
               HasSubstr("--speculate 0"));
   EXPECT_THAT(refusal({"--speculate", "65"}), HasSubstr("--speculate"));
-  EXPECT_THAT(refusal({"--speculate", "4", "--method", "generate_raw"}), HasSubstr("--speculate"));
+  EXPECT_THAT(generate({"--prompt", "a", "--speculate", "4", "--method", "generate_raw"}).err,
+              HasSubstr("has no use for --speculate"));
 }
 
 }  // namespace
