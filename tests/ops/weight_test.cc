@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -129,6 +130,34 @@ TEST(WeightFormats, KeepZerosAndWriteEveryByte) {
     EXPECT_EQ(a.bytes(), b.bytes()) << format.name();
     EXPECT_EQ(a.row(0), zeros) << format.name();
   }
+}
+
+TEST(WeightFormats, ShowByTheirScalesWhetherTheirNumbersAreFinite) {
+  int shown = 0;
+  for (const FormatRow& row : kWeightFormats) {
+    const WeightFormat format(row);
+    std::vector<uint8_t> codes(static_cast<size_t>(std::max(row.block_bytes, 1)));
+    if (row.halves == 0) {
+      EXPECT_FALSE(has_finite_scales(format, std::as_bytes(std::span(codes)))) << row.name;
+      continue;
+    }
+    ++shown;
+    RandomStream random(5, 0);
+    int finite = 0;
+    for (int i = 0; i < 2000; ++i) {
+      for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.uniform() * 256);
+      std::vector<float> values(static_cast<size_t>(format.unit()));
+      row.unpack({.codes = codes.data()}, values);
+      const bool all =
+          std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+      EXPECT_EQ(has_finite_scales(format, std::as_bytes(std::span(codes))), all)
+          << row.name << ", block " << i;
+      finite += all;
+    }
+    EXPECT_GT(finite, 1000) << row.name;
+    EXPECT_LT(finite, 2000) << row.name;
+  }
+  EXPECT_GE(shown, 12);
 }
 
 TEST(WeightLayouts, KeepEveryNumberAndComeBackByteForByte) {
