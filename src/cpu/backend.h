@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "cpu/integer_matmul.h"
 #include "cpu/matmul.h"
 #include "cpu/scratch.h"
 #include "ops/host_backend.h"
@@ -73,6 +74,8 @@ class CpuBackend final : public HostBackend {
   Scratch shared_{1};  // one block for all threads of an op
   Products products_{pool_, scratch_};
   std::vector<IntegerItem> integer_items_;
+  // The best that the processor has; null: none. Asking it takes a virtual machine microseconds.
+  const IntegerKernels* const integer_kernels_ = integer_kernels();
 };
 
 }  // namespace mixtral::cpu

@@ -81,20 +81,20 @@ bool CpuBackend::computes_directly(const ops::GroupedMatmul& op) const {
   if (op.weight.dense()) return true;
   return op.operands == ops::Operands::integers && op.x.dtype() == Dtype::f32 &&
          op.weight.layout == ops::WeightLayout::interleaved8 && integer_format(op.weight.format) &&
-         integer_kernels();
+         integer_kernels_;
 }
 
 ops::WeightLayout CpuBackend::preferred_layout(ops::WeightFormat format, const Shape& shape) const {
   constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
   const bool has =
-      integer_format(format) && integer_kernels() && ops::has_layout(format, shape, kInterleaved);
+      integer_format(format) && integer_kernels_ && ops::has_layout(format, shape, kInterleaved);
   return has ? kInterleaved : ops::WeightLayout::rows;
 }
 
 void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
   expect_f32(op.kName, {op.x, op.y});
   CHECK(computes_directly(op), "a weight that has no integer kernels");
-  const IntegerKernels& kernels = *integer_kernels();
+  const IntegerKernels& kernels = *integer_kernels_;
   const ops::WeightFormat format = op.weight.format;
   const int64_t rows = op.x.dim(0), inputs = op.weight.inputs(), outputs = op.weight.outputs();
   const int64_t size = format.unit(), blocks = inputs / size, y_width = op.y.dim(1);
