@@ -315,6 +315,7 @@ void add_chat_command(cli::App& app) {
       ->check(count_between(0, kMostContext));
   o->sampling.add_to(*command);
   o->common.add_model_flags(*command);
+  o->common.add_expert_memory(*command);
   o->common.add_to(*command);
   command->remove_option(command->get_option("--json"));  // a conversation is text
   command->callback([o] { run_chat(*o); });

@@ -9,6 +9,7 @@
 
 #include "backends/registry.h"
 #include "base/messages.h"
+#include "cli/run_config.h"
 
 namespace mixtral {
 void CommonOptions::add_to(cli::App& command) {
@@ -62,6 +63,16 @@ cli::Option* CommonOptions::add_random_weights(cli::App& command) {
       "shape, and may be a built-in configuration. For measuring without a model's files");
 }
 
+void CommonOptions::add_expert_memory(cli::App& command) {
+  command
+      .add_option("--expert-memory", expert_memory,
+                  "Keep no more of the experts' weights in memory than this (12GB), and read the "
+                  "others from the model's files as they are needed; for CPUs. Default: all of "
+                  "them, or, where the model does not fit, as many as fit")
+      ->transform(cli::AsSizeValue(false))
+      ->check(count_between(1, int64_t{1} << 50));
+}
+
 std::optional<ops::WeightFormat> CommonOptions::quantization() const {
   return quantize_base == "off" ? std::nullopt : ops::find_weight_format(quantize_base);
 }
@@ -84,7 +95,8 @@ OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) cons
           .random_weights = random_weights,
           .seed = seed,
           .context = context,
-          .sequences = sequences};
+          .sequences = sequences,
+          .expert_memory = expert_memory};
 }
 
 ModelSource open_source(const CommonOptions& common, const ModelSource::Names& names) {

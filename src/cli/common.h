@@ -26,11 +26,13 @@ struct CommonOptions {
   // Of commands that open a model:
   bool random_weights = false;
   std::string quantize_base = "off";
+  std::optional<int64_t> expert_memory;
 
   void add_to(cli::App& command);
   void add_model_flags(cli::App& command);                // the following two
   cli::Option* add_quantize_base(cli::App& command);      // --quantize-base
   cli::Option* add_random_weights(cli::App& command);     // --random-weights
+  void add_expert_memory(cli::App& command);              // --expert-memory
   std::optional<ops::WeightFormat> quantization() const;  // of --quantize-base
   OpenOptions open_options(int64_t context, int64_t sequences = 1) const;
   std::unique_ptr<Backend> open_device() const;

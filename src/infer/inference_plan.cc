@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/detailed_error.h"
+#include "model/expert_cache.h"
 #include "model/kv_cache.h"
 
 namespace mixtral {
@@ -45,6 +46,9 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   plan.items = {{"weights", model_bytes(model)},
                 {"key-value cache", cache.bytes()},
                 {"activations and logits", arena}};
+  if (options.stream_experts)
+    plan.items.push_back({"experts in memory", expert_sizes(model).used_bytes(shape.expert_memory) +
+                                                   ExpertSizes::staging_bytes()});
   if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
     plan.items.push_back({"gradients", gradients});
   add_opened(plan, planner);

@@ -44,6 +44,9 @@ class Mixtral {
     /// trainable, either.
     ParameterFormats formats = {};
     ops::Operands operands = ops::Operands::exact;  // of the products where text is generated
+    /// The experts' weights get no memory: an ExpertCache reads them while they are needed. Of a
+    /// model that is not trainable, on a CPU.
+    bool stream_experts = false;
     bool planned = false;  // only what it allocates counts: nothing is computed for it
   };
 

@@ -8,28 +8,21 @@
 #include "base/advice.h"
 #include "infer/inference_plan.h"
 #include "model/checkpoint.h"
+#include "open/expert_streaming.h"
 #include "open/open_within.h"
 #include "train/defaults.h"
 
 namespace mixtral {
 namespace {
 
-/// The bytes that the model and an engine with such a cache and such steps take. Throws Error,
-/// before anything is allocated, when the device has not so much, or `most` is less.
-int64_t require_model_memory(const Backend& backend, const ModelConfig& config,
-                             const Mixtral::Options& options, int64_t sequences, int64_t chunk,
-                             std::optional<int64_t> most) {
-  const auto planner = make_planning_backend(&backend);
-  const int64_t context = options.context > 0 ? options.context : config.max_positions;
-  const InferenceShape shape{.config = config,
-                             .options = options,
-                             .sequences = sequences,
-                             .context = context,
-                             .chunk = chunk};
-  Backend::MemoryInfo memory = backend.memory();
-  if (most) memory.available = std::min(memory.available, *most);
-  require_memory(*planner, shape, memory);
-  return plan_inference(*planner, shape).total();
+/// What an engine with such a cache and such steps takes with the model.
+InferenceShape inference_shape(const ModelConfig& config, const Mixtral::Options& options,
+                               const OpenOptions& o) {
+  return {.config = config,
+          .options = options,
+          .sequences = o.sequences,
+          .context = options.context > 0 ? options.context : config.max_positions,
+          .chunk = o.chunk};
 }
 
 bool is_narrow(Dtype dtype) { return dtype == Dtype::bf16 || dtype == Dtype::f16; }
@@ -132,17 +125,18 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
   open.precision = choose_precision(o.dtype, *open.backend,
                                     purpose == Purpose::tuning ? Purpose::training : purpose,
                                     config.dtype, stored);
-  const Mixtral::Options options{.weights = open.precision.weights,
-                                 .compute = open.precision.compute,
-                                 .context = o.context,
-                                 .trainable = purpose == Purpose::training,
-                                 .rope_frequencies = o.rope_frequencies,
-                                 .quantization = o.quantization,
-                                 .formats = stored,
-                                 .operands = open.precision.operands};
+  Mixtral::Options options{.weights = open.precision.weights,
+                           .compute = open.precision.compute,
+                           .context = o.context,
+                           .trainable = purpose == Purpose::training,
+                           .rope_frequencies = o.rope_frequencies,
+                           .quantization = o.quantization,
+                           .formats = stored,
+                           .operands = open.precision.operands};
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;
+  std::optional<ExpertStreaming> streaming;
   if (o.pass) {
     TrainingShape shape = *o.pass;
     shape.config = config;
@@ -150,11 +144,27 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     shape.adapter = adapter;
     activations = require_pass_memory(*open.backend, shape).arena();
   } else {
-    planned.bytes =
-        require_model_memory(*open.backend, config, options, o.sequences, o.chunk, most);
+    Backend::MemoryInfo memory = open.backend->memory();
+    if (most) memory.available = std::min(memory.available, *most);
+    InferenceShape shape = inference_shape(config, options, o);
+    if (o.random_weights && o.expert_memory)
+      throw setting_error("expert-memory", "weights that are drawn cannot be read from files");
+    if (o.random_weights)
+      require_memory(*make_planning_backend(open.backend.get()), shape, memory);
+    else
+      streaming = plan_streaming(*open.backend, source, shape, memory, o.expert_memory);
+    if (streaming) {
+      options.stream_experts = shape.options.stream_experts = true;
+      shape.expert_memory = streaming->memory;
+      if (note) note("note: " + describe(*streaming));
+    }
+    planned.bytes = plan_inference(*make_planning_backend(open.backend.get()), shape).total();
   }
   open.model = open_weights(*open.backend, source, options,
                             {.random = o.random_weights, .seed = o.seed}, note);
+  if (streaming)
+    open.experts = std::make_unique<ExpertCache>(*open.backend, *open.model, source.tensors(),
+                                                 ExpertCache::Options{.memory = streaming->memory});
   if (purpose == Purpose::inference)
     open.adapters = std::make_unique<AdapterSet>(*open.backend, *open.model, adapter);
   else if (adapter)

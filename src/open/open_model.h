@@ -9,6 +9,7 @@
 #include "infer/inference_plan.h"
 #include "model/adapter.h"
 #include "model/adapter_set.h"
+#include "model/expert_cache.h"
 #include "model/mixtral.h"
 #include "open/model_source.h"
 #include "train/training_plan.h"
@@ -55,6 +56,9 @@ struct OpenOptions {
   int64_t context = 0;    // positions to prepare for
   int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
   int64_t chunk = 0;      // prompt tokens of a step of its engine; 0: what suits the device
+  /// Bytes for experts that are read from the disk while they are needed; absent: that is so where
+  /// the model does not fit. In inference without `pass`.
+  std::optional<int64_t> expert_memory = {};
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.
   std::optional<TrainingShape> pass = {};
@@ -65,7 +69,9 @@ struct OpenedModel {
   std::unique_ptr<Backend> backend;
   Precision precision;
   std::unique_ptr<Mixtral> model;
-  std::unique_ptr<Adapter> adapter;      // where one is tuned; else null. Goes before the model
+  std::unique_ptr<ExpertCache>
+      experts;                       // where they are streamed; else null. Goes before the model
+  std::unique_ptr<Adapter> adapter;  // where one is tuned; else null. Goes before the model
   std::unique_ptr<AdapterSet> adapters;  // in inference; else null. Goes before the model
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Context> ctx;
