@@ -274,6 +274,7 @@ void add_bench_command(cli::App& app) {
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_model_flags(*command);
   o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   command->get_option("--random-weights")
       ->description("Draw the weights though --model has some, as pretrain and finetune always do");
   o->common.add_to(*command);

@@ -46,7 +46,7 @@ double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, dou
     tokens = std::min(tokens, static_cast<double>(config.sliding_window));
   return 2 *
          static_cast<double>(size_of(type) * config.num_layers * config.num_kv_heads *
-                             config.head_dim * sequences) *
+                             ops::cached_width(type, config.head_dim) * sequences) *
          tokens;
 }
 
@@ -230,7 +230,7 @@ void report_decoding(const Work& work, Mixtral& model, const ExpertCache* stream
   const double steps = tokens / sequences / seconds;
   report.line("step_ms", fmt::format("{:.3f}", 1e3 / steps), 1e3 / steps);
   const double weights = step_bytes(model, work.sequences(), streamed);
-  const double cache = cache_bytes(model.config(), model.options().compute, work.sequences(),
+  const double cache = cache_bytes(model.config(), model.options().cache_type(), work.sequences(),
                                    static_cast<double>(work.prompt()) + tokens / sequences / 2);
   const auto line = [&](const std::string& key, double bytes) {
     const double rate = bytes * steps;
@@ -266,7 +266,9 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
                            .rope_frequencies = o.common.rope_dtype(),
                            .quantization = o.common.quantization(),
                            .formats = stored,
-                           .operands = precision.operands};
+                           .operands = precision.operands,
+                           .cache = o.common.cache_type()};
+  require_cache_type(backend, o.common.cache_type());
   const auto planner = make_planning_backend(&backend);
   InferenceShape shape{.config = config,
                        .options = options,

@@ -73,6 +73,23 @@ void CommonOptions::add_expert_memory(cli::App& command) {
       ->check(count_between(1, int64_t{1} << 50));
 }
 
+void CommonOptions::add_cache_dtype(cli::App& command) {
+  command
+      .add_option("--cache-dtype", cache_dtype,
+                  "How the keys and values of earlier tokens are kept: auto (as --dtype computes), "
+                  "fp32, bf16, fp16, or, on a CPU, int8 with a scale a head and token. Fewer bits "
+                  "make room for more tokens, and long texts faster")
+      ->capture_default_str()
+      ->check(cli::IsMember({"auto", "fp32", "bf16", "fp16", "int8"}));
+}
+
+std::optional<Dtype> CommonOptions::cache_type() const {
+  if (cache_dtype == "int8") return Dtype::u8;
+  if (cache_dtype == "bf16") return Dtype::bf16;
+  if (cache_dtype == "fp16") return Dtype::f16;
+  return cache_dtype == "fp32" ? std::optional(Dtype::f32) : std::nullopt;
+}
+
 std::optional<ops::WeightFormat> CommonOptions::quantization() const {
   return quantize_base == "off" ? std::nullopt : ops::find_weight_format(quantize_base);
 }
@@ -92,6 +109,7 @@ OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) cons
           .dtype = dtype,
           .rope_frequencies = rope_dtype(),
           .quantization = quantization(),
+          .cache = cache_type(),
           .random_weights = random_weights,
           .seed = seed,
           .context = context,

@@ -438,6 +438,7 @@ void add_generate_command(cli::App& app) {
       ->group("Many prompts");
   o->common.add_model_flags(*command);
   o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   o->common.add_to(*command);
   command->callback([o, command] {
     refuse_flags_of_others(*command, o->method);

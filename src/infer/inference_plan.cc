@@ -22,7 +22,7 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
                       {.sequences = shape.sequences,
                        .context = shape.context,
                        .chunk = std::min(chunk, shape.context),
-                       .dtype = options.compute});
+                       .dtype = options.cache_type()});
   // A step of an engine: some tokens of prompts, and one of each sequence.
   HostBatch batch;
   for (int64_t left = std::min(chunk, shape.sequences * shape.context); left > 0;

@@ -106,7 +106,7 @@ std::string describe(const ExpertStreaming& s) {
 }
 
 std::string describe(const ExpertCache::Figures& f, double tokens) {
-  std::string text = fmt::format("experts: {:.0f}% of {} uses found in memory",
+  std::string text = fmt::format("experts: {:.0f}% of {} uses found in memory or on the way",
                                  100 * share(f.found, f.needed), f.needed);
   if (f.expected > 0)
     text += fmt::format(", {:.0f}% of guesses right ({:.0f}% of uses repeat the step before)",

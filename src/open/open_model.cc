@@ -69,6 +69,12 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
   return choose_precision(dtype, backend, purpose, formats.empty() ? stored : Dtype::f32);
 }
 
+void require_cache_type(const Backend& backend, std::optional<Dtype> type) {
+  if (!type) return;
+  if (backend.kind() == DeviceKind::gpu && *type == Dtype::u8)
+    throw setting_error("cache-dtype", "int8 is for CPUs; give bf16, or leave it out");
+}
+
 void require_positions(int64_t context, const ModelConfig& config) {
   if (context <= config.max_positions) return;
   throw AdvisedUsageError(
@@ -132,7 +138,9 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
                            .rope_frequencies = o.rope_frequencies,
                            .quantization = o.quantization,
                            .formats = stored,
-                           .operands = open.precision.operands};
+                           .operands = open.precision.operands,
+                           .cache = o.cache};
+  require_cache_type(*open.backend, o.cache);
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;

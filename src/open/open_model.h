@@ -51,7 +51,8 @@ struct OpenOptions {
   std::string dtype = "auto";
   Dtype rope_frequencies = Dtype::f32;
   std::optional<ops::WeightFormat> quantization = {};
-  bool random_weights = false;  // drawn from the seed instead of read
+  std::optional<Dtype> cache = {};  // Mixtral::Options::cache
+  bool random_weights = false;      // drawn from the seed instead of read
   uint64_t seed = 1;
   int64_t context = 0;    // positions to prepare for
   int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
@@ -82,6 +83,9 @@ struct OpenedModel {
 /// device's memory or `context` the model, and UsageError.
 OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note);
+
+/// Throws UsageError where a device does not read caches of this type.
+void require_cache_type(const Backend& backend, std::optional<Dtype> type);
 
 /// Throws UsageError when more positions are asked for than a model has.
 void require_positions(int64_t context, const ModelConfig& config);
