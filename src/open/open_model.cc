@@ -157,7 +157,8 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     InferenceShape shape = inference_shape(config, options, o);
     if (o.random_weights && o.expert_memory)
       throw setting_error("expert-memory", "weights that are drawn cannot be read from files");
-    if (o.random_weights)
+    // A budget is kept by refusing: to read experts instead is for who asks for it.
+    if (o.random_weights || (most && !o.expert_memory))
       require_memory(*make_planning_backend(open.backend.get()), shape, memory);
     else
       streaming = plan_streaming(*open.backend, source, shape, memory, o.expert_memory);
