@@ -164,7 +164,7 @@ void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
     refuse_unused(command, "bench " + o.work, flags);
   };
   if (o.work != "decode") refuse({"--tokens"});
-  if (o.trains()) refuse({"--batch", "--depth", "--profile"});
+  if (o.trains()) refuse({"--batch", "--depth", "--profile", "--expert-memory", "--cache-dtype"});
   if (o.work != "finetune") refuse({"--rank", "--targets"});
   // One step, kernel by kernel.
   if (o.work == "ops") refuse({"--steps", "--graph"});

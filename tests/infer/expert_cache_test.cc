@@ -28,15 +28,15 @@ using nn::ExpertProduct;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ModelConfig streamed_config() {
+/// `width` numbers are whole blocks of the formats that a test uses.
+ModelConfig streamed_config(int64_t width) {
   ModelConfig config;
   config.vocab_size = 40;
-  config.hidden_size = 256;
-  config.intermediate_size = 256;
+  config.hidden_size = config.intermediate_size = width;
   config.num_layers = 3;
   config.num_heads = 4;
   config.num_kv_heads = 2;
-  config.head_dim = 64;
+  config.head_dim = width / 4;
   config.num_experts = 4;
   config.experts_per_token = 2;
   config.max_positions = 128;
@@ -96,13 +96,15 @@ struct Case {
   std::string format = "off";  // of a GGUF file; off: safetensors in f32
   std::string down = format;
   Dtype weights = Dtype::f32;
+
+  int64_t width() const { return format.ends_with("_k") ? 256 : 64; }
   friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 
 class ExpertCacheTest : public ::testing::Test {
  protected:
   void write(const Case& c) {
-    const ModelConfig config = streamed_config();
+    const ModelConfig config = config_ = streamed_config(c.width());
     const auto weights = testing::draw_model(config, 7);
     if (c.format == "off")
       testing::write_mixtral(scratch_.path(), config, weights);
@@ -120,7 +122,7 @@ class ExpertCacheTest : public ::testing::Test {
   std::unique_ptr<Mixtral> open(bool streamed) {
     Mixtral::Options options = options_;
     options.stream_experts = streamed;
-    auto model = std::make_unique<Mixtral>(*backend_, streamed_config(), options);
+    auto model = std::make_unique<Mixtral>(*backend_, config_, options);
     load_weights(*backend_, *model, *tensors_);
     return model;
   }
@@ -176,6 +178,7 @@ class ExpertCacheTest : public ::testing::Test {
   const TemporaryDirectory scratch_;
   const std::unique_ptr<Backend> backend_ = make_backend("cpu", 2);
   std::unique_ptr<TensorSource> tensors_;
+  ModelConfig config_;
   Mixtral::Options options_;
 };
 
@@ -237,7 +240,7 @@ TEST_F(ExpertCacheTest, CountsWhatAScriptOfPassesFinds) {
   // Of more experts than there are places, those in memory come first, and each is read once.
   EXPECT_EQ(found_by(0, {0, 1, 2, 3}), 2);
   const auto total = cache.figures();
-  EXPECT_EQ(total.bytes_read, total.read / 2 * 3 * 256 * 256 / 32 * 18);
+  EXPECT_EQ(total.bytes_read, total.read / 2 * 3 * 64 * 64 / 32 * 18);
 }
 
 TEST_F(ExpertCacheTest, ComesToThoseInMemoryFirst) {
@@ -269,7 +272,6 @@ TEST_F(ExpertCacheTest, HoldsTheWeightsOfTheFile) {
   write({"q4_k_with_q6_k", "q4_k", "q6_k"});
   const auto model = open(true);
   ExpertCache cache(*backend_, *model, *tensors_, {.memory = memory_for(*model, 1)});
-  const ModelConfig config = streamed_config();
   for (int64_t layer = 0; layer < 3; ++layer) {
     cache.need(layer, std::vector<int32_t>{2});
     const auto compare = [&](ExpertProduct product, const std::vector<TensorKind>& kinds) {
@@ -278,7 +280,7 @@ TEST_F(ExpertCacheTest, HoldsTheWeightsOfTheFile) {
       for (const TensorKind kind : kinds) {
         const TensorId id{kind, layer, 2};
         std::vector<float> expected(256 * 256), values(256);
-        read_tensor(*tensors_, *find_place(*tensors_, config, id), config, id,
+        read_tensor(*tensors_, *find_place(*tensors_, config_, id), config_, id,
                     Tensor(expected.data(), {256, 256}, Dtype::f32));
         for (size_t r = 0; r < 256; ++r, ++row) {
           ops::unpack_row(weight, row, values);
@@ -318,7 +320,7 @@ TEST_F(ExpertCacheTest, NamesATensorThatIsNotFinite) {
   const auto place = *tensors_->file_place("blk.1.ffn_down_exps.weight");
   tensors_.reset();
   std::string bytes = read_file(file(c));
-  const size_t expert = 256 * 256 / 32 * 18, at = place.begin + 3 * expert + 18 * 5;
+  const size_t expert = 64 * 64 / 32 * 18, at = place.begin + 3 * expert + 18 * 5;
   bytes[at] = 0;
   bytes[at + 1] = 0x7c;  // infinity
   write_file(file(c), bytes);
@@ -374,7 +376,7 @@ TEST_F(ExpertCacheTest, SaysWhatItCannotRead) {
 TEST_F(ExpertCacheTest, IsPlannedWithTheExpertsThatAreInMemory) {
   write({"q4_0", "q4_0"});
   const auto planner = make_planning_backend(backend_.get());
-  InferenceShape shape{.config = streamed_config(), .options = options_, .context = 64};
+  InferenceShape shape{.config = config_, .options = options_, .context = 64};
   const MemoryPlan whole = plan_inference(*planner, shape);
   shape.options.stream_experts = true;
   const auto model = open(true);

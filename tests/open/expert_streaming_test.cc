@@ -30,8 +30,7 @@ ModelConfig wide_config() {
 class ExpertStreamingTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    testing::write_mixtral(directory_.path(), wide_config(),
-                           testing::draw_model(wide_config(), 1));
+    testing::write_mixtral(directory_.path(), wide_config(), testing::draw_model(wide_config(), 1));
   }
 
   int64_t total(const std::optional<ExpertStreaming>& streaming) const {
@@ -41,11 +40,10 @@ class ExpertStreamingTest : public ::testing::Test {
     return plan_inference(*make_planning_backend(backend_.get()), shape).total();
   }
   std::optional<ExpertStreaming> find(int64_t available) const {
-    return find_streaming(*backend_, source(), shape_, {.total = available, .available = available});
+    return find_streaming(*backend_, source(), shape_,
+                          {.total = available, .available = available});
   }
-  ModelSource source() const {
-    return ModelSource::resolve({.model = directory_.path().string()});
-  }
+  ModelSource source() const { return ModelSource::resolve({.model = directory_.path().string()}); }
 
   const TemporaryDirectory directory_;
   const std::unique_ptr<Backend> backend_ = make_backend("cpu", 1);
@@ -76,15 +74,13 @@ TEST_F(ExpertStreamingTest, IsForCpusAndFilesWithTheWeightsAsTheyAreKept) {
   EXPECT_FALSE(find_streaming(*reference, source(), shape_, memory).has_value());
   InferenceShape packed = shape_;
   packed.options.quantization = ops::WeightFormat::nf4;
-  EXPECT_THAT(message_of([&] {
-                plan_streaming(*backend_, source(), packed, memory, int64_t{1} << 30);
-              }),
-              HasSubstr("in the formats that they have there"));
+  EXPECT_THAT(
+      message_of([&] { plan_streaming(*backend_, source(), packed, memory, int64_t{1} << 30); }),
+      HasSubstr("in the formats that they have there"));
   const ModelSource builtin = ModelSource::resolve({.model = "tiny"});
-  EXPECT_THAT(message_of([&] {
-                plan_streaming(*backend_, builtin, shape_, memory, int64_t{1} << 30);
-              }),
-              HasSubstr("leave it out"));
+  EXPECT_THAT(
+      message_of([&] { plan_streaming(*backend_, builtin, shape_, memory, int64_t{1} << 30); }),
+      HasSubstr("leave it out"));
 }
 
 }  // namespace
