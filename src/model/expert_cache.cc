@@ -53,9 +53,7 @@ int64_t rows_at_once(int64_t row_bytes) {
 
 /// Whether codes are all of finite numbers.
 bool are_finite(const ops::Weight& codes) {
-  const auto* bytes = static_cast<const std::byte*>(codes.codes.data());
-  if (codes.format.row().halves > 0)
-    return ops::has_finite_scales(codes.format, {bytes, static_cast<size_t>(codes.codes.bytes())});
+  if (codes.format.row().halves > 0) return ops::has_finite_scales(codes);
   std::vector<float> values(static_cast<size_t>(codes.inputs()));
   for (int64_t row = 0; row < codes.rows(); ++row) {
     ops::unpack_row(codes, row, values);

@@ -91,7 +91,7 @@ class DirectPieces {
       parts.emplace_back(&part, std::move(*source));
     }
     for (const auto& [part, source] : parts) add(p, *part, source);
-    if (p.packed) p.packed.layout = ops::WeightLayout::interleaved8;
+    if (p.packed) p.packed.layout = preferred(p);
     return true;
   }
 
@@ -114,27 +114,34 @@ class DirectPieces {
   };
   struct Piece {
     std::string name;
-    int64_t first = 0;        // element of the file's tensor
-    Tensor to;                // numbers; or, where it is empty,
-    ops::Weight from, codes;  // codes in plain rows in the file, and their place
+    int64_t first = 0;  // of the file's tensor: element, or of codes that stay in rows, row
+    Tensor to;          // numbers; or, where it is empty,
+    // Codes in plain rows in the file, and their place; `from` is empty where they stay in rows.
+    ops::Weight from, codes;
     // Of rows that stand in another order in the file: `from` is all of the part, and these are the
     // rows of `codes` in it.
     std::optional<TensorNaming> naming;
     int64_t row = 0;
   };
 
+  ops::WeightLayout preferred(const nn::Parameter& p) const {
+    return backend_.preferred_layout(p.packed.format, p.packed.shape);
+  }
+
   std::optional<Source> source_of(const nn::Parameter& p, const Part& part) const {
     const TensorId id = *parse_tensor_name(part.name);
     TensorPlace place = *find_place(tensors_, config_, id);
     const bool same_order = place.naming.row_order == TensorNaming::RowOrder::same;
-    if (!tensors_.file_place(place.name) || place.naming.transposed || (!p.packed && !same_order))
+    const bool stays = p.packed && preferred(p) == ops::WeightLayout::rows;
+    if (place.naming.transposed || (!same_order && (!p.packed || stays)) ||
+        (!stays && !tensors_.file_place(place.name)))
       return std::nullopt;
-    if (p.packed) {
+    if (stays && !keeps_format(p, tensors_, place)) return std::nullopt;
+    if (p.packed && !stays) {
       const ops::WeightFormat format = p.packed.format;
       constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
       const Shape shape{1, part.shape[0], part.shape[1]};
       if (format.kind() != ops::FormatKind::blocks || !keeps_format(p, tensors_, place) ||
-          backend_.preferred_layout(format, p.packed.shape) != kInterleaved ||
           !ops::has_layout(format, shape, kInterleaved))
         return std::nullopt;
     }
@@ -157,6 +164,17 @@ class DirectPieces {
       return;
     }
     const ops::WeightFormat format = p.packed.format;
+    if (preferred(p) == ops::WeightLayout::rows) {
+      const int64_t place = part.offset / columns;
+      const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / format.row_bytes(columns));
+      for (int64_t row = 0; row < rows; row += step) {
+        const int64_t end = std::min(row + step, rows);
+        pieces_.push_back({.name = source.name,
+                           .first = source.first / columns + row,
+                           .codes = p.packed.slice_rows(place + row, place + end)});
+      }
+      return;
+    }
     const int64_t row_bytes = format.row_bytes(columns), at = source.first / columns * row_bytes;
     // Nothing writes through it: the mapping is read-only.
     auto* const bytes = const_cast<std::byte*>(tensors_.raw(source.name).data()) + at;
@@ -185,6 +203,12 @@ class DirectPieces {
       return find_non_finite(static_cast<const std::byte*>(piece.to.data()), piece.to.dtype(),
                              piece.to.numel()) < 0;
     }
+    if (!piece.from) {
+      std::vector<Tensor> pieces;
+      for (const auto each : ops::kWeightPieces) pieces.push_back(piece.codes.*each);
+      tensors_.read_codes(piece.name, piece.first, pieces);
+      return ops::has_finite_scales(piece.codes);
+    }
     ops::Weight from = piece.from;
     std::vector<std::byte> ordered;
     if (piece.naming) {
@@ -200,8 +224,7 @@ class DirectPieces {
       from.codes = Tensor(ordered.data(), piece.codes.codes.shape(), Dtype::u8);
     }
     ops::change_layout(from, piece.codes);
-    return ops::has_finite_scales(from.format, {static_cast<const std::byte*>(from.codes.data()),
-                                                static_cast<size_t>(from.codes.bytes())});
+    return ops::has_finite_scales(from);
   }
 
   Backend& backend_;

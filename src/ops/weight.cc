@@ -1,6 +1,7 @@
 #include "ops/weight.h"
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -216,6 +217,33 @@ bool has_finite_scales(WeightFormat format, std::span<const std::byte> codes) {
     for (const char* half = at + 2 * i; half < end; half += row.block_bytes)
       any |= (load<uint16_t>(half) & kExponent) + kCarry;
   return (any & kTop) == 0;
+}
+
+bool has_finite_scales(const Weight& weight) {
+  CHECK(!weight.dense() && weight.layout == WeightLayout::rows);
+  if (weight.format.kind() == FormatKind::blocks)
+    return has_finite_scales(weight.format, {static_cast<const std::byte*>(weight.codes.data()),
+                                             static_cast<size_t>(weight.codes.bytes())});
+  if (weight.format.row().offset == BlockOffset::none) return false;  // codes that may be NaN
+  // Codes are of 8 bits at most: of numbers below this none becomes infinite.
+  constexpr float kLargest = 0x1p100f;
+  bool finite = true;
+  for (const Tensor& piece : {weight.scales, weight.minima, weight.super_scales}) {
+    const auto look = [&]<class T>(T) {
+      for (const T number : piece.span<T>())
+        finite &= std::abs(static_cast<float>(number)) < kLargest;
+    };
+    if (!piece) continue;
+    if (piece.dtype() == Dtype::f32)
+      look(float{});
+    else if (piece.dtype() == Dtype::bf16)
+      look(bf16{});
+    else if (piece.dtype() == Dtype::f16)
+      look(f16{});
+    else if (is_float(piece.dtype()))
+      return false;
+  }
+  return finite;
 }
 
 void change_layout(const Weight& from, const Weight& to) {

@@ -91,6 +91,8 @@ void unpack_row(const Weight& weight, int64_t row, std::span<float> values);
 /// Whether the scales (and minima) of blocks of codes show that all their numbers are finite. False
 /// of a format where only unpacking does.
 bool has_finite_scales(WeightFormat format, std::span<const std::byte> codes);
+/// The same of a weight in plain rows.
+bool has_finite_scales(const Weight& weight);
 /// Copies a weight to another of the same shape and format in another layout, byte for byte.
 void change_layout(const Weight& from, const Weight& to);
 

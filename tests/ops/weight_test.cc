@@ -160,6 +160,23 @@ TEST(WeightFormats, ShowByTheirScalesWhetherTheirNumbersAreFinite) {
   EXPECT_GE(shown, 12);
 }
 
+TEST(WeightFormats, OfGroupsShowItByScalesAndMinima) {
+  for (const char* name : {"int4_g64_bf16", "int8_g32_f16"}) {
+    const WeightFormat format = *find_weight_format(name);
+    for (const auto piece : {&Weight::scales, &Weight::minima}) {
+      const Owned packed({1, 2, 128}, format);
+      for (int64_t row = 0; row < 2; ++row) pack_row(packed.weight, row, normal(128, 1, 3));
+      EXPECT_TRUE(has_finite_scales(packed.weight)) << name;
+      const Tensor& numbers = packed.weight.*piece;
+      static_cast<uint16_t*>(numbers.data())[numbers.numel() - 1] = 0xff80;  // not finite in both
+      EXPECT_FALSE(has_finite_scales(packed.weight)) << name;
+    }
+  }
+  const Owned codes({1, 1, 128}, WeightFormat::fp8);
+  pack_row(codes.weight, 0, normal(128, 1, 3));
+  EXPECT_FALSE(has_finite_scales(codes.weight));  // a code may be NaN, too
+}
+
 TEST(WeightLayouts, KeepEveryNumberAndComeBackByteForByte) {
   int changed = 0;
   for (const WeightFormat format : testing::packed_formats()) {
