@@ -1,7 +1,8 @@
 """Writes a GGUF file of Mixtral 8x7B's shape in Q4_0 with random weights, 26 GB, for models larger than the memory.
 
 Usage: large_gguf.py OUT.gguf [LAYERS]
-The experts' bytes repeat from layer to layer, shifted; nothing that is measured depends on them. Needs gguf and numpy.
+The experts' bytes repeat from layer to layer. The embedding outweighs what the layers add to it, so that different
+tokens go to different experts in every layer. Needs gguf and numpy.
 """
 import sys
 
@@ -53,12 +54,17 @@ def main():
         shift = int(random.integers(0, count - size + 1)) if size < count else 0
         tensors.append((name, shape, Q4_0, lambda: blocks[shift:shift + size]))
 
+    def embedding(name, *shape):
+        values = blocks[:int(np.prod(shape)) // BLOCK].copy()
+        values[:, :2] = np.array([20], dtype=np.float16).view(np.uint8)
+        tensors.append((name, shape, Q4_0, lambda: values))
+
     def plain(name, values):
         tensors.append((name, values.shape, F32, lambda: values))
 
     norm = np.ones(WIDTH, dtype=np.float32)
     kv = WIDTH // HEADS * KV_HEADS
-    packed("token_embd.weight", VOCAB, WIDTH)
+    embedding("token_embd.weight", VOCAB, WIDTH)
     for layer in range(layers):
         block = f"blk.{layer}."
         plain(block + "attn_norm.weight", norm)

@@ -20,7 +20,7 @@
 
 namespace mixtral {
 
-inline constexpr int kExpertReaders = 4;
+inline constexpr int kExpertReaders = 8;  // enough requests to keep a disk busy
 
 /// What the experts of a model take that was made with Options::stream_experts.
 struct ExpertSizes {
