@@ -66,6 +66,11 @@ void DirectFile::require_unchanged() const {
                   path_.string(), size_, status.st_size));
 }
 
+void DirectFile::drop_cached() const {
+  // Advice alone: where it is not taken, nothing changes.
+  (void)::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 std::span<const std::byte> DirectFile::read(uint64_t begin, uint64_t bytes,
                                             std::span<std::byte> to) const {
   const uint64_t first = direct_ ? begin / kAlignment * kAlignment : begin;

@@ -24,6 +24,8 @@ class DirectFile {
   const std::filesystem::path& path() const { return path_; }
   uint64_t size() const { return size_; }
 
+  /// Gives back what the system's cache of pages holds of the file.
+  void drop_cached() const;
   /// Bytes of room that reading `bytes` bytes from any place takes.
   static uint64_t room(uint64_t bytes) {
     return (bytes + 2 * kAlignment - 1) / kAlignment * kAlignment;

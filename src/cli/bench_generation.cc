@@ -286,6 +286,7 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
     options.stream_experts = shape.options.stream_experts = true;
     shape.expert_memory = streaming->memory;
     say(o.common, "note: " + describe(*streaming));
+    drop_cached_files(source.tensors());
   }
   const int64_t planned = plan_inference(*planner, shape).total();
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "base/advice.h"
@@ -111,6 +112,13 @@ std::string why_not_streamed(Mixtral& model, const TensorSource& tensors) {
     }
   });
   return reason;
+}
+
+void drop_cached_files(const TensorSource& tensors) {
+  std::set<std::filesystem::path> files;
+  for (const std::string& name : tensors.names())
+    if (const auto place = tensors.file_place(name)) files.insert(place->file);
+  for (const auto& file : files) DirectFile(file).drop_cached();
 }
 
 ExpertCache::Figures ExpertCache::Figures::operator-(const Figures& earlier) const {

@@ -43,6 +43,10 @@ ExpertSizes expert_sizes(Mixtral& model);
 /// can: their tensors stand in the files as rows, in the model's order.
 std::string why_not_streamed(Mixtral& model, const TensorSource& tensors);
 
+/// Gives back what the system's cache holds of the model's files, which are larger than the memory:
+/// before weights take that memory. Finding room for them page by page takes many times as long.
+void drop_cached_files(const TensorSource& tensors);
+
 /// Experts' weights in a fixed amount of memory, the rest in the model's files. Each layer has
 /// places for some of its experts, and keeps those that were used last. What a pass needs is read
 /// by threads, past the system's cache of pages (base/direct_file.h), and brought into the order in

@@ -166,6 +166,7 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
       options.stream_experts = shape.options.stream_experts = true;
       shape.expert_memory = streaming->memory;
       if (note) note("note: " + describe(*streaming));
+      drop_cached_files(source.tensors());
     }
     planned.bytes = plan_inference(*make_planning_backend(open.backend.get()), shape).total();
   }
