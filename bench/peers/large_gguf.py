@@ -56,7 +56,7 @@ def main():
 
     def embedding(name, *shape):
         values = blocks[:int(np.prod(shape)) // BLOCK].copy()
-        values[:, :2] = np.array([20], dtype=np.float16).view(np.uint8)
+        values[:, :2] = np.array([2000], dtype=np.float16).view(np.uint8)
         tensors.append((name, shape, Q4_0, lambda: values))
 
     def plain(name, values):

@@ -203,6 +203,8 @@ void report_experts(ExpertCache& experts, const Work::Run& run, Report& report) 
       fmt::format("{} of {}", experts.places(), experts.sizes().layers * experts.sizes().experts),
       static_cast<double>(experts.places()));
   report.line("expert_hit_rate", fmt::format("{:.3f}", found), found);
+  const double foretold = static_cast<double>(f.foretold) / static_cast<double>(f.needed);
+  report.line("read_ahead_rate", fmt::format("{:.3f}", foretold), foretold);
   if (f.expected > 0) {
     const double right = static_cast<double>(f.right) / static_cast<double>(f.expected);
     report.line("right_guesses", fmt::format("{:.3f}", right), right);

@@ -124,6 +124,7 @@ void drop_cached_files(const TensorSource& tensors) {
 ExpertCache::Figures ExpertCache::Figures::operator-(const Figures& earlier) const {
   return {.needed = needed - earlier.needed,
           .found = found - earlier.found,
+          .foretold = foretold - earlier.foretold,
           .expected = expected - earlier.expected,
           .right = right - earlier.right,
           .repeated = repeated - earlier.repeated,
@@ -323,7 +324,7 @@ void ExpertCache::need_product(Shelf& shelf, std::span<const int32_t> experts) {
       shelf.missing.push_back({expert, ++clock_});
       continue;
     }
-    ++figures_.found;
+    ++(place->ahead ? figures_.foretold : figures_.found);
     place->needed = true;
     place->used = ++clock_;
     if (place->ahead && place->state != State::ready) hurry(shelf, *place);

@@ -64,7 +64,8 @@ class ExpertCache : public nn::ExpertStore {
   /// What happened so far. An expert counts once for each of its two products.
   struct Figures {
     int64_t needed = 0;    // by passes over layers
-    int64_t found = 0;     // of these, had a place when they were needed
+    int64_t found = 0;     // of these, were in memory since an earlier pass
+    int64_t foretold = 0;  // of these, had been read ahead, or were under way
     int64_t expected = 0;  // guesses of a pass's need that could be checked, and
     int64_t right = 0;     // of these, were needed
     int64_t repeated = 0;  // of `needed`: the layer's pass before had needed them, too

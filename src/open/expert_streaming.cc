@@ -106,8 +106,9 @@ std::string describe(const ExpertStreaming& s) {
 }
 
 std::string describe(const ExpertCache::Figures& f, double tokens) {
-  std::string text = fmt::format("experts: {:.0f}% of {} uses found in memory or on the way",
-                                 100 * share(f.found, f.needed), f.needed);
+  std::string text =
+      fmt::format("experts: {:.0f}% of {} uses found in memory, {:.0f}% read ahead",
+                  100 * share(f.found, f.needed), f.needed, 100 * share(f.foretold, f.needed));
   if (f.expected > 0)
     text += fmt::format(", {:.0f}% of guesses right ({:.0f}% of uses repeat the step before)",
                         100 * share(f.right, f.expected), 100 * share(f.repeated, f.needed));

@@ -36,7 +36,7 @@ std::optional<ExpertStreaming> plan_streaming(const Backend& backend, const Mode
 std::string describe(const ExpertStreaming& streaming);
 
 /// What was read of experts that are not all in memory, while `tokens` were computed: "experts: 80%
-/// of 640 uses found in memory or on the way, ...".
+/// of 640 uses found in memory, ...".
 std::string describe(const ExpertCache::Figures& figures, double tokens);
 
 }  // namespace mixtral

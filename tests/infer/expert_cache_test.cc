@@ -259,8 +259,12 @@ TEST_F(ExpertCacheTest, ReadsWhatIsExpectedBeforeItIsNeeded) {
   const std::vector<int32_t> guess{3, 1};
   cache.expect(1, guess);
   pass(cache, 1, {1, 3});
-  EXPECT_EQ(cache.figures().found, 4);
+  EXPECT_EQ(cache.figures().found, 0);
+  EXPECT_EQ(cache.figures().foretold, 4);
   EXPECT_EQ(cache.figures().right, 4);
+  pass(cache, 1, {1, 3});
+  EXPECT_EQ(cache.figures().found, 4);
+  EXPECT_EQ(cache.figures().repeated, 4);
   const std::vector<int32_t> wrong{0, 2};
   cache.expect(1, wrong);
   pass(cache, 1, {3});
