@@ -37,6 +37,7 @@ void CommonOptions::add_to(cli::App& command) {
 
 void CommonOptions::add_model_flags(cli::App& command) {
   add_quantize_base(command);
+  add_batch_invariant(command);
   add_random_weights(command);
 }
 
@@ -90,6 +91,14 @@ std::optional<Dtype> CommonOptions::cache_type() const {
   return cache_dtype == "fp32" ? std::optional(Dtype::f32) : std::nullopt;
 }
 
+cli::Option* CommonOptions::add_batch_invariant(cli::App& command) {
+  return command.add_flag(
+      "--batch-invariant", batch_invariant,
+      "Compute each token by kernels that do not depend on how many are computed at once: the same "
+      "logits in a prompt and decoded, alone and among others. On a CPU it is always so; on a GPU "
+      "it costs time");
+}
+
 std::optional<ops::WeightFormat> CommonOptions::quantization() const {
   return quantize_base == "off" ? std::nullopt : ops::find_weight_format(quantize_base);
 }
@@ -110,6 +119,7 @@ OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) cons
           .rope_frequencies = rope_dtype(),
           .quantization = quantization(),
           .cache = cache_type(),
+          .batch_invariant = batch_invariant,
           .random_weights = random_weights,
           .seed = seed,
           .context = context,

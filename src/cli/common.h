@@ -25,12 +25,14 @@ struct CommonOptions {
   bool json = false;
   // Of commands that open a model:
   bool random_weights = false;
+  bool batch_invariant = false;
   std::string quantize_base = "off";
   std::optional<int64_t> expert_memory;
   std::string cache_dtype = "auto";
 
   void add_to(cli::App& command);
-  void add_model_flags(cli::App& command);                // the following two
+  void add_model_flags(cli::App& command);                // the following three
+  cli::Option* add_batch_invariant(cli::App& command);    // --batch-invariant
   cli::Option* add_quantize_base(cli::App& command);      // --quantize-base
   cli::Option* add_random_weights(cli::App& command);     // --random-weights
   void add_expert_memory(cli::App& command);              // --expert-memory

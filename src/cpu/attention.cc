@@ -157,6 +157,28 @@ struct Run {
   int64_t token, first, count, sequence;
 };
 
+// Runs a thread, from which one thread computes all groups of a run.
+constexpr int64_t kRunsPerThread = 4;
+// Of a run's keys and values in all groups: they stay in the L2 cache.
+constexpr int64_t kMaxFetch = 256 << 10;  // bytes
+
+/// Asks for the keys and values of all groups that a run reads. They lie in order within a page, of
+/// which each group alone takes small pieces.
+void prefetch_run(const ops::KvView& cache, const Run& run, int64_t window) {
+  const int64_t size = cache.page_tokens();
+  const int64_t page_bytes =
+      cache.keys.dim(2) * cache.keys.dim(3) * size * size_of(cache.keys.dtype());
+  const int64_t first = window > 0 ? std::max<int64_t>(0, run.first - window + 1) / size : 0;
+  const int64_t last = (run.first + run.count - 1) / size;
+  if (2 * (last - first + 1) * page_bytes > kMaxFetch) return;
+  const int32_t* pages = cache.table.as<int32_t>() + run.sequence * cache.table.dim(1);
+  for (int64_t page = first; page <= last; ++page)
+    for (const Tensor* part : {&cache.keys, &cache.values}) {
+      const char* from = static_cast<const char*>(part->data()) + pages[page] * page_bytes;
+      for (int64_t i = 0; i < page_bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+    }
+}
+
 /// Positions of a tile of the forward pass.
 int64_t tile_positions(const ops::Heads& heads) {
   return std::max<int64_t>(1, kForwardRows / (heads.query / heads.kv));
@@ -281,11 +303,20 @@ void CpuBackend::run(const ops::CachedAttention& op) {
   }
   const int64_t scratch =
       HWY_DYNAMIC_DISPATCH(tile_scratch)(step * shared, width) * int64_t{sizeof(float)};
-  pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
-    // From the last: the tiles of a long prompt that see the most keys go first.
-    AttentionTile tile = tile_of(runs[count - 1 - item / heads.kv], item % heads.kv);
+  // From the last run: the tiles of a long prompt that see the most keys go first.
+  const auto attend_group = [&](const Run& run, int64_t group, int thread) {
+    AttentionTile tile = tile_of(run, group);
     tile.scratch = static_cast<float*>(scratch_.get(thread, scratch));
     HWY_DYNAMIC_DISPATCH(attention_tile)(tile);
+  };
+  if (count >= kRunsPerThread * pool_.size())
+    return pool_.for_each(count, [&](int64_t item, int thread) {
+      const Run& run = runs[count - 1 - item];
+      prefetch_run(op.cache, run, op.window);
+      for (int64_t group = 0; group < heads.kv; ++group) attend_group(run, group, thread);
+    });
+  pool_.for_each(count * heads.kv, [&](int64_t item, int thread) {
+    attend_group(runs[count - 1 - item / heads.kv], item % heads.kv, thread);
   });
 }
 

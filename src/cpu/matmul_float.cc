@@ -35,11 +35,17 @@ void pack_contiguous_columns(const Block& block, float* panel) {
         continue;
       }
       int64_t k = 0;
-      if (lines == kLanes)
+      if (lines == kLanes) {
+        const bool more = block.lines - line - half * kLanes >= 2 * kLanes;
         for (; k + kTake <= block.count; k += kTake, to += kTake * kColumns) {
+          // The next lines, once for each cache line of theirs.
+          if (more && k * kSize % 64 == 0)
+            for (int64_t r = kLanes; r < 2 * kLanes; ++r)
+              __builtin_prefetch(base + r * stride + k * kSize, 0, 2);
           transpose<kSteps>(base + k * kSize, stride, words);
           store_words<kElement, kRound, 4 * kSteps, kColumns>(words, to);
         }
+      }
       for (; k < block.count; k += kTake, to += kTake * kColumns) {
         alignas(64) uint8_t tail[kLanes * kChunk];
         alignas(64) float unpacked[kTake * kColumns];

@@ -1,7 +1,8 @@
-// Sampling. Probabilities take one vectorised pass in f64. Tokens are put into order only as far as
-// the draw needs: by ranges of logits, and within a range by selection, a few hundred at a time.
+// Sampling. Probabilities take one vectorised pass in f64. Tokens are sorted into buckets of
+// similar logits, and put into order only within the bucket that a limit or the draw falls into.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -80,6 +81,19 @@ double weigh(const double* logits, int64_t n, double largest, double temperature
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
+/// buckets[i] = ⌊(largest − logits[i]) · scale⌋, at most `last`. `n` is a multiple of 8.
+void choose_buckets(const double* logits, int64_t n, double largest, double scale, int32_t last,
+                    int32_t* buckets) {
+  const Doubles tag;
+  const hn::Rebind<int32_t, Doubles> integers;
+  const auto top = hn::Set(tag, largest), factor = hn::Set(tag, scale);
+  const auto most = hn::Set(tag, static_cast<double>(last));
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(tag))) {
+    const auto place = hn::Mul(hn::Sub(top, hn::LoadU(tag, logits + i)), factor);
+    hn::StoreU(hn::DemoteTo(integers, hn::Min(place, most)), integers, buckets + i);
+  }
+}
+
 }  // namespace
 }  // namespace mixtral::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -89,64 +103,9 @@ namespace mixtral::cpu {
 namespace {
 
 HWY_EXPORT(weigh);
+HWY_EXPORT(choose_buckets);
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
-
-/// Tokens in order of descending logits (ties to the lower id), found as they are asked for.
-class Ranking {
- public:
-  /// `room` holds one index a token. Logits are multiples of `unit` apart in what is sorted at
-  /// once.
-  Ranking(const double* logits, int64_t count, double largest, double unit, int32_t* room)
-      : logits_(logits), count_(count), bound_(largest), step_(4 * unit), room_(room) {}
-
-  /// The next token, or −1 after the last.
-  int32_t next() {
-    while (taken_ == sorted_ && sorted_ == collected_) {
-      if (bound_ == kMinusInfinity) return -1;
-      collect();
-    }
-    if (taken_ == sorted_) sort_more();
-    return room_[taken_++];
-  }
-
- private:
-  /// The tokens of the next range of logits, in no order.
-  void collect() {
-    const double upper = bound_;
-    const bool first = ranges_ == 0;
-    const double lower = ++ranges_ < kRanges ? upper - step_ : kMinusInfinity;
-    taken_ = sorted_ = collected_ = 0;
-    chunk_ = kChunk;
-    for (int64_t v = 0; v < count_; ++v) {
-      const bool below = first || logits_[v] < upper;
-      if (below && logits_[v] >= lower) room_[collected_++] = static_cast<int32_t>(v);
-    }
-    bound_ = lower;
-  }
-
-  void sort_more() {
-    const auto before = [this](int32_t a, int32_t b) {
-      return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b;
-    };
-    const int64_t end = std::min(collected_, sorted_ + chunk_);
-    chunk_ *= 2;
-    if (end < collected_)
-      std::nth_element(room_ + sorted_, room_ + end, room_ + collected_, before);
-    std::sort(room_ + sorted_, room_ + end, before);
-    sorted_ = end;
-  }
-
-  static constexpr int kRanges = 4;
-  static constexpr int64_t kChunk = 256;
-
-  const double* logits_;
-  int64_t count_;
-  double bound_, step_;
-  int32_t* room_;
-  int ranges_ = 0;
-  int64_t taken_ = 0, sorted_ = 0, collected_ = 0, chunk_ = kChunk;
-};
 
 /// A uniform number in [0, 1) of 53 bits.
 double uniform(uint64_t seed, int32_t position) {
@@ -158,11 +117,84 @@ double uniform(uint64_t seed, int32_t position) {
 struct Room {
   double* logits;
   double* weights;
-  int32_t* order;
-  int32_t* kept;
+  int32_t* buckets;
+  int32_t* members;
 };
 
 int64_t padded(int64_t vocabulary) { return (vocabulary + 7) / 8 * 8; }
+
+/// The first tokens in order of descending logits.
+struct Prefix {
+  int64_t tokens = 0;
+  double mass = 0;    // the sum of their weights
+  int32_t last = -1;  // the last of them
+};
+
+/// Tokens in order of descending logits (ties to the lower id), in buckets of similar logits.
+class Ranking {
+ public:
+  Ranking(const Room& room, int64_t vocabulary, double largest, double temperature)
+      : room_(room), vocabulary_(vocabulary) {
+    HWY_DYNAMIC_DISPATCH(choose_buckets)
+    (room.logits, padded(vocabulary), largest, kBucketsInOne / temperature, kBuckets - 1,
+     room.buckets);
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      const auto bucket = static_cast<size_t>(room.buckets[v]);
+      masses_[bucket] += room.weights[v];
+      ++counts_[bucket];
+    }
+    while (final_ > 0 && masses_[static_cast<size_t>(final_)] == 0) --final_;
+  }
+
+  /// The shortest prefix, of one token or more, that has `most` tokens or a mass of `target`; else
+  /// all tokens whose weight is not 0.
+  Prefix shortest(int64_t most, double target) {
+    Prefix prefix;
+    for (int bucket = 0; bucket <= final_; ++bucket) {
+      const auto at = static_cast<size_t>(bucket);
+      if (bucket < final_ && prefix.tokens + counts_[at] < most &&
+          prefix.mass + masses_[at] < target) {
+        prefix.tokens += counts_[at];
+        prefix.mass += masses_[at];
+        continue;
+      }
+      sort_bucket(bucket);
+      for (int64_t i = 0; i < counts_[at]; ++i) {
+        const int32_t v = room_.members[i];
+        if (room_.weights[v] == 0) break;
+        ++prefix.tokens;
+        prefix.mass += room_.weights[v];
+        prefix.last = v;
+        if (prefix.tokens >= most || prefix.mass >= target) return prefix;
+      }
+    }
+    return prefix;
+  }
+
+ private:
+  /// Puts a bucket's tokens into `members`, in order.
+  void sort_bucket(int bucket) {
+    if (sorted_ == bucket) return;
+    sorted_ = bucket;
+    int32_t* end = room_.members;
+    for (int64_t v = 0; v < vocabulary_; ++v)
+      if (room_.buckets[v] == bucket) *end++ = static_cast<int32_t>(v);
+    std::sort(room_.members, end, [z = room_.logits](int32_t a, int32_t b) {
+      return z[a] != z[b] ? z[a] > z[b] : a < b;
+    });
+  }
+
+  // The last bucket holds what is less than e⁻³² times as probable as the most probable token.
+  static constexpr int kBuckets = 1024;
+  static constexpr double kBucketsInOne = 32;  // in a difference of one temperature
+
+  Room room_;
+  int64_t vocabulary_;
+  std::array<double, kBuckets> masses_{};
+  std::array<int32_t, kBuckets> counts_{};
+  int final_ = kBuckets - 1;  // the last bucket with a token whose weight is not 0
+  int sorted_ = -1;           // the bucket in `members`
+};
 
 int32_t draw(const ops::SamplingSettings& settings, int32_t position, int64_t vocabulary,
              const Room& room) {
@@ -173,50 +205,23 @@ int32_t draw(const ops::SamplingSettings& settings, int32_t position, int64_t vo
   if (settings.temperature <= 0 || std::isinf(largest)) return static_cast<int32_t>(first - z);
   const auto temperature = static_cast<double>(settings.temperature);
   const double all = HWY_DYNAMIC_DISPATCH(weigh)(z, count, largest, temperature, room.weights);
-  const double* weight = room.weights;
-  const double u = uniform(settings.seed, position);
-  Ranking ranking(z, vocabulary, largest, temperature, room.order);
-
-  const bool limited = settings.top_k > 0 && settings.top_k < vocabulary;
-  if (!limited && settings.top_p >= 1 && settings.min_p <= 0) {
-    double sum = 0;
-    int32_t last = -1;
-    for (int32_t v; (v = ranking.next()) >= 0; last = v) {
-      sum += weight[v];
-      if (sum > u * all) return v;
-    }
-    return last;
+  constexpr double kAll = std::numeric_limits<double>::infinity();
+  Ranking ranking(room, vocabulary, largest, temperature);
+  Prefix kept{vocabulary, all};
+  if (settings.top_k > 0 && settings.top_k < vocabulary)
+    kept = ranking.shortest(settings.top_k, kAll);
+  // With top-k, the mass that top-p is a share of is that of the k.
+  if (settings.top_p < 1)
+    kept = ranking.shortest(kept.tokens, static_cast<double>(settings.top_p) * kept.mass);
+  if (settings.min_p > 0) {
+    const auto probable = std::count_if(room.weights, room.weights + vocabulary, [&](double w) {
+      return w >= static_cast<double>(settings.min_p);
+    });
+    if (probable < kept.tokens) kept = ranking.shortest(probable, kAll);
   }
-
-  // The kept tokens, in order. With top-k, the mass that top-p is a share of is that of the k.
-  int32_t* kept = room.kept;
-  int64_t size = 0;
-  double mass = all;
-  if (limited) {
-    mass = 0;
-    while (size < settings.top_k) {
-      const int32_t v = ranking.next();
-      kept[size++] = v;
-      mass += weight[v];
-    }
-  }
-  const int64_t candidates = limited ? size : vocabulary;
-  double before = 0;
-  int64_t end = 0;
-  for (; end < candidates; ++end) {
-    if (!limited) kept[end] = ranking.next();
-    const double w = weight[kept[end]];
-    if (end > 0 && settings.top_p < 1 && before >= static_cast<double>(settings.top_p) * mass)
-      break;
-    if (end > 0 && w < static_cast<double>(settings.min_p)) break;
-    before += w;
-  }
-  double sum = 0;
-  for (int64_t i = 0; i < end; ++i) {
-    sum += weight[kept[i]];
-    if (sum > u * before) return kept[i];
-  }
-  return kept[end - 1];
+  // The token at which the sum exceeds u times the whole.
+  const double target = std::nextafter(uniform(settings.seed, position) * kept.mass, kAll);
+  return ranking.shortest(kept.tokens, target).last;
 }
 
 void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
@@ -275,8 +280,8 @@ void CpuBackend::run(const ops::Sample& op) {
     if (op.positions.as<int32_t>()[s] == ops::kPadding) return;
     auto* memory = static_cast<double*>(
         scratch_.get(thread, count * (2 * int64_t{sizeof(double)} + 2 * int64_t{sizeof(int32_t)})));
-    auto* order = reinterpret_cast<int32_t*>(memory + 2 * count);
-    sample_row(op, s, {memory, memory + count, order, order + count});
+    auto* buckets = reinterpret_cast<int32_t*>(memory + 2 * count);
+    sample_row(op, s, {memory, memory + count, buckets, buckets + count});
   });
 }
 

@@ -324,7 +324,9 @@ void prefill(const ops::CachedAttention& op, cudaStream_t stream) {
 
 void CudaBackend::run(const ops::CachedAttention& op) {
   use_device();
-  const int64_t tokens = op.qkv.dim(0), split = cuda_plan::split_kv_tokens(op);
+  // How many splits the keys have depends on the number of decode rows.
+  const int64_t tokens = op.qkv.dim(0);
+  const int64_t split = batch_invariant_ ? 0 : cuda_plan::split_kv_tokens(op);
   if (op.heads.width > 256)
     throw AdvisedError("‹device cuda›: attention heads are at most 256 wide; this model's are " +
                        std::to_string(op.heads.width));

@@ -84,12 +84,13 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     const auto fetch = [&](int t, int stage) {
       const int keys = min(kKeys, run.last + 1 - t);
       fetch_rows(shared.k[stage], op.keys(kv), shared.v[stage], op.values(kv), keys, op.width,
-                 [&](int r) { return op.offset(run.sequence, t + r); });
+                 [&](int r) { return op.offset(run.sequence, max(t + r, run.first)); });
       __pipeline_commit();
     };
     __syncthreads();  // the tiles of the run before are no longer read
-    fetch(run.first, 0);
-    for (int t = run.first, stage = 0; t <= run.last; t += kKeys, stage ^= 1) {
+    const int begin_key = op.first_key(run.first, kKeys);
+    fetch(begin_key, 0);
+    for (int t = begin_key, stage = 0; t <= run.last; t += kKeys, stage ^= 1) {
       if (t + kKeys <= run.last)
         fetch(t + kKeys, stage ^ 1);
       else

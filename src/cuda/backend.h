@@ -41,6 +41,7 @@ class CudaBackend final : public Backend {
   int64_t slice_elements() const override { return cuda_plan::kSliceElements; }
   int64_t page_tokens() const override { return cuda_plan::kPageTokens; }
   int64_t prompt_tokens() const override { return cuda_plan::kPromptTokens; }
+  void set_batch_invariant(bool on) override { batch_invariant_ = on; }
   bool has_format(ops::WeightFormat format) const override;
   using Backend::computes_directly;
   bool computes_directly(const ops::GroupedMatmul& op) const override;
@@ -113,6 +114,7 @@ class CudaBackend final : public Backend {
   std::string description_;
   CUstream_st* stream_ = nullptr;
   bool recording_ = false;
+  bool batch_invariant_ = false;
   mutable bool chained_ = false;         // the last kernel of this call
   mutable bool behind_chained_ = false;  // the one in front of this call: see stream_product
   std::unique_ptr<Scratch> scratch_;

@@ -50,12 +50,12 @@ __global__ void __launch_bounds__(kFlashThreads)
       first = min(first, tiles.first[run_end]);
       last = max(last, tiles.last[run_end]);
     }
-    for (int t = first; t <= last; t += kRows) {
+    for (int t = op.first_key(first, kRows); t <= last; t += kRows) {
       const int keys = min(kRows, last + 1 - t);
       __syncthreads();
-      tiles.k.read(keys, op.width, [&](int r) { return op.keys(kv) + op.offset(sequence, t + r); });
-      tiles.v.read(keys, op.width,
-                   [&](int r) { return op.values(kv) + op.offset(sequence, t + r); });
+      const auto place = [&](int r) { return op.offset(sequence, max(t + r, first)); };
+      tiles.k.read(keys, op.width, [&](int r) { return op.keys(kv) + place(r); });
+      tiles.v.read(keys, op.width, [&](int r) { return op.values(kv) + place(r); });
       __syncthreads();
       float score[S::kRows][S::kRows];
       multiply_transposed(tiles.q, tiles.k, score);

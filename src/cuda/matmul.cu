@@ -83,6 +83,18 @@ bool is_adapter(const Product& p) {
          (p.form != Product::Form::weight && p.accumulate && std::min(p.inputs, p.outputs) <= 64);
 }
 
+/// Forward products by kernels that are chosen by types and shapes of weights, not by the number of
+/// rows, and that sum over the inner index in one order.
+void multiply_invariantly(Product p, int processors, Scratch& scratch, cudaStream_t stream) {
+  if (p.outputs == 0 || p.inputs == 0) return;
+  const bool f16 = p.left_type() == Dtype::f16 || p.right_type() == Dtype::f16;
+  if (p.round && !f16) p = with_rounded_operands(p, scratch, stream);
+  if (grouped_product(p, scratch, stream)) return;
+  if (p.groups == 1 && !p.offsets && p.outputs <= kSkinnyOutputs)
+    return skinny_product(p, processors, scratch, stream);
+  simt_product(p, stream);
+}
+
 void multiply(Product p, int processors, CublasLt& blas, Scratch& scratch, cudaStream_t stream) {
   if (p.outputs == 0 || p.inputs == 0) return;
   if (p.rows == 0) {
@@ -133,16 +145,19 @@ Product product_of(Product::Form form, const Tensor& wide, int64_t begin, const 
 }  // namespace
 
 bool CudaBackend::computes_directly(const ops::GroupedMatmul& op) const {
-  return op.weight.dense() ||
-         (op.y.dtype() == Dtype::bf16 && streams(op.weight, op.x, !op.offsets.empty()));
+  return op.weight.dense() || (!batch_invariant_ && op.y.dtype() == Dtype::bf16 &&
+                               streams(op.weight, op.x, !op.offsets.empty()));
 }
 
 void CudaBackend::run(const ops::GroupedMatmul& op) {
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (stream_product(op, behind_chained_, processors_, stream_)) return chained();
-  multiply(product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op),
-           processors_, *blas_, scratch(), stream_);
+  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
+    return chained();
+  const Product product =
+      product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op);
+  if (batch_invariant_) return multiply_invariantly(product, processors_, scratch(), stream_);
+  multiply(product, processors_, *blas_, scratch(), stream_);
 }
 
 void CudaBackend::run(const ops::GroupedMatmulInput& op) {
@@ -160,7 +175,8 @@ void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (stream_product(op, behind_chained_, processors_, stream_)) return chained();
+  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
+    return chained();
   if (!op.weight.dense()) {
     run(op.product());
     run(op.activation());
@@ -169,7 +185,7 @@ void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   const Tensor weight = op.weight.tensor();
   const bool bf16 = op.x.dtype() == Dtype::bf16 && weight.dtype() == Dtype::bf16 &&
                     op.gate_up.dtype() == Dtype::bf16;
-  if (bf16 && op.offsets && op.x.dim(0) > kFewGroupedRows &&
+  if (bf16 && op.offsets && (batch_invariant_ || op.x.dim(0) > kFewGroupedRows) &&
       grouped_gate({.x = op.x.data(),
                     .weight = weight.data(),
                     .gate_up = op.keep_gate_up ? op.gate_up.data() : nullptr,

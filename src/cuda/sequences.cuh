@@ -60,7 +60,8 @@ struct Activations {
 // What attention kernels read. Row n sees keys first_seen(n) .. last_seen(n) of sequence(n), none
 // if the last comes before the first. Key t of a sequence begins at keys(kv head) +
 // offset(sequence, t); its value, at values(kv head) + the same offset. The rows of a tile are
-// taken in runs of one sequence.
+// taken in runs of one sequence, whose keys are read from first_key(the first that one of them
+// sees) in blocks of `size`.
 
 /// Packed rows: key t of the only sequence is token t.
 template <class T>
@@ -75,6 +76,7 @@ struct PackedSource {
   __device__ int sequence(int) const { return 0; }
   __device__ int first_seen(int n) const { return band.first_seen(n); }
   __device__ int last_seen(int n) const { return n; }
+  __device__ int first_key(int seen, int) const { return seen; }
   __device__ const T* query(int n, int head) const {
     return qkv + int64_t{n} * columns + head * width;
   }
@@ -125,6 +127,9 @@ struct CachedSource {
     if (positions[n] == ops::kPadding) return std::numeric_limits<int>::max();
     return window > 0 ? max(0, positions[n] - window + 1) : 0;
   }
+  /// The same blocks for every run, so that a row's sums do not depend on the rows beside it. Keys
+  /// in front of those that are seen may be gone: key `seen` is read in their place.
+  __device__ int first_key(int seen, int size) const { return seen / size * size; }
   __device__ const K* keys(int kv) const { return all_keys + kv * width; }
   __device__ const K* values(int kv) const { return all_values + kv * width; }
   __device__ int64_t offset(int sequence, int t) const {

@@ -2,20 +2,23 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include <type_traits>
+
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/stream_multiply.cuh"
 #include "cuda/stream_shape.cuh"
 
 /// The kernel of streamed products. Reading the weights bounds them, so that as many bytes as
-/// possible have to be on their way all the time. Blocks stay for the whole product and take items
-/// in turn: 16 rows of weights by up to 8 rows of x (or 32 by 16), over all columns. The steps of
-/// an item, a line of 128 bytes of each row, fall to the block's 8 warps in turn. Each warp copies
-/// its lines into a ring of its own in shared memory, several steps ahead and on into the block's
-/// next items, so that the stream never stops. A lane's codes go to tensor cores as they arrive:
-/// the same columns of x go along, so their order within a step does not matter. x comes from the
-/// first-level cache, which each warp has fetch what it will need of the group's rows: all blocks
-/// read the same few lines, too many for the second-level cache to answer.
+/// possible have to be on their way all the time. Teams of warps stay for the whole product and
+/// take items in turn: 16 or 32 rows of weights by up to 8 rows of x (or 32 by 16 or 32), over all
+/// columns. The steps of an item, a line of 128 bytes of each row, fall to the team's warps in
+/// turn. Each warp copies its lines, and their scales, into a ring of its own in shared memory,
+/// several steps ahead and on into the team's next items, so that the stream never stops. A lane's
+/// codes go to tensor cores as they arrive: the same columns of x go along, so their order within a
+/// step does not matter. x comes from the first-level cache, which each warp has fetch what it will
+/// need of the group's rows: all teams read the same few lines, too many for the second-level cache
+/// to answer.
 ///
 /// At an item's end each warp leaves its sums, and one of them, another for each item, adds all of
 /// them in a fixed order; the others are not held up. The order of a sum depends on the inner index
@@ -44,10 +47,9 @@ __device__ inline void await(uint64_t* barrier, int parity) {
         : "memory");
 }
 
-/// What the warps of a block agree on beside the streams.
+/// What the warps of a team agree on beside the streams.
 struct StreamMeeting {
   uint64_t full[kStreamTurns], free[kStreamTurns];  // the places for sums
-  int offsets[kMostStreamGroups + 1];
 };
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
@@ -57,131 +59,239 @@ class Stream {
   using Place = StreamPlace<8 * row_tiles>;
   using Multiplier = StreamMultiplier<codec, tiles, row_tiles>;
   using Columns = typename Multiplier::Columns;
+  using X = typename Multiplier::X;
 
  public:
-  __device__ Stream(const StreamTask<Y>& op, char* shared, StreamMeeting& meeting)
+  /// `shared`: the team's; `offsets`, `shares` (of h, a row of x): in shared memory.
+  __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
+                    const float* shares, StreamMeeting& meeting)
       : op_(op),
         meeting_(meeting),
+        shares_(shares),
         sums_(reinterpret_cast<float*>(shared)),
-        multiplier_(reinterpret_cast<uint32_t*>(shared + Shape::kSums), op.block_shift,
-                    op.half_scales),
-        ring_(shared + Shape::kFixed + warp_ * (Shape::kSteps * Shape::kStep)),
-        steps_(static_cast<int>((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes)),
-        ahead_(meeting.offsets, op.groups, item_tiles(op), static_cast<int>(blockIdx.x)),
+        multiplier_(shared_address(table), op.block_shift),
+        ring_(shared_address(shared) + Shape::kSums + warp_ * (Shape::kSlots * Shape::kSlot)),
+        steps_((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes),
+        stride_(static_cast<int>(gridDim.x) * Shape::kTeams),
+        // Teams of one block are far apart, so that few items go to many multiprocessors.
+        ahead_(offsets, op.groups, item_tiles(op),
+               static_cast<int>(blockIdx.x + threadIdx.x / Shape::kTeamThreads * gridDim.x)),
         here_(ahead_) {
-    find_rows();
+    find_item();
   }
 
   __device__ static int item_tiles(const StreamTask<Y>& op) {
-    constexpr int kOutputs = (gated ? 8 : 16) * tiles;
     return (op.outputs + kOutputs - 1) / kOutputs;
   }
 
   /// Starts the copies that fill the ring, of weights only: they are the same at any time.
   __device__ void begin() {
-    for (int i = 0; i < Shape::kSteps - 1; ++i) {
-      fetch(i);
+#pragma unroll
+    for (int i = 0; i < Shape::kLoads - 1; ++i) {
+      fetch(i % kLoadsOfStep);
       __pipeline_commit();
     }
   }
 
   __device__ void run() {
-    int slot = 0, warmed = -1;
+    uint32_t slot = ring_;
+    int warmed = -1;
     Columns next;
-    for (int turn = 0; !here_.at_end(); here_.advance(static_cast<int>(gridDim.x)), ++turn) {
+    for (int turn = 0; !here_.at_end(); here_.advance(stride_), ++turn) {
       float sums[tiles][row_tiles][4] = {};
       const int count = here_.count(), first_row = here_.first_row();
-      const Bf16* x = op_.x + int64_t{first_row} * op_.inputs;
+      const Bf16* x[row_tiles];
+      // What is computed of rows that are not there is not used.
+#pragma unroll
+      for (int r = 0; r < row_tiles; ++r)
+        x[r] = op_.x + int64_t{first_row + min(r * 8 + group_, count - 1)} * op_.inputs;
       if (first_row != warmed) {
         warmed = first_row;
-        warm(x, count);
-        load_x(x, 2 * warp_, count, next);
+        warm(op_.x + int64_t{first_row} * op_.inputs, count);
+        if constexpr (Shape::kAhead) load_x<row_tiles>(x, warp_, 0, next);
       }
-      const bool adds = turn % kStreamWarps == warp_;
-      float shares[row_tiles] = {};
-      if constexpr (gated)
-        if (adds) load_shares(first_row, count, shares);
-      for (int step = warp_; step < steps_; step += kStreamWarps) {
-        __pipeline_wait_prior(Shape::kSteps - 2);
-        __syncwarp();  // all lanes' copies have arrived, and the slot before has been read
-        fetch(slot == 0 ? Shape::kSteps - 1 : slot - 1);
-        __pipeline_commit();
-        const int after = step + kStreamWarps < steps_ ? step + kStreamWarps : warp_;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          Columns now;
-#pragma unroll
-          for (int r = 0; r < row_tiles; ++r)
-#pragma unroll
-            for (int p = 0; p < Traits::kXParts; ++p) now[r][p] = next[r][p];
-          load_x(x, half == 0 ? 2 * step + 1 : 2 * after, count, next);
-          multiplier_.multiply(ring_ + slot * Shape::kStep, half, step, now, sums);
-        }
-        slot = slot + 1 == Shape::kSteps ? 0 : slot + 1;
-      }
+      if (row_tiles == 2 && count <= 8)
+        slot = multiply_steps<1>(x, slot, next, sums);
+      else
+        slot = multiply_steps<row_tiles>(x, slot, next, sums);
       leave(sums, turn);
-      if (adds) finish(turn, first_row, count, shares);
+      if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
     }
   }
 
  private:
+  static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
+  static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
   static constexpr int kCopies = 4;  // of 16 bytes a lane, for a tile: four rows each
 
-  /// Row `row` of 16 of a tile, in the weights.
-  __device__ int64_t row_of(int tile, int row) const {
-    const int first = ahead_.tile() * tiles + tile;
-    const int64_t of_group = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
-    if constexpr (gated)
-      return of_group + row / 8 * op_.outputs + min(first * 8 + row % 8, op_.outputs - 1);
-    return of_group + min(first * 16 + row, op_.outputs - 1);
+  /// The product of an item's weights and its first 8 · active rows of x, of this warp's steps.
+  /// Returns the slot behind those that were read.
+  template <int active>
+  __device__ uint32_t multiply_steps(const Bf16* const (&x)[row_tiles], uint32_t slot,
+                                     Columns& next, float (&sums)[tiles][row_tiles][4]) {
+    for (int step = warp_; step < steps_; step += Shape::kWarps) {
+      const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
+      const auto compute = [&](auto piece) {
+        Columns now;
+        if constexpr (!Shape::kAhead) {
+          load_x<active>(x, step, piece, now);
+        } else {
+          copy<active>(next, now);
+          if (piece + 1 < Shape::kPieces)
+            load_x<active>(x, step, piece + 1, next);
+          else
+            load_x<active>(x, after, 0, next);
+        }
+        X arranged;
+        if constexpr (Shape::kAhead) Multiplier::template arrange<active>(now, arranged);
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+          if (piece == 0 && tile % Shape::kTogether == 0) {
+            __pipeline_wait_prior(Shape::kLoads - 2);
+            __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
+            fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
+            __pipeline_commit();
+          }
+          if constexpr (!Shape::kAhead)
+            if (tile == 0) Multiplier::template arrange<active>(now, arranged);
+          multiplier_.template multiply<active>(slot_behind(slot, tile), piece, step, arranged,
+                                                sums[tile]);
+        }
+      };
+      compute(std::integral_constant<int, 0>{});
+      if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
+      slot = slot_behind(slot, tiles);
+    }
+    return slot;
   }
 
-  /// Where the item that is copied stands.
-  __device__ void find_rows() {
-    if (ahead_.at_end()) return;
+  template <int active>
+  __device__ static void copy(const Columns& from, Columns& to) {
 #pragma unroll
-    for (int i = 0; i < tiles; ++i) {
+    for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-      for (int c = 0; c < kCopies; ++c)
-        codes_[i][c] = op_.codes + row_of(i, 4 * c + lane_ / 8) * op_.code_bytes;
-      if constexpr (Traits::kScaled) scaled_row_[i] = row_of(i, quarter_ / 2 * 8 + group_);
-    }
+      for (int r = 0; r < active; ++r)
+#pragma unroll
+        for (int p = 0; p < Traits::kXParts; ++p) to[h][r][p] = from[h][r][p];
   }
 
-  /// Starts the copies of the next step of the stream into a slot. At the stream's end, nothing.
-  __device__ void fetch(int slot) {
-    while (step_ >= steps_ && !ahead_.at_end()) {
-      step_ = warp_;
-      ahead_.advance(static_cast<int>(gridDim.x));
-      find_rows();
+  /// The slot `count` behind one.
+  __device__ uint32_t slot_behind(uint32_t slot, int count) const {
+    constexpr uint32_t kRing = Shape::kSlots * Shape::kSlot;
+    slot += static_cast<uint32_t>(count % Shape::kSlots * Shape::kSlot);
+    return slot >= ring_ + kRing ? slot - kRing : slot;
+  }
+
+  /// Row `row` of 16 of a tile of the item that is copied, in its group's weights; the last one
+  /// again behind the end.
+  __device__ int row_of(int tile, int row) const {
+    if constexpr (gated) {
+      const int output = min(first_output_ + tile * 8 + row % 8, op_.outputs - 1);
+      return row < 8 ? output : output + op_.outputs;
     }
-    if (ahead_.at_end()) return;
-    char* to = ring_ + slot * Shape::kStep;
-    const int64_t byte = int64_t{step_} * kStreamStepBytes + lane_ % 8 * 16;
-    const bool inside = byte < op_.code_bytes;
+    return min(first_output_ + tile * 16 + row, op_.outputs - 1);
+  }
+
+  /// Where the rows that this lane copies begin, of the next tile of the item that is copied.
+  __device__ void find_rows(int tile) {
+    const int scaled_row = Traits::kMinimum ? quarter_ / 2 * 8 + group_ : lane_ % 16;
+    const int64_t before = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
 #pragma unroll
-    for (int i = 0; i < tiles; ++i)
-#pragma unroll
-      for (int c = 0; c < kCopies; ++c)
-        __pipeline_memcpy_async(to + Multiplier::place(16 * i + 4 * c + lane_ / 8, lane_ % 8),
-                                codes_[i][c] + (inside ? byte : 0), 16, inside ? 0 : 16);
+    for (int c = 0; c < kCopies; ++c)
+      codes_[c] =
+          op_.codes + (before + row_of(tile, 4 * c + lane_ / 8)) * op_.code_bytes + lane_ % 8 * 16;
     if constexpr (Traits::kScaled)
+      scales_ = (Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales) +
+                (before + row_of(tile, scaled_row)) * op_.scale_words * 4;
+  }
+  __device__ void find_item() {
+    if (ahead_.at_end()) return;
+    first_output_ = ahead_.tile() * kOutputs;
+    whole_ = first_output_ + kOutputs <= op_.outputs;
+    find_rows(0);
+  }
+
+  /// Starts the copies of the stream's next tiles into the next slots: those of load `load` of a
+  /// step. At the stream's end, nothing.
+  __device__ void fetch(int load) {
+    if (ahead_.at_end() || warp_ >= steps_) return;
+    // Behind the end of a row its beginning is copied: x is 0 there.
+    const bool inside = step_ * kStreamStepBytes + lane_ % 8 * 16 < op_.code_bytes;
+    const int byte = inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16);
+    const uint32_t even = static_cast<uint32_t>(Multiplier::place(lane_ / 8, lane_ % 8));
+    const uint32_t odd = static_cast<uint32_t>(Multiplier::place(4 + lane_ / 8, lane_ % 8));
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        fetch_scales(to + Shape::kWeights + half * Shape::kScales, 2 * step_ + half);
-    step_ += kStreamWarps;
+    for (int i = 0; i < Shape::kTogether; ++i) {
+      const int tile = load * Shape::kTogether + i;
+      if (!whole_ && tiles > 1) find_rows(tile);
+      const int rows = whole_ ? tile * (kOutputs / tiles) : 0;
+      const int at = byte + rows * op_.code_bytes;
+      copy16<0>(to_ + even, codes_[0] + at);
+      copy16<0>(to_ + odd, codes_[1] + at);
+      copy16<Multiplier::kEightRows>(to_ + even, codes_[2] + at);
+      copy16<Multiplier::kEightRows>(to_ + odd, codes_[3] + at);
+      if constexpr (Traits::kScaled) {
+        const char* scales = scales_ + rows * op_.scale_words * 4;
+        fetch_scales(scales);
+      }
+      to_ = slot_behind(to_, 1);
+    }
+    if (load + 1 < kLoadsOfStep) return;
+    step_ += Shape::kWarps;
+    if (step_ < steps_) return;
+    step_ = warp_;
+    ahead_.advance(stride_);
+    find_item();
+  }
+
+  template <int offset>
+  __device__ static void copy16(uint32_t to, const char* from) {
+    asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(to), "l"(from), "n"(offset)
+                 : "memory");
+  }
+
+  template <int bytes>
+  __device__ static void copy_scales(uint32_t to, const char* from) {
+    asm volatile("cp.async.ca.shared.global [%0+%2], [%1], %3;" ::"r"(to), "l"(from),
+                 "n"(Shape::kWeights), "n"(bytes)
+                 : "memory");
+  }
+
+  /// Starts the copies of a step's scales: `scales` are this lane's row's, or its minima.
+  __device__ void fetch_scales(const char* scales) const {
+    constexpr int kWords = Traits::kScaleWords, kBytes = 4 * kWords;
+    const int which = lane_ % Traits::kScaleLanes;
+    if (kWords > 1 && op_.wide_scales) {
+      if (lane_ < Traits::kScaleLanes)
+        copy_scales<kBytes>(to_ + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes);
+      return;
+    }
+    constexpr int kLanes = kWarp / Traits::kScaleLanes;  // of a row
+    constexpr int kEach = kWords < kLanes ? 1 : kWords / kLanes;
+#pragma unroll 1  // a branch, and not predicated beside the other path
+    for (int i = 0; i < kEach; ++i) {
+      const int at = lane_ / Traits::kScaleLanes * kEach + i;
+      if (at >= kWords) return;
+      // The first block of the columns that the word is for.
+      uint32_t word =
+          static_cast<uint32_t>((step_ * kWords + at) * (2 * Traits::kColumns / kWords)) >>
+          op_.block_shift;
+      if constexpr (Traits::kMinimum) word /= 2;
+      word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
+      copy_scales<4>(to_ + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
+    }
   }
 
   /// Has the cache fetch the columns of x that this warp will read, of so many rows, at one time.
   __device__ void warm(const Bf16* x, int count) const {
     constexpr int kSector = 16;                               // elements
     constexpr int kSectors = 2 * Traits::kColumns / kSector;  // of a step
-    const int steps = steps_ > warp_ ? (steps_ - warp_ + kStreamWarps - 1) / kStreamWarps : 0;
+    const int steps = steps_ > warp_ ? (steps_ - warp_ + Shape::kWarps - 1) / Shape::kWarps : 0;
     const int of_row = steps * kSectors;
 #pragma unroll 4
     for (int i = lane_; i < count * of_row; i += kWarp) {
       const int row = i / of_row, rest = i - row * of_row;
-      const int step = warp_ + rest / kSectors * kStreamWarps;
+      const int step = warp_ + rest / kSectors * Shape::kWarps;
       const int column = (step * kSectors + rest % kSectors) * kSector;
       if (column >= op_.inputs) continue;
       uint32_t unused;
@@ -191,41 +301,29 @@ class Stream {
     }
   }
 
-  /// The lane's columns of x for half a step.
-  __device__ void load_x(const Bf16* x, int half, int count, Columns& to) const {
+  /// The lane's columns of x for a piece of a step; zeros behind the end.
+  template <int active>
+  __device__ void load_x(const Bf16* const (&x)[row_tiles], int step, int piece,
+                         Columns& to) const {
+    const int first = (2 * step + piece * Shape::kHalves) * Traits::kColumns;
+    const auto load = [&](auto whole) {
 #pragma unroll
-    for (int r = 0; r < row_tiles; ++r) {
-      const int row = r * 8 + group_;
+      for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-      for (int part = 0; part < Traits::kXParts; ++part) {
-        const int column = half * Traits::kColumns + multiplier_.column_of(part);
-        to[r][part] = {0, 0, 0, 0};
-        if (row < count && column < op_.inputs)
-          to[r][part] = *reinterpret_cast<const uint4*>(x + int64_t{row} * op_.inputs + column);
-      }
-    }
-  }
-
-  /// The scales of a row and half a step are at most two words. The lanes of a row, and of the one
-  /// 8 rows on, fetch one each.
-  __device__ void fetch_scales(char* to, int half) {
-    const int which = quarter_ % 2;
-    const int block = (half * Traits::kColumns) >> op_.block_shift;
-    const char* piece = op_.scales;
-    int word = block;
-    if constexpr (Traits::kMinimum) {
-      if (which) piece = op_.minima;
-      word = block / 2;
-    } else if (codec == StreamCodec::nf4) {
-      word += which;
-    } else if (which) {
-      return;
-    }
-    word = min(word, op_.scale_words - 1);
+        for (int r = 0; r < active; ++r)
 #pragma unroll
-    for (int i = 0; i < tiles; ++i)
-      __pipeline_memcpy_async(to + (i * kWarp + lane_) * 4,
-                              piece + (scaled_row_[i] * op_.scale_words + word) * 4, 4);
+          for (int part = 0; part < Traits::kXParts; ++part) {
+            const int column = first + h * Traits::kColumns + multiplier_.column_of(part);
+            if (whole || column < op_.inputs)
+              to[h][r][part] = *reinterpret_cast<const uint4*>(x[r] + column);
+            else
+              to[h][r][part] = {0, 0, 0, 0};
+          }
+    };
+    if (first + Shape::kHalves * Traits::kColumns <= op_.inputs)
+      load(std::true_type{});
+    else
+      load(std::false_type{});
   }
 
   // A part's results: lane (g, q) of a fragment has rows 2q and 2q + 1 of x, at outputs g and g + 8
@@ -235,16 +333,8 @@ class Stream {
   /// The row of x that a lane writes, of a tile of rows: the same in every round.
   __device__ int result_row() const { return lane_ / kEach % 4 * 2 + lane_ % 2; }
 
-  __device__ void load_shares(int first_row, int count, float (&shares)[row_tiles]) const {
-#pragma unroll
-    for (int r = 0; r < row_tiles; ++r) {
-      const int row = r * 8 + result_row();
-      if (row < count) shares[r] = op_.weights[op_.source[first_row + row]];
-    }
-  }
-
   __device__ float* sums_of(int turn) const {
-    return sums_ + turn % kStreamTurns * (kStreamWarps * Shape::kParts * kWarp * 4);
+    return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kParts * kWarp * 4);
   }
 
   /// Leaves this warp's sums of an item, once there is room for them.
@@ -261,13 +351,13 @@ class Stream {
   }
 
   /// Adds all warps' sums and writes the item's results.
-  __device__ void finish(int turn, int first_row, int count, const float (&shares)[row_tiles]) {
+  __device__ void finish(int turn, int first_row, int count) {
     await(&meeting_.full[turn % kStreamTurns], turn / kStreamTurns & 1);
     const float* values = sums_of(turn);
     const auto total = [&](int index) {
       float sum = values[index];
 #pragma unroll
-      for (int w = 1; w < kStreamWarps; ++w) sum += values[w * Shape::kParts * kWarp * 4 + index];
+      for (int w = 1; w < Shape::kWarps; ++w) sum += values[w * Shape::kParts * kWarp * 4 + index];
       return sum;
     };
 #pragma unroll
@@ -283,7 +373,7 @@ class Stream {
           const int index = ((i * row_tiles + r) * kWarp + lane) * 4 + j;
           Y* to = op_.y + int64_t{first_row + row} * op_.y_stride + output;
           if constexpr (gated) {
-            *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares[r]));
+            *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares_[first_row + row]));
           } else {
             const float before = op_.accumulate ? widen<float>(*to) : 0.0f;
             *to = narrow<Y>(fmaf(op_.scale, total(index), before));
@@ -294,44 +384,59 @@ class Stream {
 
   const StreamTask<Y>& op_;
   StreamMeeting& meeting_;
+  const float* shares_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp_ = static_cast<int>(threadIdx.x) / kWarp;
+  const int warp_ = static_cast<int>(threadIdx.x) / kWarp % Shape::kWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
   float* sums_;
   Multiplier multiplier_;
-  char* ring_;
-  int steps_;
-  Place ahead_, here_;  // what is copied next, and what is computed
-  int step_ = warp_;    // of ahead_
-  const char* codes_[tiles][kCopies];
-  int64_t scaled_row_[tiles];
+  uint32_t ring_;  // in shared memory
+  int steps_, stride_;
+  Place ahead_, here_;   // what is copied next, and what is computed
+  int step_ = warp_;     // of ahead_
+  uint32_t to_ = ring_;  // the slot that it goes to
+  int first_output_ = 0;
+  bool whole_ = true;  // no tile of the item lies behind the last output
+  const char* codes_[kCopies];
+  const char* scales_ = nullptr;
 };
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
-__global__ void __launch_bounds__(kStreamThreads, StreamShape<codec, tiles, row_tiles>::kBlocks)
+__global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads,
+                                  StreamShape<codec, tiles, row_tiles>::kBlocks)
     stream(const __grid_constant__ StreamTask<Y> op) {
   using Shape = StreamShape<codec, tiles, row_tiles>;
   extern __shared__ __align__(128) char shared[];
-  __shared__ StreamMeeting meeting;
-  if constexpr (StreamTraits<codec>::kTable)
-    make_level_table(reinterpret_cast<uint32_t*>(shared + Shape::kSums));
+  __shared__ StreamMeeting meetings[Shape::kTeams];
+  __shared__ int offsets[kMostStreamGroups + 1];
+  __shared__ float shares[gated ? kMostGatedRows : 1];
+  if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
   if (threadIdx.x == 0)
-    for (int i = 0; i < kStreamTurns; ++i) {
-      make_barrier(&meeting.full[i], kStreamWarps * kWarp);
-      make_barrier(&meeting.free[i], kWarp);
-    }
+    for (StreamMeeting& meeting : meetings)
+      for (int i = 0; i < kStreamTurns; ++i) {
+        make_barrier(&meeting.full[i], Shape::kWarps * kWarp);
+        make_barrier(&meeting.free[i], kWarp);
+      }
   if (!op.early) {
     wait_for_previous();
     allow_next();
   }
-  for (int i = static_cast<int>(threadIdx.x); i <= op.groups; i += kStreamThreads)
-    meeting.offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
+  for (int i = static_cast<int>(threadIdx.x); i <= op.groups; i += Shape::kThreads)
+    offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
-  Stream<codec, tiles, row_tiles, gated, Y> work(op, shared, meeting);
+  const int team = static_cast<int>(threadIdx.x) / Shape::kTeamThreads;
+  Stream<codec, tiles, row_tiles, gated, Y> work(op,
+                                                 shared + Shape::kTable + team * Shape::kTeamBytes,
+                                                 shared, offsets, shares, meetings[team]);
   work.begin();
   if (op.early) {
     wait_for_previous();
     allow_next();
+  }
+  if constexpr (gated) {
+    for (int i = static_cast<int>(threadIdx.x); i < op.rows; i += Shape::kThreads)
+      shares[i] = op.weights[op.source[i]];
+    __syncthreads();
   }
   work.run();
 }

@@ -5,18 +5,42 @@
 
 namespace mixtral::cuda {
 
+/// c += a b, and c = a b, for 16 × 16 by 16 × 8.
+__device__ inline void stream_mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline void stream_mma_first(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%10,%10,%10,%10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
 /// What a lane does with the steps that its warp has copied (see stream_kernel.cuh).
 template <StreamCodec codec, int tiles, int row_tiles>
 class StreamMultiplier {
   using Traits = StreamTraits<codec>;
   using Shape = StreamShape<codec, tiles, row_tiles>;
+  static constexpr int kGroups = Traits::kGroups;
+  static constexpr int kPartsOfGroup = Traits::kXParts / kGroups;
 
  public:
-  using Columns = uint4[row_tiles][Traits::kXParts];  // of x, of a lane, for half a step
+  /// Of x, of a lane, for a piece of a step: as they lie.
+  using Columns = uint4[Shape::kHalves][row_tiles][Traits::kXParts];
+  /// The same for tensor cores, in the order of the pairs of codes, and the sums of each group of
+  /// columns where there are minima.
+  struct X {
+    uint32_t words[Shape::kHalves][kGroups][row_tiles][Traits::kXWords];
+    float sums[Shape::kHalves][kGroups][row_tiles][2];
+  };
 
   /// `table`: nf4's, in shared memory.
-  __device__ StreamMultiplier(const uint32_t* table, int block_shift, bool half_scales)
-      : table_(table + lane_), block_shift_(block_shift), half_scales_(half_scales) {}
+  __device__ StreamMultiplier(uint32_t table, int block_shift)
+      : table_(table + 4 * lane_), block_shift_(block_shift) {}
 
   /// Where a slot has 16 bytes of a row. They are swapped by row, so that neither the copies nor
   /// the reading of fragments for tensor cores meets bank conflicts.
@@ -24,6 +48,7 @@ class StreamMultiplier {
     const int swap = (row & 1) << 2 | (row & 2) | (row >> 2 & 1);
     return row * kStreamStepBytes + (chunk ^ swap) * 16;
   }
+  static constexpr int kEightRows = 8 * kStreamStepBytes;  // to the same place, 8 rows on
 
   /// The first of the eight columns of a part of x, within half a step: those whose codes the lane
   /// multiplies.
@@ -32,74 +57,128 @@ class StreamMultiplier {
     return part / 2 * 64 + quarter_ * 16 + part % 2 * 8;
   }
 
-  /// Half a step: 64 bytes of each row.
-  __device__ void multiply(const char* from, int half, int step, const Columns& columns,
-                           float (&sums)[tiles][row_tiles][4]) {
+  template <int active>
+  __device__ static void arrange(const Columns& columns, X& x) {
 #pragma unroll
-    for (int group = 0; group < Traits::kGroups; ++group) {
-      uint32_t x[row_tiles][8];
-      arrange_x(columns, group, x);
-      if constexpr (!Traits::kScaled) {
+    for (int h = 0; h < Shape::kHalves; ++h)
 #pragma unroll
-        for (int i = 0; i < tiles; ++i) {
-          const uint4 low = chunk(from, 16 * i + group_, 4 * half + quarter_);
-          const uint4 high = chunk(from, 16 * i + 8 + group_, 4 * half + quarter_);
+      for (int g = 0; g < kGroups; ++g)
 #pragma unroll
-          for (int r = 0; r < row_tiles; ++r) {
-            mma(sums[i][r], {low.x, high.x, low.y, high.y}, x[r][0], x[r][1]);
-            mma(sums[i][r], {low.z, high.z, low.w, high.w}, x[r][2], x[r][3]);
+        for (int r = 0; r < active; ++r) {
+          auto& words = x.words[h][g][r];
+#pragma unroll
+          for (int p = 0; p < kPartsOfGroup; ++p)
+            arrange_eight(columns[h][r][g * kPartsOfGroup + p], words + 4 * p);
+          if constexpr (Traits::kMinimum) {
+            constexpr uint32_t kOne = 0x3f803f80u, kOnes[4] = {kOne, kOne, kOne, kOne};
+            float sums[4];
+            stream_mma_first(sums, kOnes, words[0], words[1]);
+#pragma unroll
+            for (int k = 1; k < Traits::kXWords / 2; ++k)
+              stream_mma(sums, kOnes, words[2 * k], words[2 * k + 1]);
+            x.sums[h][g][r][0] = sums[0];
+            x.sums[h][g][r][1] = sums[1];
           }
         }
-      } else {
-        float of_x[row_tiles][4] = {};
-        if constexpr (Traits::kMinimum) {
-          constexpr uint32_t kOnes = 0x3f803f80u;
+  }
+
+  /// A piece of a step of one tile.
+  template <int active>
+  __device__ void multiply(uint32_t slot, int piece, int step, const X& x,
+                           float (&sums)[row_tiles][4]) const {
+    Scales scales;
+    if constexpr (Traits::kScaled) scales = read_scales(slot);
 #pragma unroll
-          for (int r = 0; r < row_tiles; ++r)
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      const int half = piece * Shape::kHalves + h;
+      if constexpr (!Traits::kScaled) {
+        const uint32_t from = slot + codes_at(half, 0);
+        const uint4 low = shared_words4(from), high = shared_words4<kEightRows>(from);
 #pragma unroll
-            for (int k = 0; k < 4; ++k)
-              mma(of_x[r], {kOnes, kOnes, kOnes, kOnes}, x[r][2 * k], x[r][2 * k + 1]);
+        for (int r = 0; r < active; ++r) {
+          const auto& words = x.words[h][0][r];
+          stream_mma(sums[r], {low.x, high.x, low.y, high.y}, words[0], words[1]);
+          stream_mma(sums[r], {low.z, high.z, low.w, high.w}, words[2], words[3]);
         }
+      } else {
 #pragma unroll
-        for (int i = 0; i < tiles; ++i)
-          multiply_codes(from, i, half, group, step, x, of_x, sums[i]);
+        for (int g = 0; g < kGroups; ++g) {
+          float raw[row_tiles][4];
+          multiply_codes<active>(slot, half, g, x.words[h][g], raw);
+          add_scaled<active>(scales, half, g, step, raw, x.sums[h][g], sums);
+        }
       }
     }
   }
 
  private:
-  __device__ static uint4 chunk(const char* from, int row, int index) {
-    return *reinterpret_cast<const uint4*>(from + place(row, index));
+  /// A step's words of scales, and of minima, of the lane's rows of a tile: group_ and 8 more.
+  struct Scales {
+    uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
+  };
+
+  __device__ Scales read_scales(uint32_t slot) const {
+    constexpr int kFrom = Shape::kWeights;
+    Scales scales;
+    if constexpr (Traits::kInt4) {
+      const uint4 low = shared_words4<kFrom>(slot + group_ * 32);
+      const uint4 high = shared_words4<kFrom + 16>(slot + group_ * 32);
+      scales = {{{low.x, low.y}, {high.x, high.y}}, {{low.z, low.w}, {high.z, high.w}}};
+    } else if constexpr (Traits::kInt8) {
+      const uint4 all = shared_words4<kFrom>(slot + group_ * 16);
+      scales = {{{all.x}, {all.z}}, {{all.y}, {all.w}}};
+    } else if constexpr (Traits::kTable) {
+      const uint4 low = shared_words4<kFrom>(slot + group_ * 16);
+      const uint4 high = shared_words4<kFrom + 128>(slot + group_ * 16);
+      scales = {{{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}}, {}};
+    } else {
+      scales = {
+          {{shared_word<kFrom>(slot + group_ * 4)}, {shared_word<kFrom + 32>(slot + group_ * 4)}},
+          {}};
+    }
+    return scales;
   }
 
-  /// A lane's 16 columns of x of a group (8 in bf16), in the order of the pairs of codes.
-  __device__ static void arrange_x(const Columns& columns, int group, uint32_t (&x)[row_tiles][8]) {
-    constexpr int kParts = Traits::kXParts / Traits::kGroups;
-#pragma unroll
-    for (int r = 0; r < row_tiles; ++r)
-#pragma unroll
-      for (int p = 0; p < kParts; ++p) {
-        uint4 eight = columns[r][group * kParts + p];
-        if constexpr (codec == StreamCodec::int4)
-          eight = {__byte_perm(eight.x, eight.z, 0x5410), __byte_perm(eight.x, eight.z, 0x7632),
-                   __byte_perm(eight.y, eight.w, 0x5410), __byte_perm(eight.y, eight.w, 0x7632)};
-        x[r][4 * p] = eight.x;
-        x[r][4 * p + 1] = eight.y;
-        x[r][4 * p + 2] = eight.z;
-        x[r][4 * p + 3] = eight.w;
-      }
+  /// Where a slot has the lane's codes of a group of half a step, of row group_.
+  __device__ uint32_t codes_at(int half, int group) const {
+    if constexpr (Traits::kBits == 4)
+      return static_cast<uint32_t>(place(group_, quarter_ / 2) + quarter_ % 2 * 8) ^
+             static_cast<uint32_t>(half * 64 + group * 32);
+    return static_cast<uint32_t>(place(group_, quarter_)) ^ static_cast<uint32_t>(half * 64);
   }
 
-  /// A lane's words of codes of a group, of one row.
-  __device__ void read_codes(const char* from, int row, int half, int group,
-                             uint32_t (&words)[Traits::kWords]) const {
+  /// Eight columns of x in the order of the pairs of codes.
+  __device__ static void arrange_eight(const uint4& eight, uint32_t* to) {
+    if constexpr (Traits::kInt4) {
+      to[0] = __byte_perm(eight.x, eight.z, 0x5410);
+      to[1] = __byte_perm(eight.x, eight.z, 0x7632);
+      to[2] = __byte_perm(eight.y, eight.w, 0x5410);
+      to[3] = __byte_perm(eight.y, eight.w, 0x7632);
+    } else if constexpr (Traits::kBits == 8) {
+      to[0] = __byte_perm(eight.x, eight.y, 0x5410);
+      to[1] = __byte_perm(eight.x, eight.y, 0x7632);
+      to[2] = __byte_perm(eight.z, eight.w, 0x5410);
+      to[3] = __byte_perm(eight.z, eight.w, 0x7632);
+    } else {
+      to[0] = eight.x;
+      to[1] = eight.y;
+      to[2] = eight.z;
+      to[3] = eight.w;
+    }
+    if constexpr (Traits::kFp8)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[i] = multiply_bf16(to[i], kFp8XFactor);
+  }
+
+  /// A lane's words of codes of a group, of the row that is `offset` bytes on.
+  template <int offset>
+  __device__ static void read_codes(uint32_t from, uint32_t (&words)[Traits::kWords]) {
     if constexpr (Traits::kBits == 4) {
-      const auto two = *reinterpret_cast<const uint2*>(
-          from + place(row, 4 * half + 2 * group + quarter_ / 2) + quarter_ % 2 * 8);
+      const uint2 two = shared_words2<offset>(from);
       words[0] = two.x;
       words[1] = two.y;
     } else {
-      const uint4 four = chunk(from, row, 4 * half + quarter_);
+      const uint4 four = shared_words4<offset>(from);
       words[0] = four.x;
       words[1] = four.y;
       words[2] = four.z;
@@ -107,65 +186,76 @@ class StreamMultiplier {
     }
   }
 
-  __device__ void multiply_codes(const char* from, int tile, int half, int group, int step,
-                                 const uint32_t (&x)[row_tiles][8],
-                                 const float (&of_x)[row_tiles][4], float (&sums)[row_tiles][4]) {
+  /// raw = codes · x of a group.
+  template <int active>
+  __device__ void multiply_codes(uint32_t slot, int half, int group,
+                                 const uint32_t (&x)[row_tiles][Traits::kXWords],
+                                 float (&raw)[row_tiles][4]) const {
     uint32_t low[Traits::kWords], high[Traits::kWords];
-    read_codes(from, 16 * tile + group_, half, group, low);
-    read_codes(from, 16 * tile + 8 + group_, half, group, high);
-    float raw[row_tiles][4] = {}, raw_high[row_tiles][4] = {};
+    const uint32_t from = slot + codes_at(half, group);
+    read_codes<0>(from, low);
+    read_codes<kEightRows>(from, high);
 #pragma unroll
     for (int w = 0; w < Traits::kWords; ++w) {
       const StreamWord<codec> a(low[w], table_), b(high[w], table_);
-      constexpr int kMmas = Traits::kBits == 4 ? 2 : 1;  // of a word, and its columns of x
+      constexpr int kMmas = StreamWord<codec>::kPairs / 2;
 #pragma unroll
       for (int k = 0; k < kMmas; ++k)
 #pragma unroll
-        for (int r = 0; r < row_tiles; ++r)
-          mma(raw[r], {a.pair[2 * k], b.pair[2 * k], a.pair[2 * k + 1], b.pair[2 * k + 1]},
-              x[r][2 * (kMmas * w + k)], x[r][2 * (kMmas * w + k) + 1]);
-      if constexpr (codec == StreamCodec::int8)
-#pragma unroll
-        for (int r = 0; r < row_tiles; ++r)
-          mma(raw_high[r], {a.pair[2], b.pair[2], a.pair[3], b.pair[3]}, x[r][2 * w],
-              x[r][2 * w + 1]);
-    }
-    const uint4 words = *reinterpret_cast<const uint4*>(
-        from + Shape::kWeights + half * Shape::kScales + (tile * kWarp + group_ * 4) * 4);
-    const int block = ((2 * step + half) * Traits::kColumns + group * 64) >> block_shift_;
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const uint32_t first = side ? words.z : words.x, second = side ? words.w : words.y;
-      float scale, offset = 0;
-      if constexpr (Traits::kMinimum) {
-        scale = half_of(first, block & 1);
-        offset = half_of(second, block & 1) - kStreamOffset<codec> * scale;
-      } else {
-        scale = __uint_as_float(codec == StreamCodec::nf4 && group ? second : first);
-      }
-#pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
-#pragma unroll
-        for (int j = 2 * side; j < 2 * side + 2; ++j) {
-          float value = raw[r][j];
-          if constexpr (codec == StreamCodec::int8) value = fmaf(16.0f, raw_high[r][j], value);
-          sums[r][j] = fmaf(scale, value, sums[r][j]);
-          if constexpr (Traits::kMinimum) sums[r][j] = fmaf(offset, of_x[r][j % 2], sums[r][j]);
+        for (int r = 0; r < active; ++r) {
+          const uint32_t codes[4] = {a.pair[2 * k], b.pair[2 * k], a.pair[2 * k + 1],
+                                     b.pair[2 * k + 1]};
+          const int word = 2 * (kMmas * w + k);
+          if (word == 0)
+            stream_mma_first(raw[r], codes, x[r][word], x[r][word + 1]);
+          else
+            stream_mma(raw[r], codes, x[r][word], x[r][word + 1]);
         }
     }
   }
 
-  __device__ float half_of(uint32_t word, int which) const {
-    const auto bits = static_cast<uint16_t>(which ? word >> 16 : word);
-    if (!half_scales_) return __uint_as_float(uint32_t{bits} << 16);
-    return __half2float(__ushort_as_half(bits));
+  /// sums += scale · raw + offset · sums of x: a group's.
+  template <int active>
+  __device__ void add_scaled(const Scales& scales, int half, int group, int step,
+                             const float (&raw)[row_tiles][4], const float (&of_x)[row_tiles][2],
+                             float (&sums)[row_tiles][4]) const {
+    // Which of a word's two a block has.
+    const int block = ((2 * step + half) * Traits::kColumns + group * 64) >> block_shift_;
+    const uint32_t selector = block & 1 ? 0x3244 : 0x1044;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      // int4: a word for each half; nf4: one for each group.
+      const int word = Traits::kTable ? 2 * half + group : Traits::kInt4 ? half : 0;
+      float scale, offset = 0;
+      if constexpr (Traits::kMinimum) {
+        scale = half_of(scales.of[side][word], selector);
+        offset = fmaf(-kStreamOffset<codec>, scale, half_of(scales.minima[side][word], selector));
+      } else {
+        scale = __uint_as_float(scales.of[side][word]);
+        if constexpr (Traits::kFp8) scale *= kFp8SumFactor;
+      }
+#pragma unroll
+      for (int r = 0; r < active; ++r)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          float& sum = sums[r][2 * side + j];
+          sum = fmaf(scale, raw[r][2 * side + j], sum);
+          if constexpr (Traits::kMinimum) sum = fmaf(offset, of_x[r][j], sum);
+        }
+    }
+  }
+
+  __device__ static float half_of(uint32_t word, uint32_t selector) {
+    const uint32_t high = __byte_perm(word, 0, selector);
+    if constexpr (Traits::kHalfScales)
+      return __half2float(__ushort_as_half(static_cast<uint16_t>(high >> 16)));
+    return __uint_as_float(high);
   }
 
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
-  const uint32_t* table_;
+  uint32_t table_;
   int block_shift_;
-  bool half_scales_;
 };
 
 }  // namespace mixtral::cuda

@@ -24,8 +24,9 @@ std::optional<StreamCodec> codec_of(ops::WeightFormat format) {
   if (format == ops::WeightFormat::nf4) return StreamCodec::nf4;
   const ops::FormatRow& row = format.row();
   const bool groups = in_groups(format) && row.block >= 64;
-  if (groups && row.bits == 4) return StreamCodec::int4;
-  if (groups && row.bits == 8) return StreamCodec::int8;
+  const bool half = row.scale_type == Dtype::f16;
+  if (groups && row.bits == 4) return half ? StreamCodec::int4_half : StreamCodec::int4;
+  if (groups && row.bits == 8) return half ? StreamCodec::int8_half : StreamCodec::int8;
   return std::nullopt;
 }
 
@@ -43,17 +44,25 @@ void with_codec(StreamCodec codec, F&& f) {
       return f(std::integral_constant<StreamCodec, StreamCodec::int4>{});
     case StreamCodec::int8:
       return f(std::integral_constant<StreamCodec, StreamCodec::int8>{});
+    case StreamCodec::int4_half:
+      return f(std::integral_constant<StreamCodec, StreamCodec::int4_half>{});
+    case StreamCodec::int8_half:
+      return f(std::integral_constant<StreamCodec, StreamCodec::int8_half>{});
   }
 }
 
 /// Calls f with how many tiles of weights and of rows of x an item has. A group of several has a
-/// share of the rows.
-template <class F>
+/// share of the rows. Two tiles of weights share what is done for x.
+template <StreamCodec codec, class F>
 void with_tiles(int64_t rows, bool grouped, F&& f) {
+  using Traits = StreamTraits<codec>;
   if (rows <= (grouped ? 32 : 8))
-    f(std::integral_constant<int, 1>{}, std::integral_constant<int, 1>{});
-  else
-    f(std::integral_constant<int, 2>{}, std::integral_constant<int, 2>{});
+    return f(std::integral_constant<int, Traits::kScaled ? 2 : 1>{},
+             std::integral_constant<int, 1>{});
+  if constexpr (Traits::kScaled)
+    if (!grouped && rows > 16)
+      return f(std::integral_constant<int, 2>{}, std::integral_constant<int, 4>{});
+  f(std::integral_constant<int, 2>{}, std::integral_constant<int, 2>{});
 }
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
@@ -67,8 +76,16 @@ void launch(const StreamTask<Y>& task, int processors, cudaStream_t cuda_stream)
   const int64_t chunks = divide_up(task.rows, 8 * row_tiles) + std::min(task.groups, task.rows);
   const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
   const int64_t most = int64_t{processors} * Shape::kBlocks;
-  chain(kernel, dim3(blocks(std::min(items, most))), kStreamThreads, Shape::kBytes, cuda_stream,
+  chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, cuda_stream,
         task);
+}
+
+/// Whether the words of scales of a step begin at multiples of as many, and can be copied at once.
+bool has_wide_scales(const ops::Weight& weight, int scale_words) {
+  const int words = weight.format == ops::WeightFormat::nf4 ? 4 : 2;  // of 256 columns
+  const auto bytes = static_cast<uintptr_t>(4 * words);
+  return weight.format.row().block == 64 && scale_words % words == 0 &&
+         aligned(weight.scales, bytes) && aligned(weight.minima, bytes);
 }
 
 /// What all products have in common.
@@ -81,14 +98,15 @@ StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& 
   task.minima = static_cast<const char*>(weight.minima.data());
   task.x = data<Bf16>(x);
   task.offsets = data<int>(offsets);
-  task.code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
+  task.code_bytes =
+      static_cast<int>(weight.codes.dim(1) * static_cast<int64_t>(size_of(weight.codes.dtype())));
   task.rows = static_cast<int>(x.dim(0));
   task.groups = static_cast<int>(weight.groups());
   task.inputs = static_cast<int>(weight.inputs());
   task.scale_words =
       static_cast<int>(weight.format.scales(weight.inputs()) * size_of(row.scale_type) / 4);
   task.block_shift = std::countr_zero(static_cast<unsigned>(row.block));
-  task.half_scales = row.scale_type == Dtype::f16;
+  task.wide_scales = has_wide_scales(weight, task.scale_words);
   task.scale = 1;
   return task;
 }
@@ -97,10 +115,12 @@ StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& 
 
 bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
   const auto codec = codec_of(weight.format);
+  const int64_t most_rows = grouped          ? kStreamGroupedRows
+                            : weight.dense() ? kStreamDenseRows
+                                             : kStreamRows;
   if (!codec || weight.layout != ops::WeightLayout::rows || x.dtype() != Dtype::bf16 ||
-      x.dim(0) == 0 || x.dim(0) > (grouped ? kStreamGroupedRows : kStreamRows) ||
-      weight.groups() > kMostStreamGroups || weight.outputs() == 0 || weight.inputs() == 0 ||
-      weight.inputs() % 8 != 0)
+      x.dim(0) == 0 || x.dim(0) > most_rows || weight.groups() > kMostStreamGroups ||
+      weight.outputs() == 0 || weight.inputs() == 0 || weight.inputs() % 8 != 0)
     return false;
   const int64_t code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
   const int64_t scale_bytes =
@@ -126,7 +146,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
     task.scale = static_cast<float>(op.scale);
     task.accumulate = op.accumulate;
     task.early = settled;
-    with_tiles(op.x.dim(0), grouped, [&](auto tiles, auto row_tiles) {
+    with_tiles<codec()>(op.x.dim(0), grouped, [&](auto tiles, auto row_tiles) {
       launch<codec(), tiles(), row_tiles(), false>(task, processors, stream);
     });
   };
@@ -140,6 +160,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
 
 bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int processors,
                     cudaStream_t stream) {
+  static_assert(kStreamGroupedRows <= kMostGatedRows);
   if (op.keep_gate_up || op.offsets.empty() || !streams(op.weight, op.x, true)) return false;
   StreamTask<Bf16> task = task_of<Bf16>(op.weight, op.x, op.offsets);
   task.y = data<Bf16>(op.h);
@@ -149,7 +170,7 @@ bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int proces
   task.y_stride = op.h.dim(1);
   task.early = settled;
   with_codec(*codec_of(op.weight.format), [&](auto codec) {
-    with_tiles(op.x.dim(0), true, [&](auto tiles, auto row_tiles) {
+    with_tiles<codec()>(op.x.dim(0), true, [&](auto tiles, auto row_tiles) {
       launch<codec(), tiles(), row_tiles(), true>(task, processors, stream);
     });
   });

@@ -7,8 +7,8 @@
 namespace mixtral::cuda {
 
 /// Rows of x that stream_product is meant for: with more, tensor cores are bound by arithmetic and
-/// other kernels are faster.
-inline constexpr int64_t kStreamRows = 16, kStreamGroupedRows = 64;
+/// other kernels are faster. Those of dense weights take over sooner: they need not unpack them.
+inline constexpr int64_t kStreamRows = 32, kStreamDenseRows = 16, kStreamGroupedRows = 64;
 
 /// Whether stream_product takes a product of so many rows by this weight.
 bool streams(const ops::Weight& weight, const Tensor& x, bool grouped);

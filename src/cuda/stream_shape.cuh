@@ -6,8 +6,8 @@
 /// and in which order they go over a product.
 namespace mixtral::cuda {
 
-constexpr int kStreamThreads = 256, kStreamWarps = kStreamThreads / kWarp;
 constexpr int kMostStreamGroups = 256;
+constexpr int kMostGatedRows = 64;
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
 
@@ -19,7 +19,7 @@ struct StreamTask {
   const int* offsets;    // [G+1], or null: one group of `rows`
   const float* weights;  // of SwiGLU's results
   const int* source;
-  int64_t code_bytes;        // of a row of weights
+  int code_bytes;            // of a row of weights
   int rows, groups, inputs;  // of x; of weights; of both
   int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
   int scale_words;           // 4 bytes each, of a row
@@ -27,29 +27,52 @@ struct StreamTask {
   int64_t y_stride;
   float scale;
   bool accumulate;
+  bool wide_scales;  // those of a step are neighbours, and aligned to what they come to
   bool early;        // offsets and weights are read before the kernel in front has ended
-  bool half_scales;  // f16; else bf16
 };
 
-/// What a block's shared memory is divided into.
+/// How a product is divided into items, and what a block's shared memory is divided into.
 template <StreamCodec codec, int tiles, int row_tiles>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
-  static constexpr int kWeights = tiles * 16 * kStreamStepBytes;
-  static constexpr int kScales = Traits::kScaled ? tiles * kWarp * 4 : 0;  // of half a step
-  static constexpr int kStep = kWeights + 2 * kScales;                     // of a warp
+  /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
+  /// registers are faster than more with few: they wait less for each other at an item's end.
+  static constexpr int kWarps = Traits::kScaled ? 4 : 8;
+  static constexpr int kTeamThreads = kWarps * kWarp;
+  /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
+  /// share a table. With what a block has beside, they come to the 196 KB that `chain` asks for.
+  static constexpr int kAllTeams = row_tiles == 1 && Traits::kTable    ? 4
+                                   : row_tiles == 1 || Traits::kScaled ? 2
+                                                                       : 1;
+  static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
+  static constexpr int kBlocks = kAllTeams / kTeams;
+  static constexpr int kThreads = kTeams * kTeamThreads;
+  /// A lane's columns of x are kept for all tiles: of a step, or of half a step where they are
+  /// many.
+  static constexpr int kPieces = Traits::kBits == 4 && row_tiles > 1 ? 2 : 1;  // of a step
+  static constexpr int kHalves = 2 / kPieces;                                  // of a piece
+  static constexpr int kXRegisters = kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
+  static constexpr bool kAhead =  // x is loaded a piece ahead
+      kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
+
+  static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
+  static constexpr int kScales =
+      Traits::kScaled ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
+  static constexpr int kSlot = kWeights + kScales;
   static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
-  static constexpr int kSums = kStreamTurns * kStreamWarps * kParts * kWarp * 16;
+  static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
-  static constexpr int kFixed = kSums + kTable;
-  /// Two blocks a multiprocessor where that leaves a ring that is long enough. With what a block
-  /// has beside, they come to the 196 KB that `chain` asks for.
-  static constexpr int kBlocks = tiles == 1 ? 2 : 1;
-  static constexpr int kRoom = (kBlocks == 2 ? 94 : 190) << 10;
-  static constexpr int kMostSteps = (kRoom - kFixed) / (kStep * kStreamWarps);
-  static constexpr int kSteps = kMostSteps < 8 ? kMostSteps : 8;  // of the ring
-  static constexpr int kBytes = kFixed + kSteps * kStep * kStreamWarps;
-  static_assert(kSteps >= 3);
+  static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
+  static constexpr int kTeamRoom = (kRoom - kTable) / kTeams - kSums;
+  static constexpr int kMostSlots = kTeamRoom / (kSlot * kWarps);
+  /// Tiles that are copied at one time: all of a step where the ring has room for two.
+  static constexpr int kTogether = kMostSlots >= 2 * tiles ? tiles : 1;
+  static constexpr int kMostLoads = kMostSlots / kTogether;
+  static constexpr int kLoads = kMostLoads < 8 ? kMostLoads : 8;  // of a ring
+  static constexpr int kSlots = kLoads * kTogether;
+  static constexpr int kTeamBytes = kSums + kSlots * kSlot * kWarps;
+  static constexpr int kBytes = kTable + kTeams * kTeamBytes;
+  static_assert(kLoads >= 2 && (kPieces == 1 || kTogether == tiles));
 };
 
 /// Where a warp's stream of steps is: group, item and step. Items of a group with many rows of x

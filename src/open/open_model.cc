@@ -122,6 +122,7 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
   PlannedModel planned;
   OpenedModel& open = planned.opened;
   open.backend = make_backend(o.device, o.threads);
+  open.backend->set_batch_invariant(o.batch_invariant);
   const ModelConfig& config = source.config();
   require_positions(o.context, config);
   const Purpose purpose = purpose_of(o, source);

@@ -52,6 +52,7 @@ struct OpenOptions {
   Dtype rope_frequencies = Dtype::f32;
   std::optional<ops::WeightFormat> quantization = {};
   std::optional<Dtype> cache = {};  // Mixtral::Options::cache
+  bool batch_invariant = false;     // Backend::set_batch_invariant
   bool random_weights = false;      // drawn from the seed instead of read
   uint64_t seed = 1;
   int64_t context = 0;    // positions to prepare for

@@ -61,6 +61,10 @@ class Backend : public Allocator {
   /// Tokens of prompts that an engine's step reads at most: enough to keep the device busy, few
   /// enough that the sequences beside them are not held up for long.
   virtual int64_t prompt_tokens() const { return 256; }
+  /// Chooses kernels by which a row's results do not depend on the rows beside it: the same bits
+  /// for a token in a prompt and decoded, alone and among others. CPUs always compute so; elsewhere
+  /// it costs time. For the products, attention over the cache and all else that generation runs.
+  virtual void set_batch_invariant(bool) {}
   /// Whether weights of a format can be packed and unpacked here (Quantize, Dequantize).
   virtual bool has_format(ops::WeightFormat) const { return true; }
   /// Whether run(op) takes the op's weight as it is: its format and layout, with so many rows.

@@ -172,6 +172,9 @@ Value upper(Interpreter& run, const Value& self, Arguments&) {
 Value lower(Interpreter& run, const Value& self, Arguments&) {
   return run.text(to_lower(self.text(), FinalSigma::yes));
 }
+Value casefold(Interpreter& run, const Value& self, Arguments&) {
+  return run.text(fold_case(self.text()));
+}
 
 Value capitalize(Interpreter& run, const Value& self, Arguments&) {
   if (self.text().empty()) return self;
@@ -467,7 +470,7 @@ constexpr Named kTextMethods[] = {
     {"endswith", endswith},
     {"upper", upper},
     {"lower", lower},
-    {"casefold", lower},
+    {"casefold", casefold},
     {"capitalize", capitalize},
     {"title", title},
     {"swapcase", swapcase},

@@ -234,4 +234,22 @@ std::string to_lower(std::string_view text, FinalSigma final_sigma) {
   return result;
 }
 
+std::string fold_case(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  while (!text.empty()) {
+    const Character c = first_character(text);
+    std::array<utf8proc_int32_t, 4> folded{};
+    const auto count = c.code < 0
+                           ? 0
+                           : utf8proc_decompose_char(c.code, folded.data(), std::ssize(folded),
+                                                     UTF8PROC_CASEFOLD, nullptr);
+    if (c.code < 0) result += text[0];
+    for (utf8proc_ssize_t i = 0; i < count; ++i)
+      append_utf8(folded[static_cast<size_t>(i)], result);
+    text.remove_prefix(c.length);
+  }
+  return result;
+}
+
 }  // namespace mixtral

@@ -51,5 +51,6 @@ std::string to_title(std::string_view character);  // of one character
 /// does), and "σ" everywhere else.
 enum class FinalSigma { no, yes };
 std::string to_lower(std::string_view text, FinalSigma final_sigma = FinalSigma::no);
+std::string fold_case(std::string_view text);  // full case folding: "ß" becomes "ss"
 
 }  // namespace mixtral

@@ -54,6 +54,9 @@ std::vector<Case> cases() {
         // Plain numbers with few outputs are for other kernels.
         all.push_back(
             {format, counts, outputs + (format == std::string("bf16") ? 256 : 0), inputs});
+  // More than other kernels take of plain numbers.
+  for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int8_g64_f16"})
+    for (const int32_t count : {17, 25, 32}) all.push_back({format, {count}, 136, 2048});
   for (const int64_t inputs : {8, 24, 40, 104, 520})
     for (const auto& counts : {std::vector<int32_t>{2}, {2, 0, 3}})
       all.push_back({"bf16", counts, 275, inputs});

@@ -161,6 +161,7 @@ TEST(JinjaTemplate, MethodsOfTextDoWhatPythonsDo) {
        "True 2 3"},
       {"{{ 'stra\u00dfe'.upper() }} {{ 'A\u03a3'.lower() }} {{ '\u0130'.lower() | length }}",
        "STRASSE a\u03c2 2"},
+      {"{{ 'Stra\u00dfe \ufb03'.casefold() }}", "strasse ffi"},
       {"{{ '%s|%03d|%.1f|%5s' % ('a', 7, 2.25, 'r') }}", "a|007|2.2|    r"},
       {"{{ '{} {n:>3}'.format('a', n=5) }} {{ 'x'.center(5, '*') }}", "a   5 **x**"},
       {"{{ map.get('zz', 'd') }} {{ map.keys() | list }} {{ map.items() }}",
