@@ -358,8 +358,6 @@ ops::KvView cache_of(Operands& operands, int32_t sequences, int32_t length,
   std::iota(table.begin(), table.end(), 0);
   return {.keys = operands.floats(shape, Dtype::bf16),
           .values = operands.floats(shape, Dtype::bf16),
-          .key_scales = {},
-          .value_scales = {},
           .table = operands.values({sequences, pages}, table)};
 }
 

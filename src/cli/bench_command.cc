@@ -164,7 +164,7 @@ void refuse_flags_of_others(const cli::App& command, const BenchOptions& o) {
     refuse_unused(command, "bench " + o.work, flags);
   };
   if (o.work != "decode") refuse({"--tokens", "--speculate"});
-  if (o.trains()) refuse({"--batch", "--depth", "--profile"});
+  if (o.trains()) refuse({"--batch", "--depth", "--profile", "--expert-memory", "--cache-dtype"});
   if (o.work != "finetune") refuse({"--rank", "--targets"});
   // One step, kernel by kernel.
   if (o.work == "ops") refuse({"--steps", "--graph"});
@@ -279,6 +279,8 @@ void add_bench_command(cli::App& app) {
                     "Keep only the blocks' inputs for backward (training)");
   count("--keep-layers", o->keep_layers, 0, "With --recompute: the last so many layers keep all");
   o->common.add_model_flags(*command);
+  o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   command->get_option("--random-weights")
       ->description("Draw the weights though --model has some, as pretrain and finetune always do");
   o->common.add_to(*command);

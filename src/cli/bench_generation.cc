@@ -12,6 +12,8 @@
 #include "infer/engine.h"
 #include "infer/inference_plan.h"
 #include "model/checkpoint.h"
+#include "model/expert_cache.h"
+#include "open/expert_streaming.h"
 #include "train/trainer.h"
 
 namespace mixtral {
@@ -22,13 +24,13 @@ using Clock = std::chrono::steady_clock;
 constexpr double kLeastBytes = 128 << 20;  // of weights that no cache holds
 
 /// Bytes of weights that a step of so many sequences reads on average: of the experts, those that
-/// at least one of them is routed to.
-double step_bytes(Mixtral& model, int64_t sequences) {
+/// at least one of them is routed to. `streamed` are experts that are no parameters.
+double step_bytes(Mixtral& model, int64_t sequences, const ExpertCache* streamed) {
   const ModelConfig& config = model.config();
   const double idle =
       1 - static_cast<double>(config.experts_per_token) / static_cast<double>(config.num_experts);
   const double used = 1 - std::pow(idle, static_cast<double>(sequences));
-  double bytes = 0;
+  double bytes = streamed ? used * static_cast<double>(streamed->sizes().all_bytes()) : 0;
   model.for_each_parameter([&](nn::Parameter& p) {
     // The embedding is read a row at a time, unless it is the head, too.
     if (p.role == nn::Role::embedding && !config.tie_embeddings) return;
@@ -44,8 +46,23 @@ double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, dou
     tokens = std::min(tokens, static_cast<double>(config.sliding_window));
   return 2 *
          static_cast<double>(size_of(type) * config.num_layers * config.num_kv_heads *
-                             config.head_dim * sequences) *
+                             ops::cached_width(type, config.head_dim) * sequences) *
          tokens;
+}
+
+/// Floating-point operations of reading so many prompts of `context` tokens after `depth` others,
+/// of which each token sees all before it. The last layer computes keys and values for all of them,
+/// and the rest, as the head does, for each prompt's last token alone (Block::forward_last).
+double reading_flops(const ModelConfig& c, int64_t depth, int64_t context, int64_t prompts) {
+  const int64_t qkv = c.hidden_size * c.head_dim * (c.num_heads + 2 * c.num_kv_heads);
+  const int64_t head = c.vocab_size * c.hidden_size;
+  const int64_t layer = (count_parameters(c).active - head) / c.num_layers;
+  const auto scores = [&](int64_t keys) { return 4 * c.num_heads * c.head_dim * keys; };
+  const int64_t each =
+      2 * ((c.num_layers - 1) * layer + qkv) + (c.num_layers - 1) * scores(2 * depth + context) / 2;
+  const int64_t last = 2 * (layer - qkv + head) + scores(depth + context);
+  return static_cast<double>(prompts) *
+         (static_cast<double>(context) * static_cast<double>(each) + static_cast<double>(last));
 }
 
 /// Prompts that are read and continued again and again, each time other tokens.
@@ -74,7 +91,10 @@ class Work {
 
   struct Run {
     double seconds = 0, tokens = 0;  // tokens drawn (decode) or read (prefill) in that time
+    ExpertCache::Figures experts;    // of streamed experts, in that time
   };
+  /// Notes what happens to them from now on.
+  void watch(const ExpertCache* experts) { experts_ = experts; }
   Run once(Engine& engine) {
     const auto seed = next_seed();
     return decode_ ? decode(engine, seed) : prefill(engine, seed);
@@ -103,6 +123,10 @@ class Work {
   }
 
  private:
+  ExpertCache::Figures figures() const {
+    return experts_ ? experts_->figures() : ExpertCache::Figures();
+  }
+
   uint64_t next_seed() { return static_cast<uint64_t>(runs_++ * sequences_) + 1; }
 
   std::vector<int32_t> prompt_of(uint64_t seed, int64_t length) const {
@@ -140,6 +164,7 @@ class Work {
 
   Run prefill(Engine& engine, uint64_t seed) {
     fill(engine, seed);
+    const ExpertCache::Figures before = figures();
     const auto start = Clock::now();
     submit(engine, seed);
     engine.run();
@@ -149,7 +174,7 @@ class Work {
           fmt::format("--depth {}: nothing of a prompt is kept here before it is read again; give "
                       "more, and a model without a sliding window",
                       depth_));
-    return {time.count(), static_cast<double>(sequences_ * prompt_ - reused_)};
+    return {time.count(), static_cast<double>(sequences_ * prompt_ - reused_), figures() - before};
   }
 
   /// Reads the prompts.
@@ -165,16 +190,19 @@ class Work {
 
   Run decode(Engine& engine, uint64_t seed) {
     begin(engine, seed);
+    const ExpertCache::Figures before = figures();
     const auto start = Clock::now();  // the prompts are not what is measured
     drawn_ = 0;
     while (!ended_) engine.step();
     const std::chrono::duration<double> time = Clock::now() - start;
     const auto drawn = static_cast<double>(drawn_);
+    const ExpertCache::Figures seen = figures() - before;
     engine.run();
-    return {time.count(), drawn};
+    return {time.count(), drawn, seen};
   }
 
   const ModelConfig& config_;
+  const ExpertCache* experts_ = nullptr;
   bool decode_;
   int64_t sequences_, depth_, prompt_, tokens_;
   int64_t runs_ = 0;
@@ -193,14 +221,49 @@ void report_speculation(const std::vector<double>& rates, const std::vector<doub
               static_cast<double>(counts.drafted));
 }
 
-void report_decoding(const Work& work, Mixtral& model, const Ceilings& ceilings, double seconds,
-                     double tokens, bool gpu, Report& report) {
+/// What was read of streamed experts in the run of median time, beside the disk's rate.
+void report_experts(ExpertCache& experts, const Work::Run& run, Report& report) {
+  constexpr double kMeasured = 3;  // seconds
+  const ExpertCache::Figures& f = run.experts;
+  const auto per_token = [&](double value) { return value / run.tokens; };
+  const double disk = experts.measure_reading(kMeasured);
+  const double found = static_cast<double>(f.found) / static_cast<double>(f.needed);
+  const double bytes = per_token(static_cast<double>(f.bytes_read));
+  report.line(
+      "experts_in_memory",
+      fmt::format("{} of {}", experts.places(), experts.sizes().layers * experts.sizes().experts),
+      static_cast<double>(experts.places()));
+  report.line("expert_hit_rate", fmt::format("{:.3f}", found), found);
+  const double foretold = static_cast<double>(f.foretold) / static_cast<double>(f.needed);
+  report.line("read_ahead_rate", fmt::format("{:.3f}", foretold), foretold);
+  if (f.expected > 0) {
+    const double right = static_cast<double>(f.right) / static_cast<double>(f.expected);
+    report.line("right_guesses", fmt::format("{:.3f}", right), right);
+  }
+  // What guessing the experts of the token before would come to.
+  const double repeated = static_cast<double>(f.repeated) / static_cast<double>(f.needed);
+  report.line("repeated_experts", fmt::format("{:.3f}", repeated), repeated);
+  report.line("read_gb_per_token", fmt::format("{:.3f}", bytes * 1e-9), bytes * 1e-9);
+  report.line("waiting_s_per_token", fmt::format("{:.3f}", per_token(f.waiting)),
+              per_token(f.waiting));
+  report.line("disk_gb_per_s", fmt::format("{:.2f}", disk * 1e-9), disk * 1e-9);
+  if (bytes == 0) return;
+  const double bound = disk / bytes;
+  report.line(
+      "disk_bound_tok_per_s",
+      fmt::format("{:.2f} (reached: {:.0f}%)", bound, 100 * run.tokens / run.seconds / bound),
+      bound);
+}
+
+void report_decoding(const Work& work, Mixtral& model, const ExpertCache* streamed,
+                     const Ceilings& ceilings, double seconds, double tokens, bool gpu,
+                     Report& report) {
   report.line("tok_per_s", fmt::format("{:.2f}", tokens / seconds), tokens / seconds);
   const auto sequences = static_cast<double>(work.sequences());
   const double steps = tokens / sequences / seconds;
   report.line("step_ms", fmt::format("{:.3f}", 1e3 / steps), 1e3 / steps);
-  const double weights = step_bytes(model, work.sequences());
-  const double cache = cache_bytes(model.config(), model.options().compute, work.sequences(),
+  const double weights = step_bytes(model, work.sequences(), streamed);
+  const double cache = cache_bytes(model.config(), model.options().cache_type(), work.sequences(),
                                    static_cast<double>(work.prompt()) + tokens / sequences / 2);
   const auto line = [&](const std::string& key, double bytes) {
     const double rate = bytes * steps;
@@ -230,41 +293,68 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   const Precision precision =
       choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype, stored);
   Work work(o, config);
-  const Mixtral::Options options{.weights = precision.weights,
-                                 .compute = precision.compute,
-                                 .context = work.context(),
-                                 .rope_frequencies = o.common.rope_dtype(),
-                                 .quantization = o.common.quantization(),
-                                 .formats = stored,
-                                 .operands = precision.operands};
+  Mixtral::Options options{.weights = precision.weights,
+                           .compute = precision.compute,
+                           .context = work.context(),
+                           .rope_frequencies = o.common.rope_dtype(),
+                           .quantization = o.common.quantization(),
+                           .formats = stored,
+                           .operands = precision.operands,
+                           .cache = o.common.cache_type()};
+  require_cache_type(backend, o.common.cache_type());
   const auto planner = make_planning_backend(&backend);
-  const InferenceShape shape{.config = config,
-                             .options = options,
-                             // Two engines have a cache each.
-                             .sequences = (o.speculate > 0 ? 2 : 1) * work.sequences(),
-                             .context = work.context(),
-                             .draft_tokens = o.speculate};
-  require_memory(*planner, shape, backend.memory());
+  InferenceShape shape{.config = config,
+                       .options = options,
+                       // Two engines have a cache each.
+                       .sequences = (o.speculate > 0 ? 2 : 1) * work.sequences(),
+                       .context = work.context(),
+                       .draft_tokens = o.speculate};
+  std::optional<ExpertStreaming> streaming;
+  if (reads)
+    streaming = plan_streaming(backend, source, shape, backend.memory(), o.common.expert_memory);
+  else if (o.common.expert_memory)
+    throw UsageError(
+        "--expert-memory: weights that are drawn cannot be read; name a model's files");
+  else
+    require_memory(*planner, shape, backend.memory());
+  if (streaming) {
+    options.stream_experts = shape.options.stream_experts = true;
+    shape.expert_memory = streaming->memory;
+    say(o.common, "note: " + describe(*streaming));
+    drop_cached_files(source.tensors());
+  }
   const int64_t planned = plan_inference(*planner, shape).total();
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
+  const auto loading = Clock::now();
   Mixtral model(backend, config, options);
   if (reads)
     load_weights(backend, model, source.tensors());
   else
     draw_weights(backend, model, o.common.seed);
+  std::optional<ExpertCache> experts;
+  if (streaming)
+    experts.emplace(backend, model, source.tensors(),
+                    ExpertCache::Options{.memory = streaming->memory});
+  const std::chrono::duration<double> load_time = Clock::now() - loading;
+  if (experts) work.watch(&*experts);
   std::optional<Engine> engine, speculating;
   engine.emplace(backend, model, work.engine_options());
   if (o.speculate > 0)
     speculating.emplace(backend, model, work.engine_options(nullptr, o.speculate));
   std::vector<double> seconds, rates, plain_rates;
   double tokens = 0;
+  std::vector<Work::Run> runs;
   for (int64_t run = 0; run < std::max<int64_t>(1, o.warmup) + o.steps; ++run) {
     const Work::Run one = work.once(*engine);
     tokens = one.tokens;
-    if (run >= o.warmup) seconds.push_back(one.seconds);
+    const bool measured = run >= o.warmup;
+    if (measured) {
+      seconds.push_back(one.seconds);
+      runs.push_back(one);
+    }
     if (!speculating) continue;
     const Work::Run other = work.again(*speculating);
-    if (run < o.warmup) continue;
+    if (!measured) continue;
     plain_rates.push_back(one.tokens / one.seconds);
     rates.push_back(other.tokens / other.seconds);
   }
@@ -279,16 +369,18 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
       (options.quantization || !stored.empty()))
     ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);
+  if (reads) report.line("load_s", fmt::format("{:.3f}", load_time.count()), load_time.count());
   if (o.work == "decode") {
-    report_decoding(work, model, ceilings, time, tokens, backend.kind() == DeviceKind::gpu, report);
+    report_decoding(work, model, experts ? &*experts : nullptr, ceilings, time, tokens,
+                    backend.kind() == DeviceKind::gpu, report);
     if (o.speculate > 0) report_speculation(rates, plain_rates, counts, report);
   } else {
-    // A token sees all before the prompt's measured part, and half of that part.
-    const auto seen = static_cast<double>(2 * o.depth + o.context);
-    const double flops =
-        2 * static_cast<double>(count_parameters(config).active) +
-        2 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim) * seen;
+    const double flops = reading_flops(config, o.depth, o.context, o.batch) / tokens;
     report_rate(report, ceilings, time, tokens, flops);
+  }
+  if (experts) {
+    std::ranges::sort(runs, {}, &Work::Run::seconds);
+    report_experts(*experts, runs[runs.size() / 2], report);
   }
   const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   report.line("planned_gib", fmt::format("{:.3f}", gib(planned)), gib(planned));

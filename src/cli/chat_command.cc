@@ -320,6 +320,8 @@ void add_chat_command(cli::App& app) {
   o->sampling.add_to(*command);
   o->speculation.add_to(*command);
   o->common.add_model_flags(*command);
+  o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   o->common.add_to(*command);
   command->remove_option(command->get_option("--json"));  // a conversation is text
   command->callback([o] { run_chat(*o); });

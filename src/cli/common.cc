@@ -9,6 +9,7 @@
 
 #include "backends/registry.h"
 #include "base/messages.h"
+#include "cli/run_config.h"
 
 namespace mixtral {
 void CommonOptions::add_to(cli::App& command) {
@@ -63,6 +64,33 @@ cli::Option* CommonOptions::add_random_weights(cli::App& command) {
       "shape, and may be a built-in configuration. For measuring without a model's files");
 }
 
+void CommonOptions::add_expert_memory(cli::App& command) {
+  command
+      .add_option("--expert-memory", expert_memory,
+                  "Keep no more of the experts' weights in memory than this (12GB), and read the "
+                  "others from the model's files as they are needed; for CPUs. Default: all of "
+                  "them, or, where the model does not fit, as many as fit")
+      ->transform(cli::AsSizeValue(false))
+      ->check(count_between(1, int64_t{1} << 50));
+}
+
+void CommonOptions::add_cache_dtype(cli::App& command) {
+  command
+      .add_option("--cache-dtype", cache_dtype,
+                  "How the keys and values of earlier tokens are kept: auto (as --dtype computes), "
+                  "fp32, bf16, fp16, or, on a CPU, int8 with a scale a head and token. Fewer bits "
+                  "make room for more tokens, and long texts faster")
+      ->capture_default_str()
+      ->check(cli::IsMember({"auto", "fp32", "bf16", "fp16", "int8"}));
+}
+
+std::optional<Dtype> CommonOptions::cache_type() const {
+  if (cache_dtype == "int8") return Dtype::u8;
+  if (cache_dtype == "bf16") return Dtype::bf16;
+  if (cache_dtype == "fp16") return Dtype::f16;
+  return cache_dtype == "fp32" ? std::optional(Dtype::f32) : std::nullopt;
+}
+
 cli::Option* CommonOptions::add_batch_invariant(cli::App& command) {
   return command.add_flag(
       "--batch-invariant", batch_invariant,
@@ -76,7 +104,9 @@ std::optional<ops::WeightFormat> CommonOptions::quantization() const {
 }
 
 std::unique_ptr<Backend> CommonOptions::open_device() const {
-  return make_backend(device, threads);
+  std::unique_ptr<Backend> backend = make_backend(device, threads);
+  backend->set_batch_invariant(batch_invariant);
+  return backend;
 }
 
 Dtype CommonOptions::rope_dtype() const {
@@ -90,11 +120,13 @@ OpenOptions CommonOptions::open_options(int64_t context, int64_t sequences) cons
           .dtype = dtype,
           .rope_frequencies = rope_dtype(),
           .quantization = quantization(),
+          .cache = cache_type(),
           .batch_invariant = batch_invariant,
           .random_weights = random_weights,
           .seed = seed,
           .context = context,
-          .sequences = sequences};
+          .sequences = sequences,
+          .expert_memory = expert_memory};
 }
 
 ModelSource open_source(const CommonOptions& common, const ModelSource::Names& names) {

@@ -27,12 +27,17 @@ struct CommonOptions {
   bool random_weights = false;
   bool batch_invariant = false;
   std::string quantize_base = "off";
+  std::optional<int64_t> expert_memory;
+  std::string cache_dtype = "auto";
 
   void add_to(cli::App& command);
   void add_model_flags(cli::App& command);                // the following three
   cli::Option* add_batch_invariant(cli::App& command);    // --batch-invariant
   cli::Option* add_quantize_base(cli::App& command);      // --quantize-base
   cli::Option* add_random_weights(cli::App& command);     // --random-weights
+  void add_expert_memory(cli::App& command);              // --expert-memory
+  void add_cache_dtype(cli::App& command);                // --cache-dtype
+  std::optional<Dtype> cache_type() const;                // of --cache-dtype
   std::optional<ops::WeightFormat> quantization() const;  // of --quantize-base
   OpenOptions open_options(int64_t context, int64_t sequences = 1) const;
   std::unique_ptr<Backend> open_device() const;

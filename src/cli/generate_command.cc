@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "data/control_text.h"
 #include "infer/methods.h"
 #include "io/safetensors_writer.h"
+#include "open/expert_streaming.h"
 
 namespace mixtral {
 namespace {
@@ -81,6 +83,7 @@ struct Session {
   std::unique_ptr<Engine> engine;
   std::vector<int32_t> prompt;
   std::vector<int64_t> ends;  // any of these ids ends the text
+  double load_seconds = 0;    // until the engine was ready
 };
 
 /// --prompt as plain text; with --parse-special, with the control tokens that it spells out.
@@ -132,11 +135,13 @@ Session open_session(const GenerateOptions& o) {
   const auto needed = static_cast<int64_t>(s.prompt.size()) + o.sampling.max_tokens;
   const int64_t context =
       o.context > 0 ? o.context : std::min(source.config().max_positions, needed);
+  const auto start = std::chrono::steady_clock::now();
   OpenOptions options = o.common.open_options(context);
   o.speculation.apply(options);
   s.open = open_model(o.common, source, options);
   s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model,
                                       Engine::Options{.speculation = s.open.speculation()});
+  s.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return s;
 }
 
@@ -228,13 +233,19 @@ void run_generate(const GenerateOptions& o) {
     if (o.samples > 1 && !o.common.json)
       fmt::print("{}--- sample {} of {}, --seed {}\n", i > 0 ? "\n" : "", i + 1, o.samples,
                  options.tokens.sampling.seed);
+    const ExpertCache::Figures before =
+        s.open.experts ? s.open.experts->figures() : ExpertCache::Figures();
     const GeneratedText result = generate_sample(o, s, options);
+    const auto computed = static_cast<double>(s.prompt.size() + result.tokens.size()) - 1;
     if (o.common.json) samples.push_back(generated_json(o, s, result));
     const auto decoded = static_cast<double>(result.tokens.size()) - 1;
+    std::string times = fmt::format("loaded in {:.2f} s, {} prompt tokens in {:.2f} s",
+                                    s.load_seconds, s.prompt.size(), result.prompt_seconds);
     if (result.tokens.size() > 1 && result.decode_seconds > 0)
-      say(o.common, fmt::format("{} prompt tokens in {:.2f} s, {} new at {:.1f} tok/s",
-                                s.prompt.size(), result.prompt_seconds, result.tokens.size(),
-                                decoded / result.decode_seconds));
+      times += fmt::format(", {} new at {:.1f} tok/s", result.tokens.size(),
+                           decoded / result.decode_seconds);
+    say(o.common, times);
+    if (s.open.experts) say(o.common, describe(s.open.experts->figures() - before, computed));
     if (result.reason == FinishReason::context)
       say(o.common,
           fmt::format("ended because the context of {} tokens is full, before --max-tokens {}",
@@ -435,6 +446,8 @@ void add_generate_command(cli::App& app) {
                  "Keep the results that --out holds already, and go on after them")
       ->group("Many prompts");
   o->common.add_model_flags(*command);
+  o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   o->common.add_to(*command);
   command->callback([o, command] {
     refuse_flags_of_others(*command, o->method);

@@ -14,6 +14,7 @@
 #include "cli/finetune_options.h"
 #include "cli/run_config.h"
 #include "infer/inference_plan.h"
+#include "open/expert_streaming.h"
 #include "train/training_plan.h"
 
 namespace mixtral {
@@ -152,6 +153,23 @@ void run_info(const InfoOptions& o) {
         .total();
   };
   Work generating{"generating", {{"", run.total()}}};
+  if (backend) {
+    const InferenceShape shape_of_run{.config = c,
+                                      .options = options_of(inference, o.common.quantization()),
+                                      .sequences = o.batch_size,
+                                      .context = context};
+    if (const auto streaming = find_streaming(*backend, source, shape_of_run, planner->memory())) {
+      InferenceShape less = shape_of_run;
+      less.options.stream_experts = true;
+      less.expert_memory = streaming->memory;
+      generating.ways.push_back(
+          {fmt::format("{} of {} experts in memory, the others read from the disk as they are "
+                       "needed (generate and serve do so by themselves)",
+                       streaming->memory / streaming->sizes.expert_bytes(),
+                       c.num_layers * c.num_experts),
+           plan_inference(*planner, less).total()});
+    }
+  }
   Work tuning_work{"tuning", {{"", tune.total()}}};
   for (const auto& [flag, quantization] :
        {std::pair("--quantize-base fp8", ops::WeightFormat::fp8),

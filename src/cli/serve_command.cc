@@ -216,6 +216,8 @@ void add_serve_command(cli::App& app) {
   command->add_flag("--metrics", o->metrics, "Serve /metrics in Prometheus's format");
   o->speculation.add_to(*command);
   o->common.add_model_flags(*command);
+  o->common.add_expert_memory(*command);
+  o->common.add_cache_dtype(*command);
   o->common.add_to(*command);
   command->remove_option(command->get_option("--json"));
   command->callback([o] { run_serve(*o); });

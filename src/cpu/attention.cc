@@ -33,8 +33,8 @@ void attend(const AttentionTile& t, const TileState& s) {
   const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
   const int64_t last = t.first + t.positions - 1;
   const int64_t first_key = t.window > 0 ? std::max<int64_t>(0, t.first - t.window + 1) : 0;
-  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift};
-  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.pages, t.page_shift};
+  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift, width};
+  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.pages, t.page_shift, width};
   for (int64_t block = first_key / kKeys * kKeys; block <= last; block += kKeys) {
     pack_transposed(keys, block, first_key, last, width, s.room, s.keys);
     pack_rows(values, block, first_key, last, width, 1, s.values);
@@ -93,6 +93,8 @@ void attention_tile(const AttentionTile& t) {
     attend<float>(t, s);
   else if (t.type == Dtype::bf16)
     attend<bf16>(t, s);
+  else if (t.type == Dtype::u8)
+    attend<int8_t>(t, s);
   else
     attend<f16>(t, s);
   for (int64_t row = 0; row < rows; ++row) {
@@ -266,8 +268,9 @@ void CpuBackend::run(const ops::CachedAttention& op) {
   }
   const int64_t element = size_of(op.cache.keys.dtype());
   const int page_shift = std::countr_zero(static_cast<uint64_t>(op.cache.page_tokens()));
+  const int64_t cached = op.cache.keys.dim(3);
   const auto tile_of = [&](const Run& run, int64_t group) {
-    const int64_t offset = group * width * element;
+    const int64_t offset = group * cached * element;
     return AttentionTile{
         .query = op.qkv.as<float>() + run.token * columns + group * shared * width,
         .query_stride = columns,
@@ -276,7 +279,7 @@ void CpuBackend::run(const ops::CachedAttention& op) {
         .keys = static_cast<const std::byte*>(op.cache.keys.data()) + offset,
         .values = static_cast<const std::byte*>(op.cache.values.data()) + offset,
         .type = op.cache.keys.dtype(),
-        .stride = heads.kv * width,
+        .stride = heads.kv * cached,
         .pages = op.cache.table.as<int32_t>() + run.sequence * op.cache.table.dim(1),
         .page_shift = page_shift,
         .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,

@@ -11,6 +11,8 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "cpu/attention_tile.h"
@@ -115,7 +117,14 @@ struct Rows {
   int64_t stride;
   const int32_t* pages = nullptr;  // the page of each 2^shift positions; or null: no pages
   int shift = 0;
+  int64_t scale_at = 0;  // of codes: bytes from a row to its scale
 
+  /// What the row's elements are multiplied by.
+  HWY_INLINE float scale(const T* row) const {
+    float scale = 1;
+    if constexpr (std::is_same_v<T, int8_t>) std::memcpy(&scale, row + scale_at, sizeof scale);
+    return scale;
+  }
   HWY_INLINE const T* operator[](int64_t position) const {
     if (pages == nullptr) return data + position * stride;
     const int64_t within = position & ((int64_t{1} << shift) - 1);
@@ -146,7 +155,7 @@ void pack_rows(const Rows<T>& rows, int64_t block, int64_t first, int64_t last, 
     }
     rows.prefetch(std::min(position + kAhead, last), width);
     const T* row = rows[position];
-    const Floats scale = broadcast(factor);
+    const Floats scale = broadcast(factor * rows.scale(row));
     for_lanes(width, [&](int64_t i, int64_t count)
                          HWY_ATTR { store(load_n(row + i, count) * scale, packed + i); });
   }
@@ -191,8 +200,14 @@ void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t 
         row[r] = rows[position];
       } else {
         const T* from = rows[position];
-        for_lanes(width, [&](int64_t i, int64_t count)
-                             HWY_ATTR { store(load_n(from + i, count), own + i); });
+        if constexpr (std::is_same_v<T, int8_t>) {
+          const Floats scale = broadcast(rows.scale(from));
+          for_lanes(width, [&](int64_t i, int64_t count)
+                               HWY_ATTR { store(load_n(from + i, count) * scale, own + i); });
+        } else {
+          for_lanes(width, [&](int64_t i, int64_t count)
+                               HWY_ATTR { store(load_n(from + i, count), own + i); });
+        }
       }
     }
     transpose_four(row, width, packed + j);

@@ -34,7 +34,7 @@ void scores_of(const SplitTile& s, int64_t begin, int64_t end, float* room) {
   float* four_rows = query + t.heads * stride;
   float* packed = four_rows + 4 * stride;
   pack_heads(t.query, t.query_stride, 1, t.heads, t.width, t.scale * kLog2E, query);
-  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift};
+  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift, t.width};
   for (int64_t block = begin; block < end; ++block) {
     pack_transposed(keys, (s.first_block + block) * kKeys, s.first_key, t.first, t.width, four_rows,
                     packed);
@@ -56,6 +56,8 @@ void split_scores(const SplitTile& s, int64_t begin, int64_t end, float* room) {
     scores_of<float>(s, begin, end, room);
   else if (s.tile.type == Dtype::bf16)
     scores_of<bf16>(s, begin, end, room);
+  else if (s.tile.type == Dtype::u8)
+    scores_of<int8_t>(s, begin, end, room);
   else
     scores_of<f16>(s, begin, end, room);
 }
@@ -84,7 +86,8 @@ void values_of(const SplitTile& s, int64_t column, int64_t columns, float* room)
   float* out = room;
   float* packed = out + t.heads * stride;
   std::fill_n(out, t.heads * stride, 0.f);
-  const Rows<T> values{static_cast<const T*>(t.values) + column, t.stride, t.pages, t.page_shift};
+  const Rows<T> values{static_cast<const T*>(t.values) + column, t.stride, t.pages, t.page_shift,
+                       t.width - column};
   for (int64_t block = 0; block < s.blocks; ++block) {
     pack_rows(values, (s.first_block + block) * kKeys, s.first_key, t.first, columns, 1, packed);
     multiply({.a = s.scores + block * kKeys,
@@ -114,6 +117,8 @@ void split_values(const SplitTile& s, int64_t column, int64_t columns, float* ro
     values_of<float>(s, column, columns, room);
   else if (s.tile.type == Dtype::bf16)
     values_of<bf16>(s, column, columns, room);
+  else if (s.tile.type == Dtype::u8)
+    values_of<int8_t>(s, column, columns, room);
   else
     values_of<f16>(s, column, columns, room);
 }

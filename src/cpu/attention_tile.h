@@ -28,7 +28,8 @@ struct AttentionTile {
   /// positions it is `stride` · (T · pages[j / T] + j mod T) elements behind. Values likewise.
   const void* keys = nullptr;
   const void* values = nullptr;
-  Dtype type = Dtype::f32;  // of keys and values
+  Dtype type =
+      Dtype::f32;  // of keys and values; u8: codes, with their scale behind `width` of them
   int64_t stride = 0;
   const int32_t* pages = nullptr;  // null: no pages
   int page_shift = 0;

@@ -1,5 +1,5 @@
-// Sampling. Probabilities take one vectorised pass in f64. Tokens are sorted into buckets of similar
-// logits, and put into order only within the bucket that a limit or the draw falls into.
+// Sampling. Probabilities take one vectorised pass in f64. Tokens are sorted into buckets of
+// similar logits, and put into order only within the bucket that a limit or the draw falls into.
 
 #include <algorithm>
 #include <array>

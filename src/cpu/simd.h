@@ -246,6 +246,15 @@ HWY_INLINE Words load_halves(const uint16_t* p) {
     r.part[i] = hn::PromoteTo(WordTag(), hn::LoadU(HalfTag(), p + i * kPartLanes));
   return r;
 }
+HWY_INLINE Floats load(const int8_t* p) {
+  Floats r;
+  const hn::RebindToSigned<FloatTag> words;
+  const hn::Rebind<int8_t, FloatTag> bytes;
+  for (int i = 0; i < kParts; ++i)
+    r.part[i] =
+        hn::ConvertTo(FloatTag(), hn::PromoteTo(words, hn::LoadU(bytes, p + i * kPartLanes)));
+  return r;
+}
 HWY_INLINE Floats load(const bf16* p) { return as_floats(shift_left<16>(load_halves(&p->bits))); }
 HWY_INLINE Floats load(const f16* p) { return from_f16(load_halves(&p->bits)); }
 

@@ -7,6 +7,7 @@
 
 #include "base/detailed_error.h"
 #include "infer/speculation.h"
+#include "model/expert_cache.h"
 #include "model/kv_cache.h"
 
 namespace mixtral {
@@ -22,7 +23,7 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
                       {.sequences = shape.sequences,
                        .context = shape.context,
                        .chunk = std::min(chunk, shape.context),
-                       .dtype = options.compute});
+                       .dtype = options.cache_type()});
   // A step of an engine: some tokens of prompts, one of each sequence, and draft tokens.
   HostBatch batch;
   for (int64_t left = std::min(chunk, shape.sequences * shape.context); left > 0;
@@ -46,6 +47,9 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   plan.items = {{"weights", model_bytes(model)},
                 {"key-value cache", cache.bytes()},
                 {"activations and logits", arena}};
+  if (options.stream_experts)
+    plan.items.push_back({"experts in memory", expert_sizes(model).used_bytes(shape.expert_memory) +
+                                                   ExpertSizes::staging_bytes()});
   if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
     plan.items.push_back({"gradients", gradients});
   add_opened(plan, planner);

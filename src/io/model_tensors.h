@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -27,6 +28,11 @@ class ModelTensors : public TensorSource {
   }
   std::span<const std::byte> raw(std::string_view name) const override {
     return holder(name).bytes(*find(name));
+  }
+  std::optional<FilePlace> file_place(std::string_view name) const override {
+    const SafetensorsFile& file = holder(name);
+    const SafetensorsEntry& entry = file.at(name);
+    return FilePlace{file.path(), file.data_begin() + entry.begin, entry.bytes()};
   }
   void read(std::string_view name, int64_t first, const Tensor& to) const override {
     holder(name).read(name, first, to);

@@ -70,6 +70,7 @@ std::optional<TensorSource::NonFinite> TensorSource::first_non_finite(
     if (index < 0) return std::nullopt;
     return NonFinite{name, index, element(data, *entry.dtype, index), file_of(name)};
   }
+  if (has_finite_scales(name)) return std::nullopt;
   std::vector<float> decoded;
   for (int64_t first = 0; first < count; first += kDecodedAtOnce) {
     decoded.resize(static_cast<size_t>(std::min(kDecodedAtOnce, count - first)));
@@ -83,13 +84,14 @@ std::optional<TensorSource::NonFinite> TensorSource::first_non_finite(
   return std::nullopt;
 }
 
-std::vector<TensorSource::NonFinite> TensorSource::non_finite() const {
+std::vector<TensorSource::NonFinite> TensorSource::non_finite(
+    std::span<const std::string> names) const {
   // Decoding takes longer than reading, so several tensors are looked at side by side.
-  std::vector<std::optional<NonFinite>> first(names().size());
-  const bool coded = std::ranges::any_of(names(), [&](const auto& name) { return at(name).coded; });
+  std::vector<std::optional<NonFinite>> first(names.size());
+  const bool coded = std::ranges::any_of(names, [&](const auto& name) { return at(name).coded; });
   ThreadPool pool(coded ? 0 : 1);
   pool.for_each(static_cast<int64_t>(first.size()), [&](int64_t i, int) {
-    first[static_cast<size_t>(i)] = first_non_finite(names()[static_cast<size_t>(i)]);
+    first[static_cast<size_t>(i)] = first_non_finite(names[static_cast<size_t>(i)]);
   });
   std::vector<NonFinite> found;
   for (auto& one : first)
@@ -97,8 +99,8 @@ std::vector<TensorSource::NonFinite> TensorSource::non_finite() const {
   return found;
 }
 
-void TensorSource::refuse_non_finite() const {
-  const auto found = non_finite();
+void TensorSource::refuse_non_finite(std::span<const std::string> names) const {
+  const auto found = non_finite(names);
   if (found.empty()) return;
   const auto& first = found.front();
   throw Error(fmt::format("{}: tensor \"{}\" has {} at element {}{}; the weights are damaged",

@@ -45,6 +45,12 @@ class TensorSource {
   virtual const std::filesystem::path& file_of(std::string_view name) const = 0;
   /// The bytes of a tensor as they stand in its file (memory-mapped), which must exist.
   virtual std::span<const std::byte> raw(std::string_view name) const = 0;
+  /// Where a tensor stands in its file, if read() gives parts of it without computing the rest.
+  struct FilePlace {
+    std::filesystem::path file;
+    uint64_t begin = 0, bytes = 0;
+  };
+  virtual std::optional<FilePlace> file_place(std::string_view) const { return std::nullopt; }
   /// Copies `to.numel()` elements, row-major from element `first` on, into host memory, decoded or
   /// converted between floating-point types. `first` and the count are whole blocks of a coded
   /// tensor. Throws Error when the types do not convert.
@@ -71,9 +77,16 @@ class TensorSource {
   };
   /// The first NaN or infinity of each tensor that has one, in the order of names(). Reads all the
   /// data of floating-point tensors.
-  std::vector<NonFinite> non_finite() const;
+  std::vector<NonFinite> non_finite() const { return non_finite(names()); }
+  std::vector<NonFinite> non_finite(std::span<const std::string> names) const;
   /// Throws Error naming file, tensor and element if there is a NaN or an infinity.
-  void refuse_non_finite() const;
+  void refuse_non_finite() const { refuse_non_finite(names()); }
+  void refuse_non_finite(std::span<const std::string> names) const;
+
+ protected:
+  /// Whether the scales of a coded tensor show that all of its numbers are finite. False where only
+  /// decoding does.
+  virtual bool has_finite_scales(std::string_view) const { return false; }
 
  private:
   std::optional<NonFinite> first_non_finite(const std::string& name) const;

@@ -9,7 +9,7 @@
 #include "base/numbers.h"
 #include "base/printable.h"
 #include "io/convert.h"
-#include "ops/weight_format.h"
+#include "ops/weight.h"
 
 namespace mixtral {
 namespace {
@@ -126,6 +126,12 @@ std::span<const std::byte> GgufTensors::raw(std::string_view name) const {
   return at.file->bytes(*at.stored);
 }
 
+std::optional<TensorSource::FilePlace> GgufTensors::file_place(std::string_view name) const {
+  const Place& at = place(name);
+  return FilePlace{at.file->path(), at.file->header().data_begin() + at.stored->begin,
+                   at.stored->end - at.stored->begin};
+}
+
 void GgufTensors::read(std::string_view name, int64_t first, const Tensor& to) const {
   const Place& at = place(name);
   const int64_t count = to.numel();
@@ -157,6 +163,10 @@ void GgufTensors::read(std::string_view name, int64_t first, const Tensor& to) c
                      out + done * size_of(to.dtype()), to.dtype(),
                      static_cast<int64_t>(values.size()));
   }
+}
+
+bool GgufTensors::has_finite_scales(std::string_view name) const {
+  return ops::has_finite_scales(*ops::find_weight_format(place(name).entry.format), raw(name));
 }
 
 void GgufTensors::read_codes(std::string_view name, int64_t first_row,

@@ -28,9 +28,13 @@ class GgufTensors : public TensorSource {
   const TensorEntry* find(std::string_view name) const override;
   const std::filesystem::path& file_of(std::string_view name) const override;
   std::span<const std::byte> raw(std::string_view name) const override;
+  std::optional<FilePlace> file_place(std::string_view name) const override;
   void read(std::string_view name, int64_t first, const Tensor& to) const override;
   void read_codes(std::string_view name, int64_t first_row,
                   std::span<const Tensor> pieces) const override;
+
+ protected:
+  bool has_finite_scales(std::string_view name) const override;
 
  private:
   struct Place {

@@ -23,8 +23,8 @@ int64_t table_width(const KvCache::Options& options) {
 }
 
 int64_t page_bytes(const ModelConfig& config, const KvCache::Options& options) {
-  return 2 * config.num_layers * options.page_tokens * config.num_kv_heads * config.head_dim *
-         size_of(options.dtype);
+  return 2 * config.num_layers * options.page_tokens * config.num_kv_heads *
+         ops::cached_width(options.dtype, config.head_dim) * size_of(options.dtype);
 }
 
 int64_t table_bytes(const KvCache::Options& options) {
@@ -63,9 +63,10 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, const Options& opt
       changed_end_(options_.sequences),
       pages_buffer_(backend, options_.pages * page_bytes(config, options_)),
       table_buffer_(backend, table_bytes(options_)),
-      pages_(pages_buffer_.tensor({2 * layers_ * options_.pages, options_.page_tokens,
-                                   config.num_kv_heads, config.head_dim},
-                                  options_.dtype)),
+      pages_(pages_buffer_.tensor(
+          {2 * layers_ * options_.pages, options_.page_tokens, config.num_kv_heads,
+           ops::cached_width(options_.dtype, config.head_dim)},
+          options_.dtype)),
       device_table_(table_buffer_.tensor({options_.sequences, width_}, Dtype::i32)) {
   for (int64_t i = options_.sequences; i-- > 0;) free_rows_.push_back(static_cast<int32_t>(i));
 }
@@ -217,8 +218,6 @@ ops::KvView KvCache::layer(int64_t i) const {
   const int64_t n = pages();
   return {.keys = pages_.slice(2 * i * n, (2 * i + 1) * n),
           .values = pages_.slice((2 * i + 1) * n, (2 * i + 2) * n),
-          .key_scales = {},
-          .value_scales = {},
           .table = device_table_};
 }
 

@@ -43,8 +43,8 @@ class KvCache {
     /// Tokens that one `extend` adds, at most. It matters with a sliding window, where a sequence
     /// then never holds more pages than the window and this many tokens span. 0: `context`.
     int64_t chunk = 0;
-    int64_t page_tokens = 0;  // T, a power of two; 0: what suits the device
-    Dtype dtype = Dtype::f32;
+    int64_t page_tokens = 0;   // T, a power of two; 0: what suits the device
+    Dtype dtype = Dtype::f32;  // u8: codes of 8 bits with scales (ops::KvView)
   };
 
   KvCache(Backend& backend, const ModelConfig& config, const Options& options);
@@ -111,7 +111,7 @@ class KvCache {
 
   /// A free page, whose one owner the caller is. There must be one (free_pages).
   int32_t take_page() { return pool_.allocate(); }
-  /// [2 L, T, G, h]: keys of layer 0, its values, keys of layer 1, ...
+  /// [2 L, T, G, h], of codes h + 4: keys of layer 0, its values, keys of layer 1, ...
   Shape page_shape() const;
   Dtype dtype() const { return options_.dtype; }
   /// Copies a page to host memory of that shape, and from there.

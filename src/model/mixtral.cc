@@ -6,6 +6,7 @@
 #include "model/tensor_names.h"
 #include "nn/linear.h"
 #include "nn/stacked.h"
+#include "nn/streamed_experts.h"
 
 namespace mixtral {
 namespace {
@@ -41,14 +42,32 @@ std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
   return std::make_unique<nn::Linear>(std::move(parameter));
 }
 
+/// Whether the pieces are kept in the same format.
+bool have_one_format(std::vector<Parameter>& pieces, const Mixtral::Options& options) {
+  for (Parameter& piece : pieces) piece.format = format_of(piece, options);
+  return std::ranges::all_of(
+      pieces, [&](const Parameter& piece) { return piece.format == pieces.front().format; });
+}
+
 /// One weight `whole`, or its pieces where the options have different formats for them.
 std::unique_ptr<nn::Projection> make_stacked(Parameter whole, std::vector<Parameter> pieces,
                                              const Mixtral::Options& options) {
-  for (Parameter& piece : pieces) piece.format = format_of(piece, options);
-  if (std::ranges::all_of(
-          pieces, [&](const Parameter& piece) { return piece.format == pieces.front().format; }))
-    return make_projection(std::move(whole), options);
+  if (have_one_format(pieces, options)) return make_projection(std::move(whole), options);
   return std::make_unique<nn::Stacked>(std::move(pieces));
+}
+
+/// The same of a layer's experts, which may be streamed.
+std::unique_ptr<nn::Projection> make_experts(int64_t layer, nn::ExpertProduct product,
+                                             Parameter whole, std::vector<Parameter> pieces,
+                                             const Mixtral::Options& options) {
+  if (!options.stream_experts) return make_stacked(std::move(whole), std::move(pieces), options);
+  if (have_one_format(pieces, options)) {
+    whole.format = pieces.front().format;
+    pieces.clear();
+    pieces.push_back(std::move(whole));
+  }
+  return std::make_unique<nn::StreamedExperts>(layer, product, std::move(pieces), options.weights,
+                                               options.planned);
 }
 
 Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
@@ -98,9 +117,10 @@ Block make_block(const ModelConfig& c, int64_t layer, const Tensor& rope_table,
   router_projection->exact();
   block.experts.experts_per_token = c.experts_per_token;
   block.experts.router = std::move(router_projection);
-  block.experts.gate_up =
-      make_stacked(std::move(gate_up), {std::move(gate), std::move(up)}, options);
-  block.experts.down = make_projection(std::move(down), options);
+  using nn::ExpertProduct;
+  block.experts.gate_up = make_experts(layer, ExpertProduct::gate_up, std::move(gate_up),
+                                       {std::move(gate), std::move(up)}, options);
+  block.experts.down = make_experts(layer, ExpertProduct::down, down, {down}, options);
   return block;
 }
 
@@ -127,8 +147,14 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
     ops::fill_rope_table(values, config.rope_theta, options.rope_frequencies);
     backend.upload(values, table);
   }
+  CHECK(!options.stream_experts || !options.trainable, "streamed experts cannot be trained");
   for (int64_t i = 0; i < config.num_layers; ++i)
     blocks_.push_back(make_block(config, i, table, options));
+  for (size_t i = 1; options.stream_experts && i < blocks_.size(); ++i)
+    blocks_[i - 1].experts.next = {.layer = static_cast<int64_t>(i),
+                                   .router = blocks_[i].experts.router.get(),
+                                   .norm = &blocks_[i].experts_norm,
+                                   .eps = blocks_[i].eps};
   if (config.tie_embeddings) {
     head_ = std::make_unique<nn::Linear>(embedding_, /*owner=*/false);
   } else {

@@ -14,7 +14,7 @@
 namespace mixtral {
 namespace {
 
-constexpr std::string_view kWeight = ".weight", kScales = ".scales", kBiases = ".biases";
+constexpr std::string_view kMlxWeight = ".weight", kMlxScales = ".scales", kMlxBiases = ".biases";
 constexpr std::array<int64_t, 6> kBits = {2, 3, 4, 5, 6, 8};
 
 MlxQuantization read_setting(const Json& json, MlxQuantization otherwise) {
@@ -76,12 +76,12 @@ MlxTensors::MlxTensors(const std::filesystem::path& path, MlxQuantizations setti
     const std::string_view module = std::string_view(name).substr(0, dot);
     const std::string_view ending =
         dot == std::string::npos ? std::string_view() : std::string_view(name).substr(dot);
-    if (ending == kWeight && has(module, kScales)) add(std::string(module));
-    if ((ending == kScales || ending == kBiases) && has(module, kWeight)) {
-      if (!has(module, kScales))
+    if (ending == kMlxWeight && has(module, kMlxScales)) add(std::string(module));
+    if ((ending == kMlxScales || ending == kMlxBiases) && has(module, kMlxWeight)) {
+      if (!has(module, kMlxScales))
         throw Error(fmt::format("{}: tensor \"{}\" stands there without {}{}",
                                 file_of(name).string(), printable(name), printable(module),
-                                kScales));
+                                kMlxScales));
       continue;  // part of its weight
     }
     names_.push_back(name);
@@ -90,9 +90,9 @@ MlxTensors::MlxTensors(const std::filesystem::path& path, MlxQuantizations setti
 
 void MlxTensors::add(const std::string& module) {
   Quantized tensor;
-  const std::string name = module + std::string(kWeight);
-  tensor.scales = module + std::string(kScales);
-  tensor.biases = module + std::string(kBiases);
+  const std::string name = module + std::string(kMlxWeight);
+  tensor.scales = module + std::string(kMlxScales);
+  tensor.biases = module + std::string(kMlxBiases);
   const auto fail = [&](const std::string& of, const std::string& what) {
     throw Error(
         fmt::format("{}: tensor \"{}\" {}", files_.file_of(name).string(), printable(of), what));
@@ -141,10 +141,10 @@ void MlxTensors::add(const std::string& module) {
 const TensorEntry* MlxTensors::find(std::string_view name) const {
   if (const auto found = quantized_.find(std::string(name)); found != quantized_.end())
     return &found->second.entry;
-  for (const std::string_view ending : {kScales, kBiases})
+  for (const std::string_view ending : {kMlxScales, kMlxBiases})
     if (name.ends_with(ending) &&
         quantized_.contains(std::string(name.substr(0, name.size() - ending.size())) +
-                            std::string(kWeight)))
+                            std::string(kMlxWeight)))
       return nullptr;
   return files_.find(name);
 }

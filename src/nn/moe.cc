@@ -1,5 +1,9 @@
 #include "nn/moe.h"
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 namespace mixtral::nn {
 
 MixtureOfExperts::Saved MixtureOfExperts::allocate_saved(Context& ctx, int64_t n) const {
@@ -44,6 +48,7 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& s
                                   .z = report->z,
                                   .entropy = report->entropy});
   }
+  if (next.router) look_ahead(ctx, residual, positions);
   const RowGroups groups = sequences.adapters.sort(ctx, s.source, s.offsets, experts_per_token);
   const Tensor h = ctx.allocate({rows, down->inputs()});
   {
@@ -64,6 +69,32 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& s
   const Tensor ys = ctx.allocate({rows, d});
   down->forward(ctx, h, groups, ys);
   ctx.run(ops::CombineRows{.y = ys, .slot = s.slot, .residual = residual, .out = out});
+}
+
+void MixtureOfExperts::look_ahead(Context& ctx, const Tensor& residual,
+                                  const Tensor& positions) const {
+  const ArenaScope scope(ctx.arena());
+  const Tensor x = ctx.allocate(residual.shape());
+  ctx.run(ops::RmsNorm{.x = residual, .weight = next.norm->value, .y = x, .eps = next.eps});
+  const int64_t n = x.dim(0), k = experts_per_token, e = next.router->outputs();
+  const Tensor logits = ctx.allocate({n, e}, ctx.statistics());
+  const Tensor offsets = ctx.allocate({e + 1}, Dtype::i32);
+  next.router->forward(ctx, x, {}, logits);
+  ctx.run(ops::Route{.logits = logits,
+                     .positions = positions,
+                     .weights = ctx.allocate({n, k}, ctx.statistics()),
+                     .expert = ctx.allocate({n, k}, Dtype::i32),
+                     .slot = ctx.allocate({n, k}, Dtype::i32),
+                     .source = ctx.allocate({n * k}, Dtype::i32),
+                     .offsets = offsets});
+  if (!next.store) return;
+  const int32_t* const begin = offsets.as<int32_t>();
+  const auto rows = [&](int32_t expert) { return begin[expert + 1] - begin[expert]; };
+  std::vector<int32_t> experts(static_cast<size_t>(e));
+  std::iota(experts.begin(), experts.end(), 0);
+  std::erase_if(experts, [&](int32_t expert) { return rows(expert) == 0; });
+  std::ranges::stable_sort(experts, std::ranges::greater(), rows);
+  next.store->expect(next.layer, experts);
 }
 
 void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& x,

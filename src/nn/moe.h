@@ -2,6 +2,8 @@
 
 #include <memory>
 
+#include "nn/expert_store.h"
+#include "nn/parameter.h"
 #include "nn/projection.h"
 
 namespace mixtral::nn {
@@ -37,7 +39,19 @@ class MixtureOfExperts {
     Tensor gate_up;  // [R, 2F]
   };
 
-  int64_t experts_per_token = 2;        // k
+  /// Where experts are streamed: the layer after this one, whose router says early, by this layer's
+  /// residual, which experts it is likely to need (Eliseev and Mazur 2023, "Fast inference of
+  /// mixture-of-experts language models with offloading"). Nothing where `router` is null.
+  struct Next {
+    int64_t layer = 0;
+    const Projection* router = nullptr;
+    const Parameter* norm = nullptr;  // of its experts' input
+    double eps = 0;
+    ExpertStore* store = nullptr;  // that is told; null in a plan
+  };
+
+  int64_t experts_per_token = 2;  // k
+  Next next;
   std::unique_ptr<Projection> router;   // [E, D]
   std::unique_ptr<Projection> gate_up;  // [E, 2F, D]: w1's rows, then w3's
   std::unique_ptr<Projection> down;     // [E, D, F]
@@ -53,6 +67,9 @@ class MixtureOfExperts {
   /// Room for what backward needs.
   Saved allocate_saved(Context& ctx, int64_t tokens) const;
   void for_each_parameter(const ParameterVisitor& visit);
+
+ private:
+  void look_ahead(Context& ctx, const Tensor& residual, const Tensor& positions) const;
 };
 
 }  // namespace mixtral::nn

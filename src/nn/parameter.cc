@@ -64,9 +64,9 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
       group.trainable = trainable;
       buffers_.emplace_back(backend, count * size_of(values));
       group.value = buffers_.back().tensor({count}, values);
-      // The gaps between parameters must hold numbers: the optimizer and the norm run over them.
-      backend.run(ops::Fill{.x = group.value});
       if (trainable) {
+        // The gaps between parameters must hold numbers: the optimizer and the norm run over them.
+        backend.run(ops::Fill{.x = group.value});
         buffers_.emplace_back(backend, count * size_of(gradients));
         group.grad = buffers_.back().tensor({count}, gradients);
         backend.run(ops::Fill{.x = group.grad});

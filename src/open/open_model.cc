@@ -8,22 +8,22 @@
 #include "base/advice.h"
 #include "infer/inference_plan.h"
 #include "model/checkpoint.h"
+#include "open/expert_streaming.h"
 #include "open/open_within.h"
 #include "train/defaults.h"
 
 namespace mixtral {
 namespace {
 
-/// The bytes that the model and an engine of this shape take, beside `other` bytes. Throws Error,
-/// before anything is allocated, when the device has not so much, or `most` is less.
-int64_t require_model_memory(const Backend& backend, const InferenceShape& shape, int64_t other,
-                             std::optional<int64_t> most) {
-  const auto planner = make_planning_backend(&backend);
-  Backend::MemoryInfo memory = backend.memory();
-  if (most) memory.available = std::min(memory.available, *most);
-  memory.available = std::max<int64_t>(0, memory.available - other);
-  require_memory(*planner, shape, memory);
-  return plan_inference(*planner, shape).total() + other;
+/// What an engine with such a cache and such steps takes with the model.
+InferenceShape inference_shape(const ModelConfig& config, const Mixtral::Options& options,
+                               const OpenOptions& o) {
+  return {.config = config,
+          .options = options,
+          .sequences = o.sequences,
+          .context = options.context > 0 ? options.context : config.max_positions,
+          .chunk = o.chunk,
+          .draft_tokens = o.draft_tokens};
 }
 
 /// A model that drafts for another, found and planned.
@@ -136,6 +136,12 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
   return choose_precision(dtype, backend, purpose, formats.empty() ? stored : Dtype::f32);
 }
 
+void require_cache_type(const Backend& backend, std::optional<Dtype> type) {
+  if (!type) return;
+  if (backend.kind() == DeviceKind::gpu && *type == Dtype::u8)
+    throw setting_error("cache-dtype", "int8 is for CPUs; give bf16, or leave it out");
+}
+
 void require_positions(int64_t context, const ModelConfig& config) {
   if (context <= config.max_positions) return;
   throw AdvisedUsageError(
@@ -193,18 +199,21 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
   open.precision = choose_precision(o.dtype, *open.backend,
                                     purpose == Purpose::tuning ? Purpose::training : purpose,
                                     config.dtype, stored);
-  const Mixtral::Options options{.weights = open.precision.weights,
-                                 .compute = open.precision.compute,
-                                 .context = o.context,
-                                 .trainable = purpose == Purpose::training,
-                                 .rope_frequencies = o.rope_frequencies,
-                                 .quantization = o.quantization,
-                                 .formats = stored,
-                                 .operands = open.precision.operands};
+  Mixtral::Options options{.weights = open.precision.weights,
+                           .compute = open.precision.compute,
+                           .context = o.context,
+                           .trainable = purpose == Purpose::training,
+                           .rope_frequencies = o.rope_frequencies,
+                           .quantization = o.quantization,
+                           .formats = stored,
+                           .operands = open.precision.operands,
+                           .cache = o.cache};
+  require_cache_type(*open.backend, o.cache);
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;
   std::optional<Draft> draft;
+  std::optional<ExpertStreaming> streaming;
   if (o.pass) {
     TrainingShape shape = *o.pass;
     shape.config = config;
@@ -212,18 +221,33 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     shape.adapter = adapter;
     activations = require_pass_memory(*open.backend, shape).arena();
   } else {
-    const InferenceShape shape{.config = config,
-                               .options = options,
-                               .sequences = o.sequences,
-                               .context = o.context > 0 ? o.context : config.max_positions,
-                               .chunk = o.chunk,
-                               .draft_tokens = o.draft_tokens};
+    Backend::MemoryInfo memory = open.backend->memory();
+    if (most) memory.available = std::min(memory.available, *most);
+    InferenceShape shape = inference_shape(config, options, o);
     if (!o.draft_model.empty()) draft = find_draft(o, source, shape, *open.backend, note);
+    const int64_t drafting = draft ? draft->bytes(*open.backend) : 0;
+    memory.available = std::max<int64_t>(0, memory.available - drafting);
+    if (o.random_weights && o.expert_memory)
+      throw setting_error("expert-memory", "weights that are drawn cannot be read from files");
+    // A budget is kept by refusing: to read experts instead is for who asks for it.
+    if (o.random_weights || (most && !o.expert_memory))
+      require_memory(*make_planning_backend(open.backend.get()), shape, memory);
+    else
+      streaming = plan_streaming(*open.backend, source, shape, memory, o.expert_memory);
+    if (streaming) {
+      options.stream_experts = shape.options.stream_experts = true;
+      shape.expert_memory = streaming->memory;
+      if (note) note("note: " + describe(*streaming));
+      drop_cached_files(source.tensors());
+    }
     planned.bytes =
-        require_model_memory(*open.backend, shape, draft ? draft->bytes(*open.backend) : 0, most);
+        plan_inference(*make_planning_backend(open.backend.get()), shape).total() + drafting;
   }
   const WeightsFrom weights{.random = o.random_weights, .seed = o.seed};
   open.model = open_weights(*open.backend, source, options, weights, note);
+  if (streaming)
+    open.experts = std::make_unique<ExpertCache>(*open.backend, *open.model, source.tensors(),
+                                                 ExpertCache::Options{.memory = streaming->memory});
   open.draft_tokens = o.draft_tokens;
   if (draft)
     open.draft_model =

@@ -10,6 +10,7 @@
 #include "infer/speculation.h"
 #include "model/adapter.h"
 #include "model/adapter_set.h"
+#include "model/expert_cache.h"
 #include "model/mixtral.h"
 #include "open/model_source.h"
 #include "train/training_plan.h"
@@ -51,8 +52,9 @@ struct OpenOptions {
   std::string dtype = "auto";
   Dtype rope_frequencies = Dtype::f32;
   std::optional<ops::WeightFormat> quantization = {};
-  bool batch_invariant = false;  // Backend::set_batch_invariant
-  bool random_weights = false;  // drawn from the seed instead of read
+  std::optional<Dtype> cache = {};  // Mixtral::Options::cache
+  bool batch_invariant = false;     // Backend::set_batch_invariant
+  bool random_weights = false;      // drawn from the seed instead of read
   uint64_t seed = 1;
   int64_t context = 0;    // positions to prepare for
   int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
@@ -61,6 +63,9 @@ struct OpenOptions {
   // that drafts them (empty: they are looked up in the sequence).
   int64_t draft_tokens = 0;
   std::string draft_model = {};
+  /// Bytes for experts that are read from the disk while they are needed; absent: that is so where
+  /// the model does not fit. In inference without `pass`.
+  std::optional<int64_t> expert_memory = {};
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.
   std::optional<TrainingShape> pass = {};
@@ -71,7 +76,9 @@ struct OpenedModel {
   std::unique_ptr<Backend> backend;
   Precision precision;
   std::unique_ptr<Mixtral> model;
-  std::unique_ptr<Adapter> adapter;      // where one is tuned; else null. Goes before the model
+  std::unique_ptr<ExpertCache>
+      experts;                       // where they are streamed; else null. Goes before the model
+  std::unique_ptr<Adapter> adapter;  // where one is tuned; else null. Goes before the model
   std::unique_ptr<AdapterSet> adapters;  // in inference; else null. Goes before the model
   std::unique_ptr<Mixtral> draft_model;  // where one was named
   int64_t draft_tokens = 0;
@@ -89,6 +96,9 @@ struct OpenedModel {
 /// device's memory, `context` the model, or a draft model the model, and UsageError.
 OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note);
+
+/// Throws UsageError where a device does not read caches of this type.
+void require_cache_type(const Backend& backend, std::optional<Dtype> type);
 
 /// Throws UsageError when more positions are asked for than a model has.
 void require_positions(int64_t context, const ModelConfig& config);

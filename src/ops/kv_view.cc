@@ -1,7 +1,13 @@
 #include "ops/kv_view.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <string>
+
+#include "ops/rounding.h"
 
 namespace mixtral::ops {
 
@@ -10,16 +16,35 @@ using detail::expect_float;
 using detail::expect_shape;
 
 void check(const KvView& view, const Heads& heads) {
-  expect_shape("keys", view.keys, {-1, -1, heads.kv, heads.width});
-  expect_float("keys", view.keys);
+  expect_shape("keys", view.keys, {-1, -1, heads.kv, cached_width(view.keys.dtype(), heads.width)});
+  if (!view.coded()) expect_float("keys", view.keys);
   expect_shape("values", view.values, view.keys.shape());
   expect_dtype("values", view.values, view.keys.dtype());
   CHECK(std::has_single_bit(static_cast<uint64_t>(view.page_tokens())),
         "a page's tokens are a power of two");
-  CHECK(view.key_scales.empty() && view.value_scales.empty(),
-        "only codes have scales, not floating-point keys and values");
   expect_shape("table", view.table, {-1, -1});
   expect_dtype("table", view.table, Dtype::i32);
+}
+
+void pack_head(std::span<const float> values, uint8_t* to) {
+  float largest = 0;
+  bool finite = true;
+  for (const float value : values) {
+    largest = std::max(largest, std::abs(value));
+    finite = finite && std::isfinite(value);
+  }
+  const float scale = finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+  const float inverse = largest < kLeastRounded || !finite ? 0 : 127 / largest;
+  for (size_t i = 0; i < values.size(); ++i)
+    to[i] = finite ? static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(values[i] * inverse)))
+                   : uint8_t{0};
+  std::memcpy(to + values.size(), &scale, sizeof scale);
+}
+
+float scale_of_head(const uint8_t* codes, int64_t width) {
+  float scale = 0;
+  std::memcpy(&scale, codes + width, sizeof scale);
+  return scale;
 }
 
 void check(const CacheAppend& op) {

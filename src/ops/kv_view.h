@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
+
 #include "ops/common.h"
 #include "ops/heads.h"
 
@@ -12,20 +15,32 @@ inline constexpr int32_t kNoPage = -1;
 /// "PagedAttention"). Token t of sequence s is entry t mod T of page table[s, t / T]. Sequences may
 /// share pages. Pages that no token will be attended to from, such as those behind a sliding
 /// window, may be missing.
+///
+/// In 8 bits (u8) a head's h numbers are h codes, whole numbers with a sign, and behind them their
+/// scale in f32: a number is its code times the scale (pack_head).
 struct KvView {
-  Tensor keys;    // [pages, T, G, h] f64, f32, bf16 or f16; T is a power of two
-  Tensor values;  // [pages, T, G, h] of the same type
-  // Empty, since none of these types has scales. Codes of 8 bits will have one a token and kv head:
-  Tensor key_scales;    // [pages, T, G]
-  Tensor value_scales;  // [pages, T, G]
-  Tensor table;         // [sequences, W] i32: pages, or kNoPage
+  Tensor keys;    // [pages, T, G, h] f64, f32, bf16 or f16, or [pages, T, G, h + 4] u8; T = 2^i
+  Tensor values;  // of the same shape and type
+  Tensor table;   // [sequences, W] i32: pages, or kNoPage
 
   explicit operator bool() const { return !keys.empty(); }
+  bool coded() const { return keys.dtype() == Dtype::u8; }
   int64_t pages() const { return keys.dim(0); }
   int64_t page_tokens() const { return keys.dim(1); }  // T
   int64_t sequences() const { return table.dim(0); }
   int64_t context() const { return table.dim(1) * page_tokens(); }  // tokens that the table reaches
 };
+
+/// Elements that a head's h numbers take in a cache of this type.
+constexpr int64_t cached_width(Dtype type, int64_t width) {
+  return type == Dtype::u8 ? width + static_cast<int64_t>(sizeof(float)) : width;
+}
+/// The scalar reference of a cache in 8 bits: with the largest magnitude m of a head's numbers, the
+/// scale is m / 127, and a code the whole number nearest to x · (127 / m), ties to even, all in
+/// f32. Numbers that are not finite make the scale NaN.
+void pack_head(std::span<const float> values, uint8_t* to);
+/// The scale behind `width` codes.
+float scale_of_head(const uint8_t* codes, int64_t width);
 
 /// Writes the keys and values of new tokens into a cache: token n goes to position positions[n] of
 /// sequence rows[n], whose page must exist. Padding rows write nothing. No two tokens have the same

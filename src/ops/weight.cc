@@ -1,6 +1,8 @@
 #include "ops/weight.h"
 
 #include <array>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -66,6 +68,58 @@ RowPieces pieces_of(const Weight& weight, int64_t row, std::vector<char>& room) 
     }
   }
   return {.codes = at[0], .scales = at[1], .minima = at[2], .super_scales = at[3]};
+}
+
+template <class Number>
+Number load(const char* from) {
+  Number number;
+  std::memcpy(&number, from, sizeof number);
+  return number;
+}
+
+template <class Number>
+void store(char* to, Number number) {
+  std::memcpy(to, &number, sizeof number);
+}
+
+/// Four bytes of each of eight rows side by side; then, with kSteps 2, the next four of each.
+template <int kSteps>
+char* interleave_words(const char* first, int64_t row_bytes, char* mixed) {
+  for (int64_t r = 0; r < kInterleaved; r += 2, first += 2 * row_bytes) {
+    if constexpr (kSteps == 2) {
+      const auto a = load<uint64_t>(first), b = load<uint64_t>(first + row_bytes);
+      store(mixed + r * kInterleavedBytes, (a & 0xffffffffu) | b << 32);
+      store(mixed + (kInterleaved + r) * kInterleavedBytes, a >> 32 | (b >> 32 << 32));
+    } else {
+      store(mixed + r * kInterleavedBytes, load<uint32_t>(first));
+      store(mixed + (r + 1) * kInterleavedBytes, load<uint32_t>(first + row_bytes));
+    }
+  }
+  return mixed + kSteps * kInterleaved * kInterleavedBytes;
+}
+
+/// The codes of whole bundles, from plain rows to interleaved8, of a format in blocks: as
+/// for_interleaved says, block by block of eight rows.
+void interleave_blocks(const Weight& from, const Weight& to) {
+  const FormatRow& format = from.format.row();
+  const int64_t size = format.block_bytes, scale = size % kInterleavedBytes, rest = size - scale;
+  const int64_t row_bytes = from.codes.dim(1), blocks = row_bytes / size;
+  const int64_t scale_at = format.super_block > 0 ? rest : 0;
+  const int64_t rest_at = format.super_block > 0 ? 0 : scale;
+  const char* plain = static_cast<const char*>(from.codes.data());
+  char* mixed = static_cast<char*>(to.codes.data());
+  for (int64_t row = 0; row < from.rows(); row += kInterleaved, plain += kInterleaved * row_bytes) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const char* const first = plain + block * size;
+      if (scale > 0)
+        for (int64_t r = 0; r < kInterleaved; ++r, mixed += scale)
+          store(mixed, load<uint16_t>(first + r * row_bytes + scale_at));
+      int64_t at = 0;
+      for (; at + 2 * kInterleavedBytes <= rest; at += 2 * kInterleavedBytes)
+        mixed = interleave_words<2>(first + rest_at + at, row_bytes, mixed);
+      if (at < rest) mixed = interleave_words<1>(first + rest_at + at, row_bytes, mixed);
+    }
+  }
 }
 
 Weight with_pieces(const Weight& weight, Shape shape, int64_t begin, int64_t end) {
@@ -151,11 +205,57 @@ void unpack_row(const Weight& weight, int64_t row, std::span<float> values) {
   weight.format.row().unpack(pieces_of(weight, row, room), values);
 }
 
+bool has_finite_scales(WeightFormat format, std::span<const std::byte> codes) {
+  const FormatRow& row = format.row();
+  if (row.halves == 0) return false;
+  // An exponent of ones, of an infinity or no number, carries into the top bit.
+  constexpr uint32_t kExponent = 0x7c00, kCarry = 0x0400, kTop = 0x8000;
+  const auto* at = reinterpret_cast<const char*>(codes.data()) + row.halves_at;
+  const char* const end = at + codes.size();
+  uint32_t any = 0;
+  for (int i = 0; i < row.halves; ++i)
+    for (const char* half = at + 2 * i; half < end; half += row.block_bytes)
+      any |= (load<uint16_t>(half) & kExponent) + kCarry;
+  return (any & kTop) == 0;
+}
+
+bool has_finite_scales(const Weight& weight) {
+  CHECK(!weight.dense() && weight.layout == WeightLayout::rows);
+  if (weight.format.kind() == FormatKind::blocks)
+    return has_finite_scales(weight.format, {static_cast<const std::byte*>(weight.codes.data()),
+                                             static_cast<size_t>(weight.codes.bytes())});
+  if (weight.format.row().offset == BlockOffset::none) return false;  // codes that may be NaN
+  // Codes are of 8 bits at most: of numbers below this none becomes infinite.
+  constexpr float kLargest = 0x1p100f;
+  bool finite = true;
+  for (const Tensor& piece : {weight.scales, weight.minima, weight.super_scales}) {
+    const auto look = [&]<class T>(T) {
+      for (const T number : piece.span<T>())
+        finite &= std::abs(static_cast<float>(number)) < kLargest;
+    };
+    if (!piece) continue;
+    if (piece.dtype() == Dtype::f32)
+      look(float{});
+    else if (piece.dtype() == Dtype::bf16)
+      look(bf16{});
+    else if (piece.dtype() == Dtype::f16)
+      look(f16{});
+    else if (is_float(piece.dtype()))
+      return false;
+  }
+  return finite;
+}
+
 void change_layout(const Weight& from, const Weight& to) {
   CHECK(from.shape == to.shape && from.format == to.format, "two different weights");
   CHECK(has_layout(from.format, from.shape, from.layout) &&
             has_layout(to.format, to.shape, to.layout),
         "a weight that has no such layout");
+  if (from.format.kind() == FormatKind::blocks && from.layout == WeightLayout::rows &&
+      to.layout == WeightLayout::interleaved8) {
+    interleave_blocks(from, to);
+    return;
+  }
   for (const auto which : kWeightPieces) {
     const Tensor &source = from.*which, &target = to.*which;
     if (source.empty()) continue;

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <span>
+
 #include "ops/weight_format.h"
 #include "tensor/tensor.h"
 
@@ -85,6 +88,11 @@ bool has_layout(WeightFormat format, const Shape& shape, WeightLayout layout);
 void pack_row(const Weight& weight, int64_t row, std::span<const float> values);
 /// The numbers of row `row` of a weight that is not dense, in any layout.
 void unpack_row(const Weight& weight, int64_t row, std::span<float> values);
+/// Whether the scales (and minima) of blocks of codes show that all their numbers are finite. False
+/// of a format where only unpacking does.
+bool has_finite_scales(WeightFormat format, std::span<const std::byte> codes);
+/// The same of a weight in plain rows.
+bool has_finite_scales(const Weight& weight);
 /// Copies a weight to another of the same shape and format in another layout, byte for byte.
 void change_layout(const Weight& from, const Weight& to);
 

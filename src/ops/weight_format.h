@@ -53,6 +53,9 @@ struct FormatRow {
   double error = 0;
   /// Packing what `unpack` gave writes the same bytes (unless a scale is subnormal).
   bool repacks = true;
+  /// Of a format in blocks: how many f16 numbers a block has, and where the first stands. A block's
+  /// numbers are finite where these are. 0: only unpacking shows it.
+  int halves = 0, halves_at = 0;
   /// Packs a row. `values` must be finite; every byte of the row's pieces is written. Null of a
   /// format that is only read.
   void (*pack)(std::span<const float> values, const RowPieces& to) = nullptr;
@@ -101,6 +104,7 @@ struct BlockRow {
   int bits = 0, block = 0, super_block = 0, bytes = 0;
   double error = 0;
   bool repacks = true;
+  int halves = 0, halves_at = 0;
   BlockOffset offset = BlockOffset::none;
   void (*pack)(std::span<const float> values, const RowPieces& to) = nullptr;
   void (*unpack)(const RowPieces& from, std::span<float> values) = nullptr;
@@ -115,6 +119,8 @@ constexpr FormatRow block_format(const BlockRow& row) {
           .offset = row.offset,
           .error = row.error,
           .repacks = row.repacks,
+          .halves = row.halves,
+          .halves_at = row.halves_at,
           .pack = row.pack,
           .unpack = row.unpack};
 }
@@ -164,6 +170,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .bytes = 34,
                   .error = 0.0045,
+                  .halves = 1,
                   .pack = pack_q8_0,
                   .unpack = unpack_q8_0}),
     block_format({.name = "q4_0",
@@ -171,6 +178,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .bytes = 18,
                   .error = 0.1255,
+                  .halves = 1,
                   .pack = pack_q4_0,
                   .unpack = unpack_q4_0}),
     block_format({.name = "q4_1",
@@ -178,6 +186,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .bytes = 20,
                   .error = 0.068,
+                  .halves = 2,
                   .offset = BlockOffset::minimum,
                   .pack = pack_q4_1,
                   .unpack = unpack_q4_1}),
@@ -186,6 +195,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .bytes = 22,
                   .error = 0.063,
+                  .halves = 1,
                   .pack = pack_q5_0,
                   .unpack = unpack_q5_0}),
     block_format({.name = "q5_1",
@@ -193,6 +203,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .bytes = 24,
                   .error = 0.034,
+                  .halves = 2,
                   .offset = BlockOffset::minimum,
                   .pack = pack_q5_1,
                   .unpack = unpack_q5_1}),
@@ -201,6 +212,8 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 16,
                   .super_block = 256,
                   .bytes = 84,
+                  .halves = 2,
+                  .halves_at = 80,
                   .offset = BlockOffset::minimum,
                   .unpack = unpack_q2_k}),
     block_format({.name = "q3_k",
@@ -208,12 +221,15 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 16,
                   .super_block = 256,
                   .bytes = 110,
+                  .halves = 1,
+                  .halves_at = 108,
                   .unpack = unpack_q3_k}),
     block_format({.name = "q4_k",
                   .bits = 4,
                   .block = 32,
                   .super_block = 256,
                   .bytes = 144,
+                  .halves = 2,
                   .offset = BlockOffset::minimum,
                   .unpack = unpack_q4_k}),
     block_format({.name = "q5_k",
@@ -221,6 +237,7 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 32,
                   .super_block = 256,
                   .bytes = 176,
+                  .halves = 2,
                   .offset = BlockOffset::minimum,
                   .unpack = unpack_q5_k}),
     block_format({.name = "q6_k",
@@ -228,13 +245,21 @@ inline constexpr FormatRow kWeightFormats[] = {
                   .block = 16,
                   .super_block = 256,
                   .bytes = 210,
+                  .halves = 1,
+                  .halves_at = 208,
                   .unpack = unpack_q6_k}),
-    block_format({.name = "iq4_nl", .bits = 4, .block = 32, .bytes = 18, .unpack = unpack_iq4_nl}),
+    block_format({.name = "iq4_nl",
+                  .bits = 4,
+                  .block = 32,
+                  .bytes = 18,
+                  .halves = 1,
+                  .unpack = unpack_iq4_nl}),
     block_format({.name = "iq4_xs",
                   .bits = 4,
                   .block = 32,
                   .super_block = 256,
                   .bytes = 136,
+                  .halves = 1,
                   .unpack = unpack_iq4_xs}),
     block_format({.name = "mxfp4", .bits = 4, .block = 32, .bytes = 17, .unpack = unpack_mxfp4}),
     // MLX's, by bits, group and the type of scale and minimum: format_groups.cc.

@@ -17,10 +17,13 @@ void RefBackend::run(const ops::CacheAppend& op) {
     for (int64_t g = 0; g < op.heads.kv; ++g) {
       const int64_t key = (op.heads.query + g) * width;
       const int64_t value = (op.heads.query + op.heads.kv + g) * width;
-      for (int64_t c = 0; c < width; ++c) {
-        cached.key(p, g, c) = qkv(n, key + c);
-        cached.value(p, g, c) = qkv(n, value + c);
-      }
+      std::vector<double> numbers(static_cast<size_t>(width));
+      const auto take = [&](int64_t column) {
+        for (int64_t c = 0; c < width; ++c) numbers[static_cast<size_t>(c)] = qkv(n, column + c);
+        return std::span<const double>(numbers);
+      };
+      cached.set_key(p, g, take(key));
+      cached.set_value(p, g, take(value));
     }
   }
 }

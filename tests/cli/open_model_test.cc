@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <map>
 
 #include "backends/registry.h"
 #include "base/file.h"
@@ -79,6 +80,57 @@ TEST_F(OpenModelTest, GenerateOpensConfigJsonOnce) {
       1);
   write_file(checkpoint / "state.json", "[]");
   EXPECT_THAT(generate(run.string()).err, HasSubstr("state.json is damaged"));
+}
+
+TEST_F(OpenModelTest, ExpertsThatAreReadWhileTheyAreNeededGiveTheSameTokens) {
+  const fs::path adapter = scratch_.path() / "adapter";
+  fs::create_directory(adapter);
+  write_file(adapter / "adapter_config.json",
+             R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":["w2"]})");
+  std::vector<float> a(16, 0.5f), b(16, 0.5f);
+  std::map<std::string, Tensor> tensors;
+  for (int layer = 0; layer < 2; ++layer)
+    for (int expert = 0; expert < 4; ++expert) {
+      const std::string name = fmt::format(
+          "base_model.model.model.layers.{}.block_sparse_moe.experts.{}.w2.lora_", layer, expert);
+      tensors[name + "A.weight"] = Tensor(a.data(), {1, 16}, Dtype::f32);
+      tensors[name + "B.weight"] = Tensor(b.data(), {16, 1}, Dtype::f32);
+    }
+  write_safetensors(adapter / "adapter_model.safetensors", tensors);
+  std::vector<std::string> outputs;
+  for (const bool adapted : {false, true}) {
+    std::vector<std::string> command = {
+        "generate", "--model",  model_.string(), "--ids",  "1,5,9,2", "-n", "12",          "--temp",
+        "0",        "--device", "cpu",           "--json", "-t",      "2",  "--ignore-eos"};
+    if (adapted) command.insert(command.end(), {"--adapter", adapter.string()});
+    const Outcome whole = run_command(command);
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    outputs.push_back(whole.out);
+    command.insert(command.end(), {"--expert-memory", "6KB"});
+    const Outcome part = run_command(command);
+    EXPECT_EQ(part.out, whole.out);
+    EXPECT_THAT(part.err, AllOf(HasSubstr("2 of 8 are in memory at once (6.0 KiB of 24.0 KiB)"),
+                                HasSubstr("uses found in memory"), HasSubstr("of guesses right")));
+  }
+  EXPECT_NE(outputs[0], outputs[1]);
+}
+
+TEST_F(OpenModelTest, RefusesMemoryForExpertsThatIsOfNoUse) {
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> command = {"generate", "--model", model_.string(), "--ids", "1",
+                                        "-n",       "1"};
+    if (std::ranges::find(more, "--device") == more.end())
+      more.insert(more.end(), {"--device", "cpu"});
+    command.insert(command.end(), more.begin(), more.end());
+    const Outcome o = run_command(command);
+    EXPECT_EQ(o.code, 2) << o.err;
+    return o.err;
+  };
+  EXPECT_THAT(with({"--expert-memory", "5KB"}),
+              HasSubstr("--expert-memory: expected at least 6.0 KiB, which one of the 4 experts of "
+                        "each layer takes, found 5.0 KiB"));
+  EXPECT_THAT(with({"--expert-memory", "6KB", "--device", "ref"}), HasSubstr("on a CPU alone"));
+  EXPECT_THAT(with({"--expert-memory", "6KB", "--random-weights"}), HasSubstr("--expert-memory"));
 }
 
 TEST_F(OpenModelTest, SettingsOfTrainingAloneMatterToTrainingAlone) {

@@ -407,7 +407,7 @@ std::vector<Parameter> parameters(const std::vector<OpCase>& cases) {
   std::vector<Parameter> all;
   for (const OpCase& op : cases)
     for (Dtype dtype : op.dtypes)
-      if (!op.benchmark && dtype != Dtype::f64) all.push_back({op, dtype});
+      if (!op.benchmark && !op.host_only && dtype != Dtype::f64) all.push_back({op, dtype});
   return all;
 }
 

@@ -48,11 +48,13 @@ struct Drawn {
 
 struct Rig {
   /// With a format, its projections are quantized, and multiplied as inference does on a CPU.
-  Rig(const std::string& device, int64_t window, std::string_view format = "off")
+  Rig(const std::string& device, int64_t window, std::string_view format = "off",
+      std::optional<Dtype> cache = std::nullopt)
       : backend(make_backend(device, 2)),
         model(*backend, config_of(window),
               {.quantization = ops::find_weight_format(format),
-               .operands = ops::Operands::integers}) {
+               .operands = ops::Operands::integers,
+               .cache = cache}) {
     nn::initialise(
         *backend, model.parameters(),
         {.seed = kSeed, .deviation = 0.3, .residual_deviation = 0.3, .embedding_deviation = 1});
@@ -216,6 +218,39 @@ INSTANTIATE_TEST_SUITE_P(All, EngineBits,
                            return fmt::format("{}_window_{}_{}", c.param.device, c.param.window,
                                               c.param.format);
                          });
+
+TEST(EngineWithACacheOfFewerBits, DrawsTheSameHoweverRequestsAreServed) {
+  for (const Dtype type : {Dtype::u8, Dtype::bf16}) {
+    const std::vector<Request> all = requests();
+    Rig exact("cpu", 0);
+    std::vector<Drawn> in_f32;
+    {
+      Engine engine(*exact.backend, exact.model, {.share_pages = false});
+      in_f32 = run(engine, all);
+    }
+    Rig rig("cpu", 0, "off", type);
+    std::vector<Drawn> expected;
+    for (const Engine::Options& options :
+         std::vector<Engine::Options>{{.share_pages = false},
+                                      {.sequences = 3},
+                                      {.sequences = 5, .chunk = 11},
+                                      {.sequences = 8, .cache_tokens = 176, .chunk = 48}}) {
+      Engine engine(*rig.backend, rig.model, options);
+      EXPECT_EQ(engine.cache().dtype(), type);
+      const std::vector<Drawn> results = run(engine, all);
+      if (expected.empty()) expected = results;
+      EXPECT_EQ(results, expected) << to_string(type) << ", " << options.sequences;
+    }
+    // The first token of each sees the prompt through the cache.
+    double largest = 0;
+    for (size_t i = 0; i < all.size(); ++i)
+      if (all[i].options.sampling.temperature == 0)
+        largest = std::max(
+            largest, std::abs(expected[i].log_probabilities[0] - in_f32[i].log_probabilities[0]));
+    EXPECT_GT(largest, 0) << to_string(type);
+    EXPECT_LT(largest, 0.1) << to_string(type);
+  }
+}
 
 class EngineTest : public ::testing::Test {
  protected:

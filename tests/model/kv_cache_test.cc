@@ -14,6 +14,18 @@
 namespace mixtral {
 namespace {
 
+TEST(KvCacheInEightBits, TakesACodeANumberAndAScaleAHead) {
+  const auto backend = make_backend("cpu", 1);
+  ModelConfig config;
+  config.num_layers = 3;
+  config.num_kv_heads = 2;
+  config.head_dim = 64;
+  const KvCache cache(*backend, config,
+                      {.sequences = 1, .context = 64, .page_tokens = 16, .dtype = Dtype::u8});
+  EXPECT_EQ(cache.page_shape(), (Shape{6, 16, 2, 68}));
+  EXPECT_EQ(cache.bytes(), 6 * 64 * 2 * 68 + 4 * 4);
+}
+
 ModelConfig config_of(int64_t window) {
   ModelConfig config;
   config.num_layers = 2;

@@ -81,6 +81,21 @@ std::vector<CacheCase> caches() {
                      .heads = {4, 2, 24},
                      .page_tokens = size,
                      .decode_rows = 2});
+  for (const auto& [name, run] :
+       {std::pair("decode", CacheRun{0, 299, 1}), std::pair("long_decode", CacheRun{0, 1300, 1}),
+        std::pair("prefill", CacheRun{0, 30, 70})})
+    cases.push_back({.name = std::string("codes_") + name,
+                     .runs = {run},
+                     .heads = {4, 1, 24},
+                     .decode_rows = run.count == 1 ? 1 : 0,
+                     .dtype = Dtype::u8,
+                     .dtypes = f32});
+  cases.push_back({.name = "codes_of_several",
+                   .runs = {{2, 61, 1}, {kPaddingRun}, {0, 9, 1}, {1, 40, 20}},
+                   .heads = {6, 2, 64},
+                   .decode_rows = 3,
+                   .dtype = Dtype::u8,
+                   .dtypes = f32});
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
     cases.push_back({.name = std::string(to_string(dtype)) + "_cache",
                      .runs = {{0, 6, 1}, {1, 40, 1}, {2, 30, 20}},
@@ -121,6 +136,19 @@ Tokens tokens_of(const CacheCase& c) {
   return tokens;
 }
 
+/// Random heads in 8 bits, as the numbers of their bytes.
+std::vector<double> pack_heads(Rig& rig, int64_t count, int64_t width) {
+  std::vector<double> bytes;
+  std::vector<float> numbers(static_cast<size_t>(width));
+  std::vector<uint8_t> head(static_cast<size_t>(ops::cached_width(Dtype::u8, width)));
+  for (int64_t i = 0; i < count; ++i) {
+    for (float& number : numbers) number = static_cast<float>(rig.random().normal());
+    ops::pack_head(numbers, head.data());
+    bytes.insert(bytes.end(), head.begin(), head.end());
+  }
+  return bytes;
+}
+
 /// A cache whose pages lie in random order, with some that no sequence has.
 ops::KvView make_cache(Rig& rig, const CacheCase& c, const Tokens& tokens, bool changed) {
   const int64_t size = c.page_tokens;
@@ -138,8 +166,20 @@ ops::KvView make_cache(Rig& rig, const CacheCase& c, const Tokens& tokens, bool 
           order[static_cast<size_t>(i < c.shared_pages ? i : s * width + i)];
   }
   const Dtype dtype = c.dtype.value_or(rig.dtype());
-  const Shape shape{static_cast<int64_t>(pages), size, c.heads.kv, c.heads.width};
+  const Shape shape{static_cast<int64_t>(pages), size, c.heads.kv,
+                    ops::cached_width(dtype, c.heads.width)};
   ops::KvView view;
+  if (dtype == Dtype::u8) {
+    const auto codes = [&](const char* name) {
+      const auto all = pack_heads(rig, shape.numel() / shape[3], c.heads.width);
+      return changed ? rig.updated_values(name, shape, dtype, all)
+                     : rig.values(name, shape, dtype, all);
+    };
+    view.keys = codes("keys");
+    view.values = codes("values");
+    view.table = rig.indices("table", {tokens.sequences, width}, table);
+    return view;
+  }
   view.keys = changed ? rig.updated("keys", shape, dtype) : rig.input("keys", shape, dtype);
   view.values = changed ? rig.updated("values", shape, dtype) : rig.input("values", shape, dtype);
   view.table = rig.indices("table", {tokens.sequences, width}, table);
@@ -189,11 +229,17 @@ void cached_attention(Rig& rig, const CacheCase& c) {
 std::vector<OpCase> kv_view_cases() {
   std::vector<OpCase> cases;
   for (const CacheCase& c : caches())
-    cases.push_back(
-        {"CacheAppend_" + c.name, [=](Rig& rig) { cache_append(rig, c); }, c.dtypes, c.benchmark});
+    cases.push_back({.name = "CacheAppend_" + c.name,
+                     .build = [=](Rig& rig) { cache_append(rig, c); },
+                     .dtypes = c.dtypes,
+                     .benchmark = c.benchmark,
+                     .host_only = c.coded()});
   for (const CacheCase& c : caches())
-    cases.push_back({"CachedAttention_" + c.name, [=](Rig& rig) { cached_attention(rig, c); },
-                     c.dtypes, c.benchmark});
+    cases.push_back({.name = "CachedAttention_" + c.name,
+                     .build = [=](Rig& rig) { cached_attention(rig, c); },
+                     .dtypes = c.dtypes,
+                     .benchmark = c.benchmark,
+                     .host_only = c.coded()});
   for (const Copy& c : std::vector<Copy>{{"one", {1, 2, 1}, 0, 1},
                                          {"odd_bf16", {4, 5, 7}, 3, 0, Dtype::bf16},
                                          {"odd_f32", {3, 4, 33}, 0, 3},

@@ -29,6 +29,8 @@ struct CacheCase {
   std::optional<Dtype> dtype = {};  // of keys and values; else that of activations
   std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16};
   bool benchmark = false;
+
+  bool coded() const { return dtype == Dtype::u8; }
 };
 
 void cache_append(Rig& rig, const CacheCase& c);

@@ -77,8 +77,6 @@ TEST(CachedAttentionOnAGpu, ALongRunIsTakenInTilesHoweverManySequencesTheCacheHa
         .rows = ctx.allocate({tokens}, Dtype::i32),
         .cache = {.keys = ctx.allocate({512, 16, heads.kv, heads.width}),
                   .values = ctx.allocate({512, 16, heads.kv, heads.width}),
-                  .key_scales = {},
-                  .value_scales = {},
                   .table = ctx.allocate({256, 32}, Dtype::i32)},
         .out = ctx.allocate({tokens, heads.query * heads.width}),
         .heads = heads,

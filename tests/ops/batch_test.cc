@@ -327,11 +327,8 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
         const auto tokens = static_cast<int64_t>(at.size());
         const Tensor batch = random({tokens, heads.columns()});
         context_.run(ops::Convert{qkv.slice(begin, end), batch.slice(2, tokens)});
-        const ops::KvView cache{.keys = keys,
-                                .values = values,
-                                .key_scales = {},
-                                .value_scales = {},
-                                .table = indices(table).reshape({2, pages})};
+        const ops::KvView cache{
+            .keys = keys, .values = values, .table = indices(table).reshape({2, pages})};
         context_.run(ops::CacheAppend{.qkv = batch,
                                       .positions = indices(at),
                                       .rows = indices(rows),
@@ -379,8 +376,6 @@ TEST_P(Batch, CachedAttentionOfOneTokenOverManyKeysEqualsAttention) {
     for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>(pages - 1 - i));
     const ops::KvView cache{.keys = random(shape),
                             .values = random(shape),
-                            .key_scales = {},
-                            .value_scales = {},
                             .table = indices(table).reshape({1, pages})};
     context_.run(
         ops::CacheAppend{.qkv = qkv,

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -129,6 +130,51 @@ TEST(WeightFormats, KeepZerosAndWriteEveryByte) {
     EXPECT_EQ(a.bytes(), b.bytes()) << format.name();
     EXPECT_EQ(a.row(0), zeros) << format.name();
   }
+}
+
+TEST(WeightFormats, ShowByTheirScalesWhetherTheirNumbersAreFinite) {
+  int shown = 0;
+  for (const FormatRow& row : kWeightFormats) {
+    const WeightFormat format(row);
+    std::vector<uint8_t> codes(static_cast<size_t>(std::max(row.block_bytes, 1)));
+    if (row.halves == 0) {
+      EXPECT_FALSE(has_finite_scales(format, std::as_bytes(std::span(codes)))) << row.name;
+      continue;
+    }
+    ++shown;
+    RandomStream random(5, 0);
+    int finite = 0;
+    for (int i = 0; i < 2000; ++i) {
+      for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.uniform() * 256);
+      std::vector<float> values(static_cast<size_t>(format.unit()));
+      row.unpack({.codes = codes.data()}, values);
+      const bool all =
+          std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+      EXPECT_EQ(has_finite_scales(format, std::as_bytes(std::span(codes))), all)
+          << row.name << ", block " << i;
+      finite += all;
+    }
+    EXPECT_GT(finite, 1000) << row.name;
+    EXPECT_LT(finite, 2000) << row.name;
+  }
+  EXPECT_GE(shown, 12);
+}
+
+TEST(WeightFormats, OfGroupsShowItByScalesAndMinima) {
+  for (const char* name : {"int4_g64_bf16", "int8_g32_f16"}) {
+    const WeightFormat format = *find_weight_format(name);
+    for (const auto piece : {&Weight::scales, &Weight::minima}) {
+      const Owned packed({1, 2, 128}, format);
+      for (int64_t row = 0; row < 2; ++row) pack_row(packed.weight, row, normal(128, 1, 3));
+      EXPECT_TRUE(has_finite_scales(packed.weight)) << name;
+      const Tensor& numbers = packed.weight.*piece;
+      static_cast<uint16_t*>(numbers.data())[numbers.numel() - 1] = 0xff80;  // not finite in both
+      EXPECT_FALSE(has_finite_scales(packed.weight)) << name;
+    }
+  }
+  const Owned codes({1, 1, 128}, WeightFormat::fp8);
+  pack_row(codes.weight, 0, normal(128, 1, 3));
+  EXPECT_FALSE(has_finite_scales(codes.weight));  // a code may be NaN, too
 }
 
 TEST(WeightLayouts, KeepEveryNumberAndComeBackByteForByte) {

@@ -1,0 +1,275 @@
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/threads.h"
+#include "io/convert.h"
+#include "model/checkpoint.h"
+#include "model/tensor_names.h"
+#include "nn/layout.h"
+#include "tensor/cutter.h"
+
+// Where weights are in ordinary memory, threads bring them there: each takes a piece of a tensor,
+// reads it from the mapped file, looks for numbers that are not finite and writes it to its place,
+// in the order in which the kernels read it. So a file's bytes are touched once. Other devices, and
+// tensors that stand in the file in another order, take the long way, one by one.
+namespace mixtral {
+namespace {
+
+using Part = nn::Parameter::Part;
+
+constexpr int64_t kLoadedAtOnce = int64_t{1} << 18;  // of a file that are in a cache at once
+
+/// Codes of one tensor at a time, as files have them, in ordinary memory.
+class CodeStaging {
+ public:
+  /// The tensor's rows in the model's order. The file must have the part's format.
+  ops::Weight read(const TensorSource& tensors, const TensorPlace& place, const ModelConfig& config,
+                   const TensorId& id, ops::WeightFormat format) {
+    const Shape one = tensor_shape(config, id.kind);
+    const Shape shape{1, one[0], one[1]};
+    const auto cut = [&](Cutter cutter) {
+      weight_ = ops::make_weight(
+          shape, format, [&](Shape piece, Dtype dtype) { return cutter.take(piece, dtype); });
+      return cutter.size();
+    };
+    const int64_t bytes = cut(Cutter());
+    if (buffer_.empty() || buffer_.bytes() < bytes) buffer_ = Buffer(host_memory(), bytes);
+    cut(Cutter(buffer_.data()));
+    const TensorNaming& row = place.naming;
+    const int64_t first =
+        ((row.all_experts ? id.expert * row.parts : 0) + row.part) * weight_.rows();
+    if (row.row_order == TensorNaming::RowOrder::same) {
+      copy(tensors, place, first, weight_);
+      return weight_;
+    }
+    for (int64_t r = 0; r < weight_.rows(); ++r)
+      copy(tensors, place, first + row_in_head(row, r, config.head_dim),
+           weight_.slice_rows(r, r + 1));
+    return weight_;
+  }
+
+ private:
+  static void copy(const TensorSource& tensors, const TensorPlace& place, int64_t first,
+                   const ops::Weight& to) {
+    std::vector<Tensor> pieces;
+    for (const auto piece : ops::kWeightPieces) pieces.push_back(to.*piece);
+    tensors.read_codes(place.name, first, pieces);
+  }
+
+  Buffer buffer_;
+  ops::Weight weight_;
+};
+
+/// Whether the part can be copied as it stands in the file.
+bool keeps_format(const nn::Parameter& p, const TensorSource& tensors, const TensorPlace& place) {
+  return p.packed && !place.naming.transposed &&
+         tensors.at(place.name).format == p.packed.format.name();
+}
+
+/// The pieces of the tensors that go straight to their places.
+class DirectPieces {
+ public:
+  DirectPieces(Backend& backend, const TensorSource& tensors, const ModelConfig& config)
+      : backend_(backend), tensors_(tensors), config_(config) {}
+
+  /// Takes a parameter, unless it must go the long way.
+  bool take(nn::Parameter& p) {
+    if (backend_.kind() != DeviceKind::cpu || p.parts.front().order != Part::Order::same)
+      return false;
+    std::vector<std::pair<const Part*, Source>> parts;
+    for (const Part& part : p.parts) {
+      auto source = source_of(p, part);
+      if (!source) return false;
+      parts.emplace_back(&part, std::move(*source));
+    }
+    for (const auto& [part, source] : parts) add(p, *part, source);
+    if (p.packed) p.packed.layout = preferred(p);
+    return true;
+  }
+
+  /// Returns whether all numbers were finite.
+  bool run() {
+    std::atomic<bool> finite = true;
+    ThreadPool pool;
+    pool.for_each(static_cast<int64_t>(pieces_.size()), [&](int64_t i, int) {
+      if (!copy(pieces_[static_cast<size_t>(i)])) finite = false;
+    });
+    return finite;
+  }
+
+ private:
+  /// A part's tensor, and where it begins there.
+  struct Source {
+    std::string name;
+    int64_t first = 0;  // element
+    TensorNaming naming;
+  };
+  struct Piece {
+    std::string name;
+    int64_t first = 0;  // of the file's tensor: element, or of codes that stay in rows, row
+    Tensor to;          // numbers; or, where it is empty,
+    // Codes in plain rows in the file, and their place; `from` is empty where they stay in rows.
+    ops::Weight from, codes;
+    // Of rows that stand in another order in the file: `from` is all of the part, and these are the
+    // rows of `codes` in it.
+    std::optional<TensorNaming> naming;
+    int64_t row = 0;
+  };
+
+  ops::WeightLayout preferred(const nn::Parameter& p) const {
+    return backend_.preferred_layout(p.packed.format, p.packed.shape);
+  }
+
+  std::optional<Source> source_of(const nn::Parameter& p, const Part& part) const {
+    const TensorId id = *parse_tensor_name(part.name);
+    TensorPlace place = *find_place(tensors_, config_, id);
+    const bool same_order = place.naming.row_order == TensorNaming::RowOrder::same;
+    const bool stays = p.packed && preferred(p) == ops::WeightLayout::rows;
+    if (place.naming.transposed || (!same_order && (!p.packed || stays)) ||
+        (!stays && !tensors_.file_place(place.name)))
+      return std::nullopt;
+    if (stays && !keeps_format(p, tensors_, place)) return std::nullopt;
+    if (p.packed && !stays) {
+      const ops::WeightFormat format = p.packed.format;
+      constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
+      const Shape shape{1, part.shape[0], part.shape[1]};
+      if (format.kind() != ops::FormatKind::blocks || !keeps_format(p, tensors_, place) ||
+          !ops::has_layout(format, shape, kInterleaved))
+        return std::nullopt;
+    }
+    const int64_t group = place.naming.all_experts ? id.expert * place.naming.parts : 0;
+    return Source{std::move(place.name), (group + place.naming.part) * part.shape.numel(),
+                  place.naming};
+  }
+
+  void add(const nn::Parameter& p, const Part& part, const Source& source) {
+    const int64_t columns = part.shape[part.shape.rank() - 1];
+    const int64_t rows = part.shape.numel() / columns;
+    if (!p.packed) {
+      // Whole rows: whole blocks, where the file's tensor is in blocks.
+      const Tensor to = p.value_of(part).reshape({rows, columns});
+      const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / (columns * size_of(to.dtype())));
+      for (int64_t row = 0; row < rows; row += step)
+        pieces_.push_back({.name = source.name,
+                           .first = source.first + row * columns,
+                           .to = to.slice(row, std::min(row + step, rows))});
+      return;
+    }
+    const ops::WeightFormat format = p.packed.format;
+    if (preferred(p) == ops::WeightLayout::rows) {
+      const int64_t place = part.offset / columns;
+      const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / format.row_bytes(columns));
+      for (int64_t row = 0; row < rows; row += step) {
+        const int64_t end = std::min(row + step, rows);
+        pieces_.push_back({.name = source.name,
+                           .first = source.first / columns + row,
+                           .codes = p.packed.slice_rows(place + row, place + end)});
+      }
+      return;
+    }
+    const int64_t row_bytes = format.row_bytes(columns), at = source.first / columns * row_bytes;
+    // Nothing writes through it: the mapping is read-only.
+    auto* const bytes = const_cast<std::byte*>(tensors_.raw(source.name).data()) + at;
+    const ops::Weight from =
+        ops::make_weight({1, rows, columns}, format,
+                         [&](Shape shape, Dtype dtype) { return Tensor(bytes, shape, dtype); });
+    ops::Weight codes = p.packed;
+    codes.layout = ops::WeightLayout::interleaved8;
+    const int64_t place = part.offset / columns,
+                  step = 8 * std::max<int64_t>(1, kLoadedAtOnce / (8 * row_bytes));
+    const bool same_order = source.naming.row_order == TensorNaming::RowOrder::same;
+    for (int64_t row = 0; row < rows; row += step) {
+      const int64_t end = std::min(row + step, rows);
+      Piece piece{.name = source.name,
+                  .from = same_order ? from.slice_rows(row, end) : from,
+                  .codes = codes.slice_rows(place + row, place + end),
+                  .row = row};
+      if (!same_order) piece.naming = source.naming;
+      pieces_.push_back(std::move(piece));
+    }
+  }
+
+  bool copy(const Piece& piece) const {
+    if (piece.to) {
+      tensors_.read(piece.name, piece.first, piece.to);
+      return find_non_finite(static_cast<const std::byte*>(piece.to.data()), piece.to.dtype(),
+                             piece.to.numel()) < 0;
+    }
+    if (!piece.from) {
+      std::vector<Tensor> pieces;
+      for (const auto each : ops::kWeightPieces) pieces.push_back(piece.codes.*each);
+      tensors_.read_codes(piece.name, piece.first, pieces);
+      return ops::has_finite_scales(piece.codes);
+    }
+    ops::Weight from = piece.from;
+    std::vector<std::byte> ordered;
+    if (piece.naming) {
+      const int64_t rows = piece.codes.rows(), row_bytes = from.codes.dim(1);
+      ordered.resize(static_cast<size_t>(rows * row_bytes));
+      const auto* const all = static_cast<const std::byte*>(from.codes.data());
+      for (int64_t r = 0; r < rows; ++r)
+        std::memcpy(ordered.data() + r * row_bytes,
+                    all + row_in_head(*piece.naming, piece.row + r, config_.head_dim) * row_bytes,
+                    static_cast<size_t>(row_bytes));
+      from = piece.codes;
+      from.layout = ops::WeightLayout::rows;
+      from.codes = Tensor(ordered.data(), piece.codes.codes.shape(), Dtype::u8);
+    }
+    ops::change_layout(from, piece.codes);
+    return ops::has_finite_scales(from);
+  }
+
+  Backend& backend_;
+  const TensorSource& tensors_;
+  const ModelConfig& config_;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace
+
+void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors) {
+  check_weights(model.config(), tensors);
+  nn::use_plain_rows(backend, model.parameters());
+  DirectPieces direct(backend, tensors, model.config());
+  std::vector<const nn::Parameter*> others;
+  std::set<std::string> looked_at;
+  model.for_each_parameter([&](nn::Parameter& p) {
+    if (direct.take(p)) return;
+    others.push_back(&p);
+    for (const Part& part : p.parts)
+      looked_at.insert(find_place(tensors, model.config(), *parse_tensor_name(part.name))->name);
+  });
+  tensors.refuse_non_finite(std::vector<std::string>(looked_at.begin(), looked_at.end()));
+  // The file's numbers decide, not what they were converted to.
+  if (!direct.run()) tensors.refuse_non_finite();
+  Buffer staging;
+  CodeStaging codes;
+  nn::PartWriter writer(backend);
+  for (const nn::Parameter* p : others) {
+    for (const Part& part : p->parts) {
+      const TensorId id = *parse_tensor_name(part.name);
+      const TensorPlace place = *find_place(tensors, model.config(), id);
+      if (keeps_format(*p, tensors, place)) {
+        writer.copy(*p, part, codes.read(tensors, place, model.config(), id, p->packed.format));
+      } else {
+        const int64_t bytes = part.shape.numel() * size_of(p->type);
+        if (staging.bytes() < bytes) staging = Buffer(host_memory(), bytes);
+        const Tensor host = staging.tensor(part.shape, p->type);
+        read_tensor(tensors, place, model.config(), id, host);
+        writer.write(*p, part, [&](const Tensor& device) { backend.upload(host, device); });
+      }
+      backend.synchronize();  // the staging area is used again
+    }
+  }
+  nn::use_preferred_layouts(backend, model.parameters());
+}
+
+}  // namespace mixtral
