@@ -220,10 +220,9 @@ void run_bench(const BenchOptions& o) {
 
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
   RandomStream random(seed, 0);
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i)
-    tokens.push_back(
-        static_cast<int32_t>(random.next() % static_cast<uint64_t>(config.vocab_size)));
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens)
+    token = static_cast<int32_t>(random.next() % static_cast<uint64_t>(config.vocab_size));
   return tokens;
 }
 

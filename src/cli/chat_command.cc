@@ -268,7 +268,7 @@ class Chat {
   LineEditor editor_;
 };
 
-void run_chat(ChatOptions o) {
+void run_chat(const ChatOptions& o) {
   const ModelSource source = open_source(o.common, {o.model, o.adapter, o.tokenizer});
   const auto tokenizer = source.require_tokenizer();
   ChatTemplate chat = ChatTemplate::mistral_v1;

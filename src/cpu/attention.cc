@@ -297,6 +297,7 @@ void CpuBackend::run(const ops::CachedAttention& op) {
       std::all_of(runs, runs + count, [](const Run& run) { return run.count == 1; });
   if (split) {
     std::vector<AttentionTile> tiles;
+    tiles.reserve(static_cast<size_t>(count * heads.kv));
     for (int64_t i = 0; i < count * heads.kv; ++i)
       tiles.push_back(tile_of(runs[i / heads.kv], i % heads.kv));
     return attend_split(tiles, pool_, scratch_, shared_);

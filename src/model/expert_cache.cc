@@ -485,6 +485,7 @@ double ExpertCache::measure_reading(double seconds) {
   std::atomic<int64_t> bytes = 0;
   const auto start = Clock::now();
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(readers_));
   std::exception_ptr error;
   std::mutex failing;
   for (int i = 0; i < readers_; ++i)

@@ -71,6 +71,7 @@ void StreamedExperts::forward(Context& ctx, const Tensor& x, const RowGroups& ro
   if (!store_) {
     CHECK(planned_, "experts without a store");
     std::vector<ops::Weight> weights;
+    weights.reserve(parameters_.size());
     for (const Parameter& parameter : parameters_)  // only their shapes count
       weights.push_back(ops::make_weight(
           {1, parameter.shape[1], parameter.shape[2]}, *parameter.format,

@@ -1,5 +1,6 @@
 // What a model's name means, and what its files may look like, from the command line on.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/inotify.h>
 #include <unistd.h>

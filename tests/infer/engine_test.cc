@@ -116,9 +116,8 @@ struct Rig {
 };
 
 std::vector<int32_t> draw_tokens(RandomStream& random, int64_t count) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i)
-    tokens.push_back(static_cast<int32_t>(random.below(kVocabulary)));
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(kVocabulary));
   return tokens;
 }
 
@@ -179,6 +178,7 @@ TEST_P(EngineBits, DrawsWhatAPlainLoopDraws) {
   Rig rig(GetParam().device, GetParam().window, GetParam().format);
   const std::vector<Request> all = requests();
   std::vector<Drawn> expected;
+  expected.reserve(all.size());
   for (const Request& request : all)
     expected.push_back(rig.plain_loop(request, rig.model.context()));
 

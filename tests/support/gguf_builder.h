@@ -62,16 +62,16 @@ class GgufBuilder {
   }
 
   /// A tensor at the next place of the data. `dims` are outermost first.
-  GgufBuilder& tensor(std::string_view name, std::vector<uint64_t> dims, uint32_t type,
+  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type,
                       std::string_view data) {
     tensor_at(name, dims, type, data_.size());
     data_ += data;
     data_.resize((data_.size() + alignment - 1) / alignment * alignment);
     return *this;
   }
-  GgufBuilder& tensor(std::string_view name, std::vector<uint64_t> dims,
+  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& dims,
                       std::span<const float> values) {
-    return tensor(name, std::move(dims), 0,
+    return tensor(name, dims, 0,
                   {reinterpret_cast<const char*>(values.data()), values.size_bytes()});
   }
   /// A tensor in the list, without data.

@@ -78,7 +78,8 @@ inline void pack_toy6_pieces(std::span<const float> values, const ops::RowPieces
       const float whole = super > 0 ? std::ceil((high - low) / 63 / super) : 0.0f;
       scales[first / 16] = static_cast<uint8_t>(std::min(whole, 255.0f));
       minima[first / 16] = low;
-      const float step = static_cast<float>(scales[first / 16]) * super;
+      const uint8_t scale = scales[first / 16];
+      const float step = static_cast<float>(scale) * super;
       for (size_t i = 0; i < block.size(); ++i) {
         const float t = step > 0 ? std::nearbyint((block[i] - low) / step) : 0.0f;
         write_code(codes, first + i, static_cast<int>(std::clamp(t, 0.0f, 63.0f)));
@@ -92,7 +93,8 @@ inline void unpack_toy6_pieces(const ops::RowPieces& from, std::span<float> valu
   const auto* minima = static_cast<const float*>(from.minima);
   const auto* super_scales = static_cast<const float*>(from.super_scales);
   for (size_t i = 0; i < values.size(); ++i) {
-    const float step = static_cast<float>(scales[i / 16]) * super_scales[i / 64];
+    const uint8_t scale = scales[i / 16];
+    const float step = static_cast<float>(scale) * super_scales[i / 64];
     values[i] = static_cast<float>(read_code(codes, i)) * step + minima[i / 16];
   }
 }
