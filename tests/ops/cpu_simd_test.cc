@@ -75,7 +75,7 @@ HWY_EXPORT(run_sum);
 std::vector<int64_t> instruction_sets() {
   std::vector<int64_t> targets;
   for (int64_t target : {HWY_AVX2, HWY_AVX3, HWY_NEON})
-    if ((hwy::SupportedTargets() & target) != 0) targets.push_back(target);
+    if ((hwy::SupportedTargets() & HWY_TARGETS & target) != 0) targets.push_back(target);
   return targets;
 }
 

@@ -172,7 +172,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 std::vector<int64_t> instruction_sets() {
   std::vector<int64_t> sets;
   for (const int64_t target : {HWY_AVX3, HWY_AVX2, HWY_NEON})
-    if (hwy::SupportedTargets() & target) sets.push_back(target);
+    if (hwy::SupportedTargets() & HWY_TARGETS & target) sets.push_back(target);
   return sets;
 }
 
