@@ -134,6 +134,17 @@ void DecodeRows::place(int64_t row, const Row& content, std::span<const int32_t>
   changed_[r] = 1;
 }
 
+Batch DecodeRows::batch(int64_t count) const {
+  Batch batch;
+  batch.tokens = tokens(count);
+  batch.sequences = {.positions = positions(count),
+                     .starts = starts(count),
+                     .longest = 1,
+                     .rows = cache_rows(count),
+                     .decode_rows = count};
+  return batch;
+}
+
 void DecodeRows::set(int64_t row, const Row& content) {
   place(row, content, {});
   if (bias_) set_bias(row, content);

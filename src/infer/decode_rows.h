@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "infer/request.h"
+#include "model/batch.h"
 #include "ops/context.h"
 
 namespace mixtral {
@@ -53,6 +54,8 @@ class DecodeRows {
   Tensor adapters(int64_t count) const { return adapters_.slice(0, count); }  // [count] i32
   Tensor starts(int64_t count) const { return starts_.slice(0, count + 1); }  // 0, 1, .. count
   Tensor logits(int64_t count) const { return logits_.slice(0, count); }      // [count, V]
+  /// The first `count` rows as a step's batch, without adapters.
+  Batch batch(int64_t count) const;
 
   /// Draws a token for each of the first `count` rows from their logits, which becomes the row's
   /// next. Padding rows stay as they are.

@@ -193,14 +193,8 @@ void DraftModel::run(int64_t rows) {
 
 void DraftModel::forward(int64_t rows) {
   const ArenaScope scope(arena_);
-  Batch batch;
-  batch.tokens = rows_.tokens(rows);
-  batch.sequences = {.positions = rows_.positions(rows),
-                     .starts = rows_.starts(rows),
-                     .longest = 1,
-                     .rows = rows_.cache_rows(rows),
-                     .decode_rows = rows};
-  model_.logits(ctx_, model_.forward(ctx_, batch, &cache_, nullptr, nullptr), rows_.logits(rows));
+  model_.logits(ctx_, model_.forward(ctx_, rows_.batch(rows), &cache_, nullptr, nullptr),
+                rows_.logits(rows));
   rows_.draw(rows);
 }
 

@@ -15,14 +15,8 @@ std::optional<int32_t> common_adapter(const std::vector<Sequence*>& sequences) {
 
 void Engine::decode(int64_t rows) {
   const ArenaScope scope(arena_);
-  Batch batch;
-  batch.tokens = rows_.tokens(rows);
-  batch.sequences = {.positions = rows_.positions(rows),
-                     .starts = rows_.starts(rows),
-                     .longest = 1,
-                     .rows = rows_.cache_rows(rows),
-                     .decode_rows = rows,
-                     .adapters = seat_adapters(rows)};
+  Batch batch = rows_.batch(rows);
+  batch.sequences.adapters = seat_adapters(rows);
   model_.logits(ctx_, model_.forward(ctx_, batch, &cache_, nullptr, reports_), rows_.logits(rows),
                 batch.sequences.adapters);
   rows_.draw(rows);
