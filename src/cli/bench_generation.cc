@@ -50,9 +50,10 @@ double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, dou
          tokens;
 }
 
-/// Floating-point operations of reading so many prompts of `context` tokens after `depth` others,
-/// of which each token sees all before it. The last layer computes keys and values for all of them,
-/// and the rest, as the head does, for each prompt's last token alone (Block::forward_last).
+/// Floating-point operations of prefill: `prompts` prompts of `context` tokens each, after `depth`
+/// cached tokens. Attention is causal. The last layer computes keys and values of every token; the
+/// rest of that layer, and the head, are computed for each prompt's last token alone
+/// (Block::forward_last).
 double reading_flops(const ModelConfig& c, int64_t depth, int64_t context, int64_t prompts) {
   const int64_t qkv = c.hidden_size * c.head_dim * (c.num_heads + 2 * c.num_kv_heads);
   const int64_t head = c.vocab_size * c.hidden_size;

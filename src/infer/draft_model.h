@@ -14,8 +14,8 @@ namespace mixtral {
 
 /// A second, smaller model that drafts tokens for an engine's sequences (Leviathan et al. 2023). It
 /// draws as the sequence does, with the same settings at the same positions: so a draft token is
-/// accepted where both models' distributions order and weigh the likely tokens alike. It keeps keys
-/// and values of its own.
+/// accepted where both models' distributions order and weigh the likely tokens alike. It has
+/// its own key-value cache.
 class DraftModel {
  public:
   struct Options {

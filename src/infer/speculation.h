@@ -45,7 +45,7 @@ class AcceptanceRate {
   /// `memory`: how many tests count, about.
   explicit AcceptanceRate(double memory) : keep_(1 - 1 / memory) {}
   void note(bool accepted);
-  /// The share of tests, of which `weight` more had this share.
+  /// The share of accepted tokens. `prior` counts as the share of `weight` further tests.
   double share(double prior, double weight) const {
     return (accepted_ + weight * prior) / (tested_ + weight);
   }
@@ -83,9 +83,9 @@ struct DraftCandidate {
 
 /// Decides how many draft tokens a step takes: as many as let most tokens be accepted in a second,
 /// by the times that were measured and the chances that are estimated. A further row costs little
-/// where weights are read for it anyway, and much where it touches experts of its own. Where draft
-/// tokens lose, a step tries them now and then, more and more seldom. It changes what is computed,
-/// never what comes of it.
+/// where its experts are read for other rows anyway, and much where it needs further experts. Where
+/// draft tokens lose, they are tried now and then, more and more seldom. The budget decides what is
+/// computed, never which tokens are drawn.
 class DraftBudget {
  public:
   struct Options {

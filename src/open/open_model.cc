@@ -31,7 +31,7 @@ struct Draft {
   ModelSource source;
   InferenceShape shape;
 
-  /// Bytes that it takes beside what is there when the device is opened.
+  /// Bytes of its weights, cache and activations, without those of an opened device.
   int64_t bytes(const Backend& backend) const {
     const auto planner = make_planning_backend(&backend);
     MemoryPlan opened;

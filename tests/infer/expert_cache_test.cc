@@ -1,5 +1,5 @@
-// Experts that are read while they are needed give the same bits as a model that is in memory, in
-// whatever memory they have; and what is read follows from what was needed.
+// Streamed experts give the same bits as experts in memory, with a cache of any size. Which experts
+// are read depends on which were needed before.
 #include "model/expert_cache.h"
 
 #include <gmock/gmock.h>
@@ -371,7 +371,7 @@ TEST_F(ExpertCacheTest, SaysWhatItCannotRead) {
                 ExpertCache(*backend_, *model, *tensors_, {.memory = memory_for(*model, 1) - 1});
               }),
               HasSubstr("one of the 4 experts of each layer"));
-  options_.formats.clear();  // f32 of what is kept in q4_0
+  options_.formats.clear();  // the q4_0 experts as f32
   model = open(true);
   EXPECT_THAT(why_not_streamed(*model, *tensors_),
               HasSubstr("is kept as Q4_0 and would have to be converted to f32"));

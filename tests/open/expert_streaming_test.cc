@@ -12,7 +12,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-/// A model most of which are experts.
+/// A model whose weights are mostly experts.
 ModelConfig wide_config() {
   ModelConfig config;
   config.vocab_size = 32;
