@@ -90,6 +90,27 @@ constexpr int steps_for(int rows) { return kLanes < 16 ? 1 : rows <= 4 ? 4 : 2; 
 constexpr int kSteps = steps_for(0);
 constexpr int kChunk = 16 * kSteps;  // bytes
 
+#if HWY_ARCH_X86 && HWY_MAX_BYTES == 64
+/// v[n] = 128-bit block n of the cache lines at base, base + step, base + 2 · step, base + 3 ·
+/// step.
+HWY_INLINE void transpose_blocks(const uint8_t* base, int64_t step, V& v0, V& v1, V& v2, V& v3) {
+  const auto load = [&](int64_t i) {
+    return hn::LoadU(F(), reinterpret_cast<const float*>(base + i * step)).raw;
+  };
+  const auto a = load(0), b = load(1), c = load(2), d = load(3);
+  const auto ab_low = _mm512_shuffle_f32x4(a, b, 0x44), ab_high = _mm512_shuffle_f32x4(a, b, 0xee);
+  const auto cd_low = _mm512_shuffle_f32x4(c, d, 0x44), cd_high = _mm512_shuffle_f32x4(c, d, 0xee);
+  v0 = V{_mm512_shuffle_f32x4(ab_low, cd_low, 0x88)};
+  v1 = V{_mm512_shuffle_f32x4(ab_low, cd_low, 0xdd)};
+  v2 = V{_mm512_shuffle_f32x4(ab_high, cd_high, 0x88)};
+  v3 = V{_mm512_shuffle_f32x4(ab_high, cd_high, 0xdd)};
+}
+constexpr bool kTransposesBlocks = true;
+#else
+HWY_INLINE void transpose_blocks(const uint8_t*, int64_t, V&, V&, V&, V&) {}
+constexpr bool kTransposesBlocks = false;
+#endif
+
 /// Reads kN · 16 bytes from each of kLanes lines (line l at base + l · stride bytes) and transposes
 /// them as 32-bit words: out[w] holds word w of every line. Each vector first gathers one 128-bit
 /// block from each of kBlocks lines, so that 4 × 4 transposes within blocks suffice.
@@ -101,6 +122,10 @@ HWY_INLINE void transpose(const uint8_t* base, int64_t stride, V* out) {
   V v[kN][4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j, base += stride) {
+    if constexpr (kTransposesBlocks && kN == 4) {
+      transpose_blocks(base, 4 * stride, v[0][j], v[1][j], v[2][j], v[3][j]);
+      continue;
+    }
     const uint8_t* line = base;
 #pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b, line += 4 * stride) {
