@@ -34,8 +34,9 @@ struct IntegerTask {
   const uint8_t* weight = nullptr;  // the first bundle
   int64_t bundles = 0;
   int64_t bundle_bytes = 0;
-  int64_t blocks = 0;       // of k
-  const void* x = nullptr;  // rounded: block b of row r is x[b * x_rows + r]
+  const uint8_t* next = nullptr;  // the weight that the thread probably needs after this
+  int64_t blocks = 0;             // of k
+  const void* x = nullptr;        // rounded: block b of row r is x[b * x_rows + r]
   int64_t x_rows = 0;
   int64_t rows = 0;
   float* y = nullptr;  // y[r, o] = scale · sum (+ y if accumulate)

@@ -150,10 +150,17 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
   const auto* codes = op.weight.codes.as<uint8_t>();
   const int64_t row_bytes = format.row_bytes(inputs);
   const auto multiply = kernels.multiply[static_cast<int>(*integer_format(format))];
-  const auto compute = [&](const IntegerItem& item) {
-    multiply({.weight = codes + (item.group * outputs + item.begin * kBundle) * row_bytes,
+  const auto weight_of = [&](const IntegerItem& item) {
+    return codes + (item.group * outputs + item.begin * kBundle) * row_bytes;
+  };
+  const auto compute = [&](size_t index) {
+    const IntegerItem& item = integer_items_[index];
+    // Threads of equal speed take items in turn.
+    const size_t next = index + static_cast<size_t>(pool_.size());
+    multiply({.weight = weight_of(item),
               .bundles = item.end - item.begin,
               .bundle_bytes = kBundle * row_bytes,
+              .next = next < integer_items_.size() ? weight_of(integer_items_[next]) : nullptr,
               .blocks = blocks,
               .x = rounded + item.row * block_bytes,
               .x_rows = rows,
@@ -164,12 +171,8 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
               .accumulate = op.accumulate});
   };
   // One captured reference, so that std::function does not allocate.
-  struct Job {
-    const std::vector<IntegerItem>& items;
-    const decltype(compute)& body;
-  } const job{integer_items_, compute};
   pool_.for_each(static_cast<int64_t>(integer_items_.size()),
-                 [&job](int64_t i, int) { job.body(job.items[static_cast<size_t>(i)]); });
+                 [&compute](int64_t i, int) { compute(static_cast<size_t>(i)); });
 }
 
 }  // namespace mixtral::cpu

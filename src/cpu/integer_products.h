@@ -78,13 +78,21 @@ template <class Body>
 /// Fetching into the L1 cache was measured to be slower.
 class Ahead {
  public:
-  /// `bytes`: of all the bundles.
-  [[gnu::always_inline]] Ahead(const uint8_t* bundles, int64_t bytes)
-      : linear_(bytes <= kMostAhead), at_(bundles + (kLeastAhead + bytes - 1) / bytes * bytes) {}
+  explicit Ahead(const IntegerTask& t)
+      : linear_(kBundles * t.bundle_bytes <= kMostAhead),
+        end_(t.weight + t.bundles * t.bundle_bytes),
+        next_(t.next) {
+    const int64_t bytes = kBundles * t.bundle_bytes;
+    at_ = t.weight + (kLeastAhead + bytes - 1) / bytes * bytes;
+  }
 
   /// What lies ahead of a block at `w` with `bytes` of each bundle.
   [[gnu::always_inline]] void fetch(Place w, int64_t bytes) {
     if (linear_) {
+      if (at_ >= end_ && next_) {
+        at_ = next_ + (at_ - end_);
+        next_ = nullptr;
+      }
       for (int64_t i = 0; i < kBundles * bytes; i += 64) prefetch(at_ + i);
       at_ += kBundles * bytes;
       return;
@@ -101,7 +109,7 @@ class Ahead {
   }
 
   bool linear_;
-  const uint8_t* at_;
+  const uint8_t *at_, *end_, *next_;
 };
 
 // Each format adds one block's products to the sums of `rows` rows. x[r] is row r's block.
@@ -342,10 +350,10 @@ struct SuperSixes {
 template <class Format>
 void multiply(const IntegerTask& t) {
   const auto* x = static_cast<const typename Format::X*>(t.x);
+  Ahead ahead(t);
   for (int64_t bundle = 0; bundle < t.bundles; bundle += kBundles) {
     const bool two = kBundles == 2 && bundle + 1 < t.bundles;
     const Place first{t.weight + bundle * t.bundle_bytes, two ? t.bundle_bytes : 0};
-    Ahead ahead(first.at, kBundles * t.bundle_bytes);
     for (int64_t row = 0; row < t.rows; row += kRowsAtOnce) {
       const int64_t rows = t.rows - row < kRowsAtOnce ? t.rows - row : kRowsAtOnce;
       Reals sums[kRowsAtOnce];

@@ -43,6 +43,12 @@ bool has_few_rows(const Product& p, const Kernels& kernels) {
          divide_up(p.m, kernels.rows) * divide_up(p.k, kBlockUnits * kernels.unit) <= kFewBlocks;
 }
 
+/// Where a column of B begins whose elements are contiguous in k.
+const void* first_line(const Product& p, int64_t column) {
+  const int64_t size = p.b.element == Element::f32 ? 4 : 2;
+  return static_cast<const char*>(p.b.data) + column * p.b.stride * size;
+}
+
 Element element_of(const Tensor& tensor, std::string_view what) {
   switch (tensor.dtype()) {
     case Dtype::f32:
@@ -136,11 +142,12 @@ void Products::plan(const Kernels& kernels) {
     const auto part = [&](double lines) {
       return static_cast<int64_t>(std::clamp(target / (k * lines), 1.0, 1e9));
     };
-    int64_t rows = streams(p, kernels) ? p.m : even_part(p.m, kMaxRows, kernels.rows);
+    const bool unpacked = streams(p, kernels);
+    int64_t rows = unpacked ? p.m : even_part(p.m, kMaxRows, kernels.rows);
+    const int64_t most = part(static_cast<double>(std::min(rows, p.m)));
     const int64_t columns =
-        even_part(p.n, std::min(kMaxColumns, part(static_cast<double>(std::min(rows, p.m)))),
-                  kernels.columns);
-    if (!streams(p, kernels))
+        even_part(p.n, unpacked ? most : std::min(kMaxColumns, most), kernels.columns);
+    if (!unpacked)
       rows = even_part(p.m, std::min(rows, part(static_cast<double>(columns)) + kernels.rows - 1),
                        kernels.rows);
     for (int64_t m = 0; m < p.m; m += rows)
@@ -248,8 +255,9 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
   }
 }
 
-void Products::stream(const Item& item, const Settings& settings, int thread) {
+void Products::stream(size_t index, const Settings& settings, int thread) {
   const Kernels& kernels = *settings.kernels;
+  const Item& item = items_[index];
   const Product& p = *item.product;
   Stream s;
   s.rows = static_cast<int>(p.m);
@@ -274,6 +282,9 @@ void Products::stream(const Item& item, const Settings& settings, int thread) {
     s.a_stride = stride;
   }
   s.b = {p.b, item.n, item.n_end - item.n, 0, p.k, settings.round};
+  // Threads of equal speed take items in turn.
+  const size_t next = index + static_cast<size_t>(pool_.size());
+  if (next < items_.size()) s.next = first_line(*items_[next].product, items_[next].n);
   s.c = p.c + item.n;
   s.c_stride = p.c_stride;
   s.scale = settings.scale;
@@ -294,9 +305,10 @@ void Products::run(float scale, bool accumulate, bool bf16) {
   } job{*this, settings};
   // One captured reference, so that std::function does not allocate.
   pool_.for_each(static_cast<int64_t>(items_.size()), [&job](int64_t i, int thread) {
-    const Item& item = job.products.items_[static_cast<size_t>(i)];
+    const auto index = static_cast<size_t>(i);
+    const Item& item = job.products.items_[index];
     if (streams(*item.product, *job.settings.kernels))
-      job.products.stream(item, job.settings, thread);
+      job.products.stream(index, job.settings, thread);
     else if (has_few_rows(*item.product, *job.settings.kernels))
       job.products.compute_few(item, job.settings, thread);
     else

@@ -46,7 +46,7 @@ class Products {
   void plan(const Kernels& kernels);
   void compute(const Item& item, const Settings& settings, int thread);
   void compute_few(const Item& item, const Settings& settings, int thread);
-  void stream(const Item& item, const Settings& settings, int thread);
+  void stream(size_t item, const Settings& settings, int thread);
 
   ThreadPool& pool_;
   Scratch& scratch_;

@@ -95,7 +95,8 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
     // prefetching is slow to start on short lines. (Fetching into L1 was measured to halve the
     // rate.)
     const int64_t fetch = lines * stride <= kMaxAhead ? kGroups * kLanes * 16 * kN : 0;
-    const uint8_t* ahead = base + lines * stride;
+    const bool last = done + lines == s.b.lines && s.next;
+    const uint8_t* ahead = last ? static_cast<const uint8_t*>(s.next) : base + lines * stride;
     V words[4 * kN];
     for (; k + kTake <= count; k += kTake) {
       for (const uint8_t* end = ahead + fetch; ahead < end; ahead += 64)

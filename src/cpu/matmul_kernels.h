@@ -61,7 +61,8 @@ struct Stream {
   const void* a = nullptr;  // [rows][a_stride], units
   int64_t a_stride = 0;
   int rows = 0;
-  Block b;  // k = 0, count = all
+  Block b;                     // k = 0, count = all
+  const void* next = nullptr;  // the lines that the thread probably needs after these
   float* c = nullptr;
   int64_t c_stride = 0;
   float scale = 1;
