@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "cli/bench_generation.h"
+#include "cli/bench_offline.h"
 #include "cli/bench_options.h"
 #include "cli/bench_report.h"
 #include "cli/bench_serve.h"
@@ -29,6 +30,8 @@ constexpr const char* kExamples =
     "  mixtral bench finetune --model 8x7b --quantize-base fp8 --recompute\n"
     "  mixtral bench decode --model seed --context 512 --tokens 64 --json\n"
     "  mixtral bench ops --model small          # ceilings and kernels alone\n"
+    "  mixtral bench serve-offline --model 8x7b --requests 3000   # many requests, all there at "
+    "once\n"
     "  mixtral bench serve --url http://127.0.0.1:8080/v1 --clients 8   # a server under load\n";
 
 HostBatch random_batch(const BenchOptions& o, const ModelConfig& config, uint64_t seed) {
@@ -218,6 +221,14 @@ void run_bench(const BenchOptions& o) {
 
 }  // namespace
 
+void refuse_flags_in_front(const cli::App& bench, std::string_view work) {
+  for (const cli::Option* option : bench.get_options())
+    if (option->count() > 0)
+      throw UsageError(
+          fmt::format("{}: bench {} has no use for it there; its own flags stand behind `{}`",
+                      option->get_name(), work, work));
+}
+
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
   RandomStream random(seed, 0);
   std::vector<int32_t> tokens(static_cast<size_t>(count));
@@ -231,6 +242,7 @@ void add_bench_command(cli::App& app) {
       "bench", "Measure training and generation beside the machine's ceilings, kernel by kernel");
   command->footer(kExamples);
   add_bench_serve_command(*command);
+  add_bench_offline_command(*command);
   auto o = std::make_shared<BenchOptions>();
   command
       ->add_option(
@@ -287,7 +299,8 @@ void add_bench_command(cli::App& app) {
     if (!command->get_subcommands().empty()) return;
     if (o->work.empty())
       throw UsageError(
-          "bench: say what to measure: pretrain, finetune, prefill, decode, ops or serve");
+          "bench: say what to measure: pretrain, finetune, prefill, decode, ops, serve or "
+          "serve-offline");
     refuse_flags_of_others(*command, *o);
     run_bench(*o);
   });

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "backends/registry.h"
+#include "cli/bench_model.h"
 #include "infer/engine.h"
 #include "infer/inference_plan.h"
-#include "model/checkpoint.h"
 #include "model/expert_cache.h"
 #include "open/expert_streaming.h"
 #include "train/trainer.h"
@@ -48,22 +48,6 @@ double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, dou
          static_cast<double>(size_of(type) * config.num_layers * config.num_kv_heads *
                              ops::cached_width(type, config.head_dim) * sequences) *
          tokens;
-}
-
-/// Floating-point operations of prefill: `prompts` prompts of `context` tokens each, after `depth`
-/// cached tokens. Attention is causal. The last layer computes keys and values of every token; the
-/// rest of that layer, and the head, are computed for each prompt's last token alone
-/// (Block::forward_last).
-double reading_flops(const ModelConfig& c, int64_t depth, int64_t context, int64_t prompts) {
-  const int64_t qkv = c.hidden_size * c.head_dim * (c.num_heads + 2 * c.num_kv_heads);
-  const int64_t head = c.vocab_size * c.hidden_size;
-  const int64_t layer = (count_parameters(c).active - head) / c.num_layers;
-  const auto scores = [&](int64_t keys) { return 4 * c.num_heads * c.head_dim * keys; };
-  const int64_t each =
-      2 * ((c.num_layers - 1) * layer + qkv) + (c.num_layers - 1) * scores(2 * depth + context) / 2;
-  const int64_t last = 2 * (layer - qkv + head) + scores(depth + context);
-  return static_cast<double>(prompts) *
-         (static_cast<double>(context) * static_cast<double>(each) + static_cast<double>(last));
 }
 
 /// Prompts that are read and continued again and again, each time other tokens.
@@ -287,22 +271,11 @@ void report_decoding(const Work& work, Mixtral& model, const ExpertCache* stream
 
 void bench_generation(const BenchOptions& o, const ModelSource& source, const ModelConfig& config,
                       Backend& backend, Report& report) {
-  // A model with weights is measured in the formats that it is stored in.
-  const bool reads = source.has_weights() && !o.layers && !o.common.random_weights;
-  ParameterFormats stored;
-  if (reads && !o.common.quantization()) stored = source.stored_formats(backend, o.common.dtype);
-  const Precision precision =
-      choose_precision(o.common.dtype, backend, Purpose::inference, config.dtype, stored);
   Work work(o, config);
-  Mixtral::Options options{.weights = precision.weights,
-                           .compute = precision.compute,
-                           .context = work.context(),
-                           .rope_frequencies = o.common.rope_dtype(),
-                           .quantization = o.common.quantization(),
-                           .formats = stored,
-                           .operands = precision.operands,
-                           .cache = o.common.cache_type()};
-  require_cache_type(backend, o.common.cache_type());
+  BenchModel chosen =
+      choose_bench_model(o.common, source, config, backend, o.layers.has_value(), work.context());
+  const Precision& precision = chosen.precision;
+  Mixtral::Options& options = chosen.options;
   const auto planner = make_planning_backend(&backend);
   InferenceShape shape{.config = config,
                        .options = options,
@@ -311,7 +284,7 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
                        .context = work.context(),
                        .draft_tokens = o.speculate};
   std::optional<ExpertStreaming> streaming;
-  if (reads)
+  if (chosen.reads)
     streaming = plan_streaming(backend, source, shape, backend.memory(), o.common.expert_memory);
   else if (o.common.expert_memory)
     throw UsageError(
@@ -328,10 +301,7 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
   const auto loading = Clock::now();
   Mixtral model(backend, config, options);
-  if (reads)
-    load_weights(backend, model, source.tensors());
-  else
-    draw_weights(backend, model, o.common.seed);
+  fill_bench_model(o.common, source, chosen, backend, model);
   std::optional<ExpertCache> experts;
   if (streaming)
     experts.emplace(backend, model, source.tensors(),
@@ -367,10 +337,11 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
   // Codes are multiplied as integers.
   if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers &&
-      (options.quantization || !stored.empty()))
+      (options.quantization || !options.formats.empty()))
     ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);
-  if (reads) report.line("load_s", fmt::format("{:.3f}", load_time.count()), load_time.count());
+  if (chosen.reads)
+    report.line("load_s", fmt::format("{:.3f}", load_time.count()), load_time.count());
   if (o.work == "decode") {
     report_decoding(work, model, experts ? &*experts : nullptr, ceilings, time, tokens,
                     backend.kind() == DeviceKind::gpu, report);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/common.h"
@@ -22,6 +23,10 @@ struct BenchOptions {
 
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
 };
+
+/// Of `bench --steps 3 serve`: a work that has flags of its own is measured with those behind its
+/// name alone. Throws UsageError.
+void refuse_flags_in_front(const cli::App& bench, std::string_view work);
 
 /// Tokens of the vocabulary, drawn from `seed`.
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed);

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/messages.h"
+#include "cli/bench_options.h"
 #include "cli/common.h"
 #include "client/load_summary.h"
 
@@ -35,16 +36,6 @@ struct ServeBench {
   uint64_t seed = 1;
   bool chat = false, ignore_eos = false, json = false, quiet = false;
 };
-
-/// Of `bench --steps 3 serve`: a server is measured with the flags behind `serve` alone.
-void refuse_flags_in_front(const cli::App& command) {
-  for (const cli::Option* option : command.get_options())
-    if (option->count() > 0)
-      throw UsageError(
-          fmt::format("{}: bench serve has no use for it there; its own flags stand "
-                      "behind `serve`",
-                      option->get_name()));
-}
 
 client::Workload workload_of(const ServeBench& o) {
   return client::Workload({.prompt = client::Lengths::parse(o.prompt_tokens, "prompt-tokens"),
@@ -194,11 +185,11 @@ void add_bench_serve_command(cli::App& bench) {
       ->check(cli::Range(0.1, 1e6));
   command
       ->add_option("--prompt-tokens", o->prompt_tokens,
-                   "Length of prompts: N, LEAST-MOST or lognormal:MEDIAN:SIGMA")
+                   "Length of prompts: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
       ->capture_default_str();
   command
       ->add_option("--max-tokens", o->max_tokens,
-                   "Length of answers, at most: N, LEAST-MOST or lognormal:MEDIAN:SIGMA")
+                   "Length of answers, at most: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
       ->capture_default_str();
   command->add_option("--data", o->data,
                       "JSONL, whose rows take turns: prompt (text or ids), messages or "
@@ -226,7 +217,7 @@ void add_bench_serve_command(cli::App& bench) {
   command->add_flag("--json", o->json, "Print one JSON object");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->callback([o, &bench] {
-    refuse_flags_in_front(bench);
+    refuse_flags_in_front(bench, "serve");
     run_bench_serve(*o);
   });
 }

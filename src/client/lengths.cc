@@ -27,8 +27,8 @@ double normal(RandomStream& random) {
 Lengths Lengths::parse(std::string_view text, const std::string& setting) {
   const auto bad = [&] {
     return setting_error(setting,
-                         fmt::format("expected N, LEAST-MOST or lognormal:MEDIAN:SIGMA in tokens, "
-                                     "at most {}, found {}",
+                         fmt::format("expected N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST] in "
+                                     "tokens, at most {}, found {}",
                                      kMost, printable(text)));
   };
   const auto in_range = [](std::optional<int64_t> n) { return n && *n >= 1 && *n <= kMost; };
@@ -38,13 +38,16 @@ Lengths Lengths::parse(std::string_view text, const std::string& setting) {
     const std::string_view numbers = text.substr(kLognormal.size());
     const size_t colon = numbers.find(':');
     if (colon == numbers.npos) throw bad();
+    const size_t second = numbers.find(':', colon + 1);
     const auto median = parse_number(numbers.substr(0, colon));
-    const auto sigma = parse_number(numbers.substr(colon + 1));
-    if (!median || !sigma || !(*median >= 1 && *median <= static_cast<double>(kMost)) ||
-        !(*sigma > 0 && *sigma <= 4))
+    const auto sigma = parse_number(numbers.substr(colon + 1, second - colon - 1));
+    const auto most = second == numbers.npos ? kMost : parse_integer(numbers.substr(second + 1));
+    if (!in_range(most) || !median || !sigma ||
+        !(*median >= 1 && *median <= static_cast<double>(kMost)) || !(*sigma > 0 && *sigma <= 4))
       throw bad();
     lengths.median_ = *median;
     lengths.sigma_ = *sigma;
+    lengths.most_ = *most;
     return lengths;
   }
   const size_t dash = text.find('-');
@@ -59,7 +62,7 @@ Lengths Lengths::parse(std::string_view text, const std::string& setting) {
 int64_t Lengths::draw(RandomStream& random) const {
   if (median_ > 0) {
     const double length = median_ * std::exp(sigma_ * normal(random));
-    return static_cast<int64_t>(std::clamp(std::round(length), 1.0, static_cast<double>(kMost)));
+    return static_cast<int64_t>(std::clamp(std::round(length), 1.0, static_cast<double>(most_)));
   }
   return least_ + static_cast<int64_t>(random.below(static_cast<uint64_t>(most_ - least_ + 1)));
 }

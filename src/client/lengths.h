@@ -11,13 +11,14 @@ namespace mixtral::client {
 /// A distribution of lengths in tokens.
 class Lengths {
  public:
-  /// "N", "LEAST-MOST" (each as probable), or "lognormal:MEDIAN:SIGMA", where SIGMA is the
-  /// deviation of the logarithm. Throws UsageError naming `setting`.
+  /// "N", "LEAST-MOST" (each as probable), or "lognormal:MEDIAN:SIGMA[:MOST]", where SIGMA is the
+  /// deviation of the logarithm and longer ones are cut to MOST. Throws UsageError naming
+  /// `setting`.
   static Lengths parse(std::string_view text, const std::string& setting);
 
   /// At least 1 and at most 2^20.
   int64_t draw(RandomStream& random) const;
-  double mean() const;
+  double mean() const;  // were none cut
 
  private:
   int64_t least_ = 1, most_ = 1;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -22,6 +23,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kBins = 2 * kThreads;
+constexpr int kBlocksOfProcessor = 2;
 constexpr double kOne = 17592186044416.0;  // 2^44
 
 using Count = unsigned long long;
@@ -50,9 +52,9 @@ struct Request {
   const int* positions;
   int* tokens;
   float* log_probability;
-  double* penalised;  // [S, V]
-  Count* weights;     // [S, V]
-  int vocabulary, window;
+  double* penalised;  // [blocks, V]
+  Count* weights;     // [blocks, V]
+  int sequences, vocabulary, window;
 };
 
 /// Larger for smaller logits, so that ascending keys are descending logits.
@@ -269,15 +271,10 @@ __device__ int draw(const Request& op, const ops::SamplingSettings& settings, in
   return find(op, z, weights, kept, target, false, first, bins).id;
 }
 
-/// A block a sequence.
-__global__ void __launch_bounds__(kThreads) sample(Request op) {
-  __shared__ Bins bins;
-  wait_for_previous();
-  allow_next();
-  const int64_t s = blockIdx.x;
-  if (op.positions[s] == ops::kPadding) return;
+__device__ void sample_one(const Request& op, int64_t s, Bins& bins) {
   const float* logits = op.logits + s * op.vocabulary;
-  double* z = op.penalised + s * op.vocabulary;
+  double* z = op.penalised + int64_t{blockIdx.x} * op.vocabulary;
+  Count* weights = op.weights + int64_t{blockIdx.x} * op.vocabulary;
   ops::SamplingSettings settings;  // of bytes, so aligned to nothing
   for (size_t i = 0; i < sizeof settings; ++i)
     reinterpret_cast<unsigned char*>(&settings)[i] = op.settings[s * sizeof settings + i];
@@ -306,7 +303,7 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
       if ((words[v / 32] >> (v % 32) & 1) == 0) z[v] = -INFINITY;
     __syncthreads();
   }
-  const int token = draw(op, settings, position, z, op.weights + s * op.vocabulary, bins);
+  const int token = draw(op, settings, position, z, weights, bins);
   if (threadIdx.x == 0) op.tokens[s] = token;
   if (!op.log_probability) return;
   float largest = -INFINITY;
@@ -322,6 +319,19 @@ __global__ void __launch_bounds__(kThreads) sample(Request op) {
   if (threadIdx.x == 0)
     op.log_probability[s] =
         static_cast<float>(static_cast<double>(logits[token]) - (largest + log(total)));
+}
+
+/// A block a sequence, and where there are many, several: so the room for penalised logits and
+/// weights stays small, and most of it in the second-level cache.
+__global__ void __launch_bounds__(kThreads) sample(Request op) {
+  __shared__ Bins bins;
+  wait_for_previous();
+  allow_next();
+  for (int64_t s = blockIdx.x; s < op.sequences; s += gridDim.x) {
+    if (op.positions[s] == ops::kPadding) continue;
+    sample_one(op, s, bins);
+    __syncthreads();  // the room is free again
+  }
 }
 
 struct AdvanceArguments {
@@ -352,15 +362,16 @@ void CudaBackend::run(const ops::Sample& op) {
     throw AdvisedError(
         "‹device cuda›: samples from at most 524288 tokens; this model's vocabulary has " +
         std::to_string(vocabulary));
+  const int64_t at_once = std::min(sequences, int64_t{processors_} * kBlocksOfProcessor);
   Scratch& room = scratch();
-  auto* penalised = room.take<double>(sequences * vocabulary);
-  auto* weights = room.take<Count>(sequences * vocabulary);
-  chain(
-      sample, dim3(blocks(sequences)), kThreads, 0, stream_,
-      Request{data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
-              data<unsigned>(op.allowed), data<float>(op.bias), data<int>(op.positions),
-              data<int>(op.tokens), data<float>(op.log_probability), penalised, weights,
-              static_cast<int>(vocabulary), op.history ? static_cast<int>(op.history.dim(1)) : 0});
+  auto* penalised = room.take<double>(at_once * vocabulary);
+  auto* weights = room.take<Count>(at_once * vocabulary);
+  chain(sample, dim3(blocks(at_once)), kThreads, 0, stream_,
+        Request{data<float>(op.logits), data<unsigned char>(op.settings), data<int>(op.history),
+                data<unsigned>(op.allowed), data<float>(op.bias), data<int>(op.positions),
+                data<int>(op.tokens), data<float>(op.log_probability), penalised, weights,
+                static_cast<int>(sequences), static_cast<int>(vocabulary),
+                op.history ? static_cast<int>(op.history.dim(1)) : 0});
   check_launch("sample");
   chained();
 }

@@ -76,6 +76,7 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
                   // Behind a sliding window pages are given back: no beginning stays whole.
                   .share_pages = options.share_pages && model.config().sliding_window <= 0}) {
   ctx_.set_operands(model.options().operands);
+  if (options.arena > 0) arena_.reserve(options.arena);
   if (cache_.context() > model.context())
     throw Error(
         fmt::format("a context of {} tokens was asked for, but the model was prepared for {}",
@@ -228,7 +229,15 @@ void Engine::compute() {
   }
   if (speculator_) accept_drafts(step);
   scheduler_.complete(step);
+  count(step);
   collect(step);
+}
+
+void Engine::count(const Scheduler::Step& step) {
+  ++counted_.steps;
+  counted_.drawn_rows += rows();
+  if (!step.prefill.empty()) ++counted_.prompt_steps;
+  for (const Scheduler::Slice& slice : step.prefill) counted_.prompt_tokens += slice.count;
 }
 
 void Engine::sit(Sequence& sequence, size_t seat) {
@@ -421,6 +430,10 @@ Engine::Usage Engine::usage() const {
           .pages = cache_.pages(),
           .used_pages = cache_.pages() - cache_.free_pages() - kept,
           .kept_pages = kept,
+          .steps = counted_.steps,
+          .prompt_steps = counted_.prompt_steps,
+          .prompt_tokens = counted_.prompt_tokens,
+          .drawn_rows = counted_.drawn_rows,
           .preemptions = scheduler_.preemptions(),
           .reused_tokens = scheduler_.reused_tokens(),
           .speculation = speculator_ ? speculator_->counts() : SpeculationCounts()};

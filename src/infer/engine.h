@@ -38,6 +38,7 @@ class Engine {
     int64_t sequences = 1;  // that are under way at once; others wait
     int64_t cache_tokens = 0;  // room of the cache for all sequences; 0: for all whole contexts
     int64_t chunk = 0;         // prompt tokens of a step, at most; 0: what suits the device
+    int64_t arena = 0;         // bytes of activations to reserve at once; else as steps need them
     bool share_pages = true;   // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
     bool count_experts = false;            // keep an ExpertLoad
@@ -56,6 +57,10 @@ class Engine {
     int64_t used_pages = 0;            // of these: by running sequences
     int64_t kept_pages = 0;            // by none, but kept for requests to come while there is room
     // So far:
+    int64_t steps = 0;          // that were computed
+    int64_t prompt_steps = 0;   // of these: with tokens of prompts
+    int64_t prompt_tokens = 0;  // in them, with what was computed again
+    int64_t drawn_rows = 0;     // of all steps: rows that tokens were drawn for
     int64_t preemptions = 0;    // times that a sequence lost its pages
     int64_t reused_tokens = 0;  // of prompts: taken from pages that were there already
     SpeculationCounts speculation;
@@ -136,6 +141,7 @@ class Engine {
   void make_routes();
   void prepare_routes(const Scheduler::Step& step, int64_t tokens);
   void collect_routes(const Scheduler::Step& step);
+  void count(const Scheduler::Step& step);
   void collect(const Scheduler::Step& step);
   Event take_token(Sequence& sequence, int64_t row, const Scheduler::Step& step);
   TokenScores score_drawn(int64_t row, int32_t id, int64_t best);
@@ -168,6 +174,7 @@ class Engine {
   int64_t device_rows_ = 0;       // rows on the device from here on are padding
   bool rows_moved_ = false;       // the device has lost what stood in the rows
   std::deque<Event> events_;      // that are still to be told
+  Usage counted_;                 // its counts of steps
   RequestId last_id_ = 0;
 };
 

@@ -12,18 +12,33 @@
 
 namespace mixtral {
 
+namespace {
+
+int64_t planned_chunk(const Backend& planner, const InferenceShape& shape) {
+  return shape.chunk > 0 ? shape.chunk : planner.prompt_tokens();
+}
+
+/// The cache of an engine of this shape.
+KvCache::Options planned_cache(const Backend& planner, const InferenceShape& shape) {
+  const int64_t page = planner.page_tokens();
+  return {.sequences = shape.sequences,
+          .context = shape.context,
+          .pages = (shape.cache_tokens + page - 1) / page,
+          .chunk = std::min(planned_chunk(planner, shape), shape.context),
+          .page_tokens = page,
+          .dtype = shape.options.cache_type()};
+}
+
+}  // namespace
+
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
-  require_plannable(shape.sequences, shape.context);
+  require_plannable(shape.sequences, shape.cache_tokens > 0 ? 1 : shape.context);
   Mixtral::Options options = shape.options;
   options.context = shape.context;
   options.planned = true;
   Mixtral model(planner, shape.config, options);
-  const int64_t chunk = shape.chunk > 0 ? shape.chunk : planner.prompt_tokens();
-  const KvCache cache(planner, shape.config,
-                      {.sequences = shape.sequences,
-                       .context = shape.context,
-                       .chunk = std::min(chunk, shape.context),
-                       .dtype = options.cache_type()});
+  const int64_t chunk = planned_chunk(planner, shape);
+  const KvCache cache(planner, shape.config, planned_cache(planner, shape));
   // A step of an engine: some tokens of prompts, one of each sequence, and draft tokens.
   HostBatch batch;
   for (int64_t left = std::min(chunk, shape.sequences * shape.context); left > 0;
@@ -37,16 +52,19 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
     batch.sequence_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
   }
   batch.rows.assign(batch.tokens.size(), 0);
+  // Beside the arena: the engine keeps them from step to step.
+  const Shape logits_shape{rows, shape.config.vocab_size};
+  const Dtype statistics = ops::statistics_dtype(options.compute);
+  const Buffer logits(planner, logits_shape.numel() * size_of(statistics));
   const int64_t arena = arena_peak(planner, options, [&](Context& ctx) {
     const Batch device = upload(ctx, batch, shape.config.vocab_size, model.context());
     const Tensor hidden = model.forward(ctx, device, &cache, nullptr, nullptr);
-    const Tensor logits = ctx.allocate({rows, shape.config.vocab_size}, ctx.statistics());
-    model.logits(ctx, hidden.slice(0, rows), logits);
+    model.logits(ctx, hidden.slice(0, rows), logits.tensor(logits_shape, statistics));
   });
   MemoryPlan plan;
   plan.items = {{"weights", model_bytes(model)},
                 {"key-value cache", cache.bytes()},
-                {"activations and logits", arena}};
+                {"activations and logits", arena + logits.bytes()}};
   if (options.stream_experts)
     plan.items.push_back({"experts in memory", expert_sizes(model).used_bytes(shape.expert_memory) +
                                                    ExpertSizes::staging_bytes()});
@@ -93,6 +111,33 @@ void require_memory(Backend& planner, const InferenceShape& shape,
   throw DetailedError(fmt::format("the model needs more memory than is free: {} of {}; {}",
                                   format_bytes(plan.total()), format_bytes(limit), advice),
                       plan.table());
+}
+
+InferenceShape fill_memory(Backend& planner, InferenceShape shape, double tokens, int64_t limit) {
+  const int64_t most = shape.sequences, wanted = shape.cache_tokens;
+  const auto fit = [&] {
+    InferenceShape least = shape;
+    least.cache_tokens = planner.page_tokens();
+    const int64_t bytes =
+        KvCache::bytes_needed(planner, shape.config, planned_cache(planner, least));
+    least.cache_tokens *= 2;
+    const int64_t page =
+        KvCache::bytes_needed(planner, shape.config, planned_cache(planner, least)) - bytes;
+    const int64_t free = limit - plan_inference(planner, least).total();
+    const int64_t fitting = (2 + std::max<int64_t>(0, free / page)) * planner.page_tokens();
+    shape.cache_tokens = wanted > 0 ? wanted : fitting;
+    const double sequences = static_cast<double>(shape.cache_tokens) / std::max(tokens, 1.0);
+    shape.sequences = std::clamp(static_cast<int64_t>(sequences), int64_t{1}, most);
+  };
+  // The fewer sequences are planned, the less their rows of a step take, and the more fit: by turns
+  // it comes out too few, too many, and nearly as many as fit.
+  for (int i = 0; i < 3; ++i) fit();
+  // More than all of them can fill is of no use.
+  const int64_t page = planner.page_tokens();
+  const int64_t whole = (shape.context + page - 1) / page * page;
+  if (wanted == 0)
+    shape.cache_tokens = std::clamp(shape.cache_tokens, whole, shape.sequences * whole);
+  return shape;
 }
 
 }  // namespace mixtral

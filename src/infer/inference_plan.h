@@ -16,6 +16,7 @@ struct InferenceShape {
   ModelConfig config;
   Mixtral::Options options;
   int64_t sequences = 1, context = 2048;
+  int64_t cache_tokens = 0;   // room of the cache for all sequences; 0: for all whole contexts
   int64_t chunk = 0;          // prompt tokens of a step; 0: what suits the device
   int64_t draft_tokens = 0;   // of a sequence in a step (SpeculationOptions::tokens)
   int64_t expert_memory = 0;  // of experts that are streamed (Options::stream_experts)
@@ -29,5 +30,11 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 /// the plan fits into memory_limit(memory).
 void require_memory(Backend& planner, const InferenceShape& shape,
                     const Backend::MemoryInfo& memory);
+
+/// `shape` with as many sequences, and as much cache, as fit into `limit` bytes: at most as many as
+/// it says, and at least one. `tokens` is what a sequence holds in the cache on average while it is
+/// under way. With a cache_tokens of its own, the shape keeps it. The result may not fit where one
+/// sequence does not (require_memory).
+InferenceShape fill_memory(Backend& planner, InferenceShape shape, double tokens, int64_t limit);
 
 }  // namespace mixtral

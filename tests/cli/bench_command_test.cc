@@ -185,6 +185,84 @@ TEST(Bench, RefusesWhatItCannotMeasure) {
   EXPECT_NE(large.err.find("weights"), std::string::npos) << large.err;
 }
 
+Json serve_offline(std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"bench",           "serve-offline",
+                                        "--model",         "tiny",
+                                        "--layers",        "1",
+                                        "--requests",      "24",
+                                        "--prompt-tokens", "20-40",
+                                        "--max-tokens",    "lognormal:8:0.5:16",
+                                        "--device",        "cpu",
+                                        "--json"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Outcome outcome = run_command(arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  return Json::parse(outcome.out, "bench's output");
+}
+
+TEST(Bench, OfflineAnswersEveryRequest) {
+  const Json json = serve_offline({"--sequences", "6"});
+  EXPECT_EQ(json.at("requests_done").as_double(), 24);
+  const double seconds = json.at("seconds").as_double();
+  const double tokens = json.at("tokens").as_double();
+  EXPECT_NEAR(json.at("tok_per_s").as_double() * seconds, tokens, 1e-6 * tokens);
+  EXPECT_NEAR(json.at("prompt_tok_per_s").as_double() * seconds,
+              json.at("prompt_tokens").as_double(), 1e-3);
+  // Every token is a row of one step.
+  EXPECT_NEAR(json.at("sequences_per_step").as_double() * json.at("steps").as_double(), tokens,
+              1e-3);
+  EXPECT_GT(json.at("most_running").as_double(), 1);
+  EXPECT_LE(json.at("most_running").as_double(), 6);
+  EXPECT_NEAR(json.at("prompt_steps_time").as_double() + json.at("decode_steps_time").as_double(),
+              1, 1e-9);
+  EXPECT_EQ(json.at("preemptions").as_double(), 0);
+  EXPECT_EQ(json.at("tokens_again").as_double(), 0);
+  EXPECT_GT(json.at("steady_tok_per_s").as_double(), 0);
+  // The same seed, the same requests.
+  const Json again = serve_offline({"--sequences", "6"}), other = serve_offline({"--seed", "2"});
+  EXPECT_EQ(again.at("tokens").as_double(), tokens);
+  EXPECT_EQ(again.at("steps").as_double(), json.at("steps").as_double());
+  EXPECT_NE(other.at("prompt_tokens").as_double(), json.at("prompt_tokens").as_double());
+}
+
+TEST(Bench, OfflineKeepsToItsCache) {
+  // The memory has room for all of them.
+  EXPECT_EQ(serve_offline({}).at("sequences").as_double(), 24);
+  const Json few = serve_offline({"--cache-tokens", "160", "--sequences", "8"});
+  EXPECT_EQ(few.at("cache_tokens").as_double(), 160);
+  EXPECT_EQ(few.at("requests_done").as_double(), 24);
+  EXPECT_LE(few.at("most_running").as_double(), 8);
+  EXPECT_GT(few.at("preemptions").as_double(), 0);
+  EXPECT_GT(few.at("tokens_again").as_double(), 0);
+  EXPECT_LT(serve_offline({"--cache-tokens", "160"}).at("sequences").as_double(), 8);
+}
+
+TEST(Bench, OfflineIsShownByKernel) {
+  const Json json = serve_offline({"--sequences", "6", "--quantize-base", "q8_0", "--profile"});
+  int64_t products = 0;
+  for (const Json& kernel : json.at("kernels").items())
+    if (kernel.at("op").as_string() == "grouped_matmul_swiglu")
+      products = kernel.at("calls").as_int();
+  EXPECT_EQ(products, 1);
+}
+
+TEST(Bench, OfflineHasFlagsOfItsOwn) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {"bench", "--steps", "3", "serve-offline"},
+      {"bench", "serve-offline", "--steps", "3"},
+      {"bench", "serve-offline", "--prompt-tokens", "9-3"},
+      {"bench", "serve-offline", "--max-tokens", "lognormal:5:1:0"},
+      {"bench", "serve-offline", "--requests", "0"}};
+  for (const auto& arguments : wrong) {
+    const Outcome o = run_command(arguments);
+    EXPECT_EQ(o.code, 2) << o.err;
+  }
+  const Outcome small = run_command({"bench", "serve-offline", "--model", "tiny", "--requests", "2",
+                                     "--prompt-tokens", "64", "--cache-tokens", "16"});
+  EXPECT_EQ(small.code, 1);
+  EXPECT_NE(small.err.find("key-value cache"), std::string::npos) << small.err;
+}
+
 TEST(Bench, ServeHasFlagsOfItsOwn) {
   const std::string nobody = "http://127.0.0.1:9/v1";
   const Outcome none = run_command({"bench", "serve", "--url", nobody, "--json"});

@@ -58,8 +58,13 @@ TEST(Lengths, AreDrawnAsTheyAreWritten) {
   EXPECT_NEAR(sum / 4000, wide.mean(), 5);
   EXPECT_NEAR(wide.mean(), 100 * std::exp(0.125), 1e-9);
   EXPECT_NEAR(below, 2000, 150);
+  const Lengths cut = Lengths::parse("lognormal:100:0.5:120", "n");
+  int64_t longest = 0;
+  for (int i = 0; i < 200; ++i) longest = std::max(longest, cut.draw(random));
+  EXPECT_EQ(longest, 120);
   for (const char* bad : {"", "0", "-1", "6-3", "3-", "lognormal:5", "lognormal:0:1",
-                          "lognormal:5:0", "lognormal:5:nan", "2000000", "1.5"})
+                          "lognormal:5:0", "lognormal:5:nan", "lognormal:5:1:", "lognormal:5:1:0",
+                          "lognormal:5:1:9:9", "2000000", "1.5"})
     EXPECT_THROW(Lengths::parse(bad, "n"), UsageError) << bad;
 }
 

@@ -291,6 +291,16 @@ TEST_F(EngineTest, RequestsThatBeginAlikeShareTheirPages) {
   EXPECT_EQ(engine.usage().reused_tokens, 64 + 96 + 64);
 }
 
+TEST_F(EngineTest, CountsStepsAndWhatTheyComputed) {
+  Engine engine(*rig_.backend, rig_.model, {.sequences = 2, .chunk = 32, .share_pages = false});
+  run(engine, {request(40, 3), request(10, 3)});
+  const Engine::Usage usage = engine.usage();
+  EXPECT_EQ(usage.prompt_tokens, 50);
+  EXPECT_EQ(usage.prompt_steps, 2);  // of 32 and 18 tokens, the end of both prompts
+  EXPECT_EQ(usage.steps, 4);
+  EXPECT_EQ(usage.drawn_rows, 6);
+}
+
 TEST_F(EngineTest, CancellingFreesPagesAtOnce) {
   Engine engine(*rig_.backend, rig_.model, {.sequences = 3, .chunk = 32, .share_pages = false});
   std::vector<RequestId> ids;

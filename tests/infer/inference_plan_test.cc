@@ -51,5 +51,36 @@ TEST(InferencePlan, CountsTheRowsOfDraftTokens) {
   EXPECT_EQ(plan.bytes_of("key-value cache"), plain.bytes_of("key-value cache"));
 }
 
+TEST(InferencePlan, FillsTheMemoryWithSequencesAndTheirCache) {
+  const auto planner = make_planning_backend();
+  const InferenceShape asked{.config = builtin_config("8x7b"),
+                             .options = {.weights = Dtype::bf16, .compute = Dtype::bf16},
+                             .sequences = 16'384,
+                             .context = 3072,
+                             .chunk = 2048};
+  const int64_t limit = int64_t{140} << 30;
+  constexpr double kHeld = 400;
+  const InferenceShape full = fill_memory(*planner, asked, kHeld, limit);
+  const int64_t total = plan_inference(*planner, full).total();
+  EXPECT_LE(total, limit);
+  EXPECT_GT(total, limit - limit / 200);
+  EXPECT_NEAR(static_cast<double>(full.cache_tokens) / static_cast<double>(full.sequences), kHeld,
+              kHeld / 50);
+  // No more sequences than are asked for, and no more cache than they can fill.
+  InferenceShape few = asked;
+  few.sequences = 8;
+  EXPECT_EQ(fill_memory(*planner, few, kHeld, limit).sequences, 8);
+  EXPECT_EQ(fill_memory(*planner, few, kHeld, limit).cache_tokens, 8 * 3072);
+  // A cache of its own size is kept.
+  InferenceShape given = asked;
+  given.cache_tokens = 4000;
+  EXPECT_EQ(fill_memory(*planner, given, kHeld, limit).sequences, 10);
+  EXPECT_EQ(fill_memory(*planner, given, kHeld, limit).cache_tokens, 4000);
+  // Where not even the weights fit, one sequence's plan shows it.
+  const InferenceShape none = fill_memory(*planner, asked, kHeld, int64_t{1} << 30);
+  EXPECT_EQ(none.sequences, 1);
+  EXPECT_EQ(none.cache_tokens, 3072);
+}
+
 }  // namespace
 }  // namespace mixtral
