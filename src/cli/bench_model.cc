@@ -22,6 +22,7 @@ BenchModel choose_bench_model(const CommonOptions& common, const ModelSource& so
                     .operands = chosen.precision.operands,
                     .cache = common.cache_type()};
   require_cache_type(backend, common.cache_type());
+  require_fp8_weights(common.dtype, common.quantization());
   return chosen;
 }
 

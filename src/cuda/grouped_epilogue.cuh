@@ -137,12 +137,12 @@ class Epilogue {
     for (int half = 0; half < 2; ++half) {
       wait_full();
       out_.advance();
-      for (int box = 0; args_.to && box < 2; ++box)
+      for (int box = 0; args_.to && box < P::subtile_boxes; ++box)
         store_box(args_.result, buffers[half] + box * kBoxBytes, tile, tile.n + box * 64, half,
                   args_.to, args_.to_stride);
     }
     wait_read();
-    for (int box = 0; box < 2; ++box) {
+    for (int box = 0; box < P::subtile_boxes; ++box) {
       uint8_t* gates = buffers[0] + box * kBoxBytes;
       uint8_t* ups = buffers[1] + box * kBoxBytes;
 #pragma unroll 2
@@ -157,7 +157,7 @@ class Epilogue {
     }
     cutlass::arch::fence_view_async_shared();
     __syncwarp();
-    for (int box = 0; box < 2; ++box)
+    for (int box = 0; box < P::subtile_boxes; ++box)
       store_box(args_.hidden, buffers[0] + box * kBoxBytes, tile, tile.n + box * 64, 0,
                 args_.hidden_to, args_.n);
     wait_read();

@@ -10,10 +10,11 @@
 #include "cuda/grouped_epilogue.cuh"
 #include "cuda/grouped_plan.cuh"
 
-// Grouped bf16 products on Hopper's tensor cores: one persistent, warp-specialized kernel whose
-// blocks find their tiles from the offsets in device memory. In each block one producer thread
-// loads operands by TMA into a ring of pipeline stages; two consumer warpgroups multiply them by
-// wgmma; and two epilogue warps store the results while the consumers multiply the next tile.
+// Grouped products of bf16 or e4m3 on Hopper's tensor cores: one persistent, warp-specialized
+// kernel whose blocks find their tiles from the offsets in device memory. In each block one
+// producer thread loads operands by TMA into a ring of pipeline stages; two consumer warpgroups
+// multiply them by wgmma; and two epilogue warps store the results while the consumers multiply the
+// next tile.
 //
 // The rows of all groups are one tensor, and so are the weights of all groups, so a few tensor maps
 // made on the host serve every group. A tile at the end of a group also reads rows of the next
@@ -48,7 +49,7 @@ __device__ __forceinline__ void load_tile(const GroupedArguments& args, typename
   const int steps = inner_steps<P>(args, tile);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step, stage.advance()) {
-    const int k = step * kTileK;
+    const int k = step * P::inner;
     uint64_t* full = &s.full[stage.index];
     Barrier::wait(&s.empty[stage.index], stage.phase ^ 1);
     cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(full, P::stage_bytes);
@@ -65,14 +66,18 @@ __device__ __forceinline__ void load_tile(const GroupedArguments& args, typename
     for (int i = 0; i < count_b; ++i) {
       const int part = first_b + i;
       uint8_t* to = s.b[stage.index] + part * part_bytes;
-      if constexpr (P::finish == Finish::gate)
-        load_box<P, share_b>(args.right, full, to, k, (tile.group * 2 + part) * args.n + tile.n);
-      else if constexpr (P::form == Form::forward)
-        load_box<P, share_b>(args.right, full, to, k,
-                             tile.group * args.n + tile.n + part * (P::tile_n / 2));
-      else
+      if constexpr (P::form == Form::forward) {
+        const int row = P::finish == Finish::gate
+                            ? (tile.group * 2 + part) * args.n + tile.n
+                            : tile.group * args.n + tile.n + part * (P::tile_n / 2);
+        load_box<P, share_b>(args.right, full, to, k, row);
+        if constexpr (P::scaled)
+          load_box<P, share_b>(args.scales, full,
+                               s.scales[stage.index] + part * (P::scale_bytes / 2), step, row);
+      } else {
         load_box<P, share_b>(args.right, full, to, tile.n + part * 64,
                              (P::form == Form::input ? tile.group * args.k : tile.begin) + k);
+      }
     }
   }
 }
@@ -105,9 +110,10 @@ __device__ inline uint64_t operand(const void* shared) {
 }
 
 template <class Mma, int n, size_t... i>
-__device__ __forceinline__ void multiply_add(uint64_t a, uint64_t b, float (&d)[n],
-                                             std::index_sequence<i...>) {
-  Mma::fma(a, b, d[i]..., cute::SM90::GMMA::ScaleOut::One);
+__device__ __forceinline__ void multiply_add(
+    uint64_t a, uint64_t b, float (&d)[n], std::index_sequence<i...>,
+    cute::SM90::GMMA::ScaleOut before = cute::SM90::GMMA::ScaleOut::One) {
+  Mma::fma(a, b, d[i]..., before);
 }
 
 /// Keeps the compiler from moving accesses of the accumulators across this point.
@@ -185,19 +191,106 @@ __device__ __forceinline__ void each_subtile(const Work& work,
   (work(std::integral_constant<int, subtile>{}), ...);
 }
 
-template <class P>
-__device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typename P::Storage& s,
-                                               int rank, int consumer, int thread) {
+/// Sums a tile of e4m3. Tensor cores sum such products in fewer bits than f32 has, so each inner
+/// step's sum is taken alone, multiplied by the scales of the weight's blocks, and added in f32.
+/// Meanwhile the other consumer's products keep the tensor cores busy.
+template <class P, int count, class Release>
+__device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState<P::stages>& stage,
+                                           int steps, uint64_t a0, uint64_t b0, int lane,
+                                           float (&d)[count], const Release& release) {
+  using Mma = cute::SM90::GMMA::MMA_64x128x32_F32E4M3E4M3_SS_TN<>;
+  using cute::SM90::GMMA::ScaleOut;
+  static_assert(P::tile_n == 128 && count == 64);
+  constexpr int kParts = kRowBytes / 32;  // of a step: 32 inner elements each
+  float part[count];
+#pragma unroll
+  for (int i = 0; i < count; ++i) part[i] = 0;
+  for (int step = 0; step < steps; ++step, stage.advance()) {
+    Barrier::wait(&s.full[stage.index], stage.phase);
+    keep_in_order(part);
+    cute::warpgroup_arrive();
+#pragma unroll
+    for (int k = 0; k < kParts; ++k)
+      multiply_add<Mma>(a0 + stage.index * (kBoxesA * kBoxBytes / 16) + k * 2,
+                        b0 + stage.index * (P::boxes_b * kBoxBytes / 16) + k * 2, part,
+                        std::make_index_sequence<count>{}, k == 0 ? ScaleOut::Zero : ScaleOut::One);
+    cute::warpgroup_commit_batch();
+    // Of the thread's columns, 8 j + 2 (lane % 4) and the next one. Loaded by volatile
+    // instructions: they must stay in front of the stage's release.
+    const uint32_t from = cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
+                          static_cast<uint32_t>(2 * (lane % 4) * kScaleRowBytes);
+    float scales[count / 2];
+#pragma unroll
+    for (int i = 0; i < count / 2; ++i)
+      asm volatile("ld.shared.f32 %0, [%1];"
+                   : "=f"(scales[i])
+                   : "r"(from + static_cast<uint32_t>((i / 2 * 8 + i % 2) * kScaleRowBytes)));
+    cute::warpgroup_wait<0>();
+    keep_in_order(part);
+    __syncwarp();  // all lanes have their scales
+    release(stage.index);
+#pragma unroll
+    for (int i = 0; i < count; ++i) d[i] = fmaf(part[i], scales[i / 4 * 2 + i % 2], d[i]);
+  }
+}
+
+/// Multiplies a tile's accumulators by the scales of the left operand's rows.
+template <class P, int count>
+__device__ __forceinline__ void scale_rows(const GroupedArguments& args, const GroupedTile& tile,
+                                           int consumer, int thread, float (&d)[count]) {
+  float scales[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = tile.m + consumer * kRows + thread / 32 * 16 + thread % 32 / 4 + 8 * h;
+    scales[h] = row < tile.rows ? args.row_scales[tile.begin + row] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < count; ++i) d[i] *= scales[i / 2 % 2];
+}
+
+/// Sums a tile of bf16.
+template <class P, int count, class Release>
+__device__ __forceinline__ void sum_plain(typename P::Storage& s, const GroupedTile& tile,
+                                          PipelineState<P::stages>& stage, int steps, uint64_t a0,
+                                          uint64_t b0, int consumer, int thread, float (&d)[count],
+                                          const Release& release) {
   using Major = cute::SM90::GMMA::Major;
   constexpr Major major_a = P::form == Form::weight ? Major::MN : Major::K;
   constexpr Major major_b = P::form == Form::forward ? Major::K : Major::MN;
   using Mma = std::conditional_t<P::tile_n == 256,
                                  cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_SS<major_a, major_b>,
                                  cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<major_a, major_b>>;
-  constexpr int count = P::tile_n / 2;
   // Descriptor offsets of 16 inner indices: 32 bytes where these are contiguous, else 16 rows.
   constexpr int next_a = (major_a == Major::K ? 32 : 16 * kRowBytes) / 16;
   constexpr int next_b = (major_b == Major::K ? 32 : 16 * kRowBytes) / 16;
+  int before = 0;
+  for (int step = 0; step < steps; ++step, stage.advance()) {
+    Barrier::wait(&s.full[stage.index], stage.phase);
+    if constexpr (P::form == Form::weight)
+      if (step + 1 == steps && tile.rows % kTileK != 0)
+        clear_tail<P>(s, stage.index, tile.rows % kTileK, consumer, thread);
+    keep_in_order(d);
+    cute::warpgroup_arrive();
+#pragma unroll
+    for (int k = 0; k < kTileK / 16; ++k)
+      multiply_add<Mma>(a0 + stage.index * (kBoxesA * kBoxBytes / 16) + k * next_a,
+                        b0 + stage.index * (P::boxes_b * kBoxBytes / 16) + k * next_b, d,
+                        std::make_index_sequence<count>{});
+    cute::warpgroup_commit_batch();
+    keep_in_order(d);
+    cute::warpgroup_wait<1>();
+    if (step > 0) release(before);
+    before = stage.index;
+  }
+  cute::warpgroup_wait<0>();
+  keep_in_order(d);
+  if (steps > 0) release(before);
+}
+
+template <class P>
+__device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typename P::Storage& s,
+                                               int rank, int consumer, int thread) {
+  constexpr int count = P::tile_n / 2;
   const uint64_t a0 = operand(s.a[0] + consumer * kBoxBytes);
   const uint64_t b0 = operand(s.b[0]);
   GroupedTiles<P> tiles(args, rank);
@@ -212,28 +305,12 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
     const int steps = inner_steps<P>(args, tile);
 #pragma unroll
     for (int i = 0; i < count; ++i) d[i] = 0;
-    int before = 0;
-    for (int step = 0; step < steps; ++step, stage.advance()) {
-      Barrier::wait(&s.full[stage.index], stage.phase);
-      if constexpr (P::form == Form::weight)
-        if (step + 1 == steps && tile.rows % kTileK != 0)
-          clear_tail<P>(s, stage.index, tile.rows % kTileK, consumer, thread);
-      keep_in_order(d);
-      cute::warpgroup_arrive();
-#pragma unroll
-      for (int k = 0; k < kTileK / 16; ++k)
-        multiply_add<Mma>(a0 + stage.index * (kBoxesA * kBoxBytes / 16) + k * next_a,
-                          b0 + stage.index * (P::boxes_b * kBoxBytes / 16) + k * next_b, d,
-                          std::make_index_sequence<count>{});
-      cute::warpgroup_commit_batch();
-      keep_in_order(d);
-      cute::warpgroup_wait<1>();
-      if (step > 0) release(before);
-      before = stage.index;
+    if constexpr (P::scaled) {
+      sum_scaled<P>(s, stage, steps, a0, b0, thread % 32, d, release);
+      scale_rows<P>(args, tile, consumer, thread, d);
+    } else {
+      sum_plain<P>(s, tile, stage, steps, a0, b0, consumer, thread, d, release);
     }
-    cute::warpgroup_wait<0>();
-    keep_in_order(d);
-    if (steps > 0) release(before);
     if (rows_left<P>(args, tile, consumer) == 0) continue;
     const auto work = [&](auto subtile) {
       // In the first round both buffers are empty already, unless the result's boxes are loaded

@@ -29,27 +29,44 @@ constexpr int kRowBytes = 128, kBoxBytes = 64 * kRowBytes;
 constexpr int kPieces = kRowBytes / 16;
 constexpr int kBoxesA = kTileM / 64;
 
-/// The columns of a tile, and how many blocks form a cluster, which shares an operand.
+/// The columns of a tile, and how many blocks form a cluster, which shares an operand. `scaled`:
+/// operands are e4m3 instead of bf16, and every kScaleBlock inner elements of a row of the weight
+/// share a scale. (Forward products alone.)
 struct Wide {
   static constexpr int columns = 256, cluster = 2;
+  static constexpr bool scaled = false;
 };
 struct Narrow {
   static constexpr int columns = 64, cluster = 1;
+  static constexpr bool scaled = false;
 };
+struct Scaled {
+  static constexpr int columns = 128, cluster = 2;
+  static constexpr bool scaled = true;
+};
+
+/// An inner step of e4m3, which is a block of the weight's format. TMA copies 16 bytes at least, so
+/// four blocks' scales arrive, of which the first counts.
+constexpr int kScaleBlock = 128, kScalesOfRow = 4;
+constexpr int kScaleRowBytes = kScalesOfRow * static_cast<int>(sizeof(float));
 
 template <Form kForm, Finish kFinish, class Tile>
 struct GroupedPlan {
   static constexpr Form form = kForm;
   static constexpr Finish finish = kFinish;
   static constexpr int tile_n = Tile::columns, cluster = Tile::cluster;
+  static constexpr bool scaled = Tile::scaled;
+  static constexpr int inner = scaled ? kScaleBlock : kTileK;  // elements of an inner step
   static constexpr int boxes_b = tile_n / 64;
-  static constexpr int stage_bytes = (kBoxesA + boxes_b) * kBoxBytes;
+  static constexpr int scale_bytes = scaled ? tile_n * kScaleRowBytes : 0;  // of a stage
+  static constexpr int stage_bytes = (kBoxesA + boxes_b) * kBoxBytes + scale_bytes;
   /// Columns of the result: a tile has as many of gate and of up, side by side.
   static constexpr int columns = finish == Finish::gate ? tile_n / 2 : tile_n;
-  /// The epilogue takes a box at a time. For gate it takes two, so that the consumers write a whole
-  /// tile without waiting for its computation; that leaves room for fewer stages.
-  static constexpr int subtile_boxes = finish == Finish::gate ? 2 : 1;
-  static constexpr int stages = finish == Finish::gate ? 3 : tile_n == 256 ? 4 : 6;
+  /// The epilogue takes a box at a time. For gate it takes those of half a tile, so that the
+  /// consumers write a whole tile without waiting for its computation; where these are two, that
+  /// leaves room for fewer stages.
+  static constexpr int subtile_boxes = finish == Finish::gate ? tile_n / 128 : 1;
+  static constexpr int stages = scaled ? 5 : finish == Finish::gate ? 3 : tile_n == 256 ? 4 : 6;
   static constexpr int subtiles = tile_n / (form == Form::weight ? 32 : 64) / subtile_boxes;
   /// Whether the result's old values are loaded into the epilogue's buffers, for the consumers to
   /// add to. (Gradients need not be: TMA adds to them.)
@@ -59,6 +76,7 @@ struct GroupedPlan {
     alignas(1024) uint8_t a[stages][kBoxesA * kBoxBytes];
     uint8_t b[stages][boxes_b * kBoxBytes];
     uint8_t out[kConsumers][2][subtile_boxes * kBoxBytes];
+    alignas(128) uint8_t scales[stages][scaled ? scale_bytes : 16];
     uint64_t full[stages], empty[stages];
     uint64_t out_full[kConsumers][2], out_empty[kConsumers][2];
   };
@@ -66,13 +84,16 @@ struct GroupedPlan {
 };
 
 struct GroupedArguments {
-  CUtensorMap left, right;  // [rows, columns] of bf16
+  CUtensorMap left, right;  // [rows, columns] of bf16, or of e4m3
   CUtensorMap result;       // [rows, halves, columns] of bf16, or [groups, rows, columns] of f32
   CUtensorMap hidden;       // gate: [rows, 1, columns] of bf16
   const int* offsets;       // [groups + 1]; without, the rows are divided evenly
   int groups, all_rows;
   int m, n, k;  // of a group, where they are not its rows
   float scale;
+  // scaled only:
+  CUtensorMap scales;       // [rows of the weight, blocks] of f32
+  const float* row_scales;  // of the left operand's rows
   Bf16* to;  // the result's memory, for a group's last rows; null when gate and up are not kept
   int64_t to_stride;
   // gate only:
@@ -151,7 +172,7 @@ class GroupedTiles {
 
 template <class P>
 __device__ int inner_steps(const GroupedArguments& args, const GroupedTile& tile) {
-  return ((P::form == Form::weight ? tile.rows : args.k) + kTileK - 1) / kTileK;
+  return ((P::form == Form::weight ? tile.rows : args.k) + P::inner - 1) / P::inner;
 }
 
 /// Rows of a consumer's half of the tile that have a result; 0 when there is nothing to store.

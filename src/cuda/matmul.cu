@@ -7,6 +7,7 @@
 #include "cuda/grouped.h"
 #include "cuda/product.h"
 #include "cuda/rows.cuh"
+#include "cuda/scaled_product.h"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 #include "cuda/stream_product.h"
@@ -139,14 +140,14 @@ Product product_of(Product::Form form, const Tensor& wide, int64_t begin, const 
           .offsets = data<int>(op.offsets),
           .scale = op.scale,
           .accumulate = op.accumulate,
-          .round = op.operands == ops::Operands::bf16};
+          .round = op.operands == ops::Operands::bf16 || op.operands == ops::Operands::fp8};
 }
 
 }  // namespace
 
 bool CudaBackend::computes_directly(const ops::GroupedMatmul& op) const {
   return op.weight.dense() || (!batch_invariant_ && op.y.dtype() == Dtype::bf16 &&
-                               streams(op.weight, op.x, !op.offsets.empty()));
+                               (streams(op.weight, op.x, !op.offsets.empty()) || fits_scaled(op)));
 }
 
 void CudaBackend::run(const ops::GroupedMatmul& op) {
@@ -154,6 +155,7 @@ void CudaBackend::run(const ops::GroupedMatmul& op) {
   if (op.x.dim(0) == 0) return;
   if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
     return chained();
+  if (!op.weight.dense() && scaled_product(op, scratch(), stream_)) return;
   const Product product =
       product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op);
   if (batch_invariant_) return multiply_invariantly(product, processors_, scratch(), stream_);
@@ -178,6 +180,7 @@ void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
     return chained();
   if (!op.weight.dense()) {
+    if (scaled_product(op, scratch(), stream_)) return;
     run(op.product());
     run(op.activation());
     return;

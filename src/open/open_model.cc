@@ -114,6 +114,12 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
           fmt::format("{} does not compute in it", backend.name()),
           {.subject = {"dtype", "fp64"}, .lead = "give", .remedies = {{{"device", "ref"}}}});
     p.weights = p.compute = Dtype::f64;
+  } else if (dtype == "fp8") {
+    if (!gpu || purpose != Purpose::inference)
+      throw setting_error("dtype",
+                          "fp8 is for generating and scoring text on a GPU; give bf16 instead");
+    p.weights = p.compute = Dtype::bf16;
+    p.operands = ops::Operands::fp8;
   } else if (dtype == "bf16" || (dtype == "auto" && gpu)) {
     if (gpu) {
       p.weights = p.compute = Dtype::bf16;
@@ -126,7 +132,7 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
     p.weights = stored;
   } else if (dtype != "auto" && dtype != "fp32") {
     throw setting_error("dtype",
-                        fmt::format("expected auto, fp32, bf16 or fp64, found '{}'", dtype));
+                        fmt::format("expected auto, fp32, bf16, fp8 or fp64, found '{}'", dtype));
   }
   return p;
 }
@@ -134,6 +140,13 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored, const ParameterFormats& formats) {
   return choose_precision(dtype, backend, purpose, formats.empty() ? stored : Dtype::f32);
+}
+
+void require_fp8_weights(std::string_view dtype, std::optional<ops::WeightFormat> quantization) {
+  if (dtype != "fp8" || quantization == ops::WeightFormat::fp8) return;
+  throw AdvisedUsageError(
+      "multiplies weights in fp8",
+      {.subject = {"dtype", "fp8"}, .lead = "give", .remedies = {{{"quantize-base", "fp8"}}}});
 }
 
 void require_cache_type(const Backend& backend, std::optional<Dtype> type) {
@@ -209,6 +222,7 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
                            .operands = open.precision.operands,
                            .cache = o.cache};
   require_cache_type(*open.backend, o.cache);
+  require_fp8_weights(o.dtype, o.quantization);
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);
   int64_t activations = 0;

@@ -36,7 +36,8 @@ enum class Purpose {
 /// inference (the arithmetic stays f32), and products of bf16-rounded operands for training. auto:
 /// bf16 on a GPU; on a CPU f32, except that a model stored in 16 bits stays so where its weights
 /// are not trained. Beside quantized weights, a CPU rounds activations to 8 bits for inference
-/// (ops::Operands::integers), except in fp32. Throws UsageError.
+/// (ops::Operands::integers), except in fp32. fp8: as bf16, on a GPU, for inference alone, and
+/// activations beside weights in fp8 are rounded to it (ops::Operands::fp8). Throws UsageError.
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored);
 
@@ -96,6 +97,9 @@ struct OpenedModel {
 /// device's memory, `context` the model, or a draft model the model, and UsageError.
 OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
                        const ModelSource::Note& note);
+
+/// Throws UsageError where `dtype` is fp8 and weights are not quantized to it.
+void require_fp8_weights(std::string_view dtype, std::optional<ops::WeightFormat> quantization);
 
 /// Throws UsageError where a device does not read caches of this type.
 void require_cache_type(const Backend& backend, std::optional<Dtype> type);

@@ -33,6 +33,10 @@ enum class Operands : uint8_t {
   /// Where the backend multiplies by the weight's codes directly, x is rounded to whole numbers of
   /// 8 bits with a scale a block (ops/rounding.h). Beside other weights x is exact.
   integers,
+  /// Where the backend multiplies by fp8 codes directly, x is rounded to e4m3 with a power of two a
+  /// row (ops/rounding.h); products of so few rows that they are bound by reading the weight may
+  /// take x as it is. Beside other weights as bf16.
+  fp8,
 };
 
 /// The position of a padding row. Such a row belongs to no sequence: an op that is given positions

@@ -1,8 +1,11 @@
 #include "ops/rounding.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+
+#include "ops/format_fp8.h"
 
 namespace mixtral::ops {
 
@@ -29,6 +32,19 @@ void round_to_integers(std::span<const float> row, int block, std::span<float> r
       rounded[i] = finite ? std::nearbyint(row[i] * inverse) * scale
                           : std::numeric_limits<float>::quiet_NaN();
   }
+}
+
+void round_to_e4m3(std::span<const float> row, std::span<float> rounded) {
+  float largest = 0;
+  for (const float value : row) largest = std::max(largest, std::abs(value));
+  if (!std::isfinite(largest)) {
+    std::ranges::fill(rounded, std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
+  const float scale =
+      largest > 0 ? std::bit_cast<float>(fp8_scale_bits(std::bit_cast<uint32_t>(largest))) : 1;
+  for (size_t i = 0; i < row.size(); ++i)
+    rounded[i] = std::isnan(row[i]) ? row[i] : from_e4m3(to_e4m3(row[i] / scale)) * scale;
 }
 
 }  // namespace mixtral::ops

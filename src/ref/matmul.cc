@@ -16,7 +16,7 @@ std::vector<double> operand(const Tensor& tensor, ops::Operands rounding) {
   std::vector<double> values(static_cast<size_t>(tensor.numel()));
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = elements[static_cast<int64_t>(i)];
-    if (rounding == ops::Operands::bf16)
+    if (rounding == ops::Operands::bf16 || rounding == ops::Operands::fp8)
       values[i] = static_cast<double>(static_cast<float>(round_to<bf16>(values[i])));
   }
   return values;
@@ -39,11 +39,15 @@ std::vector<double> rows_beside(ops::WeightFormat format, const Tensor& x, ops::
   std::vector<double> values = operand(x, rounding);
   const int block =
       format.dense() || rounding != ops::Operands::integers ? 0 : ops::activation_block(format);
-  if (block == 0) return values;
+  const bool fp8 = rounding == ops::Operands::fp8 && format == ops::WeightFormat::fp8;
+  if (block == 0 && !fp8) return values;
   std::vector<float> row(static_cast<size_t>(x.dim(1)));
   for (auto at = values.begin(); at != values.end(); at += x.dim(1)) {
     std::transform(at, at + x.dim(1), row.begin(), [](double v) { return static_cast<float>(v); });
-    ops::round_to_integers(row, block, row);
+    if (fp8)
+      ops::round_to_e4m3(row, row);
+    else
+      ops::round_to_integers(row, block, row);
     std::copy(row.begin(), row.end(), at);
   }
   return values;
