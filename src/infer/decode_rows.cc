@@ -249,12 +249,18 @@ void DecodeRows::send(const std::vector<T>& host, const Tensor& device, int64_t 
 }
 
 void DecodeRows::upload() {
+  // Few transfers cost less than few bytes: those between changed rows are as on the device.
+  const auto first = std::ranges::find(changed_, 1) - changed_.begin();
+  if (first < std::ssize(changed_)) {
+    auto end = std::ssize(changed_);
+    while (changed_[static_cast<size_t>(end - 1)] == 0) --end;
+    send(host_tokens_, tokens_, first, end);
+    send(host_positions_, positions_, first, end);
+    send(host_cache_rows_, cache_rows_, first, end);
+    send(host_adapters_, adapters_, first, end);
+    send(host_settings_, settings_, first, end);
+  }
   for_marked_runs(changed_, [&](int64_t begin, int64_t end) {
-    send(host_tokens_, tokens_, begin, end);
-    send(host_positions_, positions_, begin, end);
-    send(host_cache_rows_, cache_rows_, begin, end);
-    send(host_adapters_, adapters_, begin, end);
-    send(host_settings_, settings_, begin, end);
     if (history_) send(host_history_, history_, begin, end);
   });
   if (mask_)
@@ -281,7 +287,18 @@ void DecodeRows::draw(int64_t count) {
                         .history = history});
 }
 
-void DecodeRows::read() { ctx_.backend().download(results_.all, host_results_.all); }
+void DecodeRows::read(int64_t count) {
+  ctx_.backend().download(results_.all, host_results_.all);
+  for (int64_t row = 0; row < count; ++row) {
+    const auto r = static_cast<size_t>(row);
+    if (host_positions_[r] == ops::kPadding) continue;
+    const int32_t token = host_tokens_[r] = drawn(row);
+    const int32_t position = ++host_positions_[r];
+    if (history_)
+      host_history_[static_cast<size_t>(row * history_.dim(1) + position % history_.dim(1))] =
+          token;
+  }
+}
 
 int32_t DecodeRows::drawn(int64_t row) const { return host_results_.drawn.as<int32_t>()[row]; }
 

@@ -61,8 +61,9 @@ class DecodeRows {
   /// next. Padding rows stay as they are.
   void draw(int64_t count);
 
-  /// Waits for the last draw and copies its results.
-  void read();
+  /// Waits for the last draw, of the first `count` rows, and copies its results. It has to follow
+  /// each draw: what the host knows of the rows advances, too.
+  void read(int64_t count);
   int32_t drawn(int64_t row) const;
   double log_probability(int64_t row) const;
 
@@ -90,7 +91,7 @@ class DecodeRows {
   };
   static Results cut_results(const Buffer& buffer, int64_t rows, Dtype statistics);
   Results results_, host_results_;
-  // What the device gets of a row that has changed. What Advance changes there is not known here.
+  // What the device has, or gets with the next upload.
   std::vector<int32_t> host_tokens_, host_positions_, host_cache_rows_, host_adapters_,
       host_history_;
   std::vector<uint32_t> host_mask_;

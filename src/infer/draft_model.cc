@@ -188,7 +188,7 @@ void DraftModel::run(int64_t rows) {
   rows_.upload();
   arena_.reset();
   recordings_.run({rows}, [this, rows] { forward(rows); });
-  rows_.read();
+  rows_.read(rows);
 }
 
 void DraftModel::forward(int64_t rows) {

@@ -219,7 +219,7 @@ void Engine::compute() {
       recordings_.run({count, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
                       [this, count] { decode(count); });
     }
-    if (!seats_.empty()) rows_.read();
+    if (!seats_.empty()) rows_.read(rows());
     if (reports_) collect_routes(step);
   } catch (...) {
     // Pages that this step was to fill are kept already, and were perhaps not filled.

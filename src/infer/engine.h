@@ -1,9 +1,9 @@
 #pragma once
 
 #include <deque>
-#include <map>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "infer/decode_rows.h"
@@ -163,7 +163,7 @@ class Engine {
   int64_t chunk_;  // prompt tokens of a step, at most
   Scheduler scheduler_;
   std::optional<Speculator> speculator_;
-  std::map<RequestId, std::shared_ptr<Sequence>> sequences_;
+  std::unordered_map<RequestId, std::shared_ptr<Sequence>> sequences_;
   std::optional<StepRoutes> routes_;  // made when first asked for
   std::optional<ExpertLoad> load_;
   const Mixtral::RouterReports* reports_ = nullptr;  // of this step; null: nobody asks

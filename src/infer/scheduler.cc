@@ -72,10 +72,15 @@ Scheduler::Step Scheduler::plan() {
     }
   };
   for (Sequence* sequence : running_) take(*sequence);
-  while (budget > 0 && !waiting_.empty() && admit(*waiting_.front())) {
-    running_.push_back(waiting_.front());
-    waiting_.pop_front();
-    take(*running_.back());
+  if (budget > 0 && !waiting_.empty()) {
+    int64_t owed = 0;  // pages that running sequences still need for their tokens
+    for (const Sequence* sequence : running_) owed += pages_to_come(*sequence);
+    while (budget > 0 && !waiting_.empty() && admit(*waiting_.front(), owed)) {
+      running_.push_back(waiting_.front());
+      waiting_.pop_front();
+      take(*running_.back());
+      owed += pages_to_come(*running_.back());
+    }
   }
   for (Sequence* sequence : step.decode) extend_by_draft(*sequence);
   return step;
@@ -96,7 +101,15 @@ void Scheduler::take_back_drafts(const Step& step) {
   }
 }
 
-bool Scheduler::admit(Sequence& sequence) {
+/// Pages that a running sequence still needs for the tokens that it has.
+int64_t Scheduler::pages_to_come(const Sequence& sequence) const {
+  return std::min(cache_.pages_to_extend(sequence.cache_row, sequence.length()),
+                  options_.most_pages);
+}
+
+/// Opens a row of the cache for a sequence, where there are pages for all of its tokens beside the
+/// `owed` ones.
+bool Scheduler::admit(Sequence& sequence, int64_t owed) {
   if (cache_.free_sequences() == 0) return false;
   std::vector<int32_t> shared;
   if (options_.share_pages && !sequence.wants_prompt())
@@ -104,11 +117,8 @@ bool Scheduler::admit(Sequence& sequence) {
     shared = prefixes_.find(std::span(sequence.tokens).first(sequence.tokens.size() - 1),
                             sequence.adapter_serial);
   const int32_t row = cache_.open(shared);
-  const auto to_come = [&](int32_t of, int64_t tokens) {
-    return std::min(cache_.pages_to_extend(of, tokens), options_.most_pages);
-  };
-  int64_t needed = to_come(row, sequence.length());
-  for (const Sequence* other : running_) needed += to_come(other->cache_row, other->length());
+  const int64_t needed =
+      owed + std::min(cache_.pages_to_extend(row, sequence.length()), options_.most_pages);
   if (needed > cache_.free_pages() && needed > cache_.free_pages() + prefixes_.evictable()) {
     cache_.close(row);
     return false;

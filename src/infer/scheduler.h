@@ -114,7 +114,8 @@ class Scheduler {
 
  private:
   Step plan();
-  bool admit(Sequence& sequence);
+  int64_t pages_to_come(const Sequence& sequence) const;
+  bool admit(Sequence& sequence, int64_t owed);
   bool extend(Sequence& sequence, int64_t tokens);
   int64_t extend_up_to(Sequence& sequence, int64_t most);
   void extend_by_draft(Sequence& sequence);
