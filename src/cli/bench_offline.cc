@@ -179,8 +179,11 @@ OfflineRun serve_offline(Engine& engine, std::vector<Request> requests, bool sho
 void profile_step(Engine& engine, Profiler& profiler, const OfflineWork& work,
                   const ModelConfig& config, int64_t most_running) {
   for (int64_t i = 0; i < 2 * engine.sequences(); ++i) engine.submit(work.request(config, i));
-  for (int64_t settled = 0; settled < kSettlingSteps && engine.step(); profiler.clear())
+  int64_t settled = 0;
+  while (settled < kSettlingSteps && engine.usage().waiting > 0 && engine.step()) {
     if (10 * engine.usage().running >= 9 * most_running) ++settled;
+    profiler.clear();
+  }
   engine.step();
 }
 
@@ -298,6 +301,7 @@ void run_bench_offline(const OfflineBench& o) {
   for (int64_t i = 0; i < work.size(); ++i) requests.push_back(work.request(config, i));
   const bool shown = !o.common.quiet && !o.common.json && ::isatty(STDERR_FILENO) != 0;
   const OfflineRun run = serve_offline(*engine, std::move(requests), shown);
+  const int64_t peak = peak_memory(*backend);  // of a GPU: what is in use now
   engine.reset();
   ceilings.raise(measure_ceilings(*backend, chosen.precision, o.common.threads));
   report_ceilings(report, ceilings);
@@ -311,7 +315,6 @@ void run_bench_offline(const OfflineBench& o) {
   report.line("chunk", fmt::format("{}", shape.chunk), static_cast<double>(shape.chunk));
   const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   report.line("planned_gib", fmt::format("{:.3f}", gib(plan.total())), gib(plan.total()));
-  const int64_t peak = peak_memory(*backend);
   report.line("peak_gib", fmt::format("{:.3f}", gib(peak)), gib(peak));
   if (o.profile) {
     Profiler profiler(*backend);
