@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kExpertBatches = 16;  // that --experts top looks at
 
-constexpr const char* kExamples =
+constexpr const char* kFinetuneExamples =
     "Examples:\n"
     "  mixtral finetune --model runs/first --data data/finetune_data --mask-prompt --out runs/qa\n"
     "  mixtral finetune --model DIR --data chats.jsonl --targets all --rank 16 --out runs/chat\n"
@@ -365,7 +365,7 @@ class Finetuning {
 
 void add_finetune_command(cli::App& app) {
   cli::App* command = app.add_subcommand("finetune", "Tune a model: LoRA, all weights, DPO");
-  command->footer(kExamples);
+  command->footer(kFinetuneExamples);
   auto options = std::make_shared<FinetuneOptions>();
   auto config = std::make_shared<RunConfig>(*command);
   options->add_to(*command, *config);

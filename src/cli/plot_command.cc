@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kExamples =
+constexpr const char* kPlotExamples =
     "Examples:\n"
     "  mixtral plot runs/first                      writes runs/first/plots.svg\n"
     "  mixtral plot runs/a runs/b --out ab.png      compares two runs\n"
@@ -68,7 +68,7 @@ void plot(const PlotOptions& o) {
 void add_plot_command(cli::App& app) {
   cli::App* command = app.add_subcommand(
       "plot", "Draw runs: losses, learning rate, speed, gradient norm, and the experts' load");
-  command->footer(kExamples);
+  command->footer(kPlotExamples);
   auto options = std::make_shared<PlotOptions>();
   command->add_option("runs", options->runs, "Run directories (or metrics.jsonl files)")
       ->required();

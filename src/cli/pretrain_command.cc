@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kExamples =
+constexpr const char* kPretrainExamples =
     "Examples:\n"
     "  mixtral pretrain --model tiny --data shakespeare.txt --out runs/first\n"
     "  mixtral pretrain --model small --tokenizer tok --data data/pretrain_data --out "
@@ -322,7 +322,7 @@ class Pretraining {
 void add_pretrain_command(cli::App& app) {
   cli::App* command = app.add_subcommand(
       "pretrain", "Train a Mixtral on text from scratch, or go on training one (all weights)");
-  command->footer(kExamples);
+  command->footer(kPretrainExamples);
   auto options = std::make_shared<PretrainOptions>();
   auto config = std::make_shared<RunConfig>(*command);
   options->add_model(*config);
