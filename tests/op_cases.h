@@ -20,7 +20,6 @@ struct OpCase {
   std::vector<Dtype> dtypes{Dtype::f64, Dtype::f32, Dtype::bf16};  // of the activations
   bool benchmark = false;         // large, and run by the benchmark only
   ops::WeightFormat format = {};  // of the weight, which not every backend has
-  bool host_only = false;         // no GPU computes it
 };
 
 inline void PrintTo(const OpCase& op, std::ostream* out) { *out << op.name; }

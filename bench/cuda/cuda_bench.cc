@@ -348,49 +348,89 @@ void attentions(const Bench& bench) {
   attention(bench, "seed 2x2048 f32", even_offsets(4096, 2), seed, 0, Dtype::f32);
 }
 
-/// Sequences of `length` tokens in pages, which lie in the pool one sequence after another.
-ops::KvView cache_of(Operands& operands, int32_t sequences, int32_t length,
-                     const ops::Heads& heads) {
+/// Sequences of `length` tokens in pages, which lie in the pool one sequence after another, filled
+/// from packed rows of as many tokens.
+ops::KvView cache_of(Operands& operands, int32_t sequences, int32_t length, const ops::Heads& heads,
+                     ops::CacheType type, const Tensor& qkv) {
   const auto size = static_cast<int32_t>(operands.backend().page_tokens());
   const int32_t pages = length / size;
-  const Shape shape{int64_t{sequences} * pages, size, heads.kv, heads.width};
+  const Shape shape{int64_t{sequences} * pages, size, heads.kv,
+                    ops::cached_width(type, heads.width)};
   std::vector<int32_t> table(static_cast<size_t>(sequences * pages));
   std::iota(table.begin(), table.end(), 0);
-  return {.keys = operands.floats(shape, Dtype::bf16),
-          .values = operands.floats(shape, Dtype::bf16),
-          .table = operands.values({sequences, pages}, table)};
+  const ops::KvView cache{.keys = operands.room(shape, stored_dtype(type)),
+                          .values = operands.room(shape, stored_dtype(type)),
+                          .table = operands.values({sequences, pages}, table),
+                          .type = type};
+  std::vector<int32_t> positions, rows;
+  for (int32_t s = 0; s < sequences; ++s)
+    for (int32_t t = 0; t < length; ++t) {
+      positions.push_back(t);
+      rows.push_back(s);
+    }
+  const auto count = static_cast<int64_t>(rows.size());
+  operands.backend().run(ops::CacheAppend{.qkv = qkv,
+                                          .positions = operands.values({count}, positions),
+                                          .rows = operands.values({count}, rows),
+                                          .cache = cache,
+                                          .heads = heads});
+  return cache;
+}
+
+constexpr ops::CacheType kCacheTypes[] = {ops::CacheType::bf16, ops::CacheType::f16,
+                                          ops::CacheType::int8, ops::CacheType::fp8};
+
+/// The caches of several layers in turn, so that none is in the second-level cache.
+void decode_cached(const Bench& bench, int32_t sequences, int32_t length, ops::CacheType type) {
+  const ops::Heads heads{32, 8, 128};
+  Operands operands(bench.backend);
+  std::vector<int32_t> rows(static_cast<size_t>(sequences));
+  std::iota(rows.begin(), rows.end(), 0);
+  const Tensor qkv = operands.floats({int64_t{sequences} * length, heads.columns()}, Dtype::bf16);
+  ops::CachedAttention op{
+      .qkv = qkv.slice(0, sequences),
+      .positions = operands.values({sequences}, std::vector<int32_t>(rows.size(), length - 1)),
+      .rows = operands.values({sequences}, rows),
+      .cache = {},
+      .out = operands.room({sequences, 4096}, Dtype::bf16),
+      .heads = heads,
+      .decode_rows = sequences,
+      .scale = 0.088};
+  std::vector<ops::KvView> layers;
+  int64_t bytes = 0;
+  while (bytes < int64_t{400} << 20 && layers.size() < 64) {
+    layers.push_back(cache_of(operands, sequences, length, heads, type, qkv));
+    bytes += layers.back().keys.bytes() + layers.back().values.bytes();
+  }
+  op.cache = layers.front();
+  const double time = bench.seconds([&] {
+    for (const ops::KvView& layer : layers) {
+      op.cache = layer;
+      bench.backend.run(op);
+    }
+  });
+  bench.report(fmt::format("cached_attention decode {}x{} {}", sequences, length, to_string(type)),
+               cost(op), time / static_cast<double>(layers.size()));
 }
 
 void cached(const Bench& bench) {
+  for (const auto& [sequences, length] : std::vector<std::pair<int32_t, int32_t>>{
+           {1, 64}, {1, 512}, {1, 4096}, {1, 32768}, {8, 4096}, {32, 2048}})
+    for (const auto type : kCacheTypes) decode_cached(bench, sequences, length, type);
   const ops::Heads heads{32, 8, 128};
-  for (const auto& [sequences, length] :
-       std::vector<std::pair<int32_t, int32_t>>{{1, 8192}, {8, 4096}, {64, 2048}}) {
-    Operands operands(bench.backend);
-    std::vector<int32_t> rows(static_cast<size_t>(sequences));
-    std::iota(rows.begin(), rows.end(), 0);
-    bench.run(
-        fmt::format("decode {}x{} bf16", sequences, length),
-        ops::CachedAttention{.qkv = operands.floats({sequences, heads.columns()}, Dtype::bf16),
-                             .positions = operands.values(
-                                 {sequences}, std::vector<int32_t>(rows.size(), length - 1)),
-                             .rows = operands.values({sequences}, rows),
-                             .cache = cache_of(operands, sequences, length, heads),
-                             .out = operands.room({sequences, 4096}, Dtype::bf16),
-                             .heads = heads,
-                             .decode_rows = sequences,
-                             .scale = 0.088});
-  }
   Operands operands(bench.backend);
   std::vector<int32_t> positions(4096);
   std::iota(positions.begin(), positions.end(), 0);
-  bench.run("prefill 4096 bf16",
-            ops::CachedAttention{.qkv = operands.floats({4096, heads.columns()}, Dtype::bf16),
-                                 .positions = operands.values({4096}, positions),
-                                 .rows = operands.values({4096}, std::vector<int32_t>(4096, 0)),
-                                 .cache = cache_of(operands, 1, 4096, heads),
-                                 .out = operands.room({4096, 4096}, Dtype::bf16),
-                                 .heads = heads,
-                                 .scale = 0.088});
+  const Tensor qkv = operands.floats({4096, heads.columns()}, Dtype::bf16);
+  for (const auto type : kCacheTypes)
+    bench.run(fmt::format("prefill 4096 {}", to_string(type)),
+              ops::CachedAttention{.qkv = qkv,
+                                   .positions = operands.values({4096}, positions),
+                                   .rows = operands.values({4096}, std::vector<int32_t>(4096, 0)),
+                                   .cache = cache_of(operands, 1, 4096, heads, type, qkv),
+                                   .out = operands.room({4096, 4096}, Dtype::bf16),
+                                   .heads = heads,
+                                   .scale = 0.088});
 }
 
 void experts(const Bench& bench) {

@@ -41,11 +41,12 @@ double step_bytes(Mixtral& model, int64_t sequences, const ExpertCache* streamed
 }
 
 /// Bytes of the cache that a step of so many sequences with so many tokens each reads.
-double cache_bytes(const ModelConfig& config, Dtype type, int64_t sequences, double tokens) {
+double cache_bytes(const ModelConfig& config, ops::CacheType type, int64_t sequences,
+                   double tokens) {
   if (config.sliding_window > 0)
     tokens = std::min(tokens, static_cast<double>(config.sliding_window));
   return 2 *
-         static_cast<double>(size_of(type) * config.num_layers * config.num_kv_heads *
+         static_cast<double>(size_of(stored_dtype(type)) * config.num_layers * config.num_kv_heads *
                              ops::cached_width(type, config.head_dim) * sequences) *
          tokens;
 }

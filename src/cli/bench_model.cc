@@ -21,7 +21,6 @@ BenchModel choose_bench_model(const CommonOptions& common, const ModelSource& so
                     .formats = stored,
                     .operands = chosen.precision.operands,
                     .cache = common.cache_type()};
-  require_cache_type(backend, common.cache_type());
   require_fp8_weights(common.dtype, common.quantization());
   return chosen;
 }

@@ -81,17 +81,20 @@ void CommonOptions::add_cache_dtype(cli::App& command) {
   command
       .add_option("--cache-dtype", cache_dtype,
                   "How the keys and values of earlier tokens are kept: auto (as --dtype computes), "
-                  "fp32, bf16, fp16, or, on a CPU, int8 with a scale a head and token. Fewer bits "
-                  "make room for more tokens, and long texts faster")
+                  "fp32, bf16, fp16, or 8 bits with a scale a head and token, int8 or fp8. Fewer "
+                  "bits make room for more tokens, and long texts faster; int8 is nearer to the "
+                  "numbers than fp8")
       ->capture_default_str()
-      ->check(cli::IsMember({"auto", "fp32", "bf16", "fp16", "int8"}));
+      ->check(cli::IsMember({"auto", "fp32", "bf16", "fp16", "int8", "fp8"}));
 }
 
-std::optional<Dtype> CommonOptions::cache_type() const {
-  if (cache_dtype == "int8") return Dtype::u8;
-  if (cache_dtype == "bf16") return Dtype::bf16;
-  if (cache_dtype == "fp16") return Dtype::f16;
-  return cache_dtype == "fp32" ? std::optional(Dtype::f32) : std::nullopt;
+std::optional<ops::CacheType> CommonOptions::cache_type() const {
+  using ops::CacheType;
+  if (cache_dtype == "int8") return CacheType::int8;
+  if (cache_dtype == "fp8") return CacheType::fp8;
+  if (cache_dtype == "bf16") return CacheType::bf16;
+  if (cache_dtype == "fp16") return CacheType::f16;
+  return cache_dtype == "fp32" ? std::optional(CacheType::f32) : std::nullopt;
 }
 
 cli::Option* CommonOptions::add_batch_invariant(cli::App& command) {

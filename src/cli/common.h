@@ -37,7 +37,7 @@ struct CommonOptions {
   cli::Option* add_random_weights(cli::App& command);     // --random-weights
   void add_expert_memory(cli::App& command);              // --expert-memory
   void add_cache_dtype(cli::App& command);                // --cache-dtype
-  std::optional<Dtype> cache_type() const;                // of --cache-dtype
+  std::optional<ops::CacheType> cache_type() const;       // of --cache-dtype
   std::optional<ops::WeightFormat> quantization() const;  // of --quantize-base
   OpenOptions open_options(int64_t context, int64_t sequences = 1) const;
   std::unique_ptr<Backend> open_device() const;

@@ -33,8 +33,7 @@ void attend(const AttentionTile& t, const TileState& s) {
   const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
   const int64_t last = t.first + t.positions - 1;
   const int64_t first_key = t.window > 0 ? std::max<int64_t>(0, t.first - t.window + 1) : 0;
-  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift, width};
-  const Rows<T> values{static_cast<const T*>(t.values), t.stride, t.pages, t.page_shift, width};
+  const Rows<T> keys = key_rows<T>(t), values = value_rows<T>(t, 0);
   for (int64_t block = first_key / kKeys * kKeys; block <= last; block += kKeys) {
     pack_transposed(keys, block, first_key, last, width, s.room, s.keys);
     pack_rows(values, block, first_key, last, width, 1, s.values);
@@ -89,14 +88,7 @@ void attention_tile(const AttentionTile& t) {
   std::fill(s.total, s.total + rows * kLanes, 0.f);
   // Finite, so that a row that has seen no key yet is scaled by 1 and later by 0, not by NaN.
   std::fill(s.largest, s.largest + padded(rows) + kLanes, -FLT_MAX);
-  if (t.type == Dtype::f32)
-    attend<float>(t, s);
-  else if (t.type == Dtype::bf16)
-    attend<bf16>(t, s);
-  else if (t.type == Dtype::u8)
-    attend<int8_t>(t, s);
-  else
-    attend<f16>(t, s);
+  with_element(t.type, [&]<class T>(T) HWY_ATTR { attend<T>(t, s); });
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t position = row / t.heads, head = row % t.heads;
     const float total = lane_sum(load(s.total + row * kLanes));
@@ -227,7 +219,7 @@ void CpuBackend::run(const ops::Attention& op) {
       .positions = run.count,
       .keys = start + (heads.query + group) * width,
       .values = start + (heads.query + heads.kv + group) * width,
-      .type = Dtype::f32,
+      .type = ops::CacheType::f32,
       .stride = columns,
       .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
       .out_stride = heads.query * width,
@@ -268,9 +260,13 @@ void CpuBackend::run(const ops::CachedAttention& op) {
   }
   const int64_t element = size_of(op.cache.keys.dtype());
   const int page_shift = std::countr_zero(static_cast<uint64_t>(op.cache.page_tokens()));
-  const int64_t cached = op.cache.keys.dim(3);
+  const bool coded = op.cache.coded();
+  const ops::CodedPages pages = coded ? coded_pages(op.cache, heads) : ops::CodedPages{};
   const auto tile_of = [&](const Run& run, int64_t group) {
-    const int64_t offset = group * cached * element;
+    const int64_t offset = group * width * element;
+    const auto scales = [&](const Tensor& part) {
+      return coded ? part.as<uint8_t>() + pages.scale(0, 0, group) : nullptr;
+    };
     return AttentionTile{
         .query = op.qkv.as<float>() + run.token * columns + group * shared * width,
         .query_stride = columns,
@@ -278,10 +274,13 @@ void CpuBackend::run(const ops::CachedAttention& op) {
         .positions = run.count,
         .keys = static_cast<const std::byte*>(op.cache.keys.data()) + offset,
         .values = static_cast<const std::byte*>(op.cache.values.data()) + offset,
-        .type = op.cache.keys.dtype(),
-        .stride = heads.kv * cached,
+        .type = op.cache.type,
+        .stride = heads.kv * width,
         .pages = op.cache.table.as<int32_t>() + run.sequence * op.cache.table.dim(1),
         .page_shift = page_shift,
+        .page_rest = coded ? pages.page_bytes() - pages.scales_at() : 0,
+        .key_scales = scales(op.cache.keys),
+        .value_scales = scales(op.cache.values),
         .out = op.out.as<float>() + (run.token * heads.query + group * shared) * width,
         .out_stride = heads.query * width,
         .heads = shared,

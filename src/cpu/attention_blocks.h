@@ -110,25 +110,37 @@ void multiply(const Product& p, int64_t rows, int64_t columns) {
 /// Columns as they are padded in scratch memory.
 constexpr int64_t padded(int64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
 
-/// Rows of keys or of values by position: one after another, or in pages of 2^shift positions.
+template <class T>
+inline constexpr bool is_code = std::is_same_v<T, int8_t> || std::is_same_v<T, E4m3>;
+
+/// Rows of keys or of values by position: one after another, or in pages of 2^shift positions
+/// (see AttentionTile).
 template <class T>
 struct Rows {
   const T* data;  // of position 0, or of page 0
   int64_t stride;
   const int32_t* pages = nullptr;  // the page of each 2^shift positions; or null: no pages
   int shift = 0;
-  int64_t scale_at = 0;  // of codes: bytes from a row to its scale
+  int64_t page_rest = 0;
+  const uint8_t* scales = nullptr;  // of codes
 
+  HWY_INLINE int64_t page_elements() const { return (stride << shift) + page_rest; }
+  HWY_INLINE int64_t within(int64_t position) const {
+    return position & ((int64_t{1} << shift) - 1);
+  }
   /// What the row's elements are multiplied by.
-  HWY_INLINE float scale(const T* row) const {
+  HWY_INLINE float scale(int64_t position) const {
     float scale = 1;
-    if constexpr (std::is_same_v<T, int8_t>) std::memcpy(&scale, row + scale_at, sizeof scale);
+    if constexpr (is_code<T>)
+      std::memcpy(&scale,
+                  scales + pages[position >> shift] * page_elements() +
+                      within(position) * static_cast<int64_t>(sizeof scale),
+                  sizeof scale);
     return scale;
   }
   HWY_INLINE const T* operator[](int64_t position) const {
     if (pages == nullptr) return data + position * stride;
-    const int64_t within = position & ((int64_t{1} << shift) - 1);
-    return data + ((int64_t{pages[position >> shift]} << shift) + within) * stride;
+    return data + pages[position >> shift] * page_elements() + within(position) * stride;
   }
   /// Asks for a row that is needed soon. Rows lie far apart (other heads are between them), which
   /// the processor's own prefetching does not follow.
@@ -155,7 +167,7 @@ void pack_rows(const Rows<T>& rows, int64_t block, int64_t first, int64_t last, 
     }
     rows.prefetch(std::min(position + kAhead, last), width);
     const T* row = rows[position];
-    const Floats scale = broadcast(factor * rows.scale(row));
+    const Floats scale = broadcast(factor * rows.scale(position));
     for_lanes(width, [&](int64_t i, int64_t count)
                          HWY_ATTR { store(load_n(row + i, count) * scale, packed + i); });
   }
@@ -200,8 +212,8 @@ void pack_transposed(const Rows<T>& rows, int64_t block, int64_t first, int64_t 
         row[r] = rows[position];
       } else {
         const T* from = rows[position];
-        if constexpr (std::is_same_v<T, int8_t>) {
-          const Floats scale = broadcast(rows.scale(from));
+        if constexpr (is_code<T>) {
+          const Floats scale = broadcast(rows.scale(position));
           for_lanes(width, [&](int64_t i, int64_t count)
                                HWY_ATTR { store(load_n(from + i, count) * scale, own + i); });
         } else {
@@ -285,6 +297,31 @@ HWY_INLINE void online_softmax(const AttentionTile& t, const TileState& s, int64
     float* total = s.total + (row + i) * kLanes;
     store(multiply_add(load(total), broadcast(factor[i]), sum), total);
   }
+}
+
+/// Calls f with an element of the type that a tile's keys and values have.
+template <class F>
+HWY_INLINE void with_element(ops::CacheType type, const F& f) {
+  if (type == ops::CacheType::f32) return f(float{});
+  if (type == ops::CacheType::bf16) return f(bf16{});
+  if (type == ops::CacheType::int8) return f(int8_t{});
+  if (type == ops::CacheType::fp8) return f(E4m3{});
+  f(f16{});
+}
+/// Rows of a tile's keys and of its values, from column `column` of the head on.
+template <class T>
+HWY_INLINE Rows<T> key_rows(const AttentionTile& t) {
+  return {
+      static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift, t.page_rest, t.key_scales};
+}
+template <class T>
+HWY_INLINE Rows<T> value_rows(const AttentionTile& t, int64_t column) {
+  return {static_cast<const T*>(t.values) + column,
+          t.stride,
+          t.pages,
+          t.page_shift,
+          t.page_rest,
+          t.value_scales};
 }
 
 constexpr float kLog2E = 0x1.715476p0f;

@@ -34,7 +34,7 @@ void scores_of(const SplitTile& s, int64_t begin, int64_t end, float* room) {
   float* four_rows = query + t.heads * stride;
   float* packed = four_rows + 4 * stride;
   pack_heads(t.query, t.query_stride, 1, t.heads, t.width, t.scale * kLog2E, query);
-  const Rows<T> keys{static_cast<const T*>(t.keys), t.stride, t.pages, t.page_shift, t.width};
+  const Rows<T> keys = key_rows<T>(t);
   for (int64_t block = begin; block < end; ++block) {
     pack_transposed(keys, (s.first_block + block) * kKeys, s.first_key, t.first, t.width, four_rows,
                     packed);
@@ -52,14 +52,7 @@ void scores_of(const SplitTile& s, int64_t begin, int64_t end, float* room) {
 
 /// Scores of blocks [begin, end).
 void split_scores(const SplitTile& s, int64_t begin, int64_t end, float* room) {
-  if (s.tile.type == Dtype::f32)
-    scores_of<float>(s, begin, end, room);
-  else if (s.tile.type == Dtype::bf16)
-    scores_of<bf16>(s, begin, end, room);
-  else if (s.tile.type == Dtype::u8)
-    scores_of<int8_t>(s, begin, end, room);
-  else
-    scores_of<f16>(s, begin, end, room);
+  with_element(s.tile.type, [&]<class T>(T) HWY_ATTR { scores_of<T>(s, begin, end, room); });
 }
 
 /// One head's weights, from its scores.
@@ -86,8 +79,7 @@ void values_of(const SplitTile& s, int64_t column, int64_t columns, float* room)
   float* out = room;
   float* packed = out + t.heads * stride;
   std::fill_n(out, t.heads * stride, 0.f);
-  const Rows<T> values{static_cast<const T*>(t.values) + column, t.stride, t.pages, t.page_shift,
-                       t.width - column};
+  const Rows<T> values = value_rows<T>(t, column);
   for (int64_t block = 0; block < s.blocks; ++block) {
     pack_rows(values, (s.first_block + block) * kKeys, s.first_key, t.first, columns, 1, packed);
     multiply({.a = s.scores + block * kKeys,
@@ -113,14 +105,7 @@ void values_of(const SplitTile& s, int64_t column, int64_t columns, float* room)
 
 /// Columns [column, column + columns) of the result.
 void split_values(const SplitTile& s, int64_t column, int64_t columns, float* room) {
-  if (s.tile.type == Dtype::f32)
-    values_of<float>(s, column, columns, room);
-  else if (s.tile.type == Dtype::bf16)
-    values_of<bf16>(s, column, columns, room);
-  else if (s.tile.type == Dtype::u8)
-    values_of<int8_t>(s, column, columns, room);
-  else
-    values_of<f16>(s, column, columns, room);
+  with_element(s.tile.type, [&]<class T>(T) HWY_ATTR { values_of<T>(s, column, columns, room); });
 }
 
 }  // namespace
@@ -178,7 +163,7 @@ void attend_split(std::span<const AttentionTile> tiles, ThreadPool& pool, Scratc
     HWY_DYNAMIC_DISPATCH(split_weights)(tile_at(item / heads), item % heads);
   });
   // The columns of one cache line, so that no line is read by two threads.
-  const int64_t columns = 64 / size_of(tiles.front().type);
+  const int64_t columns = 64 / size_of(stored_dtype(tiles.front().type));
   const int64_t parts = (width + columns - 1) / columns;
   pool.for_each(count * parts, [&](int64_t item, int thread) {
     const int64_t column = item % parts * columns;

@@ -25,14 +25,18 @@ struct AttentionTile {
   int64_t first = 0;             // position in the sequence
   int64_t positions = 0;
   /// Key j of the sequence is `stride` · j elements behind `keys`. In pages of T = 2^page_shift
-  /// positions it is `stride` · (T · pages[j / T] + j mod T) elements behind. Values likewise.
+  /// positions it is (T · `stride` + `page_rest`) · pages[j / T] + `stride` · (j mod T) elements
+  /// behind. Values likewise.
   const void* keys = nullptr;
   const void* values = nullptr;
-  Dtype type =
-      Dtype::f32;  // of keys and values; u8: codes, with their scale behind `width` of them
+  ops::CacheType type = ops::CacheType::f32;
   int64_t stride = 0;
   const int32_t* pages = nullptr;  // null: no pages
   int page_shift = 0;
+  int64_t page_rest = 0;  // elements of a page behind its rows
+  /// Of codes, the scales of page 0: one float a position, in each page behind its rows.
+  const uint8_t* key_scales = nullptr;
+  const uint8_t* value_scales = nullptr;
   float* out = nullptr;
   int64_t out_stride = 0;
   float* log_sum = nullptr;  // the group's first; or null

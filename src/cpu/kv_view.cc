@@ -42,18 +42,21 @@ void append(const ops::CacheAppend& op, int64_t begin, int64_t end) {
 /// Codes are few a token, and rounded one by one.
 void append_codes(const ops::CacheAppend& op, int64_t begin, int64_t end) {
   const int64_t width = op.heads.width, columns = op.heads.columns();
-  const int64_t size = op.cache.page_tokens(), coded = op.cache.keys.dim(3);
+  const ops::CodedPages at = coded_pages(op.cache, op.heads);
   for (int64_t n = begin; n < end; ++n) {
     const int64_t position = op.positions.as<int32_t>()[n];
     if (position == ops::kPadding) continue;
     const int32_t* pages =
         op.cache.table.as<int32_t>() + op.rows.as<int32_t>()[n] * op.cache.table.dim(1);
-    const int64_t index = pages[position / size] * size + position % size;
+    const int64_t page = pages[position / at.tokens], i = position % at.tokens;
     const float* numbers = op.qkv.as<float>() + n * columns + int64_t{op.heads.query} * width;
     for (const Tensor& to : {op.cache.keys, op.cache.values}) {
-      uint8_t* head = to.as<uint8_t>() + index * op.heads.kv * coded;
-      for (int64_t g = 0; g < op.heads.kv; ++g, numbers += width, head += coded)
-        ops::pack_head({numbers, static_cast<size_t>(width)}, head);
+      auto* bytes = to.as<uint8_t>();
+      for (int64_t g = 0; g < op.heads.kv; ++g, numbers += width) {
+        const float scale = ops::pack_head(op.cache.type, {numbers, static_cast<size_t>(width)},
+                                           bytes + at.codes(page, i, g));
+        std::memcpy(bytes + at.scale(page, i, g), &scale, sizeof scale);
+      }
     }
   }
 }

@@ -61,7 +61,7 @@ HWY_INLINE void store_bytes(const Words& a, uint8_t* p, int64_t count) {
   if (count < kLanes) std::memcpy(p, lanes, static_cast<size_t>(count));
 }
 
-/// As ops::to_e4m3 and ops::from_e4m3.
+/// As ops::to_e4m3.
 HWY_INLINE Words to_e4m3(const Floats& a) {
   const Words bits = as_words(a);
   const Words magnitude = bits & broadcast_word(0x7fffffff);
@@ -72,12 +72,6 @@ HWY_INLINE Words to_e4m3(const Floats& a) {
       as_words(as_floats(magnitude) + broadcast(16384.0f)) - as_words(broadcast(16384.0f));
   const Words code = select(less_signed(magnitude, broadcast_word(0x3c800000)), small, normal);
   return code | (shift_right<24>(bits) & broadcast_word(0x80));
-}
-HWY_INLINE Floats from_e4m3(const Words& code) {
-  const Words sign = shift_left<24>(code & broadcast_word(0x80));
-  const Floats magnitude =
-      as_floats(shift_left<20>(code & broadcast_word(0x7f))) * broadcast(0x1p120f);
-  return as_floats(as_words(magnitude) | sign);
 }
 
 HWY_INLINE Words nearest_level(const Floats& t) {

@@ -255,6 +255,23 @@ HWY_INLINE Floats load(const int8_t* p) {
         hn::ConvertTo(FloatTag(), hn::PromoteTo(words, hn::LoadU(bytes, p + i * kPartLanes)));
   return r;
 }
+/// The e4m3 in the low eight bits of words, as ops::from_e4m3: its exponent and fraction, moved to
+/// those of a float, are 2^-120 of the number, also where it is subnormal.
+HWY_INLINE Floats from_e4m3(const Words& a) {
+  const Words magnitude = shift_left<20>(a & broadcast_word(0x7f));
+  const Words sign = shift_left<24>(a & broadcast_word(0x80));
+  return as_floats(as_words(as_floats(magnitude) * broadcast(0x1p120f)) | sign);
+}
+struct E4m3 {
+  uint8_t bits;
+};
+HWY_INLINE Floats load(const E4m3* p) {
+  Words r;
+  const hn::Rebind<uint8_t, FloatTag> bytes;
+  for (int i = 0; i < kParts; ++i)
+    r.part[i] = hn::PromoteTo(WordTag(), hn::LoadU(bytes, &p->bits + i * kPartLanes));
+  return from_e4m3(r);
+}
 HWY_INLINE Floats load(const bf16* p) { return as_floats(shift_left<16>(load_halves(&p->bits))); }
 HWY_INLINE Floats load(const f16* p) { return from_f16(load_halves(&p->bits)); }
 

@@ -1,4 +1,4 @@
-#include "base/advice.h"
+#include "cuda/attention_decode.h"
 #include "cuda/attention_mma.h"
 #include "cuda/backend.h"
 #include "cuda/chain.cuh"
@@ -7,31 +7,21 @@
 #include "cuda/flash_forward.cuh"
 #include "cuda/scratch.h"
 #include "cuda/sequences.cuh"
+#include "cuda/split_kv.cuh"
 #include "cuda/status.h"
 #include "cuda_plan/attention_part.h"
 
-// Attention over the cache. Decode rows are bound by reading the cache and take split-KV (Dao et
-// al. 2023, "Flash-Decoding"): a block takes one token, one kv head with up to 8 of its query heads
-// (so the cache is read once for all of them), and one split of the keys; a second launch combines
-// the splits. Prefill runs go through tiles of rows, on tensor cores where their types allow it.
+// Attention over the cache. Decode rows take split-KV: on tensor cores where their types allow it
+// (attention_decode.h), else by the kernel here, in which a block takes one token, one kv head with
+// up to 8 of its query heads (so the cache is read once for all of them), and one split of the
+// keys. Prefill runs go through tiles of rows, on tensor cores where their types allow it.
 namespace mixtral::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kUnroll = 4;  // keys in flight a group of lanes
-constexpr int kLeastSplitKeys = 64;
-constexpr int kMostSplits = 128;
-
-/// How the keys of a token are divided among blocks, and where their results go.
-struct Splits {
-  Activations out;
-  float* partial;  // [N, H, splits, 2 + h]: largest, total, sums; null when splits is 1
-  int splits;      // at most; a token with few keys has fewer
-
-  __device__ int keys(int seen) const { return max(kLeastSplitKeys, (seen + splits - 1) / splits); }
-  __device__ int used(int seen) const { return (seen + keys(seen) - 1) / keys(seen); }
-};
+constexpr int kUnroll = 4;    // keys in flight a group of lanes
+constexpr int kResident = 3;  // blocks of a multiprocessor
 
 /// Online softmax over some keys: sums of p · v, relative to the largest score. Scores are in units
 /// of log 2.
@@ -72,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
   const int64_t first_row = int64_t{token} * op.heads + first_head;
 
   if (op.last_seen(token) < 0) {  // padding
-    if (to.partial) return;
+    if (to.sums) return;
     for (int c = static_cast<int>(threadIdx.x); c < count * op.width; c += kThreads)
       to.out.write(first_row * op.width + c, 0);
     return;
@@ -105,29 +95,35 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
   const K* values = op.values(kv) + lane * n;
   const int mine = static_cast<int>(threadIdx.x) / lanes;
   // Where the next keys stand is looked up while those before are read.
-  int64_t offset[kUnroll];
+  int entry[kUnroll];
   const auto find = [&](int from) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int t = from + u * kGroups + mine;
-      offset[u] = t < end ? op.offset(sequence, t) : 0;
+      entry[u] = t < end ? op.place(sequence, t) : 0;
     }
   };
   find(begin);
   // All lanes of a warp take part in every iteration, so that its shuffles are whole.
   for (int from = begin; from < end; from += kGroups * kUnroll) {
     Pack<K, n> key[kUnroll][packs], value[kUnroll][packs];
+    float key_scale[kUnroll], value_scale[kUnroll];  // of codes
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int t = from + u * kGroups + mine;
+      const int64_t offset = op.offset(entry[u]);
+      if constexpr (kIsCode<K>) {
+        key_scale[u] = t < end ? load_float(op.key_scale(entry[u], kv)) : 0.0f;
+        value_scale[u] = t < end ? load_float(op.value_scale(entry[u], kv)) : 0.0f;
+      }
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
         const int column = (p * lanes + lane) * n;
         key[u][p] = {};
         value[u][p] = {};
         if (t < end && column < op.width) {
-          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(keys + offset[u] + p * lanes * n);
-          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(values + offset[u] + p * lanes * n);
+          key[u][p] = *reinterpret_cast<const Pack<K, n>*>(keys + offset + p * lanes * n);
+          value[u][p] = *reinterpret_cast<const Pack<K, n>*>(values + offset + p * lanes * n);
         }
       }
     }
@@ -142,6 +138,7 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
         for (int c = 0; c < kElements; ++c)
           dot = fmaf(q[i][c], widen<float>(key[u][c / n].at[c % n]), dot);
         dot = warp_sum<lanes>(dot);
+        if constexpr (kIsCode<K>) dot *= key_scale[u];
         const int t = from + u * kGroups + mine;
         score[u] = t < end ? dot : -INFINITY;
         most = fmaxf(most, score[u]);
@@ -154,8 +151,9 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
       for (int c = 0; c < kElements; ++c) state.sums[i][c] *= shrink;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const float p = exp2_fast(score[u] - base);
+        float p = exp2_fast(score[u] - base);
         state.total[i] += p;
+        if constexpr (kIsCode<K>) p *= value_scale[u];
 #pragma unroll
         for (int c = 0; c < kElements; ++c)
           state.sums[i][c] = fmaf(p, widen<float>(value[u][c / n].at[c % n]), state.sums[i][c]);
@@ -200,61 +198,26 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
       all.combine(0, place[0], place[1], other);
     }
     const int64_t row = first_row + i;
-    float* partial =
-        to.partial ? to.partial + (row * to.splits + blockIdx.z) * (2 + op.width) : nullptr;
-    if (partial && lane == 0) {
-      partial[0] = all.largest[0];
-      partial[1] = all.total[0];
-    }
+    const int64_t part = row * to.splits + blockIdx.z;
+    if (to.sums && lane == 0) to.totals[part] = make_float2(all.largest[0], all.total[0]);
 #pragma unroll
     for (int c = 0; c < kElements; ++c) {
       const int column = (c / n * lanes + lane) * n + c % n;
       if (column >= op.width) continue;
-      if (partial)
-        partial[2 + column] = all.sums[0][c];
+      if (to.sums)
+        to.sums[part * op.width + column] = all.sums[0][c];
       else
         to.out.write(row * op.width + column, all.sums[0][c] / all.total[0]);
     }
   }
 }
 
-/// A block a head of a token: a thread a split for its share, then a thread a column for the sum.
-template <class K>
-__global__ void __launch_bounds__(kThreads) combine_splits(CachedSource<K> op, Splits to) {
-  static_assert(kMostSplits <= kThreads);
-  __shared__ float shares[kMostSplits];
-  wait_for_previous();
-  allow_next();
-  const int thread = static_cast<int>(threadIdx.x);
-  const int64_t row = blockIdx.x;
-  const int token = static_cast<int>(row / op.heads);
-  if (op.last_seen(token) < 0) {  // padding
-    for (int c = thread; c < op.width; c += kThreads) to.out.write(row * op.width + c, 0);
-    return;
-  }
-  const int used = to.used(op.last_seen(token) + 1 - op.first_seen(token));
-  const int size = 2 + op.width;
-  const float* partial = to.partial + row * to.splits * size;
-  const float mine = thread < used ? partial[thread * size] : -INFINITY;
-  const float part = thread < used ? partial[thread * size + 1] : 0.0f;
-  const float share = exp2_fast(mine - block_reduce(mine, Max{}));
-  if (thread < used) shares[thread] = share;
-  const float total = block_sum(part * share);  // its meetings are the shares', too
-  for (int c = thread; c < op.width; c += kThreads) {
-    float sum = 0;
-#pragma unroll 16
-    for (int s = 0; s < used; ++s) sum = fmaf(partial[s * size + 2 + c], shares[s], sum);
-    to.out.write(row * op.width + c, sum / total);
-  }
-}
-
 /// Calls f with the pack, the lanes a key and the packs a lane (see decode_attention).
 template <class K, class F>
 void with_lanes(const ops::CachedAttention& op, F&& f) {
-  constexpr int n = kPackOf<K>;
+  constexpr int n = kIsCode<K> ? 4 : kPackOf<K>;
   const int width = op.heads.width;
   if (!packs(n, width, {op.cache.keys, op.cache.values}) || width > 2 * kWarp * n) {
-    CHECK(width <= 256);
     return f(std::integral_constant<int, 1>{}, std::integral_constant<int, 32>{},
              std::integral_constant<int, 8>{});
   }
@@ -288,27 +251,18 @@ ops::CachedAttention tokens_of(const ops::CachedAttention& op, int64_t begin, in
 
 template <class K>
 void decode(const ops::CachedAttention& op, int processors, Scratch& scratch, cudaStream_t stream) {
+  if (mma_decode_attention(op, processors, scratch, stream)) return;
   const int64_t tokens = op.qkv.dim(0);
   const int group = op.heads.query / op.heads.kv;
-  const int64_t context = op.cache.context();
-  const int64_t seen = op.window > 0 ? std::min(op.window, context) : context;
   const auto source = cached_source<K>(op);
   with_lanes<K>(op, [&](auto pack, auto lanes, auto lane_packs) {
     with_query_heads(group, pack() == 1, [&](auto heads) {
       const int64_t grid_heads = op.heads.kv * divide_up(group, heads());
-      // As many blocks as fit on the multiprocessors, as long as a token may have keys for them.
-      const int64_t splits =
-          std::clamp<int64_t>(int64_t{processors} * 3 / (tokens * grid_heads), 1,
-                              std::min<int64_t>(divide_up(seen, kLeastSplitKeys), kMostSplits));
-      const int64_t rows = tokens * op.heads.query;
-      float* partial =
-          splits == 1 ? nullptr : scratch.take<float>(rows * splits * (2 + op.heads.width));
-      const Splits to{
-          {op.out.data(), op.out.dtype() == Dtype::bf16}, partial, static_cast<int>(splits)};
+      const Splits to = split_keys(op, grid_heads, int64_t{processors} * kResident, scratch);
       chain(decode_attention<pack(), lanes(), lane_packs(), heads(), K>,
-            dim3(blocks(tokens), blocks(grid_heads), blocks(splits)), kThreads, 0, stream, source,
-            to);
-      if (partial) chain(combine_splits<K>, dim3(blocks(rows)), kThreads, 0, stream, source, to);
+            dim3(blocks(tokens), blocks(grid_heads), blocks(to.splits)), kThreads, 0, stream,
+            source, to);
+      if (to.sums) launch_combine(source, to, stream);
     });
   });
 }
@@ -327,10 +281,8 @@ void CudaBackend::run(const ops::CachedAttention& op) {
   // How many splits the keys have depends on the number of decode rows.
   const int64_t tokens = op.qkv.dim(0);
   const int64_t split = batch_invariant_ ? 0 : cuda_plan::split_kv_tokens(op);
-  if (op.heads.width > 256)
-    throw AdvisedError("‹device cuda›: attention heads are at most 256 wide; this model's are " +
-                       std::to_string(op.heads.width));
-  with_weight(op.cache.keys.dtype(), [&](auto k) {
+  require_head_width(op.heads.width);
+  with_cache_type(op.cache.type, [&](auto k) {
     using K = type_of<decltype(k)>;
     if (split > 0) decode<K>(tokens_of(op, 0, split), processors_, scratch(), stream_);
     if (split < tokens) prefill<K>(tokens_of(op, split, tokens), stream_);

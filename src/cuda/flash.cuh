@@ -2,9 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
-#include "base/advice.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/kv_view.cuh"
 #include "cuda/status.h"
 
 /// Tiles for attention without tensor cores: operands are widened to f32 in shared memory, and 256
@@ -111,8 +111,7 @@ void with_head_width(int width, F&& f) {
   if (width <= 64) return f(std::integral_constant<int, 64>{});
   if (width <= 128) return f(std::integral_constant<int, 128>{});
   if (width <= 256) return f(std::integral_constant<int, 256>{});
-  throw AdvisedError("‹device cuda›: attention heads are at most 256 wide; this model's are " +
-                     std::to_string(width));
+  require_head_width(width);
 }
 
 /// Asks for a kernel's dynamic shared memory, before its launch.

@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(kFlashThreads)
     for (int t = op.first_key(first, kRows); t <= last; t += kRows) {
       const int keys = min(kRows, last + 1 - t);
       __syncthreads();
-      const auto place = [&](int r) { return op.offset(sequence, max(t + r, first)); };
-      tiles.k.read(keys, op.width, [&](int r) { return op.keys(kv) + place(r); });
-      tiles.v.read(keys, op.width, [&](int r) { return op.values(kv) + place(r); });
+      const auto place = [&](int r) { return op.place(sequence, max(t + r, first)); };
+      tiles.k.read(keys, op.width, [&](int r) { return op.key_row(kv, place(r)); });
+      tiles.v.read(keys, op.width, [&](int r) { return op.value_row(kv, place(r)); });
       __syncthreads();
       float score[S::kRows][S::kRows];
       multiply_transposed(tiles.q, tiles.k, score);

@@ -4,7 +4,9 @@
 #include "cuda/dispatch.h"
 #include "cuda/kv_view.cuh"
 #include "cuda/status.h"
+#include "ops/format_fp8.h"
 #include "ops/kv_view.h"
+#include "ops/rounding.h"
 
 // Writing to the key-value cache. Bound by bandwidth; at a decoding step's sizes, by launch
 // latency.
@@ -41,6 +43,99 @@ __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
   }
 }
 
+template <class T>
+struct AppendCodes {
+  const T* qkv;
+  const int *positions, *rows;
+  PageTable table;
+  CacheRows places;
+  uint8_t *keys, *values;
+  int columns, query_columns;
+};
+
+/// A block a token, a warp a head of its keys and values. As ops::pack_head, to the bit.
+template <int n, class T, class K>
+__global__ void __launch_bounds__(kThreads) cache_append_codes(AppendCodes<T> op) {
+  constexpr int kPacks = kMostHeadWidth / (kWarp * n);
+  wait_for_previous();
+  allow_next();
+  const int64_t token = blockIdx.x;
+  const int position = op.positions[token];
+  if (position == ops::kPadding) return;
+  const int entry = op.table.entry(op.rows[token], position);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, width = op.places.width;
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < 2 * op.places.heads;
+       i += kThreads / kWarp) {
+    const int head = i % op.places.heads;
+    uint8_t* to = i < op.places.heads ? op.keys : op.values;
+    const T* from = op.qkv + token * op.columns + op.query_columns + int64_t{i} * width;
+    float x[kPacks][n];
+    float largest = 0;
+    bool finite = true;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int column = (p * kWarp + lane) * n;
+      if (column < width) load(from + column, x[p]);
+#pragma unroll
+      for (int j = 0; j < n; ++j) {
+        if (column >= width) x[p][j] = 0;
+        largest = fmaxf(largest, fabsf(x[p][j]));
+        finite = finite && isfinite(x[p][j]);
+      }
+    }
+    largest = warp_reduce(largest, Max{});
+    finite = __all_sync(kAllLanes, finite);
+    float scale = __uint_as_float(0x7fc00000u), factor = 0;  // NaN
+    if (finite && __is_same(K, Fp8Code)) {
+      factor = __uint_as_float(ops::fp8_scale_bits(__float_as_uint(largest)));
+      scale = largest > 0 ? factor : 0;
+    } else if (finite) {
+      factor = largest < ops::kLeastRounded ? 0 : __fdiv_rn(127, largest);
+      scale = __fdiv_rn(largest, 127);
+    }
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int column = (p * kWarp + lane) * n;
+      if (column >= width) continue;
+      Pack<uint8_t, n> codes;
+#pragma unroll
+      for (int j = 0; j < n; ++j) {
+        if (!finite)
+          codes.at[j] = 0;
+        else if constexpr (__is_same(K, Fp8Code))
+          codes.at[j] =
+              __nv_cvt_float_to_fp8(__fdiv_rn(x[p][j], factor), __NV_SATFINITE, __NV_E4M3);
+        else
+          codes.at[j] = static_cast<uint8_t>(__float2int_rn(__fmul_rn(x[p][j], factor)));
+      }
+      *reinterpret_cast<Pack<uint8_t, n>*>(to + op.places.row(entry, head) + column) = codes;
+    }
+    if (lane == 0) store_float(to + op.places.scale(entry, head), scale);
+  }
+}
+
+template <class T>
+void append_codes(const ops::CacheAppend& op, cudaStream_t stream) {
+  require_head_width(op.heads.width);
+  const AppendCodes<T> append{data<T>(op.qkv),
+                              data<int>(op.positions),
+                              data<int>(op.rows),
+                              page_table(op.cache),
+                              cache_rows(op.cache, op.heads),
+                              data<uint8_t>(op.cache.keys),
+                              data<uint8_t>(op.cache.values),
+                              static_cast<int>(op.qkv.dim(1)),
+                              op.heads.query * op.heads.width};
+  const dim3 grid(blocks(op.qkv.dim(0)));
+  // Behind each page's rows are scales, of 4 bytes.
+  with_packs<4>(op.heads.width, {op.qkv, op.cache.keys, op.cache.values}, [&](auto pack) {
+    if (op.cache.type == ops::CacheType::fp8)
+      chain(cache_append_codes<pack(), T, Fp8Code>, grid, kThreads, 0, stream, append);
+    else
+      chain(cache_append_codes<pack(), T, Int8Code>, grid, kThreads, 0, stream, append);
+  });
+}
+
 using Byte = unsigned char;
 
 /// Copies packs of n bytes of a page; blocks in y take a plane each.
@@ -61,8 +156,9 @@ void CudaBackend::run(const ops::CacheAppend& op) {
   const int64_t tokens = op.qkv.dim(0);
   if (tokens == 0) return;
   with_activation(op.qkv.dtype(), [&](auto t) {
+    using T = type_of<decltype(t)>;
+    if (op.cache.coded()) return append_codes<T>(op, stream_);
     with_weight(op.cache.keys.dtype(), [&](auto k) {
-      using T = type_of<decltype(t)>;
       using K = type_of<decltype(k)>;
       // Keys and values begin at multiples of the head width in a packed row.
       with_packs<8>(op.heads.width, {op.qkv, op.cache.keys, op.cache.values}, [&](auto pack) {

@@ -58,10 +58,10 @@ struct Activations {
 };
 
 // What attention kernels read. Row n sees keys first_seen(n) .. last_seen(n) of sequence(n), none
-// if the last comes before the first. Key t of a sequence begins at keys(kv head) +
-// offset(sequence, t); its value, at values(kv head) + the same offset. The rows of a tile are
-// taken in runs of one sequence, whose keys are read from first_key(the first that one of them
-// sees) in blocks of `size`.
+// if the last comes before the first. Key t of a sequence stands at place(sequence, t): as a row of
+// numbers it is key_row(kv head, place), and its elements begin at keys(kv head) + offset(place);
+// values likewise. The rows of a tile are taken in runs of one sequence, whose keys are read from
+// first_key(the first that one of them sees) in blocks of `size`.
 
 /// Packed rows: key t of the only sequence is token t.
 template <class T>
@@ -85,7 +85,10 @@ struct PackedSource {
   __device__ const T* value(int n, int kv) const { return query(n, heads + kv_heads + kv); }
   __device__ const T* keys(int kv) const { return key(0, kv); }
   __device__ const T* values(int kv) const { return value(0, kv); }
-  __device__ int64_t offset(int, int t) const { return int64_t{t} * columns; }
+  __device__ int place(int, int t) const { return t; }
+  __device__ int64_t offset(int t) const { return int64_t{t} * columns; }
+  __device__ const T* key_row(int kv, int t) const { return keys(kv) + offset(t); }
+  __device__ const T* value_row(int kv, int t) const { return values(kv) + offset(t); }
 };
 
 template <class T, class Op>
@@ -102,12 +105,22 @@ PackedSource<T> packed_source(const Op& op) {
           static_cast<float>(op.scale)};
 }
 
+/// A row of codes with their scale.
+template <class K>
+struct CodedRow {
+  const K* codes;
+  float scale;
+
+  __device__ float operator[](int c) const { return widen<float>(codes[c]) * scale; }
+};
+
 /// Tokens over a cache in pages. Padding rows see no key.
 template <class K>
 struct CachedSource {
   Activations qkv;
   const int *positions, *rows;
   PageTable table;
+  CacheRows places;
   const K *all_keys, *all_values;
   int tokens, columns, width;
   int heads, kv_heads, window;
@@ -132,8 +145,26 @@ struct CachedSource {
   __device__ int first_key(int seen, int size) const { return seen / size * size; }
   __device__ const K* keys(int kv) const { return all_keys + kv * width; }
   __device__ const K* values(int kv) const { return all_values + kv * width; }
-  __device__ int64_t offset(int sequence, int t) const {
-    return int64_t{table.entry(sequence, t)} * kv_heads * width;
+  __device__ int place(int sequence, int t) const { return table.entry(sequence, t); }
+  __device__ int64_t offset(int entry) const { return places.row(entry, 0); }
+  /// Of codes: the scales of a head of a token's entry.
+  __device__ const uint8_t* key_scale(int entry, int kv) const {
+    return reinterpret_cast<const uint8_t*>(all_keys) + places.scale(entry, kv);
+  }
+  __device__ const uint8_t* value_scale(int entry, int kv) const {
+    return reinterpret_cast<const uint8_t*>(all_values) + places.scale(entry, kv);
+  }
+  __device__ auto key_row(int kv, int entry) const {
+    if constexpr (kIsCode<K>)
+      return CodedRow<K>{keys(kv) + offset(entry), load_float(key_scale(entry, kv))};
+    else
+      return keys(kv) + offset(entry);
+  }
+  __device__ auto value_row(int kv, int entry) const {
+    if constexpr (kIsCode<K>)
+      return CodedRow<K>{values(kv) + offset(entry), load_float(value_scale(entry, kv))};
+    else
+      return values(kv) + offset(entry);
   }
 };
 
@@ -143,6 +174,7 @@ CachedSource<K> cached_source(const ops::CachedAttention& op) {
           data<int>(op.positions),
           data<int>(op.rows),
           page_table(op.cache),
+          cache_rows(op.cache, op.heads),
           data<K>(op.cache.keys),
           data<K>(op.cache.values),
           static_cast<int>(op.qkv.dim(0)),

@@ -23,7 +23,7 @@ DraftModel::DraftModel(Backend& backend, const Mixtral& model, const Options& op
              {.sequences = options.sequences,
               .context = options.context,
               .chunk = std::min(options.chunk + options.tokens, options.context),
-              .dtype = model.options().cache_type()}),
+              .type = model.options().cache_type()}),
       rows_(ctx_, kRowsOfSequence * options.sequences, model.config().vocab_size, options.context),
       recordings_(backend, arena_, kDraftRecordings) {
   ctx_.set_operands(model.options().operands);

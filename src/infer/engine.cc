@@ -25,7 +25,7 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
           .pages = (options.cache_tokens + page - 1) / page,
           .chunk = std::min(chunk_of(backend, options), context),
           .page_tokens = page,
-          .dtype = model.options().cache_type()};
+          .type = model.options().cache_type()};
 }
 
 constexpr int64_t kLeastRecordings = 8;

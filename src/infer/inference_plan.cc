@@ -26,7 +26,7 @@ KvCache::Options planned_cache(const Backend& planner, const InferenceShape& sha
           .pages = (shape.cache_tokens + page - 1) / page,
           .chunk = std::min(planned_chunk(planner, shape), shape.context),
           .page_tokens = page,
-          .dtype = shape.options.cache_type()};
+          .type = shape.options.cache_type()};
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ int64_t table_width(const KvCache::Options& options) {
 
 int64_t page_bytes(const ModelConfig& config, const KvCache::Options& options) {
   return 2 * config.num_layers * options.page_tokens * config.num_kv_heads *
-         ops::cached_width(options.dtype, config.head_dim) * size_of(options.dtype);
+         ops::cached_width(options.type, config.head_dim) * size_of(stored_dtype(options.type));
 }
 
 int64_t table_bytes(const KvCache::Options& options) {
@@ -65,8 +65,8 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, const Options& opt
       table_buffer_(backend, table_bytes(options_)),
       pages_(pages_buffer_.tensor(
           {2 * layers_ * options_.pages, options_.page_tokens, config.num_kv_heads,
-           ops::cached_width(options_.dtype, config.head_dim)},
-          options_.dtype)),
+           ops::cached_width(options_.type, config.head_dim)},
+          stored_dtype(options_.type))),
       device_table_(table_buffer_.tensor({options_.sequences, width_}, Dtype::i32)) {
   for (int64_t i = options_.sequences; i-- > 0;) free_rows_.push_back(static_cast<int32_t>(i));
 }
@@ -218,7 +218,8 @@ ops::KvView KvCache::layer(int64_t i) const {
   const int64_t n = pages();
   return {.keys = pages_.slice(2 * i * n, (2 * i + 1) * n),
           .values = pages_.slice((2 * i + 1) * n, (2 * i + 2) * n),
-          .table = device_table_};
+          .table = device_table_,
+          .type = options_.type};
 }
 
 }  // namespace mixtral

@@ -43,8 +43,8 @@ class KvCache {
     /// Tokens that one `extend` adds, at most. It matters with a sliding window, where a sequence
     /// then never holds more pages than the window and this many tokens span. 0: `context`.
     int64_t chunk = 0;
-    int64_t page_tokens = 0;   // T, a power of two; 0: what suits the device
-    Dtype dtype = Dtype::f32;  // u8: codes of 8 bits with scales (ops::KvView)
+    int64_t page_tokens = 0;  // T, a power of two; 0: what suits the device
+    ops::CacheType type = ops::CacheType::f32;
   };
 
   KvCache(Backend& backend, const ModelConfig& config, const Options& options);
@@ -113,7 +113,8 @@ class KvCache {
   int32_t take_page() { return pool_.allocate(); }
   /// [2 L, T, G, h], of codes h + 4: keys of layer 0, its values, keys of layer 1, ...
   Shape page_shape() const;
-  Dtype dtype() const { return options_.dtype; }
+  ops::CacheType type() const { return options_.type; }
+  Dtype dtype() const { return stored_dtype(options_.type); }  // of the page's elements
   /// Copies a page to host memory of that shape, and from there.
   void read_page(int32_t page, const Tensor& host) const;
   void write_page(int32_t page, const Tensor& host);

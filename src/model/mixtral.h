@@ -44,15 +44,14 @@ class Mixtral {
     /// trainable, either.
     ParameterFormats formats = {};
     ops::Operands operands = ops::Operands::exact;  // of the products where text is generated
-    /// How keys and values are cached, where it is not `compute`: u8 are codes (ops::KvView), which
-    /// CPUs alone read.
-    std::optional<Dtype> cache = {};
+    /// How keys and values are cached, where it is not `compute`.
+    std::optional<ops::CacheType> cache = {};
     /// The experts' weights get no memory: an ExpertCache reads them while they are needed. Of a
     /// model that is not trainable, on a CPU.
     bool stream_experts = false;
     bool planned = false;  // only what it allocates counts: nothing is computed for it
 
-    Dtype cache_type() const { return cache.value_or(compute); }
+    ops::CacheType cache_type() const { return cache ? *cache : ops::cache_type_of(compute); }
   };
 
   /// What backward needs. Everything but the blocks' inputs can be dropped and recomputed. Of

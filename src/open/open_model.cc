@@ -149,12 +149,6 @@ void require_fp8_weights(std::string_view dtype, std::optional<ops::WeightFormat
       {.subject = {"dtype", "fp8"}, .lead = "give", .remedies = {{{"quantize-base", "fp8"}}}});
 }
 
-void require_cache_type(const Backend& backend, std::optional<Dtype> type) {
-  if (!type) return;
-  if (backend.kind() == DeviceKind::gpu && *type == Dtype::u8)
-    throw setting_error("cache-dtype", "int8 is for CPUs; give bf16, or leave it out");
-}
-
 void require_positions(int64_t context, const ModelConfig& config) {
   if (context <= config.max_positions) return;
   throw AdvisedUsageError(
@@ -221,7 +215,6 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
                            .formats = stored,
                            .operands = open.precision.operands,
                            .cache = o.cache};
-  require_cache_type(*open.backend, o.cache);
   require_fp8_weights(o.dtype, o.quantization);
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);

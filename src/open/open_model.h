@@ -53,9 +53,9 @@ struct OpenOptions {
   std::string dtype = "auto";
   Dtype rope_frequencies = Dtype::f32;
   std::optional<ops::WeightFormat> quantization = {};
-  std::optional<Dtype> cache = {};  // Mixtral::Options::cache
-  bool batch_invariant = false;     // Backend::set_batch_invariant
-  bool random_weights = false;      // drawn from the seed instead of read
+  std::optional<ops::CacheType> cache = {};  // Mixtral::Options::cache
+  bool batch_invariant = false;              // Backend::set_batch_invariant
+  bool random_weights = false;               // drawn from the seed instead of read
   uint64_t seed = 1;
   int64_t context = 0;    // positions to prepare for
   int64_t sequences = 1;  // of a cache that is to follow, for which there must be memory
@@ -100,9 +100,6 @@ OpenedModel open_model(const ModelSource& source, const OpenOptions& options,
 
 /// Throws UsageError where `dtype` is fp8 and weights are not quantized to it.
 void require_fp8_weights(std::string_view dtype, std::optional<ops::WeightFormat> quantization);
-
-/// Throws UsageError where a device does not read caches of this type.
-void require_cache_type(const Backend& backend, std::optional<Dtype> type);
 
 /// Throws UsageError when more positions are asked for than a model has.
 void require_positions(int64_t context, const ModelConfig& config);

@@ -3,21 +3,27 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 
+#include "ops/format_fp8.h"
 #include "ops/rounding.h"
 
 namespace mixtral::ops {
 
 using detail::expect_dtype;
-using detail::expect_float;
 using detail::expect_shape;
 
+CacheType cache_type_of(Dtype floats) {
+  for (const CacheType type : {CacheType::f64, CacheType::f32, CacheType::bf16, CacheType::f16})
+    if (stored_dtype(type) == floats) return type;
+  CHECK(false, "no cache of " + std::string(mixtral::to_string(floats)));
+  return CacheType::f32;
+}
+
 void check(const KvView& view, const Heads& heads) {
-  expect_shape("keys", view.keys, {-1, -1, heads.kv, cached_width(view.keys.dtype(), heads.width)});
-  if (!view.coded()) expect_float("keys", view.keys);
+  expect_shape("keys", view.keys, {-1, -1, heads.kv, cached_width(view.type, heads.width)});
+  expect_dtype("keys", view.keys, stored_dtype(view.type));
   expect_shape("values", view.values, view.keys.shape());
   expect_dtype("values", view.values, view.keys.dtype());
   CHECK(std::has_single_bit(static_cast<uint64_t>(view.page_tokens())),
@@ -26,25 +32,36 @@ void check(const KvView& view, const Heads& heads) {
   expect_dtype("table", view.table, Dtype::i32);
 }
 
-void pack_head(std::span<const float> values, uint8_t* to) {
+CodedPages coded_pages(const KvView& cache, const Heads& heads) {
+  CHECK(cache.coded());
+  return {.tokens = cache.page_tokens(), .heads = heads.kv, .width = heads.width};
+}
+
+float pack_head(CacheType type, std::span<const float> values, uint8_t* codes) {
+  CHECK(is_coded(type));
   float largest = 0;
   bool finite = true;
   for (const float value : values) {
     largest = std::max(largest, std::abs(value));
     finite = finite && std::isfinite(value);
   }
-  const float scale = finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
-  const float inverse = largest < kLeastRounded || !finite ? 0 : 127 / largest;
-  for (size_t i = 0; i < values.size(); ++i)
-    to[i] = finite ? static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(values[i] * inverse)))
-                   : uint8_t{0};
-  std::memcpy(to + values.size(), &scale, sizeof scale);
+  if (!finite) {
+    std::fill_n(codes, values.size(), uint8_t{0});
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  if (type == CacheType::fp8) {
+    const auto scale = std::bit_cast<float>(fp8_scale_bits(std::bit_cast<uint32_t>(largest)));
+    for (const float value : values) *codes++ = to_e4m3(value / scale);
+    return largest > 0 ? scale : 0;
+  }
+  const float inverse = largest < kLeastRounded ? 0 : 127 / largest;
+  for (const float value : values)
+    *codes++ = static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(value * inverse)));
+  return largest / 127;
 }
 
-float scale_of_head(const uint8_t* codes, int64_t width) {
-  float scale = 0;
-  std::memcpy(&scale, codes + width, sizeof scale);
-  return scale;
+float unpack_code(CacheType type, uint8_t code) {
+  return type == CacheType::fp8 ? from_e4m3(code) : static_cast<float>(static_cast<int8_t>(code));
 }
 
 void check(const CacheAppend& op) {

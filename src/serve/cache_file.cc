@@ -20,13 +20,14 @@ namespace mixtral::serve {
 namespace {
 
 constexpr const char* kFormat = "mixtral-cache";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
 constexpr int64_t kBatch = 32;  // pages that are copied between two steps of the engine
 
 /// What every page of an engine has.
 struct PageForm {
   Shape shape;
   Dtype dtype = Dtype::f32;
+  std::string type;  // of the cache
   int64_t tokens = 0, most_pages = 0, vocabulary = 0;
 
   int64_t bytes() const { return shape.numel() * size_of(dtype); }
@@ -38,6 +39,7 @@ PageForm form_of(EngineThread& thread) {
   thread.with_engine([&](Engine& engine) {
     form = {.shape = engine.cache().page_shape(),
             .dtype = engine.cache().dtype(),
+            .type = std::string(to_string(engine.cache().type())),
             .tokens = engine.cache().page_tokens(),
             .most_pages = engine.context() / engine.cache().page_tokens(),
             .vocabulary = engine.vocabulary()};
@@ -99,8 +101,9 @@ CacheFileReport save_cache(EngineThread& thread, const std::string& identity,
   plan.push_back({.name = "parents", .shape = {count}, .dtype = Dtype::i64});
   plan.push_back({.name = "checksums", .shape = {count}, .dtype = Dtype::i64});
   plan.push_back({.name = "tokens", .shape = {count, form.tokens}, .dtype = Dtype::i32});
-  SafetensorsWriter writer(path, plan,
-                           {{"format", kFormat}, {"version", kVersion}, {"model", identity}});
+  SafetensorsWriter writer(
+      path, plan,
+      {{"format", kFormat}, {"version", kVersion}, {"model", identity}, {"type", form.type}});
   std::vector<int64_t> parents, checksums(pages.size());
   std::vector<int32_t> tokens;
   for (const PrefixIndex::Kept& page : pages) {
@@ -156,6 +159,9 @@ CacheFileReport restore_cache(EngineThread& thread, const std::string& identity,
         fmt::format("{}: the cache of another model ({}; this one is {}), or of this one in "
                     "other types",
                     where, printable(said("model")), identity));
+  if (said("type") != form.type)
+    throw Error(fmt::format("{}: its keys and values are in {}, and this server's in {}", where,
+                            printable(said("type")), form.type));
   const Tensor parents = file.view("parents"), sums = file.view("checksums"),
                tokens = file.view("tokens");
   const int64_t count = parents.shape().rank() == 1 ? parents.shape()[0] : -1;

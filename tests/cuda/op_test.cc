@@ -373,11 +373,48 @@ std::vector<OpCase> large_cases() {
                                   .window = 33,
                                   .released = true});
     add_cached("prefill_h256", {.runs = {{0, 3, 70}}, .heads = {2, 1, 256}});
+    for (const auto type :
+         {ops::CacheType::bf16, ops::CacheType::f16, ops::CacheType::int8, ops::CacheType::fp8}) {
+      const auto add_typed = [&](const std::string& name, CacheCase c) {
+        c.type = type;
+        add_cached(fmt::format("{}_{}_cache", name, to_string(type)), c);
+      };
+      add_typed("decode_8x7b", {.runs = {{0, 1100, 1}, {2, 3, 1}, {kPaddingRun}, {1, 511, 1}},
+                                .heads = {32, 8, 128},
+                                .decode_rows = 4});
+      add_typed("decode_one", {.runs = {{0, 777, 1}}, .heads = {8, 2, 64}, .decode_rows = 1});
+      add_typed("decode_group_of_9",
+                {.runs = {{0, 300, 1}, {1, 30, 1}}, .heads = {18, 2, 96}, .decode_rows = 2});
+      add_typed("decode_window", {.runs = {{0, 900, 1}, {1, 30, 1}},
+                                  .heads = {8, 2, 128},
+                                  .decode_rows = 2,
+                                  .window = 300,
+                                  .released = true});
+      add_typed("prefill_behind_decode", {.runs = {{0, 90, 1},
+                                                   {kPaddingRun, 0, 3},
+                                                   {1, 200, 150},
+                                                   {3, 40, 90},
+                                                   {kPaddingRun, 0, 30}},
+                                          .heads = {8, 2, 128},
+                                          .decode_rows = 4});
+      add_typed("prefill_window", {.runs = {{0, 300, 40}, {kPaddingRun, 0, 8}, {1, 290, 100}},
+                                   .heads = {4, 1, 64},
+                                   .window = 33,
+                                   .released = true});
+    }
     add_cached("prefill_f16_cache",
-               {.runs = {{0, 3, 70}}, .heads = {4, 2, 64}, .dtype = Dtype::f16});
-    add_cached("decode_f16_cache",
-               {.runs = {{0, 300}}, .heads = {4, 2, 64}, .decode_rows = 1, .dtype = Dtype::f16});
+               {.runs = {{0, 3, 70}}, .heads = {4, 2, 64}, .type = ops::CacheType::f16});
+    add_cached(
+        "decode_f16_cache",
+        {.runs = {{0, 300}}, .heads = {4, 2, 64}, .decode_rows = 1, .type = ops::CacheType::f16});
   }
+  for (const auto type : {ops::CacheType::int8, ops::CacheType::fp8})
+    add(fmt::format("CacheAppend_8x7b_{}", to_string(type)), both, [=](Rig& rig) {
+      cache_append(rig, {.runs = {{0, 130, 1}, {kPaddingRun}, {1, 60, 9}},
+                         .heads = {32, 8, 128},
+                         .page_tokens = 64,
+                         .type = type});
+    });
   add("EmbeddingBackward_few_tokens", both, [](Rig& rig) { embedding_backward(rig, 1000, 3, 64); });
   add("EmbeddingBackward_many_tokens", both,
       [](Rig& rig) { embedding_backward(rig, 1000, 300, 40); });
@@ -407,7 +444,7 @@ std::vector<Parameter> parameters(const std::vector<OpCase>& cases) {
   std::vector<Parameter> all;
   for (const OpCase& op : cases)
     for (Dtype dtype : op.dtypes)
-      if (!op.benchmark && !op.host_only && dtype != Dtype::f64) all.push_back({op, dtype});
+      if (!op.benchmark && dtype != Dtype::f64) all.push_back({op, dtype});
   return all;
 }
 

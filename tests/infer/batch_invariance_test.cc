@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ struct Setting {
   int64_t window;
   Dtype dtype;
   const char* format;
+  std::optional<ops::CacheType> cache = {};
   friend void PrintTo(const Setting& s, std::ostream* out) { *out << s.name; }
 };
 
@@ -59,7 +61,8 @@ class BatchInvariance : public testing::TestWithParam<Setting> {
         *backend_, small_config(s.window),
         Mixtral::Options{.weights = s.dtype,
                          .compute = s.dtype,
-                         .quantization = ops::find_weight_format(s.format)});
+                         .quantization = ops::find_weight_format(s.format),
+                         .cache = s.cache});
     nn::initialise(
         *backend_, model_->parameters(),
         {.seed = 3, .deviation = 0.1, .residual_deviation = 0.1, .embedding_deviation = 1});
@@ -127,14 +130,19 @@ TEST_P(BatchInvariance, AloneAmongOthersAndInThePrompt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, BatchInvariance,
-                         testing::Values(Setting{"cpu", "cpu", 48, Dtype::f32, "off"},
-                                         Setting{"cuda_bf16", "cuda", 0, Dtype::bf16, "off"},
-                                         Setting{"cuda_window", "cuda", 48, Dtype::bf16, "off"},
-                                         Setting{"cuda_f32", "cuda", 0, Dtype::f32, "off"},
-                                         Setting{"cuda_f32_window", "cuda", 48, Dtype::f32, "off"},
-                                         Setting{"cuda_nf4", "cuda", 0, Dtype::bf16, "nf4"}),
-                         [](const auto& i) { return std::string(i.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Settings, BatchInvariance,
+    testing::Values(Setting{"cpu", "cpu", 48, Dtype::f32, "off"},
+                    Setting{"cuda_bf16", "cuda", 0, Dtype::bf16, "off"},
+                    Setting{"cuda_window", "cuda", 48, Dtype::bf16, "off"},
+                    Setting{"cuda_f32", "cuda", 0, Dtype::f32, "off"},
+                    Setting{"cuda_f32_window", "cuda", 48, Dtype::f32, "off"},
+                    Setting{"cuda_nf4", "cuda", 0, Dtype::bf16, "nf4"},
+                    Setting{"cpu_fp8_cache", "cpu", 0, Dtype::f32, "off", ops::CacheType::fp8},
+                    Setting{"cuda_int8_cache", "cuda", 48, Dtype::bf16, "off",
+                            ops::CacheType::int8},
+                    Setting{"cuda_fp8_cache", "cuda", 0, Dtype::bf16, "off", ops::CacheType::fp8}),
+    [](const auto& i) { return std::string(i.param.name); });
 
 }  // namespace
 }  // namespace mixtral

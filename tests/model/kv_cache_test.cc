@@ -20,10 +20,12 @@ TEST(KvCacheInEightBits, TakesACodeANumberAndAScaleAHead) {
   config.num_layers = 3;
   config.num_kv_heads = 2;
   config.head_dim = 64;
-  const KvCache cache(*backend, config,
-                      {.sequences = 1, .context = 64, .page_tokens = 16, .dtype = Dtype::u8});
-  EXPECT_EQ(cache.page_shape(), (Shape{6, 16, 2, 68}));
-  EXPECT_EQ(cache.bytes(), 6 * 64 * 2 * 68 + 4 * 4);
+  for (const auto type : {ops::CacheType::int8, ops::CacheType::fp8}) {
+    const KvCache cache(*backend, config,
+                        {.sequences = 1, .context = 64, .page_tokens = 16, .type = type});
+    EXPECT_EQ(cache.page_shape(), (Shape{6, 16, 2, 68}));
+    EXPECT_EQ(cache.bytes(), 6 * 64 * 2 * 68 + 4 * 4);
+  }
 }
 
 ModelConfig config_of(int64_t window) {
@@ -270,7 +272,7 @@ TEST(KvCache, WhatAPlanCountsIsWhatItTakes) {
   const auto backend = make_planning_backend();
   for (const int64_t window : {0, 100}) {
     const KvCache::Options options{
-        .sequences = 3, .context = 1000, .chunk = 64, .dtype = Dtype::bf16};
+        .sequences = 3, .context = 1000, .chunk = 64, .type = ops::CacheType::bf16};
     const int64_t before = backend->allocated();
     const KvCache cache(*backend, config_of(window), options);
     EXPECT_EQ(backend->allocated() - before, cache.bytes());

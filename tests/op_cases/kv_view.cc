@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "ops/attention.h"
@@ -71,7 +72,7 @@ std::vector<CacheCase> caches() {
        .runs = {{0, 511}, {1, 511}, {2, 511}, {3, 511}, {4, 511}, {5, 511}, {6, 511}, {7, 511}},
        .heads = {16, 8, 64},
        .decode_rows = 8,
-       .dtype = Dtype::bf16,
+       .type = ops::CacheType::bf16,
        .dtypes = f32,
        .benchmark = true},
   };
@@ -81,28 +82,38 @@ std::vector<CacheCase> caches() {
                      .heads = {4, 2, 24},
                      .page_tokens = size,
                      .decode_rows = 2});
-  for (const auto& [name, run] :
-       {std::pair("decode", CacheRun{0, 299, 1}), std::pair("long_decode", CacheRun{0, 1300, 1}),
-        std::pair("prefill", CacheRun{0, 30, 70})})
-    cases.push_back({.name = std::string("codes_") + name,
-                     .runs = {run},
-                     .heads = {4, 1, 24},
-                     .decode_rows = run.count == 1 ? 1 : 0,
-                     .dtype = Dtype::u8,
-                     .dtypes = f32});
-  cases.push_back({.name = "codes_of_several",
-                   .runs = {{2, 61, 1}, {kPaddingRun}, {0, 9, 1}, {1, 40, 20}},
-                   .heads = {6, 2, 64},
-                   .decode_rows = 3,
-                   .dtype = Dtype::u8,
-                   .dtypes = f32});
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
-    cases.push_back({.name = std::string(to_string(dtype)) + "_cache",
+  for (const ops::CacheType type : {ops::CacheType::int8, ops::CacheType::fp8}) {
+    const auto add = [&](const std::string& name, CacheCase c) {
+      c.name = std::string(to_string(type)) + "_" + name;
+      c.type = type;
+      c.dtypes = narrow;
+      cases.push_back(std::move(c));
+    };
+    for (const auto& [name, run] :
+         {std::pair("decode", CacheRun{0, 299, 1}), std::pair("long_decode", CacheRun{0, 1300, 1}),
+          std::pair("prefill", CacheRun{0, 30, 70})})
+      add(name, {.runs = {run}, .heads = {4, 1, 24}, .decode_rows = run.count == 1 ? 1 : 0});
+    add("of_several", {.runs = {{2, 61, 1}, {kPaddingRun}, {0, 9, 1}, {1, 40, 20}},
+                       .heads = {6, 2, 64},
+                       .decode_rows = 3});
+    add("pages_of_1", {.runs = {{0, 21, 1}, {1, 33, 6}},
+                       .heads = {2, 1, 10},
+                       .page_tokens = 1,
+                       .decode_rows = 1});
+    add("window_released", {.runs = {{1, 90, 1}, {2, 3, 1}, {0, 61, 30}, {kPaddingRun, 0, 2}},
+                            .heads = {4, 2, 16},
+                            .page_tokens = 4,
+                            .decode_rows = 2,
+                            .window = 9,
+                            .released = true});
+  }
+  for (const auto type : {ops::CacheType::f32, ops::CacheType::bf16, ops::CacheType::f16})
+    cases.push_back({.name = std::string(to_string(type)) + "_cache",
                      .runs = {{0, 6, 1}, {1, 40, 1}, {2, 30, 20}},
                      .heads = {4, 2, 16},
                      .decode_rows = 2,
-                     .dtype = dtype,
-                     .dtypes = dtype == Dtype::f32 ? std::vector{Dtype::bf16} : f32});
+                     .type = type,
+                     .dtypes = type == ops::CacheType::f32 ? std::vector{Dtype::bf16} : f32});
   return cases;
 }
 
@@ -136,17 +147,20 @@ Tokens tokens_of(const CacheCase& c) {
   return tokens;
 }
 
-/// Random heads in 8 bits, as the numbers of their bytes.
-std::vector<double> pack_heads(Rig& rig, int64_t count, int64_t width) {
-  std::vector<double> bytes;
-  std::vector<float> numbers(static_cast<size_t>(width));
-  std::vector<uint8_t> head(static_cast<size_t>(ops::cached_width(Dtype::u8, width)));
-  for (int64_t i = 0; i < count; ++i) {
-    for (float& number : numbers) number = static_cast<float>(rig.random().normal());
-    ops::pack_head(numbers, head.data());
-    bytes.insert(bytes.end(), head.begin(), head.end());
-  }
-  return bytes;
+/// Pages of random heads of different sizes in codes, as the numbers of their bytes.
+std::vector<double> pack_pages(Rig& rig, ops::CacheType type, int64_t pages,
+                               const ops::CodedPages& at) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(pages * at.page_bytes()));
+  std::vector<float> numbers(static_cast<size_t>(at.width));
+  for (int64_t page = 0; page < pages; ++page)
+    for (int64_t i = 0; i < at.tokens; ++i)
+      for (int64_t g = 0; g < at.heads; ++g) {
+        const double size = std::exp2(rig.random().normal());
+        for (float& number : numbers) number = static_cast<float>(size * rig.random().normal());
+        const float scale = ops::pack_head(type, numbers, bytes.data() + at.codes(page, i, g));
+        std::memcpy(bytes.data() + at.scale(page, i, g), &scale, sizeof scale);
+      }
+  return {bytes.begin(), bytes.end()};
 }
 
 /// A cache whose pages lie in random order, with some that no sequence has.
@@ -165,13 +179,16 @@ ops::KvView make_cache(Rig& rig, const CacheCase& c, const Tokens& tokens, bool 
       table[static_cast<size_t>(s * width + i)] =
           order[static_cast<size_t>(i < c.shared_pages ? i : s * width + i)];
   }
-  const Dtype dtype = c.dtype.value_or(rig.dtype());
+  const ops::CacheType type = c.type ? *c.type : ops::cache_type_of(rig.dtype());
+  const Dtype dtype = stored_dtype(type);
   const Shape shape{static_cast<int64_t>(pages), size, c.heads.kv,
-                    ops::cached_width(dtype, c.heads.width)};
+                    ops::cached_width(type, c.heads.width)};
   ops::KvView view;
-  if (dtype == Dtype::u8) {
+  view.type = type;
+  if (is_coded(type)) {
     const auto codes = [&](const char* name) {
-      const auto all = pack_heads(rig, shape.numel() / shape[3], c.heads.width);
+      const auto all = pack_pages(rig, type, shape[0],
+                                  {.tokens = size, .heads = c.heads.kv, .width = c.heads.width});
       return changed ? rig.updated_values(name, shape, dtype, all)
                      : rig.values(name, shape, dtype, all);
     };
@@ -232,14 +249,12 @@ std::vector<OpCase> kv_view_cases() {
     cases.push_back({.name = "CacheAppend_" + c.name,
                      .build = [=](Rig& rig) { cache_append(rig, c); },
                      .dtypes = c.dtypes,
-                     .benchmark = c.benchmark,
-                     .host_only = c.coded()});
+                     .benchmark = c.benchmark});
   for (const CacheCase& c : caches())
     cases.push_back({.name = "CachedAttention_" + c.name,
                      .build = [=](Rig& rig) { cached_attention(rig, c); },
                      .dtypes = c.dtypes,
-                     .benchmark = c.benchmark,
-                     .host_only = c.coded()});
+                     .benchmark = c.benchmark});
   for (const Copy& c : std::vector<Copy>{{"one", {1, 2, 1}, 0, 1},
                                          {"odd_bf16", {4, 5, 7}, 3, 0, Dtype::bf16},
                                          {"odd_f32", {3, 4, 33}, 0, 3},

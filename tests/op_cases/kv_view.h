@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/heads.h"
+#include "ops/kv_view.h"
 #include "tests/op_cases.h"
 
 namespace mixtral::test {
@@ -24,13 +25,11 @@ struct CacheCase {
   int64_t page_tokens = 16;
   int64_t decode_rows = 0;
   int64_t window = 0;
-  bool released = false;            // pages behind the window are given back
-  int64_t shared_pages = 0;         // the first so many pages are the same in all sequences
-  std::optional<Dtype> dtype = {};  // of keys and values; else that of activations
+  bool released = false;                    // pages behind the window are given back
+  int64_t shared_pages = 0;                 // the first so many pages are the same in all sequences
+  std::optional<ops::CacheType> type = {};  // else that of activations
   std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16};
   bool benchmark = false;
-
-  bool coded() const { return dtype == Dtype::u8; }
 };
 
 void cache_append(Rig& rig, const CacheCase& c);

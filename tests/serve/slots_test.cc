@@ -27,7 +27,8 @@ class SlotsTest : public ::testing::Test {
     testing::save_small_model(scratch_.path() / "one", 5);
     testing::save_small_model(scratch_.path() / "two", 6);
   }
-  void start(const std::string& model, const std::string& dtype = "fp32", int64_t context = 256) {
+  void start(const std::string& model, const std::string& dtype = "fp32", int64_t context = 256,
+             std::optional<ops::CacheType> cache = {}) {
     application_.reset();
     Application::Options all;
     all.http.port = 0;
@@ -36,7 +37,7 @@ class SlotsTest : public ::testing::Test {
     all.models.states = states_;
     application_ = std::make_unique<Application>(std::move(all));
     const ModelSource source = ModelSource::resolve({.model = (scratch_.path() / model).string()});
-    application_->open(source, {.device = "cpu", .threads = 1, .dtype = dtype}, {});
+    application_->open(source, {.device = "cpu", .threads = 1, .dtype = dtype, .cache = cache}, {});
   }
   Received post(const std::string& path, const std::string& body) {
     Client client(application_->http().port());
@@ -123,11 +124,24 @@ TEST_F(SlotsTest, AFileOfAnotherModelTypeOrVersionIsRefusedByName) {
   EXPECT_THAT(act("restore", "state.bin").body, HasSubstr("longer than this server's context"));
   start("one");
   std::string bytes = read_file(states_ / "state.bin");
-  const size_t version = bytes.find(R"("version":"1")");
+  const size_t version = bytes.find(R"("version":"2")");
   ASSERT_NE(version, std::string::npos);
   bytes[version + 11] = '7';
   write_file(states_ / "newer.bin", bytes);
   EXPECT_THAT(act("restore", "newer.bin").body, HasSubstr("version 7"));
+}
+
+TEST_F(SlotsTest, AFileOfKeysAndValuesInAnotherTypeIsRefusedByName) {
+  start("one", "fp32", 256, ops::CacheType::fp8);
+  const Answer want = ask(long_);
+  ASSERT_EQ(act("save", "state.bin").status, 200);
+  start("one", "fp32", 256, ops::CacheType::int8);  // of the same size
+  const Received other = act("restore", "state.bin");
+  EXPECT_EQ(other.status, 400);
+  EXPECT_THAT(other.body, HasSubstr("in fp8, and this server's in int8"));
+  start("one", "fp32", 256, ops::CacheType::fp8);
+  EXPECT_EQ(act("restore", "state.bin").status, 200);
+  EXPECT_EQ(ask(long_).text, want.text);
 }
 
 TEST_F(SlotsTest, ADamagedFileIsRefused) {

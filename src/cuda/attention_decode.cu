@@ -1,0 +1,485 @@
+#include <cuda_fp8.h>
+#include <cuda_pipeline_primitives.h>
+
+#include "cuda/attention_decode.h"
+#include "cuda/chain.cuh"
+#include "cuda/flash.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/sequences.cuh"
+#include "cuda/split_kv.cuh"
+#include "cuda/status.h"
+
+// Attention of single tokens over the cache, bound by reading it. A block takes one token, one kv
+// head with up to 8 of its query heads, and one split of the keys. Its warps go through tiles of 16
+// keys of their own, and meet only at the end.
+//
+// A lane copies (cp.async) just those bytes of a tile that it multiplies, into slots of its own: 16
+// KB of keys and values are under way for each warp, without registers and without meetings. The
+// products are transposed, S^T = K q^T and o^T = V^T p^T, so that keys and values are the operand
+// of 16 rows and the query heads that of 8 columns; a lane's bytes of a row are neighbours in
+// memory, because the order within a sum is free where both factors follow it, and the order of o's
+// columns is that of its stores.
+//
+// Codes of 8 bits become pairs of f16 in registers, exactly. Keys' scales multiply the scores.
+// Values' scales go into the weights; so that these are in f16's range, they are relative to the
+// largest product of a weight and a scale, instead of to the largest weight. q is divided by a
+// power of two for the same reason. In bf16 neither is needed.
+namespace mixtral::cuda {
+namespace {
+
+constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
+constexpr int kDecodeHeads = 8;    // query heads of a block, at most
+constexpr int kTileKeys = 16;      // of a warp
+constexpr int kWarpBytes = 16384;  // of keys and values under way
+constexpr int kBlocks = 2;         // of a multiprocessor
+
+/// A warp's slots: `kStages` tiles of keys and values in heads of `width`.
+template <class K, int width>
+struct Ring {
+  static constexpr int kRow = static_cast<int>(sizeof(K)) * width;  // bytes
+  static constexpr int kKeyPieces = kRow / 64;  // of 16 bytes, of a lane, in each of its two keys
+  static constexpr int kValueBytes = kRow / 8 < 16 ? kRow / 8 : 16;  // of a piece
+  static constexpr int kValuePieces = kRow / (8 * kValueBytes);      // in each of its four values
+  static constexpr int kScales = kIsCode<K> ? kWarp * 4 : 0;         // bytes
+  static constexpr int kValuesAt = kTileKeys * kRow, kScalesAt = 2 * kValuesAt;
+  static constexpr int kStage = kScalesAt + kScales;
+  static constexpr int kStages = kWarpBytes / kScalesAt;
+  static constexpr int kBytes = kStages * kStage;
+};
+
+template <int bytes>
+struct alignas(bytes) Words {
+  uint32_t at[bytes / 4];
+};
+
+/// A word of codes as two pairs of f16, or of 16-bit numbers as themselves.
+template <class K>
+__device__ inline uint2 pairs_of_codes(uint32_t word) {
+  if constexpr (std::is_same_v<K, Fp8Code>) {
+    const __half2_raw low =
+        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word), __NV_E4M3);
+    const __half2_raw high =
+        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word >> 16), __NV_E4M3);
+    return {low.x | uint32_t{low.y} << 16, high.x | uint32_t{high.y} << 16};
+  } else {
+    // 1024 + (128 + code) in f16, less 1152.
+    const uint32_t codes = word ^ 0x80808080u;
+    const auto pair = [&](unsigned selector) {
+      const uint32_t biased = __byte_perm(codes, 0x64646464u, selector), bias = 0x64806480u;
+      const __half2 exact =
+          __hsub2(reinterpret_cast<const __half2&>(biased), reinterpret_cast<const __half2&>(bias));
+      return reinterpret_cast<const uint32_t&>(exact);
+    };
+    return {pair(0x4140), pair(0x4342)};
+  }
+}
+
+/// c += a b for 16 × 16 by 16 × 8, in bf16 or in f16.
+template <bool bf16>
+__device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                     uint32_t b1) {
+  if constexpr (bf16)
+    mma(c, a, b0, b1);
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// Of an 8 × 8 matrix of 16-bit numbers, of which a lane has a pair: the transposed matrix's pair.
+__device__ inline uint32_t transpose(uint32_t pair) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
+template <bool bf16>
+__device__ inline uint32_t pack_pair(float low, float high) {
+  if constexpr (bf16) {
+    return pack_bf16(low, high);
+  } else {
+    const __half2 both = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(both);
+  }
+}
+
+template <int stages>
+__device__ inline void wait_for_oldest() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(stages - 1) : "memory");
+}
+
+__device__ inline float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// A block's query heads as the products' second operand: a lane has head lane / 4, and of every
+/// step of 16 columns those that it has of the keys.
+template <class K, int width>
+struct Query {
+  static constexpr int kSteps = width / 16, kElements = 16 / static_cast<int>(sizeof(K));
+  static constexpr bool kBf16 = std::is_same_v<K, Bf16>;
+  uint32_t pair[kSteps][2];
+  float factor[2];  // of the scores of heads 2 (lane mod 4) and + 1, to units of log 2
+
+  __device__ Query(const CachedSource<K>& op, int token, int first_head, int count) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, head = lane / 4, c = lane % 4;
+    Words<8> words[kSteps];
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      constexpr int kOfPiece = kElements / 4;
+      const int column = (s / kOfPiece * 4 + c) * kElements + s % kOfPiece * 4;
+      words[s] = {};
+      if (head < count && column < op.width)
+        words[s] = *reinterpret_cast<const Words<8>*>(op.query(token, first_head + head) + column);
+    }
+    factor[0] = factor[1] = op.scale * kLog2E;
+    if constexpr (kBf16) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) pair[s][i] = words[s].at[i];
+    } else {
+      narrow(words);
+    }
+  }
+
+ private:
+  /// Divides by the power of two that is next below the head's largest number, for f16's range.
+  __device__ void narrow(const Words<8> (&words)[kSteps]) {
+    const auto value = [&](int s, int i) {
+      const uint32_t word = words[s].at[i / 2];
+      return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+    };
+    float largest = 0;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(value(s, i)));
+    largest = warp_reduce<4>(largest, Max{});
+    const uint32_t exponent = min(max(__float_as_uint(largest) >> 23, 1u), 253u);
+    const float inverse = __uint_as_float((254 - exponent) << 23);
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        pair[s][i] = pack_pair<false>(value(s, 2 * i) * inverse, value(s, 2 * i + 1) * inverse);
+    const float power = __uint_as_float(exponent << 23);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      factor[i] *= __shfl_sync(kAllLanes, power, (2 * (threadIdx.x % 4) + i) * 4);
+  }
+};
+
+template <class K, int width>
+__global__ void __launch_bounds__(kDecodeThreads, kBlocks)
+    mma_decode(CachedSource<K> op, Splits to) {
+  using R = Ring<K, width>;
+  constexpr bool kBf16 = std::is_same_v<K, Bf16>, kCoded = kIsCode<K>;
+  constexpr int kElements = 16 / static_cast<int>(sizeof(K));  // of a piece of a key
+  constexpr int kValueElements = R::kValueBytes / static_cast<int>(sizeof(K));
+  constexpr int kTiles = width / 16;  // of 16 columns of o
+  constexpr float kLeastLogScale = -60;
+  extern __shared__ __align__(16) char memory[];
+  wait_for_previous();
+  allow_next();
+  const int token = static_cast<int>(blockIdx.x);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, r = lane / 4, c = lane % 4;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int group = op.heads / op.kv_heads, chunks = (group + kDecodeHeads - 1) / kDecodeHeads;
+  const int kv = static_cast<int>(blockIdx.y) / chunks;
+  const int first_head = kv * group + static_cast<int>(blockIdx.y) % chunks * kDecodeHeads;
+  const int count = min(kDecodeHeads, (kv + 1) * group - first_head);
+  const int64_t first_row = int64_t{token} * op.heads + first_head;
+  const int last = op.last_seen(token);
+  if (last < 0) {  // padding
+    if (to.sums) return;
+    for (int i = static_cast<int>(threadIdx.x); i < count * op.width; i += kDecodeThreads)
+      to.out.write(first_row * op.width + i, 0);
+    return;
+  }
+  const int sequence = op.sequence(token), first = op.first_seen(token);
+  const int split_keys = to.keys(last + 1 - first);
+  const int begin = first + static_cast<int>(blockIdx.z) * split_keys;
+  const int end = min(begin + split_keys, last + 1);
+  if (begin >= end) return;
+
+  char* const ring = memory + warp * R::kBytes;
+  const char* const keys = reinterpret_cast<const char*>(op.keys(kv));
+  const char* const values = reinterpret_cast<const char*>(op.values(kv));
+  const int row_bytes = op.width * static_cast<int>(sizeof(K));
+  const int tiles = (end - begin + kTileKeys - 1) / kTileKeys;
+
+  // Lanes l and l + 16 know the entry of the tile's key l.
+  const auto entry_of = [&](int tile) {
+    const int t = begin + tile * kTileKeys + lane % kTileKeys;
+    return t < end ? op.place(sequence, t) : -1;
+  };
+  /// Starts copying a tile to a stage; every lane takes part.
+  const auto issue = [&](int entry, int stage) {
+    char* const slots = ring + stage * R::kStage;
+    const auto copy_row = [&](const char* source, int of_key, int column, auto bytes, char* slot) {
+      const bool inside = of_key >= 0 && column < row_bytes;
+      const int64_t from =
+          inside ? op.offset(of_key) * static_cast<int>(sizeof(K)) + column : int64_t{0};
+      __pipeline_memcpy_async(slot, source + from, bytes(), inside ? 0 : bytes());
+    };
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int of_key = __shfl_sync(kAllLanes, entry, r + 8 * half);
+#pragma unroll
+      for (int p = 0; p < R::kKeyPieces; ++p)
+        copy_row(keys, of_key, (p * 4 + c) * 16, std::integral_constant<int, 16>{},
+                 slots + ((half * R::kKeyPieces + p) * kWarp + lane) * 16);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int of_key = __shfl_sync(kAllLanes, entry, 2 * c + i % 2 + i / 2 * 8);
+#pragma unroll
+      for (int p = 0; p < R::kValuePieces; ++p)
+        copy_row(
+            values, of_key, (p * 8 + r) * R::kValueBytes,
+            std::integral_constant<int, R::kValueBytes>{},
+            slots + R::kValuesAt + ((i * R::kValuePieces + p) * kWarp + lane) * R::kValueBytes);
+    }
+    if constexpr (kCoded) {
+      const int known = max(entry, 0);
+      __pipeline_memcpy_async(
+          slots + R::kScalesAt + lane * 4,
+          lane < kTileKeys ? op.key_scale(known, kv) : op.value_scale(known, kv), 4,
+          entry >= 0 ? 0 : 4);
+    }
+  };
+
+  int entries[R::kStages];
+#pragma unroll
+  for (int s = 0; s < R::kStages; ++s) entries[s] = entry_of(warp + s * kDecodeWarps);
+#pragma unroll
+  for (int s = 0; s < R::kStages; ++s) {
+    if (warp + s * kDecodeWarps < tiles) issue(entries[s], s);
+    __pipeline_commit();
+  }
+  int next_entry = entry_of(warp + R::kStages * kDecodeWarps);
+  const Query<K, width> query(op, token, first_head, count);
+
+  // Of heads 2c and 2c + 1: the largest score (of codes, of a score and the logarithm of its
+  // value's scale), in units of log 2, and a lane's part of the total.
+  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
+  float sums[kTiles][4] = {};  // columns row(t) and row(t) + 1 of head 2c, 2c + 1; see below
+  int stage = 0;
+  for (int tile = warp; tile < tiles; tile += kDecodeWarps) {
+    wait_for_oldest<R::kStages>();
+    char* const slots = ring + stage * R::kStage;
+    // Of keys r (head 2c, 2c + 1) and r + 8; two chains of products.
+    float scores[4] = {}, odd_scores[4] = {};
+#pragma unroll
+    for (int p = 0; p < R::kKeyPieces; ++p) {
+      Words<16> rows[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        rows[half] = *reinterpret_cast<const Words<16>*>(
+            slots + ((half * R::kKeyPieces + p) * kWarp + lane) * 16);
+#pragma unroll
+      for (int s = 0; s < kElements / 4; ++s) {
+        uint32_t a[4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if constexpr (kCoded) {
+            const uint2 pairs = pairs_of_codes<K>(rows[half].at[s]);
+            a[half] = pairs.x;
+            a[2 + half] = pairs.y;
+          } else {
+            a[half] = rows[half].at[2 * s];
+            a[2 + half] = rows[half].at[2 * s + 1];
+          }
+        }
+        const auto& q = query.pair[p * (kElements / 4) + s];
+        multiply_tile<kBf16>(s % 2 == 0 ? scores : odd_scores, a, q[0], q[1]);
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[e] += odd_scores[e];
+
+    float key_scale[2] = {1, 1}, value_scale[2] = {1, 1}, log_scale[2] = {0, 0};
+    if constexpr (kCoded) {
+      const float scale = *reinterpret_cast<const float*>(slots + R::kScalesAt + lane * 4);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        key_scale[half] = __shfl_sync(kAllLanes, scale, r + 8 * half);
+        value_scale[half] = __shfl_sync(kAllLanes, scale, kTileKeys + r + 8 * half);
+        log_scale[half] = fmaxf(log2_fast(value_scale[half]), kLeastLogScale);
+      }
+    }
+    float shrink[2];
+    uint32_t weights[2];  // of the two keys, for heads 2c and 2c + 1
+    {
+      float w[2][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float score[2], most = largest[i];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const bool seen = begin + tile * kTileKeys + r + 8 * half < end;
+          score[half] = seen ? scores[2 * half + i] * query.factor[i] * key_scale[half] : -INFINITY;
+          most = fmaxf(most, score[half] + log_scale[half]);
+        }
+#pragma unroll
+        for (int step = 4; step < kWarp; step *= 2)
+          most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
+        const float base = most == -INFINITY ? 0.0f : most;
+        shrink[i] = exp2_fast(largest[i] - base);
+        largest[i] = most;
+        total[i] *= shrink[i];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float p = exp2_fast(score[half] - base);
+          total[i] += p;
+          w[half][i] = kCoded ? p * value_scale[half] : p;
+        }
+      }
+      weights[0] = transpose(pack_pair<kBf16>(w[0][0], w[0][1]));
+      weights[1] = transpose(pack_pair<kBf16>(w[1][0], w[1][1]));
+    }
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[t][e] *= shrink[e % 2];
+
+    // A lane's values: of keys 2c, 2c + 1, 2c + 8 and 2c + 9, columns in pieces. A pair of
+    // neighbouring columns is rows r and r + 8 of a tile of o.
+#pragma unroll
+    for (int p = 0; p < R::kValuePieces; ++p) {
+      Words<R::kValueBytes> rows[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        rows[i] = *reinterpret_cast<const Words<R::kValueBytes>*>(
+            slots + R::kValuesAt + ((i * R::kValuePieces + p) * kWarp + lane) * R::kValueBytes);
+#pragma unroll
+      for (int word = 0; word < R::kValueBytes / 4; ++word) {
+        const int t = p * (kValueElements / 2) + word * (kCoded ? 2 : 1);
+        const auto mix = [&](int pair, unsigned selector) {
+          return __byte_perm(rows[2 * pair].at[word], rows[2 * pair + 1].at[word], selector);
+        };
+        if constexpr (kCoded) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const unsigned selector = half == 0 ? 0x5140 : 0x7362;
+            const uint2 near = pairs_of_codes<K>(mix(0, selector));
+            const uint2 far = pairs_of_codes<K>(mix(1, selector));
+            const uint32_t a[4] = {near.x, near.y, far.x, far.y};
+            multiply_tile<kBf16>(sums[t + half], a, weights[0], weights[1]);
+          }
+        } else {
+          const uint32_t a[4] = {mix(0, 0x5410), mix(0, 0x7632), mix(1, 0x5410), mix(1, 0x7632)};
+          multiply_tile<kBf16>(sums[t], a, weights[0], weights[1]);
+        }
+      }
+    }
+    // All of the stage is in registers by now.
+    if (tile + R::kStages * kDecodeWarps < tiles) issue(next_entry, stage);
+    __pipeline_commit();
+    next_entry = entry_of(tile + (R::kStages + 1) * kDecodeWarps);
+    stage = stage + 1 == R::kStages ? 0 : stage + 1;
+  }
+
+  // Each warp puts down what it found, in the place of its slots.
+  struct Found {
+    float largest[kDecodeHeads], total[kDecodeHeads];
+    float sums[kDecodeHeads][width + 4];
+  };
+  static_assert(sizeof(Found) <= R::kBytes && R::kBytes % 16 == 0);
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int step = 4; step < kWarp; step *= 2)
+      total[i] += __shfl_xor_sync(kAllLanes, total[i], step);
+  __syncwarp();
+  auto& own = *reinterpret_cast<Found*>(ring);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (r == 0) own.largest[2 * c + i] = largest[i];
+    if (r == 0) own.total[2 * c + i] = total[i];
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int piece = t / (kValueElements / 2), pair = t % (kValueElements / 2);
+      const int column = (piece * 8 + r) * kValueElements + 2 * pair;
+      own.sums[2 * c + i][column] = sums[t][i];
+      own.sums[2 * c + i][column + 1] = sums[t][2 + i];
+    }
+  }
+  __syncthreads();
+  const auto found = [&](int w) -> const Found& {
+    return *reinterpret_cast<const Found*>(memory + w * R::kBytes);
+  };
+  for (int i = static_cast<int>(threadIdx.x); i < count * width; i += kDecodeThreads) {
+    const int head = i / width, column = i % width;
+    if (column >= op.width) continue;
+    float most = -INFINITY;
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) most = fmaxf(most, found(w).largest[head]);
+    const float base = most == -INFINITY ? 0.0f : most;
+    float sum = 0, all = 0;
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      const float share = exp2_fast(found(w).largest[head] - base);
+      sum += found(w).sums[head][column] * share;
+      all += found(w).total[head] * share;
+    }
+    const int64_t row = first_row + head;
+    if (!to.sums) {
+      to.out.write(row * op.width + column, sum / all);
+      continue;
+    }
+    const int64_t part = row * to.splits + blockIdx.z;
+    to.sums[part * op.width + column] = sum;
+    if (column == 0) to.totals[part] = make_float2(most, all);
+  }
+}
+
+template <class K, int width>
+void launch(const ops::CachedAttention& op, int processors, Scratch& scratch, cudaStream_t stream) {
+  constexpr size_t kBytes = kDecodeWarps * Ring<K, width>::kBytes;
+  const auto kernel = mma_decode<K, width>;
+  allow_shared(kernel, kBytes, "cached_attention");
+  const auto source = cached_source<K>(op);
+  const int64_t grid_heads = op.heads.kv * divide_up(op.heads.query / op.heads.kv, kDecodeHeads);
+  const Splits to = split_keys(op, grid_heads, int64_t{processors} * kBlocks, scratch);
+  chain(kernel, dim3(blocks(op.qkv.dim(0)), blocks(grid_heads), blocks(to.splits)), kDecodeThreads,
+        kBytes, stream, source, to);
+  if (to.sums) launch_combine(source, to, stream);
+}
+
+}  // namespace
+
+bool mma_decode_attention(const ops::CachedAttention& op, int processors, Scratch& scratch,
+                          cudaStream_t stream) {
+  const bool takes = op.qkv.dtype() == Dtype::bf16 && op.heads.width % 16 == 0 &&
+                     op.heads.width <= 128 && packs(8, op.heads.width, {op.qkv}) &&
+                     has_aligned_rows(op.cache, op.heads);
+  if (!takes) return false;
+  const auto run = [&](auto k) {
+    using K = type_of<decltype(k)>;
+    if (op.heads.width <= 64)
+      launch<K, 64>(op, processors, scratch, stream);
+    else
+      launch<K, 128>(op, processors, scratch, stream);
+    return true;
+  };
+  switch (op.cache.type) {
+    case ops::CacheType::bf16:
+      return run(Type<Bf16>{});
+    case ops::CacheType::f16:
+      return run(Type<Half>{});
+    case ops::CacheType::int8:
+      return run(Type<Int8Code>{});
+    case ops::CacheType::fp8:
+      return run(Type<Fp8Code>{});
+    default:
+      return false;
+  }
+}
+
+}  // namespace mixtral::cuda
