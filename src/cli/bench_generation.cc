@@ -207,12 +207,13 @@ void report_speculation(const std::vector<double>& rates, const std::vector<doub
               static_cast<double>(counts.drafted));
 }
 
-/// What was read of streamed experts in the run of median time, beside the disk's rate.
+/// What was read of streamed experts in the run of median time, beside the rate of what they come
+/// from: the disk, or copies from the host's memory.
 void report_experts(ExpertCache& experts, const Work::Run& run, Report& report) {
   constexpr double kMeasured = 3;  // seconds
   const ExpertCache::Figures& f = run.experts;
   const auto per_token = [&](double value) { return value / run.tokens; };
-  const double disk = experts.measure_reading(kMeasured);
+  const double rate = experts.measure_reading(kMeasured);
   const double found = static_cast<double>(f.found) / static_cast<double>(f.needed);
   const double bytes = per_token(static_cast<double>(f.bytes_read));
   report.line(
@@ -232,11 +233,12 @@ void report_experts(ExpertCache& experts, const Work::Run& run, Report& report) 
   report.line("read_gb_per_token", fmt::format("{:.3f}", bytes * 1e-9), bytes * 1e-9);
   report.line("waiting_s_per_token", fmt::format("{:.3f}", per_token(f.waiting)),
               per_token(f.waiting));
-  report.line("disk_gb_per_s", fmt::format("{:.2f}", disk * 1e-9), disk * 1e-9);
+  report.line(experts.copies() ? "host_to_device_gb_per_s" : "disk_gb_per_s",
+              fmt::format("{:.2f}", rate * 1e-9), rate * 1e-9);
   if (bytes == 0) return;
-  const double bound = disk / bytes;
+  const double bound = rate / bytes;
   report.line(
-      "disk_bound_tok_per_s",
+      experts.copies() ? "copy_bound_tok_per_s" : "disk_bound_tok_per_s",
       fmt::format("{:.2f} (reached: {:.0f}%)", bound, 100 * run.tokens / run.seconds / bound),
       bound);
 }
@@ -285,30 +287,32 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
                        .context = work.context(),
                        .draft_tokens = o.speculate};
   std::optional<ExpertStreaming> streaming;
-  if (chosen.reads)
-    streaming = plan_streaming(backend, source, shape, backend.memory(), o.common.expert_memory);
+  if (chosen.reads || backend.kind() == DeviceKind::gpu)
+    streaming = plan_streaming(backend, {.model = source, .drawn = !chosen.reads}, shape, backend.memory(),
+                               o.common.expert_memory);
   else if (o.common.expert_memory)
     throw UsageError(
-        "--expert-memory: weights that are drawn cannot be read; name a model's files");
+        "--expert-memory: weights that are drawn cannot be read; name a model's files, or a GPU");
   else
     require_memory(*planner, shape, backend.memory());
   if (streaming) {
     options.stream_experts = shape.options.stream_experts = true;
     shape.expert_memory = streaming->memory;
     say(o.common, "note: " + describe(*streaming));
-    drop_cached_files(source.tensors());
+    if (!streaming->in_host) drop_cached_files(source.tensors());
   }
   const int64_t planned = plan_inference(*planner, shape).total();
   Ceilings ceilings = measure_ceilings(backend, precision, o.common.threads);
   const auto loading = Clock::now();
   Mixtral model(backend, config, options);
   fill_bench_model(o.common, source, chosen, backend, model);
-  std::optional<ExpertCache> experts;
+  OpenedExperts opened;
   if (streaming)
-    experts.emplace(backend, model, source.tensors(),
-                    ExpertCache::Options{.memory = streaming->memory});
+    opened =
+        open_experts(backend, model, *streaming, source, {.random = !chosen.reads, .seed = o.common.seed});
+  ExpertCache* const experts = opened.cache.get();
   const std::chrono::duration<double> load_time = Clock::now() - loading;
-  if (experts) work.watch(&*experts);
+  if (experts) work.watch(experts);
   std::optional<Engine> engine, speculating;
   engine.emplace(backend, model, work.engine_options());
   if (o.speculate > 0)
@@ -341,11 +345,11 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
       (options.quantization || !options.formats.empty()))
     ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);
-  if (chosen.reads)
+  if (chosen.reads || experts)
     report.line("load_s", fmt::format("{:.3f}", load_time.count()), load_time.count());
   if (o.work == "decode") {
-    report_decoding(work, model, experts ? &*experts : nullptr, ceilings, time, tokens,
-                    backend.kind() == DeviceKind::gpu, report);
+    report_decoding(work, model, experts, ceilings, time, tokens, backend.kind() == DeviceKind::gpu,
+                    report);
     if (o.speculate > 0) report_speculation(rates, plain_rates, counts, report);
   } else {
     const double flops = reading_flops(config, o.depth, o.context, o.batch) / tokens;

@@ -69,10 +69,12 @@ cli::Option* CommonOptions::add_random_weights(cli::App& command) {
 
 void CommonOptions::add_expert_memory(cli::App& command) {
   command
-      .add_option("--expert-memory", expert_memory,
-                  "Keep no more of the experts' weights in memory than this (12GB), and read the "
-                  "others from the model's files as they are needed; for CPUs. Default: all of "
-                  "them, or, where the model does not fit, as many as fit")
+      .add_option(
+          "--expert-memory", expert_memory,
+          "Keep no more of the experts' weights in the device's memory than this (12GB). The "
+          "others are read from the model's files as they are needed (CPU), or copied from "
+          "the host's memory, which holds all of them (GPU). Default: all of them, or, "
+          "where the model does not fit, as many as fit")
       ->transform(cli::AsSizeValue(false))
       ->check(count_between(1, int64_t{1} << 50));
 }

@@ -158,15 +158,17 @@ void run_info(const InfoOptions& o) {
                                       .options = options_of(inference, o.common.quantization()),
                                       .sequences = o.batch_size,
                                       .context = context};
-    if (const auto streaming = find_streaming(*backend, source, shape_of_run, planner->memory())) {
+    if (const auto streaming =
+            find_streaming(*backend, {.model = source}, shape_of_run, planner->memory())) {
       InferenceShape less = shape_of_run;
       less.options.stream_experts = true;
       less.expert_memory = streaming->memory;
       generating.ways.push_back(
-          {fmt::format("{} of {} experts in memory, the others read from the disk as they are "
-                       "needed (generate and serve do so by themselves)",
+          {fmt::format("{} of {} experts in memory, the others {} as they are needed (generate and "
+                       "serve do so by themselves)",
                        streaming->memory / streaming->sizes.expert_bytes(),
-                       c.num_layers * c.num_experts),
+                       c.num_layers * c.num_experts,
+                       streaming->in_host ? "copied from the host's memory" : "read from the disk"),
            plan_inference(*planner, less).total()});
     }
   }

@@ -9,6 +9,7 @@
 
 #include "base/advice.h"
 #include "cuda/blas.h"
+#include "cuda/copy_lane.h"
 #include "cuda/cudnn_attention.h"
 #include "cuda/scratch.h"
 #include "cuda/staging.h"
@@ -227,6 +228,21 @@ void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
   CHECK(host.dtype() == device.dtype() && host.numel() == device.numel());
   CHECK(!recording_, "a copy to the host cannot be recorded");
   side_copies_->download(device.data(), host.data(), host.bytes());
+}
+
+std::unique_ptr<Fence> CudaBackend::make_fence() {
+  use_device();
+  return std::make_unique<StreamFence>(stream_);
+}
+
+std::unique_ptr<CopyLane> CudaBackend::make_copy_lane() {
+  use_device();
+  return std::make_unique<StreamLane>(device_);
+}
+
+std::unique_ptr<LockedPages> CudaBackend::lock_pages(void* data, int64_t bytes) {
+  use_device();
+  return std::make_unique<RegisteredPages>(data, bytes);
 }
 
 int64_t CudaBackend::stamp() {

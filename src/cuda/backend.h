@@ -57,6 +57,9 @@ class CudaBackend final : public Backend {
   void upload_ahead(const Tensor& host, const Tensor& device) override;
   void mark() override;
   void download_marked(const Tensor& device, const Tensor& host) override;
+  std::unique_ptr<Fence> make_fence() override;
+  std::unique_ptr<CopyLane> make_copy_lane() override;
+  std::unique_ptr<LockedPages> lock_pages(void* data, int64_t bytes) override;
   int64_t stamp() override;
   double seconds_between(int64_t from, int64_t to) override;
   void forget_stamps() override;

@@ -216,8 +216,12 @@ void Engine::compute() {
       prepare_routes(step, count);
       constexpr int32_t kMixed = -2;
       const nn::TokenAdapters adapters = seat_adapters(count);
-      recordings_.run({count, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
-                      [this, count] { decode(count); });
+      // Where experts are streamed, what is computed depends on what the routers chose.
+      if (model_.options().stream_experts)
+        decode(count);
+      else
+        recordings_.run({count, reports_ ? 1 : 0, adapters.each ? kMixed : adapters.all},
+                        [this, count] { decode(count); });
     }
     if (!seats_.empty()) rows_.read(rows());
     if (reports_) collect_routes(step);

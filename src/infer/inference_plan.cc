@@ -65,9 +65,16 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   plan.items = {{"weights", model_bytes(model)},
                 {"key-value cache", cache.bytes()},
                 {"activations and logits", arena + logits.bytes()}};
-  if (options.stream_experts)
-    plan.items.push_back({"experts in memory", expert_sizes(model).used_bytes(shape.expert_memory) +
-                                                   ExpertSizes::staging_bytes()});
+  if (options.stream_experts) {
+    const ExpertSizes sizes = expert_sizes(model);
+    const int64_t used = sizes.used_bytes(shape.expert_memory);
+    if (planner.kind() == DeviceKind::cpu) {
+      plan.items.push_back({"experts in memory", used + ExpertCache::staging_bytes()});
+    } else {
+      plan.items.push_back({"experts on the device", used});
+      plan.host_items.push_back({"experts in host memory", sizes.all_bytes()});
+    }
+  }
   if (const int64_t gradients = model.store().gradient_bytes(); gradients > 0)
     plan.items.push_back({"gradients", gradients});
   add_opened(plan, planner);

@@ -19,7 +19,7 @@ struct InferenceShape {
   int64_t cache_tokens = 0;   // room of the cache for all sequences; 0: for all whole contexts
   int64_t chunk = 0;          // prompt tokens of a step; 0: what suits the device
   int64_t draft_tokens = 0;   // of a sequence in a step (SpeculationOptions::tokens)
-  int64_t expert_memory = 0;  // of experts that are streamed (Options::stream_experts)
+  int64_t expert_memory = 0;  // of streamed experts, on the device (Options::stream_experts)
 };
 /// Runs one step of an engine on `planner` (backends/registry.h's planning backend, which computes
 /// nothing and touches no memory) and counts what it allocates. Where `options.trainable`,

@@ -20,31 +20,12 @@ namespace {
 
 constexpr int64_t kReadAtOnce = int64_t{2} << 20;  // bytes of a file
 constexpr int64_t kBundleRows = 8;                 // that are interleaved
+/// Bytes of the host's memory: long enough for full speed, short enough that what is needed does
+/// not wait long behind a guess.
+constexpr int64_t kCopiedAtOnce = int64_t{16} << 20;
 
 using nn::ExpertProduct;
 using nn::Parameter;
-
-ops::Weight one_expert(const Parameter& parameter,
-                       const std::function<Tensor(Shape, Dtype)>& take) {
-  return ops::make_weight({1, parameter.shape[1], parameter.shape[2]}, *parameter.format, take);
-}
-
-/// Bytes of one expert's weights in these parameters, as a Cutter cuts them.
-int64_t bytes_of_one(const nn::StreamedExperts& experts) {
-  Cutter cutter;
-  for (const Parameter& parameter : experts.parameters())
-    one_expert(parameter, [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); });
-  return cutter.size();
-}
-
-void for_each_streamed(Mixtral& model, const std::function<void(nn::StreamedExperts&)>& visit) {
-  for (Block& block : model.blocks())
-    for (auto* projection : {&block.experts.gate_up, &block.experts.down}) {
-      auto* const streamed = dynamic_cast<nn::StreamedExperts*>(projection->get());
-      CHECK(streamed != nullptr, "a model whose experts are not streamed");
-      visit(*streamed);
-    }
-}
 
 /// Rows that are read at once: whole bundles, where there are any.
 int64_t rows_at_once(int64_t row_bytes) {
@@ -70,23 +51,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 }  // namespace
-
-int64_t ExpertSizes::staging_bytes() {
-  return kExpertReaders * static_cast<int64_t>(DirectFile::room(kReadAtOnce));
-}
-
-int64_t ExpertSizes::used_bytes(int64_t memory) const {
-  return std::min(memory / expert_bytes(), layers * experts) * expert_bytes();
-}
-
-ExpertSizes expert_sizes(Mixtral& model) {
-  ExpertSizes sizes{.layers = model.config().num_layers, .experts = model.config().num_experts};
-  for_each_streamed(model, [&](nn::StreamedExperts& experts) {
-    int64_t& bytes = sizes.product_bytes[static_cast<size_t>(experts.product())];
-    bytes = std::max(bytes, bytes_of_one(experts));
-  });
-  return sizes;
-}
 
 std::string why_not_streamed(Mixtral& model, const TensorSource& tensors) {
   std::string reason;
@@ -134,27 +98,132 @@ ExpertCache::Figures ExpertCache::Figures::operator-(const Figures& earlier) con
           .reading = reading - earlier.reading};
 }
 
-ExpertCache::ExpertCache(Backend& backend, Mixtral& model, const TensorSource& tensors,
+/// Brings pieces of experts to their places, in one thread.
+class ExpertCache::Reader {
+ public:
+  virtual ~Reader() = default;
+  virtual void read(const Rows& rows, const Place& place) = 0;
+  /// The same bytes to no place.
+  virtual void try_reading(const Rows& rows) = 0;
+};
+
+class ExpertCache::FileReader : public Reader {
+ public:
+  explicit FileReader(const ExpertCache& cache)
+      : files_(cache.files_), room_(host_memory(), static_cast<int64_t>(cache.room_)) {}
+
+  void read(const Rows& rows, const Place& place) override {
+    const DirectFile& file = files_[rows.file];
+    const ops::Weight& to = place.weights[rows.weight];
+    const auto bytes = file.read(rows.begin, bytes_of(rows), room());
+    const ops::Weight part = to.slice_rows(rows.first, rows.first + rows.count);
+    bool finite = false;
+    if (to.dense()) {
+      const int64_t count = rows.count * to.inputs();
+      finite = find_non_finite(bytes.data(), rows.type, count) < 0;
+      convert_elements(bytes.data(), rows.type, static_cast<std::byte*>(part.codes.data()),
+                       part.codes.dtype(), count);
+    } else {
+      auto* const codes = const_cast<std::byte*>(bytes.data());
+      const ops::Weight from =
+          ops::make_weight({1, rows.count, to.inputs()}, to.format,
+                           [&](Shape shape, Dtype dtype) { return Tensor(codes, shape, dtype); });
+      finite = are_finite(from);
+      ops::change_layout(from, part);
+    }
+    if (!finite)
+      throw Error(fmt::format("{}: tensor \"{}\" has a NaN or an infinity; the weights are damaged",
+                              file.path().string(), printable(rows.name)));
+  }
+  void try_reading(const Rows& rows) override {
+    files_[rows.file].read(rows.begin, bytes_of(rows), room());
+  }
+
+ private:
+  static uint64_t bytes_of(const Rows& rows) {
+    return static_cast<uint64_t>(rows.count * rows.row_bytes);
+  }
+  std::span<std::byte> room() const {
+    return {static_cast<std::byte*>(room_.data()), static_cast<size_t>(room_.bytes())};
+  }
+
+  const std::vector<DirectFile>& files_;
+  Buffer room_;
+};
+
+class ExpertCache::LaneReader : public Reader {
+ public:
+  /// `room`: on the device, where nothing else writes, for try_reading.
+  LaneReader(Backend& backend, Buffer room)
+      : lane_(backend.make_copy_lane()), nothing_(backend.make_fence()), room_(std::move(room)) {}
+
+  void read(const Rows& rows, const Place& place) override {
+    lane_->to_device(rows.bytes + rows.begin, place.data + rows.begin, rows.count, *place.released);
+  }
+  void try_reading(const Rows& rows) override {
+    lane_->to_device(rows.bytes + rows.begin, room_.data(), rows.count, *nothing_);
+  }
+
+ private:
+  std::unique_ptr<CopyLane> lane_;
+  std::unique_ptr<Fence> nothing_;
+  Buffer room_;
+};
+
+int64_t ExpertCache::staging_bytes() {
+  return kExpertReaders * static_cast<int64_t>(DirectFile::room(kReadAtOnce));
+}
+
+ExpertCache::ExpertCache(Backend& backend, Mixtral& model, const HostExperts* host,
                          const Options& options)
-    : sizes_(expert_sizes(model)),
-      readers_(options.readers),
+    : backend_(backend),
+      host_(host),
+      sizes_(expert_sizes(model)),
+      readers_(options.readers > 0 ? options.readers
+               : host              ? kExpertLanes
+                                   : kExpertReaders),
       read_ahead_(options.read_ahead),
       shelves_(static_cast<size_t>(sizes_.layers)) {
-  CHECK(backend.kind() != DeviceKind::gpu && readers_ >= 1);
-  if (const std::string reason = why_not_streamed(model, tensors); !reason.empty())
-    throw Error(fmt::format("{}: its experts cannot be read one by one: {}",
-                            tensors.path().string(), reason));
   if (options.memory < sizes_.least_bytes())
     throw AdvisedError(fmt::format(
         "‹expert-memory›: {} are too little; the model needs at least {}, one of the {} experts "
         "of each layer",
         format_bytes(options.memory), format_bytes(sizes_.least_bytes()), sizes_.experts));
+}
+
+ExpertCache::ExpertCache(Backend& backend, Mixtral& model, const TensorSource& tensors,
+                         const Options& options)
+    : ExpertCache(backend, model, nullptr, options) {
+  CHECK(backend.kind() != DeviceKind::gpu);
+  if (const std::string reason = why_not_streamed(model, tensors); !reason.empty())
+    throw Error(fmt::format("{}: its experts cannot be read one by one: {}",
+                            tensors.path().string(), reason));
   describe(model, tensors);
-  make_places(backend, model, options.memory);
+  start(model, options.memory);
+}
+
+ExpertCache::ExpertCache(Backend& backend, Mixtral& model, const HostExperts& experts,
+                         const Options& options)
+    : ExpertCache(backend, model, &experts, options) {
+  CHECK(backend.kind() != DeviceKind::cpu, "its kernels want other layouts");
+  describe(model, experts);
+  start(model, options.memory);
+}
+
+void ExpertCache::start(Mixtral& model, int64_t memory) {
+  make_places(model, memory);
   for_each_streamed(model, [&](nn::StreamedExperts& experts) { experts.attach(*this); });
-  for (Block& block : model.blocks())
-    if (block.experts.next.router) block.experts.next.store = this;
-  for (int i = 0; i < readers_; ++i) threads_.emplace_back([this] { work(); });
+  for (Block& block : model.blocks()) block.experts.streaming.store = this;
+  for (int i = 0; i < readers_; ++i) reading_.push_back(make_reader(/*trial=*/false));
+  for (const auto& reader : reading_) threads_.emplace_back([this, &reader] { work(*reader); });
+}
+
+/// `trial`: for try_reading.
+std::unique_ptr<ExpertCache::Reader> ExpertCache::make_reader(bool trial) {
+  if (host_)
+    return std::make_unique<LaneReader>(backend_,
+                                        trial ? Buffer(backend_, kCopiedAtOnce) : Buffer());
+  return std::make_unique<FileReader>(*this);
 }
 
 ExpertCache::~ExpertCache() {
@@ -207,15 +276,33 @@ void ExpertCache::describe(Mixtral& model, const TensorSource& tensors) {
   });
 }
 
+/// Notes where in the host's memory each expert's bytes stand.
+void ExpertCache::describe(Mixtral& model, const HostExperts& experts) {
+  for_each_streamed(model, [&](nn::StreamedExperts& streamed) {
+    Shelf& to = shelf(streamed.layer(), streamed.product());
+    const int64_t bytes = experts.bytes(streamed.layer(), streamed.product());
+    for (int64_t expert = 0; expert < sizes_.experts; ++expert) {
+      const std::byte* const data = experts.data(streamed.layer(), streamed.product(), expert);
+      auto& pieces = to.experts.emplace_back();
+      for (int64_t begin = 0; begin < bytes; begin += kCopiedAtOnce)
+        pieces.push_back({.begin = static_cast<uint64_t>(begin),
+                          .row_bytes = 1,
+                          .count = std::min(kCopiedAtOnce, bytes - begin),
+                          .name = {},
+                          .bytes = data});
+    }
+  });
+}
+
 /// Shares the memory out among the layers, as evenly as whole experts allow.
-void ExpertCache::make_places(Backend& backend, Mixtral& model, int64_t memory) {
+void ExpertCache::make_places(Mixtral& model, int64_t memory) {
   places_ = sizes_.used_bytes(memory) / sizes_.expert_bytes();
   const auto count = [&](int64_t layer) {
     return places_ / sizes_.layers + (layer < places_ % sizes_.layers ? 1 : 0);
   };
   std::array<char*, nn::kExpertProducts> next{};
   for (size_t product = 0; product < next.size(); ++product) {
-    memory_.emplace_back(backend, places_ * sizes_.product_bytes[product]);
+    memory_.emplace_back(backend_, places_ * sizes_.product_bytes[product]);
     next[product] = static_cast<char*>(memory_.back().data());
   }
   for_each_streamed(model, [&](nn::StreamedExperts& streamed) {
@@ -224,13 +311,16 @@ void ExpertCache::make_places(Backend& backend, Mixtral& model, int64_t memory) 
     to.places.resize(static_cast<size_t>(count(streamed.layer())));
     for (Place& place : to.places) {
       Cutter cutter(next[product]);
+      place.data = reinterpret_cast<std::byte*>(next[product]);
       next[product] += sizes_.product_bytes[product];
-      for (const Parameter& p : streamed.parameters()) {
-        place.weights.push_back(
-            one_expert(p, [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); }));
-        ops::Weight& weight = place.weights.back();
-        if (!weight.dense()) weight.layout = backend.preferred_layout(weight.format, weight.shape);
+      place.weights =
+          cut_expert(streamed, [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); });
+      if (host_) {
+        place.released = backend_.make_fence();
+        continue;
       }
+      for (ops::Weight& weight : place.weights)
+        if (!weight.dense()) weight.layout = backend_.preferred_layout(weight.format, weight.shape);
     }
   });
 }
@@ -346,8 +436,12 @@ void ExpertCache::expect(int64_t layer, std::span<const int32_t> experts) {
   for (Shelf& shelf : shelves_[static_cast<size_t>(layer)]) {
     shelf.guess.assign(experts.begin(), experts.end());
     if (!read_ahead_) continue;
-    // Those that have a place keep it.
-    const auto likely = experts.first(std::min(experts.size(), shelf.places.size()));
+    // Those that have a place keep it. Where there are too few places for all, as beside a long
+    // prompt, that saves reading as many again.
+    std::vector<int32_t> likely(experts.begin(), experts.end());
+    std::ranges::stable_partition(likely,
+                                  [&](int32_t expert) { return find(shelf, expert) != nullptr; });
+    likely.resize(std::min(likely.size(), shelf.places.size()));
     for (const int32_t expert : likely)
       if (Place* const place = find(shelf, expert)) place->used = ++clock_;
     for (const int32_t expert : likely) {
@@ -391,6 +485,7 @@ void ExpertCache::give_back(int64_t layer, ExpertProduct product, int32_t expert
   Shelf& to = shelf(layer, product);
   Place* const place = find(to, expert);
   CHECK(place && place->held);
+  if (place->released) place->released->set();
   place->held = place->needed = false;
   fetch_missing(to);
 }
@@ -418,9 +513,7 @@ void ExpertCache::end_reading(int64_t bytes) {
   if (--under_way_ == 0) figures_.reading += seconds_since(since_);
 }
 
-void ExpertCache::work() {
-  const Buffer room(host_memory(), static_cast<int64_t>(room_));
-  const std::span bytes(static_cast<std::byte*>(room.data()), static_cast<size_t>(room.bytes()));
+void ExpertCache::work(Reader& reader) {
   std::unique_lock lock(mutex_);
   while (true) {
     work_.wait(lock, [&] { return stop_ || !wanted_.empty() || !ahead_.empty(); });
@@ -430,11 +523,10 @@ void ExpertCache::work() {
     Place& place = piece->shelf->places[piece->place];
     if (!place.error) {
       begin_reading();
-      const ops::Weight weight = place.weights[piece->rows->weight];
       lock.unlock();
       std::exception_ptr error;
       try {
-        read(*piece->rows, weight, bytes);
+        reader.read(*piece->rows, place);
       } catch (...) {
         error = std::current_exception();
       }
@@ -451,30 +543,6 @@ void ExpertCache::work() {
   }
 }
 
-void ExpertCache::read(const Rows& rows, const ops::Weight& to, std::span<std::byte> room) const {
-  const DirectFile& file = files_[rows.file];
-  const auto bytes =
-      file.read(rows.begin, static_cast<uint64_t>(rows.count * rows.row_bytes), room);
-  const ops::Weight place = to.slice_rows(rows.first, rows.first + rows.count);
-  bool finite = false;
-  if (to.dense()) {
-    const int64_t count = rows.count * to.inputs();
-    finite = find_non_finite(bytes.data(), rows.type, count) < 0;
-    convert_elements(bytes.data(), rows.type, static_cast<std::byte*>(place.codes.data()),
-                     place.codes.dtype(), count);
-  } else {
-    auto* const codes = const_cast<std::byte*>(bytes.data());
-    const ops::Weight from =
-        ops::make_weight({1, rows.count, to.inputs()}, to.format,
-                         [&](Shape shape, Dtype dtype) { return Tensor(codes, shape, dtype); });
-    finite = are_finite(from);
-    ops::change_layout(from, place);
-  }
-  if (!finite)
-    throw Error(fmt::format("{}: tensor \"{}\" has a NaN or an infinity; the weights are damaged",
-                            file.path().string(), printable(rows.name)));
-}
-
 double ExpertCache::measure_reading(double seconds) {
   std::vector<const Rows*> pieces;
   for (const auto& layer : shelves_)
@@ -483,23 +551,22 @@ double ExpertCache::measure_reading(double seconds) {
         for (const Rows& rows : expert) pieces.push_back(&rows);
   std::atomic<size_t> next = 0;
   std::atomic<int64_t> bytes = 0;
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < readers_; ++i) readers.push_back(make_reader(/*trial=*/true));
   const auto start = Clock::now();
   std::vector<std::thread> threads;
   threads.reserve(static_cast<size_t>(readers_));
   std::exception_ptr error;
   std::mutex failing;
-  for (int i = 0; i < readers_; ++i)
+  for (const auto& reader : readers)
     threads.emplace_back([&] {
       try {
-        const Buffer room(host_memory(), static_cast<int64_t>(room_));
-        const std::span to(static_cast<std::byte*>(room.data()), static_cast<size_t>(room.bytes()));
         while (seconds_since(start) < seconds) {
           const size_t at = next.fetch_add(1);
           if (at >= pieces.size()) return;
           const Rows& rows = *pieces[at];
-          const int64_t count = rows.count * rows.row_bytes;
-          files_[rows.file].read(rows.begin, static_cast<uint64_t>(count), to);
-          bytes.fetch_add(count);
+          reader->try_reading(rows);
+          bytes.fetch_add(rows.count * rows.row_bytes);
         }
       } catch (...) {
         const std::lock_guard lock(failing);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -15,29 +16,13 @@
 
 #include "base/direct_file.h"
 #include "io/tensor_source.h"
-#include "model/mixtral.h"
-#include "nn/streamed_experts.h"
+#include "model/expert_sizes.h"
+#include "model/host_experts.h"
 
 namespace mixtral {
 
 inline constexpr int kExpertReaders = 8;  // enough requests to keep a disk busy
-
-/// What the experts of a model take that was made with Options::stream_experts.
-struct ExpertSizes {
-  int64_t layers = 0, experts = 0;  // L, E
-  // Bytes of an expert's place in memory, the largest of all layers.
-  std::array<int64_t, nn::kExpertProducts> product_bytes = {};
-
-  int64_t expert_bytes() const { return product_bytes[0] + product_bytes[1]; }
-  int64_t all_bytes() const { return layers * experts * expert_bytes(); }
-  /// The fewest that are of use: one expert of each layer.
-  int64_t least_bytes() const { return layers * expert_bytes(); }
-  /// Beside the experts: what the threads read into.
-  static int64_t staging_bytes();
-  /// What is taken of so much memory: whole experts, and no more than all.
-  int64_t used_bytes(int64_t memory) const;
-};
-ExpertSizes expert_sizes(Mixtral& model);
+inline constexpr int kExpertLanes = 2;    // one copies while the other's thread wakes up
 
 /// Why experts of these files cannot be read one by one as the model keeps them; empty where they
 /// can: their tensors stand in the files as rows, in the model's order.
@@ -47,17 +32,19 @@ std::string why_not_streamed(Mixtral& model, const TensorSource& tensors);
 /// before weights take that memory. Finding room for them page by page takes many times as long.
 void drop_cached_files(const TensorSource& tensors);
 
-/// Experts' weights in a fixed amount of memory, the rest in the model's files. Each layer has
-/// places for some of its experts, and keeps those that were used last. What a pass needs is read
-/// by threads, past the system's cache of pages (base/direct_file.h), and brought into the order in
-/// which the kernels read it. Behind that they read what the next layer is likely to need. What is
-/// in memory when depends on what was needed and expected, and on nothing else, unless a wrong
-/// guess is still under way when its place is asked for.
+/// Experts' weights in a fixed amount of a device's memory, the rest in the model's files, or, for
+/// a GPU, in the host's memory. Each layer has places for some of its experts, and keeps those that
+/// were used last. What a pass needs is read by threads: from files past the system's cache of
+/// pages (base/direct_file.h), and brought into the order in which the kernels read it; from the
+/// host's memory by copies beside the device's work, which wait for the products that use a place
+/// before. Behind that they read what the next layer is likely to need. What is in memory when
+/// depends on what was needed and expected, and on nothing else, unless a wrong guess is still
+/// under way when its place is asked for.
 class ExpertCache : public nn::ExpertStore {
  public:
   struct Options {
-    int64_t memory = 0;            // bytes, at least ExpertSizes::least_bytes()
-    int readers = kExpertReaders;  // threads
+    int64_t memory = 0;  // bytes, at least ExpertSizes::least_bytes()
+    int readers = 0;     // threads; 0: kExpertReaders of files, kExpertLanes of the host's memory
     bool read_ahead = true;
   };
 
@@ -69,7 +56,7 @@ class ExpertCache : public nn::ExpertStore {
     int64_t expected = 0;  // guesses of a pass's need that could be checked, and
     int64_t right = 0;     // of these, were needed
     int64_t repeated = 0;  // of `needed`: the layer's pass before had needed them, too
-    int64_t read = 0;      // from files, bytes_read in all
+    int64_t read = 0;      // bytes_read in all
     int64_t bytes_read = 0;
     double waiting = 0;  // seconds for which the computation waited for reads
     double reading = 0;  // seconds in which at least one read was under way
@@ -82,13 +69,20 @@ class ExpertCache : public nn::ExpertStore {
   /// little, or why_not_streamed() says so.
   ExpertCache(Backend& backend, Mixtral& model, const TensorSource& tensors,
               const Options& options);
+  /// The same of experts in the host's memory, which must outlive it, for a device that is no CPU.
+  ExpertCache(Backend& backend, Mixtral& model, const HostExperts& experts, const Options& options);
   ~ExpertCache() override;
 
+  /// Whether experts are copied from the host's memory, rather than read from files.
+  bool copies() const { return host_ != nullptr; }
+
+  /// Bytes beside the places: what the threads read files into.
+  static int64_t staging_bytes();
   const ExpertSizes& sizes() const { return sizes_; }
   int64_t places() const { return places_; }  // for experts, in all layers
   Figures figures() const;
-  /// Bytes a second at which the threads read experts' bytes that are not asked for, measured for
-  /// about `seconds`. For comparison; nothing may be under way.
+  /// Bytes a second at which as many threads read experts' bytes that are not asked for, measured
+  /// for about `seconds`. For comparison; nothing may be under way.
   double measure_reading(double seconds);
 
   void need(int64_t layer, std::span<const int32_t> experts) override;
@@ -101,15 +95,17 @@ class ExpertCache : public nn::ExpertStore {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// Rows of a tensor that stand one after another in a file and in a weight.
+  /// Rows of a tensor that stand one after another in a file and in a weight; or, in the host's
+  /// memory, `count` bytes from `begin` on of an expert's product, which are one row each.
   struct Rows {
     size_t file = 0;  // of files_
     uint64_t begin = 0;
-    int64_t row_bytes = 0;         // in the file
-    Dtype type = Dtype::u8;        // of numbers; else codes
-    size_t weight = 0;             // which of the product's parameters
-    int64_t first = 0, count = 0;  // rows there
-    std::string name;              // of the file's tensor
+    int64_t row_bytes = 0;             // in the file
+    Dtype type = Dtype::u8;            // of numbers; else codes
+    size_t weight = 0;                 // which of the product's parameters
+    int64_t first = 0, count = 0;      // rows there
+    std::string name;                  // of the file's tensor
+    const std::byte* bytes = nullptr;  // in the host's memory
   };
   enum class State : uint8_t { empty, waiting, reading, ready };
   struct Place {
@@ -121,6 +117,8 @@ class ExpertCache : public nn::ExpertStore {
     uint64_t serial = 0;  // of its reading: pieces of an earlier one are void
     std::exception_ptr error;
     std::vector<ops::Weight> weights;
+    std::byte* data = nullptr;        // where they begin
+    std::unique_ptr<Fence> released;  // behind the products that used them
   };
   /// One product of one layer.
   struct Shelf {
@@ -144,8 +142,17 @@ class ExpertCache : public nn::ExpertStore {
   Shelf& shelf(int64_t layer, nn::ExpertProduct product) {
     return shelves_[static_cast<size_t>(layer)][static_cast<size_t>(product)];
   }
+  /// What brings pieces to their places; each thread has one.
+  class Reader;
+  class FileReader;
+  class LaneReader;
+
+  ExpertCache(Backend& backend, Mixtral& model, const HostExperts* host, const Options& options);
   void describe(Mixtral& model, const TensorSource& tensors);
-  void make_places(Backend& backend, Mixtral& model, int64_t memory);
+  void describe(Mixtral& model, const HostExperts& experts);
+  void start(Mixtral& model, int64_t memory);
+  std::unique_ptr<Reader> make_reader(bool trial);
+  void make_places(Mixtral& model, int64_t memory);
   static Place* find(Shelf& shelf, int32_t expert);
   // Under the lock:
   static Place* free_place(Shelf& shelf);
@@ -157,9 +164,10 @@ class ExpertCache : public nn::ExpertStore {
   void begin_reading();
   void end_reading(int64_t bytes);
 
-  void work();
-  void read(const Rows& rows, const ops::Weight& to, std::span<std::byte> room) const;
+  void work(Reader& reader);
 
+  Backend& backend_;
+  const HostExperts* host_;  // null: files
   ExpertSizes sizes_;
   int64_t places_ = 0;
   int readers_;
@@ -177,6 +185,7 @@ class ExpertCache : public nn::ExpertStore {
   Figures figures_;
   int under_way_ = 0;        // reads
   Clock::time_point since_;  // when the first of them began
+  std::vector<std::unique_ptr<Reader>> reading_;
   std::vector<std::thread> threads_;
 };
 

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <set>
 #include <span>
@@ -12,6 +13,7 @@
 #include "base/threads.h"
 #include "io/convert.h"
 #include "model/checkpoint.h"
+#include "model/load_parameters.h"
 #include "model/tensor_names.h"
 #include "nn/layout.h"
 #include "tensor/cutter.h"
@@ -77,13 +79,14 @@ bool keeps_format(const nn::Parameter& p, const TensorSource& tensors, const Ten
 /// The pieces of the tensors that go straight to their places.
 class DirectPieces {
  public:
-  DirectPieces(Backend& backend, const TensorSource& tensors, const ModelConfig& config)
-      : backend_(backend), tensors_(tensors), config_(config) {}
+  using Layout = std::function<ops::WeightLayout(const nn::Parameter&)>;
+
+  DirectPieces(Layout layout, const TensorSource& tensors, const ModelConfig& config)
+      : layout_(std::move(layout)), tensors_(tensors), config_(config) {}
 
   /// Takes a parameter, unless it must go the long way.
   bool take(nn::Parameter& p) {
-    if (backend_.kind() != DeviceKind::cpu || p.parts.front().order != Part::Order::same)
-      return false;
+    if (p.parts.front().order != Part::Order::same) return false;
     std::vector<std::pair<const Part*, Source>> parts;
     for (const Part& part : p.parts) {
       auto source = source_of(p, part);
@@ -91,7 +94,7 @@ class DirectPieces {
       parts.emplace_back(&part, std::move(*source));
     }
     for (const auto& [part, source] : parts) add(p, *part, source);
-    if (p.packed) p.packed.layout = preferred(p);
+    if (p.packed) p.packed.layout = layout_(p);
     return true;
   }
 
@@ -124,15 +127,11 @@ class DirectPieces {
     int64_t row = 0;
   };
 
-  ops::WeightLayout preferred(const nn::Parameter& p) const {
-    return backend_.preferred_layout(p.packed.format, p.packed.shape);
-  }
-
   std::optional<Source> source_of(const nn::Parameter& p, const Part& part) const {
     const TensorId id = *parse_tensor_name(part.name);
     TensorPlace place = *find_place(tensors_, config_, id);
     const bool same_order = place.naming.row_order == TensorNaming::RowOrder::same;
-    const bool stays = p.packed && preferred(p) == ops::WeightLayout::rows;
+    const bool stays = p.packed && layout_(p) == ops::WeightLayout::rows;
     if (place.naming.transposed || (!same_order && (!p.packed || stays)) ||
         (!stays && !tensors_.file_place(place.name)))
       return std::nullopt;
@@ -164,7 +163,7 @@ class DirectPieces {
       return;
     }
     const ops::WeightFormat format = p.packed.format;
-    if (preferred(p) == ops::WeightLayout::rows) {
+    if (layout_(p) == ops::WeightLayout::rows) {
       const int64_t place = part.offset / columns;
       const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / format.row_bytes(columns));
       for (int64_t row = 0; row < rows; row += step) {
@@ -227,7 +226,7 @@ class DirectPieces {
     return ops::has_finite_scales(from);
   }
 
-  Backend& backend_;
+  Layout layout_;
   const TensorSource& tensors_;
   const ModelConfig& config_;
   std::vector<Piece> pieces_;
@@ -235,40 +234,66 @@ class DirectPieces {
 
 }  // namespace
 
-void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors) {
-  check_weights(model.config(), tensors);
-  nn::use_plain_rows(backend, model.parameters());
-  DirectPieces direct(backend, tensors, model.config());
-  std::vector<const nn::Parameter*> others;
-  std::set<std::string> looked_at;
-  model.for_each_parameter([&](nn::Parameter& p) {
-    if (direct.take(p)) return;
-    others.push_back(&p);
-    for (const Part& part : p.parts)
-      looked_at.insert(find_place(tensors, model.config(), *parse_tensor_name(part.name))->name);
+std::vector<nn::Parameter*> load_in_memory(
+    const nn::ParameterSource& source, const ModelConfig& config, const TensorSource& tensors,
+    const std::function<ops::WeightLayout(const nn::Parameter&)>& layout) {
+  DirectPieces direct(layout, tensors, config);
+  std::vector<nn::Parameter*> others;
+  source([&](nn::Parameter& p) {
+    if (!direct.take(p)) others.push_back(&p);
   });
-  tensors.refuse_non_finite(std::vector<std::string>(looked_at.begin(), looked_at.end()));
+  refuse_non_finite(others, config, tensors);
   // The file's numbers decide, not what they were converted to.
   if (!direct.run()) tensors.refuse_non_finite();
+  return others;
+}
+
+void refuse_non_finite(const std::vector<nn::Parameter*>& parameters, const ModelConfig& config,
+                       const TensorSource& tensors) {
+  std::set<std::string> names;
+  for (const nn::Parameter* p : parameters)
+    for (const Part& part : p->parts)
+      names.insert(find_place(tensors, config, *parse_tensor_name(part.name))->name);
+  tensors.refuse_non_finite(std::vector<std::string>(names.begin(), names.end()));
+}
+
+void load_one_by_one(Backend& backend, const std::vector<nn::Parameter*>& parameters,
+                     const ModelConfig& config, const TensorSource& tensors) {
   Buffer staging;
   CodeStaging codes;
   nn::PartWriter writer(backend);
-  for (const nn::Parameter* p : others) {
+  for (const nn::Parameter* p : parameters) {
     for (const Part& part : p->parts) {
       const TensorId id = *parse_tensor_name(part.name);
-      const TensorPlace place = *find_place(tensors, model.config(), id);
+      const TensorPlace place = *find_place(tensors, config, id);
       if (keeps_format(*p, tensors, place)) {
-        writer.copy(*p, part, codes.read(tensors, place, model.config(), id, p->packed.format));
+        writer.copy(*p, part, codes.read(tensors, place, config, id, p->packed.format));
       } else {
         const int64_t bytes = part.shape.numel() * size_of(p->type);
         if (staging.bytes() < bytes) staging = Buffer(host_memory(), bytes);
         const Tensor host = staging.tensor(part.shape, p->type);
-        read_tensor(tensors, place, model.config(), id, host);
+        read_tensor(tensors, place, config, id, host);
         writer.write(*p, part, [&](const Tensor& device) { backend.upload(host, device); });
       }
       backend.synchronize();  // the staging area is used again
     }
   }
+}
+
+void load_weights(Backend& backend, Mixtral& model, const TensorSource& tensors) {
+  check_weights(model.config(), tensors);
+  nn::use_plain_rows(backend, model.parameters());
+  std::vector<nn::Parameter*> others;
+  if (backend.kind() == DeviceKind::cpu) {
+    others =
+        load_in_memory(model.parameters(), model.config(), tensors, [&](const nn::Parameter& p) {
+          return backend.preferred_layout(p.packed.format, p.packed.shape);
+        });
+  } else {
+    model.for_each_parameter([&](nn::Parameter& p) { others.push_back(&p); });
+    refuse_non_finite(others, model.config(), tensors);
+  }
+  load_one_by_one(backend, others, model.config(), tensors);
   nn::use_preferred_layouts(backend, model.parameters());
 }
 

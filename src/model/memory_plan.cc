@@ -22,15 +22,21 @@ int64_t MemoryPlan::total() const {
 }
 
 int64_t MemoryPlan::bytes_of(std::string_view name) const {
-  const auto item = std::ranges::find(items, name, &Item::name);
-  return item == items.end() ? 0 : item->bytes;
+  for (const auto* list : {&items, &host_items})
+    if (const auto item = std::ranges::find(*list, name, &Item::name); item != list->end())
+      return item->bytes;
+  return 0;
 }
 
 std::string MemoryPlan::table() const {
   std::string text;
-  for (const Item& item : items)
-    text += fmt::format("  {:<28} {:>12}\n", item.name, format_bytes(item.bytes));
-  return text + fmt::format("  {:<28} {:>12}\n", "total", format_bytes(total()));
+  const auto add = [&](std::string_view name, int64_t bytes) {
+    text += fmt::format("  {:<28} {:>12}\n", name, format_bytes(bytes));
+  };
+  for (const Item& item : items) add(item.name, item.bytes);
+  add("total", total());
+  for (const Item& item : host_items) add(item.name, item.bytes);
+  return text;
 }
 
 int64_t MemoryPlan::arena() const { return bytes_of("activations") + bytes_of("logits, a slice"); }

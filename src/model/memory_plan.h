@@ -18,11 +18,12 @@ struct MemoryPlan {
     int64_t bytes = 0;
   };
   std::vector<Item> items;
+  std::vector<Item> host_items;  // of the host's memory beside a GPU's; no part of the total
 
   int64_t total() const;
   int64_t bytes_of(std::string_view name) const;  // 0 when there is no such item
   int64_t arena() const;                          // of a batch's activations, logits included
-  /// Lines of names and sizes, the total last.
+  /// Lines of names and sizes, the total last, and the host's items behind it.
   std::string table() const;
 };
 

@@ -150,11 +150,16 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
   CHECK(!options.stream_experts || !options.trainable, "streamed experts cannot be trained");
   for (int64_t i = 0; i < config.num_layers; ++i)
     blocks_.push_back(make_block(config, i, table, options));
-  for (size_t i = 1; options.stream_experts && i < blocks_.size(); ++i)
-    blocks_[i - 1].experts.next = {.layer = static_cast<int64_t>(i),
-                                   .router = blocks_[i].experts.router.get(),
-                                   .norm = &blocks_[i].experts_norm,
-                                   .eps = blocks_[i].eps};
+  for (size_t i = 0; options.stream_experts && i < blocks_.size(); ++i) {
+    auto& streaming = blocks_[i].experts.streaming;
+    streaming = {.on = true, .layer = static_cast<int64_t>(i), .next = {}};
+    if (i + 1 == blocks_.size()) break;
+    const Block& after = blocks_[i + 1];
+    streaming.next = {.layer = static_cast<int64_t>(i) + 1,
+                      .router = after.experts.router.get(),
+                      .norm = &after.experts_norm,
+                      .eps = after.eps};
+  }
   if (config.tie_embeddings) {
     head_ = std::make_unique<nn::Linear>(embedding_, /*owner=*/false);
   } else {

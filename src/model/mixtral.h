@@ -47,7 +47,7 @@ class Mixtral {
     /// How keys and values are cached, where it is not `compute`.
     std::optional<ops::CacheType> cache = {};
     /// The experts' weights get no memory: an ExpertCache reads them while they are needed. Of a
-    /// model that is not trainable, on a CPU.
+    /// model that is not trainable.
     bool stream_experts = false;
     bool planned = false;  // only what it allocates counts: nothing is computed for it
 

@@ -16,7 +16,7 @@ using Method = PackedQuantization::Method;
 constexpr std::string_view kCodes = ".qweight", kZeros = ".qzeros", kScales = ".scales",
                            kGroups = ".g_idx", kBias = ".bias", kWeight = ".weight";
 
-const Json* given(const Json& json, const char* key) {
+const Json* named_value(const Json& json, const char* key) {
   const Json* value = json.find(key);
   return value && !value->is_null() ? value : nullptr;
 }
@@ -37,14 +37,14 @@ bool all_zero(std::span<const std::byte> bytes) {
 }  // namespace
 
 std::optional<PackedQuantization> PackedQuantization::read(const Json& config) {
-  const Json* json = given(config, "quantization_config");
-  const Json* method = json && json->is_object() ? given(*json, "quant_method") : nullptr;
+  const Json* json = named_value(config, "quantization_config");
+  const Json* method = json && json->is_object() ? named_value(*json, "quant_method") : nullptr;
   if (!method || (method->as_string() != "awq" && method->as_string() != "gptq"))
     return std::nullopt;
   PackedQuantization how;
   how.method = method->as_string() == "awq" ? Method::awq : Method::gptq;
   const auto integer = [&](const char* key, int64_t& field) {
-    if (const Json* value = given(*json, key)) field = value->as_int();
+    if (const Json* value = named_value(*json, key)) field = value->as_int();
   };
   integer("w_bit", how.bits);
   integer("bits", how.bits);
@@ -58,12 +58,12 @@ std::optional<PackedQuantization> PackedQuantization::read(const Json& config) {
   if (how.group != -1 && (how.group < 1 || how.group > int64_t{1} << 20))
     throw Error(
         fmt::format("{}: group_size is {}; expected -1 or at least 1", json->where(), how.group));
-  if (const Json* version = given(*json, "version"); version && how.method == Method::awq &&
+  if (const Json* version = named_value(*json, "version"); version && how.method == Method::awq &&
                                                      version->as_string() != "gemm" &&
                                                      version->as_string() != "GEMM")
     throw Error(fmt::format("{}: expected \"gemm\", found \"{}\", which is not read",
                             version->where(), printable(version->as_string())));
-  if (const Json* format = given(*json, "checkpoint_format");
+  if (const Json* format = named_value(*json, "checkpoint_format");
       format && how.method == Method::gptq) {
     if (format->as_string() != "gptq" && format->as_string() != "gptq_v2")
       throw Error(

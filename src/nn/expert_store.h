@@ -25,11 +25,12 @@ class ExpertStore {
   virtual void expect(int64_t layer, std::span<const int32_t> experts) = 0;
   /// The needed experts in the order in which a product comes by them soonest.
   virtual std::vector<int32_t> order(int64_t layer, ExpertProduct product) = 0;
-  /// Waits until a needed expert's weights are in memory, where they stay until they are given
-  /// back. One weight [1, O, I] a parameter of the projection. Throws Error where they could not be
-  /// read.
+  /// Waits until a needed expert's weights are in the device's memory, where they stay until they
+  /// are given back. One weight [1, O, I] a parameter of the projection. Throws Error where they
+  /// could not be read.
   virtual std::span<const ops::Weight> hold(int64_t layer, ExpertProduct product,
                                             int32_t expert) = 0;
+  /// Once the work that was issued so far is done, the weights may go.
   virtual void give_back(int64_t layer, ExpertProduct product, int32_t expert) = 0;
 };
 

@@ -1,7 +1,7 @@
 #include "nn/moe.h"
 
 #include <algorithm>
-#include <numeric>
+#include <span>
 #include <vector>
 
 namespace mixtral::nn {
@@ -31,6 +31,13 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& s
     s.expert = report->expert;
   }
 
+  Tensor told;  // offsets, this layer's and the next one's, which the host reads
+  if (streaming.on) {
+    CHECK(!saved, "streamed experts are for inference");
+    told = ctx.allocate({streaming.next.router ? 2 : 1, router->outputs() + 1}, Dtype::i32);
+    s.offsets = told[0];
+  }
+
   router->forward(ctx, x, sequences.groups, s.logits);
   ctx.run(ops::Route{.logits = s.logits,
                      .positions = positions,
@@ -48,7 +55,10 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& s
                                   .z = report->z,
                                   .entropy = report->entropy});
   }
-  if (next.router) look_ahead(ctx, residual, positions);
+  if (told) {
+    if (streaming.next.router) look_ahead(ctx, residual, positions, told[1]);
+    announce(ctx, told);
+  }
   const RowGroups groups = sequences.adapters.sort(ctx, s.source, s.offsets, experts_per_token);
   const Tensor h = ctx.allocate({rows, down->inputs()});
   {
@@ -71,14 +81,15 @@ void MixtureOfExperts::forward(Context& ctx, const Tensor& x, const Sequences& s
   ctx.run(ops::CombineRows{.y = ys, .slot = s.slot, .residual = residual, .out = out});
 }
 
-void MixtureOfExperts::look_ahead(Context& ctx, const Tensor& residual,
-                                  const Tensor& positions) const {
+/// Asks the next layer's router with this layer's residual.
+void MixtureOfExperts::look_ahead(Context& ctx, const Tensor& residual, const Tensor& positions,
+                                  const Tensor& offsets) const {
   const ArenaScope scope(ctx.arena());
+  const Next& next = streaming.next;
   const Tensor x = ctx.allocate(residual.shape());
   ctx.run(ops::RmsNorm{.x = residual, .weight = next.norm->value, .y = x, .eps = next.eps});
   const int64_t n = x.dim(0), k = experts_per_token, e = next.router->outputs();
   const Tensor logits = ctx.allocate({n, e}, ctx.statistics());
-  const Tensor offsets = ctx.allocate({e + 1}, Dtype::i32);
   next.router->forward(ctx, x, {}, logits);
   ctx.run(ops::Route{.logits = logits,
                      .positions = positions,
@@ -87,14 +98,30 @@ void MixtureOfExperts::look_ahead(Context& ctx, const Tensor& residual,
                      .slot = ctx.allocate({n, k}, Dtype::i32),
                      .source = ctx.allocate({n * k}, Dtype::i32),
                      .offsets = offsets});
-  if (!next.store) return;
-  const int32_t* const begin = offsets.as<int32_t>();
-  const auto rows = [&](int32_t expert) { return begin[expert + 1] - begin[expert]; };
-  std::vector<int32_t> experts(static_cast<size_t>(e));
-  std::iota(experts.begin(), experts.end(), 0);
-  std::erase_if(experts, [&](int32_t expert) { return rows(expert) == 0; });
-  std::ranges::stable_sort(experts, std::ranges::greater(), rows);
-  next.store->expect(next.layer, experts);
+}
+
+/// Brings the routers' choices to the host, and tells the store.
+void MixtureOfExperts::announce(Context& ctx, const Tensor& offsets) const {
+  if (!streaming.store) return;
+  const auto all = static_cast<size_t>(offsets.dim(1));
+  std::vector<int32_t> begins(static_cast<size_t>(offsets.numel()));
+  ctx.backend().download(offsets, Tensor(std::span(begins)));
+  const auto chosen = [&](std::span<const int32_t> begin) {
+    std::vector<int32_t> experts;
+    for (size_t e = 0; e + 1 < all; ++e)
+      if (begin[e] < begin[e + 1]) experts.push_back(static_cast<int32_t>(e));
+    return experts;
+  };
+  streaming.store->need(streaming.layer, chosen(std::span(begins).first(all)));
+  if (begins.size() == all) return;
+  const std::span<const int32_t> next = std::span(begins).last(all);
+  const auto rows = [&](int32_t expert) {
+    const auto e = static_cast<size_t>(expert);
+    return next[e + 1] - next[e];
+  };
+  std::vector<int32_t> likely = chosen(next);
+  std::ranges::stable_sort(likely, std::ranges::greater(), rows);
+  streaming.store->expect(streaming.next.layer, likely);
 }
 
 void MixtureOfExperts::backward(Context& ctx, const Tensor& dout, const Tensor& x,

@@ -47,11 +47,18 @@ class MixtureOfExperts {
     const Projection* router = nullptr;
     const Parameter* norm = nullptr;  // of its experts' input
     double eps = 0;
+  };
+
+  /// What this layer is to say of the experts that it needs, where they are streamed.
+  struct Streaming {
+    bool on = false;
+    int64_t layer = 0;
+    Next next;
     ExpertStore* store = nullptr;  // that is told; null in a plan
   };
 
   int64_t experts_per_token = 2;  // k
-  Next next;
+  Streaming streaming;
   std::unique_ptr<Projection> router;   // [E, D]
   std::unique_ptr<Projection> gate_up;  // [E, 2F, D]: w1's rows, then w3's
   std::unique_ptr<Projection> down;     // [E, D, F]
@@ -69,7 +76,9 @@ class MixtureOfExperts {
   void for_each_parameter(const ParameterVisitor& visit);
 
  private:
-  void look_ahead(Context& ctx, const Tensor& residual, const Tensor& positions) const;
+  void look_ahead(Context& ctx, const Tensor& residual, const Tensor& positions,
+                  const Tensor& offsets) const;
+  void announce(Context& ctx, const Tensor& offsets) const;
 };
 
 }  // namespace mixtral::nn

@@ -1,5 +1,6 @@
 #include "nn/streamed_experts.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mixtral::nn {
@@ -27,6 +28,14 @@ class HeldExpert {
   int32_t expert_;
   std::span<const ops::Weight> weights_;
 };
+
+/// Whether an expert's rows are multiplied alone: their places are known where memory is the
+/// host's.
+bool multiplies_slices(Context& ctx) { return ctx.backend().kind() == DeviceKind::cpu; }
+
+RowGroups rows_of(const RowGroups& rows, int32_t expert) {
+  return {.offsets = rows.offsets.slice(expert, expert + 2)};
+}
 
 void set_weight(Parameter& parameter, const ops::Weight& weight) {
   if (weight.dense())
@@ -57,17 +66,12 @@ StreamedExperts::StreamedExperts(int64_t layer, ExpertProduct product,
   }
 }
 
-void StreamedExperts::multiply(Context& ctx, const Tensor& x, const Tensor& y,
-                               std::span<const ops::Weight> weights) const {
-  for (size_t i = 0; i < one_.size(); ++i) {
-    set_weight(one_[i]->parameter(), weights[i]);
-    one_[i]->forward(ctx, x, {}, y);
-  }
+void StreamedExperts::set_weights(std::span<const ops::Weight> weights) const {
+  for (size_t i = 0; i < one_.size(); ++i) set_weight(one_[i]->parameter(), weights[i]);
 }
 
-void StreamedExperts::forward(Context& ctx, const Tensor& x, const RowGroups& rows,
-                              const Tensor& y) const {
-  CHECK(rows.offsets, "rows without their experts");
+template <class Body>
+void StreamedExperts::for_each_expert(const Tensor& x, const Body& body) const {
   if (!store_) {
     CHECK(planned_, "experts without a store");
     std::vector<ops::Weight> weights;
@@ -76,21 +80,40 @@ void StreamedExperts::forward(Context& ctx, const Tensor& x, const RowGroups& ro
       weights.push_back(ops::make_weight(
           {1, parameter.shape[1], parameter.shape[2]}, *parameter.format,
           [&](Shape shape, Dtype dtype) { return Tensor(x.data(), shape, dtype); }));
-    multiply(ctx, x, y, weights);
+    set_weights(weights);
+    body(-1);
     return;
-  }
-  const int32_t* offsets = rows.offsets.as<int32_t>();
-  if (product_ == ExpertProduct::gate_up) {
-    std::vector<int32_t> used;
-    for (int32_t e = 0; e < groups(); ++e)
-      if (offsets[e] < offsets[e + 1]) used.push_back(e);
-    store_->need(layer_, used);
   }
   for (const int32_t e : store_->order(layer_, product_)) {
     const HeldExpert held(*store_, layer_, product_, e);
-    multiply(ctx, x.slice(offsets[e], offsets[e + 1]), y.slice(offsets[e], offsets[e + 1]),
-             held.weights());
+    set_weights(held.weights());
+    body(e);
   }
+}
+
+void StreamedExperts::forward(Context& ctx, const Tensor& x, const RowGroups& rows,
+                              const Tensor& y) const {
+  CHECK(rows.offsets, "rows without their experts");
+  for_each_expert(x, [&](int32_t e) {
+    Tensor its_x = x, its_y = y;
+    RowGroups groups;
+    if (!multiplies_slices(ctx)) {
+      groups = rows_of(rows, std::max(e, 0));
+    } else if (e >= 0) {
+      const int32_t* const offsets = rows.offsets.as<int32_t>();
+      its_x = x.slice(offsets[e], offsets[e + 1]);
+      its_y = y.slice(offsets[e], offsets[e + 1]);
+    }
+    for (const auto& part : one_) part->forward(ctx, its_x, groups, its_y);
+  });
+}
+
+void StreamedExperts::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
+                                     const RowGroups& rows) const {
+  if (one_.size() > 1 || multiplies_slices(ctx)) return Projection::forward_swiglu(ctx, op, rows);
+  for_each_expert(op.x, [&](int32_t e) {
+    one_.front()->forward_swiglu(ctx, op, rows_of(rows, std::max(e, 0)));
+  });
 }
 
 void StreamedExperts::backward_input(Context&, const Tensor&, const RowGroups&, const Tensor&,

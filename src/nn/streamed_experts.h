@@ -9,9 +9,12 @@
 namespace mixtral::nn {
 
 /// A projection of a layer's experts whose weights are in memory one by one, as an ExpertStore has
-/// them: y = x @ W[e]ᵀ for the rows of each expert, in the store's order. Rows are computed as
-/// Linear and Stacked do, expert by expert, so that on a device where a row's bits do not depend on
-/// its batch the results are theirs. For inference; it has no parameters to visit.
+/// them: y = x @ W[e]ᵀ for the rows of each expert, in the store's order, once the store was told
+/// what the layer needs. Rows are computed as Linear and Stacked do, expert by expert. On a CPU a
+/// product is of an expert's rows alone: a row's bits do not depend on its batch. Elsewhere it is
+/// of all rows, of which the expert's offsets name some, so that the backend chooses the kernel
+/// that it chooses for all experts at once. So the results are those of experts that are all in
+/// memory. For inference; it has no parameters to visit.
 class StreamedExperts : public Projection {
  public:
   /// Several parameters stand side by side, as in Stacked. Each is [E, O, I], says formats and
@@ -31,6 +34,8 @@ class StreamedExperts : public Projection {
   int64_t inputs() const override { return parameters_.front().shape[2]; }
   void forward(Context& ctx, const Tensor& x, const RowGroups& rows,
                const Tensor& y) const override;
+  void forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,
+                      const RowGroups& rows) const override;
   void backward_input(Context& ctx, const Tensor& dy, const RowGroups& rows, const Tensor& dx,
                       Write write) const override;
   void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
@@ -39,8 +44,10 @@ class StreamedExperts : public Projection {
   void for_each_parameter(const ParameterVisitor&) override {}
 
  private:
-  void multiply(Context& ctx, const Tensor& x, const Tensor& y,
-                std::span<const ops::Weight> weights) const;
+  /// Calls body(e) with each expert's weights in one_; once, where nothing but memory counts.
+  template <class Body>
+  void for_each_expert(const Tensor& x, const Body& body) const;
+  void set_weights(std::span<const ops::Weight> weights) const;
 
   ExpertStore* store_ = nullptr;
   int64_t layer_;

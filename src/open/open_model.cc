@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "backends/registry.h"
 #include "base/advice.h"
@@ -234,27 +235,31 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     if (!o.draft_model.empty()) draft = find_draft(o, source, shape, *open.backend, note);
     const int64_t drafting = draft ? draft->bytes(*open.backend) : 0;
     memory.available = std::max<int64_t>(0, memory.available - drafting);
-    if (o.random_weights && o.expert_memory)
+    const ExpertSource experts{.model = source, .drawn = o.random_weights || source.is_builtin()};
+    const bool gpu = open.backend->kind() == DeviceKind::gpu;
+    if (o.random_weights && o.expert_memory && !gpu)
       throw setting_error("expert-memory", "weights that are drawn cannot be read from files");
-    // A budget is kept by refusing: to read experts instead is for who asks for it.
-    if (o.random_weights || (most && !o.expert_memory))
+    // A budget is kept by refusing: to stream experts instead is for who asks for it.
+    if ((o.random_weights && !gpu) || (most && !o.expert_memory))
       require_memory(*make_planning_backend(open.backend.get()), shape, memory);
     else
-      streaming = plan_streaming(*open.backend, source, shape, memory, o.expert_memory);
+      streaming = plan_streaming(*open.backend, experts, shape, memory, o.expert_memory);
     if (streaming) {
       options.stream_experts = shape.options.stream_experts = true;
       shape.expert_memory = streaming->memory;
       if (note) note("note: " + describe(*streaming));
-      drop_cached_files(source.tensors());
+      if (!streaming->in_host) drop_cached_files(source.tensors());
     }
     planned.bytes =
         plan_inference(*make_planning_backend(open.backend.get()), shape).total() + drafting;
   }
   const WeightsFrom weights{.random = o.random_weights, .seed = o.seed};
   open.model = open_weights(*open.backend, source, options, weights, note);
-  if (streaming)
-    open.experts = std::make_unique<ExpertCache>(*open.backend, *open.model, source.tensors(),
-                                                 ExpertCache::Options{.memory = streaming->memory});
+  if (streaming) {
+    OpenedExperts experts = open_experts(*open.backend, *open.model, *streaming, source, weights);
+    open.host_experts = std::move(experts.host);
+    open.experts = std::move(experts.cache);
+  }
   open.draft_tokens = o.draft_tokens;
   if (draft)
     open.draft_model =

@@ -11,6 +11,7 @@
 #include "model/adapter.h"
 #include "model/adapter_set.h"
 #include "model/expert_cache.h"
+#include "model/host_experts.h"
 #include "model/mixtral.h"
 #include "open/model_source.h"
 #include "train/training_plan.h"
@@ -64,8 +65,9 @@ struct OpenOptions {
   // that drafts them (empty: they are looked up in the sequence).
   int64_t draft_tokens = 0;
   std::string draft_model = {};
-  /// Bytes for experts that are read from the disk while they are needed; absent: that is so where
-  /// the model does not fit. In inference without `pass`.
+  /// Bytes of the device for experts, of which the others are read from the disk, or copied from
+  /// the host's memory to a GPU, while they are needed; absent: that is so where the model does not
+  /// fit. In inference without `pass`.
   std::optional<int64_t> expert_memory = {};
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.
@@ -77,6 +79,7 @@ struct OpenedModel {
   std::unique_ptr<Backend> backend;
   Precision precision;
   std::unique_ptr<Mixtral> model;
+  std::unique_ptr<HostExperts> host_experts;  // where a GPU's are streamed; else null
   std::unique_ptr<ExpertCache>
       experts;                       // where they are streamed; else null. Goes before the model
   std::unique_ptr<Adapter> adapter;  // where one is tuned; else null. Goes before the model

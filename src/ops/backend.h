@@ -27,6 +27,32 @@ class Program {
   virtual void replay() = 0;
 };
 
+/// A point in the order of a device's work, for which copies beside that work can wait.
+class Fence {
+ public:
+  virtual ~Fence() = default;
+  /// Moves it behind all work that was issued so far. A call of its backend. What fails shows at
+  /// the backend's next call.
+  virtual void set() noexcept = 0;
+};
+
+/// Copies between a device and ordinary memory that run beside the device's work. A lane has one
+/// user at a time, whatever others do with its backend meanwhile; it goes before the backend.
+class CopyLane {
+ public:
+  virtual ~CopyLane() = default;
+  /// Copies once the work before `after` is done. Returns when the bytes are there for work that is
+  /// issued from then on. They cross at full speed where the host's pages are locked.
+  virtual void to_device(const void* host, void* device, int64_t bytes, const Fence& after) = 0;
+  virtual void to_host(const void* device, void* host, int64_t bytes, const Fence& after) = 0;
+};
+
+/// Keeps pages of ordinary memory where they are, as long as it lives.
+class LockedPages {
+ public:
+  virtual ~LockedPages() = default;
+};
+
 enum class DeviceKind : uint8_t { reference, cpu, gpu };
 
 /// A device: its memory, and every op. Work is issued in order and may complete later; copies to
@@ -99,6 +125,15 @@ class Backend : public Allocator {
   /// mark, and waits for no work issued since, which must not write there.
   virtual void mark() {}
   virtual void download_marked(const Tensor& device, const Tensor& host) { download(device, host); }
+
+  /// Behind no work yet.
+  virtual std::unique_ptr<Fence> make_fence();
+  virtual std::unique_ptr<CopyLane> make_copy_lane();
+  /// Makes whole pages of ordinary memory fit for a lane's full speed; null where no lane gains by
+  /// it. They must have been written to. Throws Error where the system does not lock so many.
+  virtual std::unique_ptr<LockedPages> lock_pages(void* /*data*/, int64_t /*bytes*/) {
+    return nullptr;
+  }
 
   /// Notes the moment at which the work issued so far is done, and returns its number. In a
   /// recording, each replay notes it anew. For profiles.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -63,6 +64,35 @@ TEST_F(CudaBackend, ManySmallUploadsKeepTheirOrder) {
   for (int32_t i = 0; i < 5000; ++i) backend_->upload(Tensor(&i, {1}, Dtype::i32), device);
   backend_->download(device, Tensor(&back, {1}, Dtype::i32));
   EXPECT_EQ(back, 4999);
+}
+
+TEST_F(CudaBackend, LanesCopyBesideTheWorkAndBehindAFence) {
+  constexpr int64_t kCount = int64_t{8} << 20;
+  const Buffer host(host_memory(), kCount * 4), first(*backend_, kCount * 4),
+      second(*backend_, kCount * 4);
+  const Tensor values = host.tensor({kCount}, Dtype::f32),
+               from = first.tensor({kCount}, Dtype::f32), to = second.tensor({kCount}, Dtype::f32);
+  std::ranges::fill(values.span<float>(), 2.0F);
+  const auto locked = backend_->lock_pages(host.data(), host.bytes());
+  const auto fence = backend_->make_fence(), none = backend_->make_fence();
+  const auto lane = backend_->make_copy_lane();
+  for (int i = 0; i < 20; ++i) {
+    backend_->run(ops::Fill{.x = from, .value = 1});
+    for (int times = 0; times < 10; ++times) backend_->run(ops::Convert{.x = from, .y = to});
+    fence->set();
+    lane->to_device(host.data(), first.data(), host.bytes(), *fence);  // not before they are read
+    std::vector<float> seen(static_cast<size_t>(kCount));
+    backend_->download(to, Tensor(std::span(seen)));
+    ASSERT_EQ(std::ranges::count(seen, 1.0F), kCount);
+    backend_->run(ops::Convert{.x = from, .y = to});  // what arrived
+    fence->set();
+    std::ranges::fill(seen, 0.0F);
+    lane->to_host(second.data(), seen.data(), host.bytes(), *fence);
+    ASSERT_EQ(std::ranges::count(seen, 2.0F), kCount);
+  }
+  lane->to_device(host.data(), first.data(), host.bytes(), *none);  // behind nothing
+  EXPECT_THAT([&] { (void)backend_->lock_pages(host.data(), host.bytes()); },
+              testing::Throws<Error>());  // once is enough
 }
 
 TEST_F(CudaBackend, RefusesMoreMemoryThanThereIsAndGoesOn) {

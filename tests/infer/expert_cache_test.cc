@@ -388,7 +388,7 @@ TEST_F(ExpertCacheTest, IsPlannedWithTheExpertsThatAreInMemory) {
   shape.expert_memory = memory_for(*model, 2);
   const MemoryPlan plan = plan_inference(*planner, shape);
   EXPECT_EQ(plan.bytes_of("experts in memory"),
-            2 * sizes.least_bytes() + ExpertSizes::staging_bytes());
+            2 * sizes.least_bytes() + ExpertCache::staging_bytes());
   EXPECT_EQ(plan.bytes_of("weights") + sizes.all_bytes(), whole.bytes_of("weights"));
 }
 

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "ops/backend.h"
+
+namespace mixtral::cuda {
+
+/// A point in a stream's work.
+class StreamFence final : public Fence {
+ public:
+  explicit StreamFence(cudaStream_t stream);
+  ~StreamFence() override;
+  StreamFence(const StreamFence&) = delete;
+  StreamFence& operator=(const StreamFence&) = delete;
+
+  void set() noexcept override;
+  cudaEvent_t event() const { return event_; }
+
+ private:
+  cudaStream_t stream_;
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Copies on a stream of its own. Of several lanes, one's copy is on its way while another's thread
+/// wakes up.
+class StreamLane final : public CopyLane {
+ public:
+  explicit StreamLane(int device);
+  ~StreamLane() override;
+  StreamLane(const StreamLane&) = delete;
+  StreamLane& operator=(const StreamLane&) = delete;
+
+  void to_device(const void* host, void* device, int64_t bytes, const Fence& after) override;
+  void to_host(const void* device, void* host, int64_t bytes, const Fence& after) override;
+
+ private:
+  void copy(const void* from, void* to, int64_t bytes, cudaMemcpyKind kind, const Fence& after);
+
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t done_ = nullptr;
+};
+
+/// Pages that the driver keeps in memory and that every GPU may read.
+class RegisteredPages final : public LockedPages {
+ public:
+  RegisteredPages(void* data, int64_t bytes);
+  ~RegisteredPages() override;
+  RegisteredPages(const RegisteredPages&) = delete;
+  RegisteredPages& operator=(const RegisteredPages&) = delete;
+
+ private:
+  void* data_;
+};
+
+}  // namespace mixtral::cuda
