@@ -42,8 +42,8 @@ double product_seconds(Backend& backend, const Precision& precision, int64_t sid
 }  // namespace
 
 void Ceilings::raise(const Ceilings& other) {
-  for (double Ceilings::*const each : {&Ceilings::read, &Ceilings::copy, &Ceilings::product,
-                                       &Ceilings::f32, &Ceilings::bf16, &Ceilings::int8})
+  for (double Ceilings::* const each : {&Ceilings::read, &Ceilings::copy, &Ceilings::product,
+                                        &Ceilings::f32, &Ceilings::bf16, &Ceilings::int8})
     this->*each = std::max(this->*each, other.*each);
 }
 

@@ -179,7 +179,7 @@ TEST(Completion, InBashKnowsCommandsOptionsAndValues) {
   };
   EXPECT_THAT(complete("mixtral"), HasSubstr("pretrain"));
   EXPECT_THAT(complete("mixtral data"), HasSubstr("stories"));
-  EXPECT_EQ(complete("mixtral generate --dtype"), "auto fp32 bf16 fp64\n");
+  EXPECT_EQ(complete("mixtral generate --dtype"), "auto fp32 bf16 fp8 fp64\n");
   EXPECT_THAT(printed_by("bash", script + "\nCOMP_WORDS=(mixtral generate --to); COMP_CWORD=2\n"
                                           "_mixtral; echo \"${COMPREPLY[@]}\"\n"),
               HasSubstr("--top-k"));
@@ -210,7 +210,9 @@ TEST(ManPage, HasEveryCommandAndOption) {
   EXPECT_THAT(o.out, StartsWith(".TH MIXTRAL 1"));
   for_each(all_commands(), [&](const CommandRow& command) {
     if (command.path == "mixtral") return;
-    EXPECT_THAT(o.out, HasSubstr(".SS " + command.path));
+    std::string escaped;
+    for (const char c : command.path) escaped += c == '-' ? "\\-" : std::string(1, c);
+    EXPECT_THAT(o.out, HasSubstr(".SS " + escaped));
   });
   EXPECT_THAT(o.out, HasSubstr("\\-\\-max\\-tokens"));
 }
