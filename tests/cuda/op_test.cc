@@ -215,7 +215,8 @@ void cross_entropy_rounded(Rig& rig, int64_t rows, int64_t vocabulary) {
       .dlogits = rig.output("dlogits", {rows, vocabulary})});
 }
 
-void sample(Rig& rig, int64_t vocabulary) {
+/// `times` each of many settings.
+void sample(Rig& rig, int64_t vocabulary, size_t times) {
   std::vector<ops::SamplingSettings> settings;
   for (int32_t top_k : {0, 1, 40, 5000})
     for (float top_p : {1.0f, 0.9f, 0.3f})
@@ -227,6 +228,9 @@ void sample(Rig& rig, int64_t vocabulary) {
                               .min_p = min_p,
                               .repeat_penalty = top_k == 40 ? 1.2f : 1.0f,
                               .seed = settings.size()});
+  const size_t distinct = settings.size();
+  while (settings.size() < times * distinct)
+    settings.push_back(settings[settings.size() - distinct]);
   const auto count = static_cast<int64_t>(settings.size());
   rig.set_inner(vocabulary);
   rig.run(ops::Sample{
@@ -427,7 +431,8 @@ std::vector<OpCase> large_cases() {
   for (const int64_t vocabulary : {32000, 1001})
     add(fmt::format("CrossEntropy_rounded_v{}", vocabulary), bf16,
         [=](Rig& rig) { cross_entropy_rounded(rig, 4, vocabulary); });
-  add("Sample_v32000", f32, [](Rig& rig) { sample(rig, 32000); });
+  add("Sample_v32000", f32, [](Rig& rig) { sample(rig, 32000, 1); });
+  add("Sample_many_rows", f32, [](Rig& rig) { sample(rig, 1000, 10); });
   add("AdamW_f32_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::f32); });
   add("AdamW_bf16_state", f32, [](Rig& rig) { adamw(rig, 10007, Dtype::bf16); });
   return cases;
