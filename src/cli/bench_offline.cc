@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "backends/registry.h"
 #include "base/messages.h"
@@ -298,6 +299,7 @@ void run_bench_offline(const OfflineBench& o) {
     engine->submit(work.request(config, work.size() + i, kWarmupTokens));
   engine->run();
   std::vector<Request> requests;
+  requests.reserve(static_cast<size_t>(work.size()));
   for (int64_t i = 0; i < work.size(); ++i) requests.push_back(work.request(config, i));
   const bool shown = !o.common.quiet && !o.common.json && ::isatty(STDERR_FILENO) != 0;
   const OfflineRun run = serve_offline(*engine, std::move(requests), shown);

@@ -40,6 +40,7 @@ fs::path default_path(const PlotOptions& o) {
 
 void plot(const PlotOptions& o) {
   std::vector<PlottedRun> runs;
+  runs.reserve(o.runs.size());
   for (const std::string& path : o.runs) runs.push_back(load_run(path));
   // Runs of the same name are told apart by their whole paths.
   for (size_t i = 0; i < runs.size(); ++i) {

@@ -1,4 +1,5 @@
 // The bench command: its figures belong together, and its flags are checked.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -177,7 +178,8 @@ TEST(Bench, RefusesWhatItCannotMeasure) {
         arguments.push_back(values.contains(flag) ? values.at(flag) : "4");
       const Outcome o = run_command(arguments);
       EXPECT_EQ(o.code, 2) << work << " " << flag;
-      EXPECT_NE(o.err.find("bench " + work + " has no use for " + flag), std::string::npos)
+      EXPECT_NE(o.err.find(fmt::format("bench {} has no use for {}", work, flag)),
+                std::string::npos)
           << o.err;
     }
   const Outcome large = run_command({"bench", "decode", "--model", "8x7b", "--layers", "1024"});
