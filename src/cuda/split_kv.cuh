@@ -54,7 +54,7 @@ constexpr int kCombineThreads = 128;
 /// all of its loads are under way at once.
 template <int n, class K>
 __global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K> op, Splits to) {
-  constexpr int kWarps = kCombineThreads / kWarp, kTotals = kMostSplits / kWarp, kParts = 16;
+  constexpr int kWarps = kCombineThreads / kWarp, kTotals = kMostSplits / kWarp, kParts = 12;
   __shared__ float shares[kWarps][kMostSplits];
   __shared__ float parts[kWarps][kMostHeadWidth];
   wait_for_previous();
