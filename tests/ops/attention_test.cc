@@ -77,7 +77,8 @@ TEST(CachedAttentionOnAGpu, ALongRunIsTakenInTilesHoweverManySequencesTheCacheHa
         .rows = ctx.allocate({tokens}, Dtype::i32),
         .cache = {.keys = ctx.allocate({512, 16, heads.kv, heads.width}),
                   .values = ctx.allocate({512, 16, heads.kv, heads.width}),
-                  .table = ctx.allocate({256, 32}, Dtype::i32)},
+                  .table = ctx.allocate({256, 32}, Dtype::i32),
+                  .type = ops::CacheType::bf16},
         .out = ctx.allocate({tokens, heads.query * heads.width}),
         .heads = heads,
         .decode_rows = decode_rows};
