@@ -327,8 +327,10 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
         const auto tokens = static_cast<int64_t>(at.size());
         const Tensor batch = random({tokens, heads.columns()});
         context_.run(ops::Convert{qkv.slice(begin, end), batch.slice(2, tokens)});
-        const ops::KvView cache{
-            .keys = keys, .values = values, .table = indices(table).reshape({2, pages})};
+        const ops::KvView cache{.keys = keys,
+                                .values = values,
+                                .table = indices(table).reshape({2, pages}),
+                                .type = ops::cache_type_of(keys.dtype())};
         context_.run(ops::CacheAppend{.qkv = batch,
                                       .positions = indices(at),
                                       .rows = indices(rows),
@@ -374,9 +376,11 @@ TEST_P(Batch, CachedAttentionOfOneTokenOverManyKeysEqualsAttention) {
     std::vector<int32_t> at, table;
     for (int64_t p = 0; p < count; ++p) at.push_back(static_cast<int32_t>(p));
     for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>(pages - 1 - i));
-    const ops::KvView cache{.keys = random(shape),
-                            .values = random(shape),
-                            .table = indices(table).reshape({1, pages})};
+    const Tensor keys = random(shape), values = random(shape);
+    const ops::KvView cache{.keys = keys,
+                            .values = values,
+                            .table = indices(table).reshape({1, pages}),
+                            .type = ops::cache_type_of(keys.dtype())};
     context_.run(
         ops::CacheAppend{.qkv = qkv,
                          .positions = indices(at),
