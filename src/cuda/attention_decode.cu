@@ -13,12 +13,12 @@
 // head with up to 8 of its query heads, and one split of the keys. Its warps go through tiles of 16
 // keys of their own, and meet only at the end.
 //
-// A lane copies (cp.async) just those bytes of a tile that it multiplies, into slots of its own: 16
-// KB of keys and values are under way for each warp, without registers and without meetings. The
-// products are transposed, S^T = K q^T and o^T = V^T p^T, so that keys and values are the operand
-// of 16 rows and the query heads that of 8 columns; a lane's bytes of a row are neighbours in
-// memory, because the order within a sum is free where both factors follow it, and the order of o's
-// columns is that of its stores.
+// A lane copies (cp.async) just those bytes of a tile that it multiplies, into slots of its own: 12
+// to 16 KB of keys and values are under way for each warp, without registers and without meetings.
+// The products are transposed, S^T = K q^T and o^T = V^T p^T, so that keys and values are the
+// operand of 16 rows and the query heads that of 8 columns; a lane's bytes of a row are neighbours
+// in memory, because the order within a sum is free where both factors follow it, and the order of
+// o's columns is that of its stores.
 //
 // Codes of 8 bits become pairs of f16 in registers, exactly. Keys' scales multiply the scores.
 // Values' scales go into the weights; so that these are in f16's range, they are relative to the
@@ -28,10 +28,13 @@ namespace mixtral::cuda {
 namespace {
 
 constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
-constexpr int kDecodeHeads = 8;    // query heads of a block, at most
-constexpr int kTileKeys = 16;      // of a warp
-constexpr int kWarpBytes = 16384;  // of keys and values under way
-constexpr int kBlocks = 2;         // of a multiprocessor
+constexpr int kDecodeHeads = 8;  // query heads of a block, at most
+constexpr int kTileKeys = 16;    // of a warp
+constexpr int kBlocks = 3;       // of a multiprocessor
+
+/// Bytes of keys and values under way for a warp: as many as leave room for all blocks.
+template <class K>
+constexpr int kWarpBytes = kIsCode<K> ? 12288 : 16384;
 
 /// A warp's slots: `kStages` tiles of keys and values in heads of `width`.
 template <class K, int width>
@@ -43,7 +46,7 @@ struct Ring {
   static constexpr int kScales = kIsCode<K> ? kWarp * 4 : 0;         // bytes
   static constexpr int kValuesAt = kTileKeys * kRow, kScalesAt = 2 * kValuesAt;
   static constexpr int kStage = kScalesAt + kScales;
-  static constexpr int kStages = kWarpBytes / kScalesAt;
+  static constexpr int kStages = kWarpBytes<K> / kScalesAt;
   static constexpr int kBytes = kStages * kStage;
 };
 
