@@ -112,10 +112,11 @@ std::optional<ExpertStreaming> plan_streaming(const Backend& backend, const Expe
   if (const int64_t limit = in_host ? host_limit(source) : 0; in_host && sizes.all_bytes() > limit)
     throw setting_error(
         "expert-memory",
-        fmt::format("all experts stand in the host's memory beside it, and take {} there, of {} "
-                    "that are free; give ‹quantize-base›, a smaller model, or a machine with more "
-                    "memory",
-                    format_bytes(sizes.all_bytes()), format_bytes(std::max<int64_t>(0, limit))));
+        fmt::format(
+            "all experts stand in the host's memory beside it, and take {} there, of {} "
+            "that are free; give ‹quantize-base nf4›, a smaller model, or a machine with more "
+            "memory",
+            format_bytes(sizes.all_bytes()), format_bytes(std::max<int64_t>(0, limit))));
   const ExpertStreaming result{
       .memory = sizes.used_bytes(*asked), .sizes = sizes, .whole = whole, .in_host = in_host};
   require_memory(*planner, streamed(shape, result.memory), memory);

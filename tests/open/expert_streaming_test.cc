@@ -97,8 +97,8 @@ TEST_F(ExpertStreamingTest, OfAGpuNeedsRoomForAllExpertsInTheHostsMemory) {
   EXPECT_EQ(plan.bytes_of("experts on the device"), streaming->memory);
   EXPECT_EQ(plan.bytes_of("experts in host memory"), all);
   EXPECT_THAT(plan.table(), AllOf(HasSubstr("experts on the device"),
-                                  HasSubstr("experts in host memory"), HasSubstr("48.00 MiB")));
-  EXPECT_THAT(describe(*streaming), HasSubstr("stand in the host's memory (48.00 MiB)"));
+                                  HasSubstr("experts in host memory"), HasSubstr("48.0 MiB")));
+  EXPECT_THAT(describe(*streaming), HasSubstr("stand in the host's memory (48.0 MiB)"));
   // Quantized when they are loaded, or drawn: all the same.
   InferenceShape packed = shape_;
   packed.options.quantization = ops::WeightFormat::nf4;
@@ -111,8 +111,8 @@ TEST_F(ExpertStreamingTest, OfAGpuNeedsRoomForAllExpertsInTheHostsMemory) {
       plan_streaming(*gpu, {.model = source(), .host_memory = host}, shape_, memory(whole), asked);
     });
   };
-  EXPECT_THAT(refused(all, all), AllOf(HasSubstr("expert-memory"), HasSubstr("take 48.00 MiB"),
-                                       HasSubstr("46.50 MiB that are free")));
+  EXPECT_THAT(refused(all, all), AllOf(HasSubstr("expert-memory"), HasSubstr("take 48.0 MiB"),
+                                       HasSubstr("46.5 MiB that are free")));
   EXPECT_THAT(refused(2 * all, all / 8 - 1), HasSubstr("one of the 8 experts of each layer"));
 }
 
