@@ -59,8 +59,8 @@ std::optional<PackedQuantization> PackedQuantization::read(const Json& config) {
     throw Error(
         fmt::format("{}: group_size is {}; expected -1 or at least 1", json->where(), how.group));
   if (const Json* version = named_value(*json, "version"); version && how.method == Method::awq &&
-                                                     version->as_string() != "gemm" &&
-                                                     version->as_string() != "GEMM")
+                                                           version->as_string() != "gemm" &&
+                                                           version->as_string() != "GEMM")
     throw Error(fmt::format("{}: expected \"gemm\", found \"{}\", which is not read",
                             version->where(), printable(version->as_string())));
   if (const Json* format = named_value(*json, "checkpoint_format");
