@@ -376,14 +376,24 @@ void ExpertCache::fetch_missing(Shelf& shelf) {
   }
 }
 
+bool ExpertCache::is_of(const Piece& piece, const Shelf& shelf, const Place& place) {
+  return piece.shelf == &shelf && &shelf.places[piece.place] == &place &&
+         piece.serial == place.serial;
+}
+
 /// Puts what is left to read of a guess that came true among what is waited for.
 void ExpertCache::hurry(const Shelf& shelf, const Place& place) {
-  const auto index = static_cast<size_t>(&place - shelf.places.data());
   std::erase_if(ahead_, [&](const Piece& piece) {
-    const bool same = piece.shelf == &shelf && piece.place == index && piece.serial == place.serial;
+    const bool same = is_of(piece, shelf, place);
     if (same) wanted_.push_back(piece);
     return same;
   });
+}
+
+/// Forgets the pieces of a guess that nobody has begun to read. Returns how many.
+int64_t ExpertCache::give_up(const Shelf& shelf, const Place& place) {
+  return static_cast<int64_t>(
+      std::erase_if(ahead_, [&](const Piece& piece) { return is_of(piece, shelf, place); }));
 }
 
 void ExpertCache::need_product(Shelf& shelf, std::span<const int32_t> experts) {
@@ -395,11 +405,12 @@ void ExpertCache::need_product(Shelf& shelf, std::span<const int32_t> experts) {
   shelf.order.clear();
   for (Place& place : shelf.places) {
     place.needed = place.held = false;
-    // What failed is read again. A wrong guess that nobody has begun to read is let go.
-    const bool idle = place.ahead && place.state == State::waiting && !is_needed(place.expert);
-    if (!place.error && !idle) continue;
+    // What failed is read again. What is still to be read of a wrong guess is let go.
+    const bool wrong = place.ahead && place.state != State::ready && !is_needed(place.expert);
+    if (!place.error && !wrong) continue;
+    if (wrong) place.pieces -= give_up(shelf, place);
     place.expert = -1;
-    if (place.state == State::reading) continue;  // its last pieces empty it
+    if (place.state == State::reading && place.pieces > 0) continue;  // its last pieces empty it
     place.state = State::empty;
     place.error = nullptr;
   }
@@ -537,7 +548,7 @@ void ExpertCache::work(Reader& reader) {
     if (--place.pieces > 0) continue;
     place.state = place.expert < 0 ? State::empty : State::ready;
     if (place.expert < 0) place.error = nullptr;
-    ++figures_.read;
+    if (place.state == State::ready) ++figures_.read;
     fetch_missing(*piece->shelf);
     done_.notify_all();
   }

@@ -56,7 +56,7 @@ class ExpertCache : public nn::ExpertStore {
     int64_t expected = 0;  // guesses of a pass's need that could be checked, and
     int64_t right = 0;     // of these, were needed
     int64_t repeated = 0;  // of `needed`: the layer's pass before had needed them, too
-    int64_t read = 0;      // bytes_read in all
+    int64_t read = 0;      // to the end; bytes_read in all
     int64_t bytes_read = 0;
     double waiting = 0;  // seconds for which the computation waited for reads
     double reading = 0;  // seconds in which at least one read was under way
@@ -159,7 +159,9 @@ class ExpertCache : public nn::ExpertStore {
   Place& fetch(Shelf& shelf, Place& place, int32_t expert, bool ahead);
   void fetch_missing(Shelf& shelf);
   void need_product(Shelf& shelf, std::span<const int32_t> experts);
+  static bool is_of(const Piece& piece, const Shelf& shelf, const Place& place);
   void hurry(const Shelf& shelf, const Place& place);
+  int64_t give_up(const Shelf& shelf, const Place& place);
   std::optional<Piece> next_piece();
   void begin_reading();
   void end_reading(int64_t bytes);
