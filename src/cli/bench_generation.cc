@@ -288,8 +288,8 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
                        .draft_tokens = o.speculate};
   std::optional<ExpertStreaming> streaming;
   if (chosen.reads || backend.kind() == DeviceKind::gpu)
-    streaming = plan_streaming(backend, {.model = source, .drawn = !chosen.reads}, shape, backend.memory(),
-                               o.common.expert_memory);
+    streaming = plan_streaming(backend, {.model = source, .drawn = !chosen.reads}, shape,
+                               backend.memory(), o.common.expert_memory);
   else if (o.common.expert_memory)
     throw UsageError(
         "--expert-memory: weights that are drawn cannot be read; name a model's files, or a GPU");
@@ -308,8 +308,8 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   fill_bench_model(o.common, source, chosen, backend, model);
   OpenedExperts opened;
   if (streaming)
-    opened =
-        open_experts(backend, model, *streaming, source, {.random = !chosen.reads, .seed = o.common.seed});
+    opened = open_experts(backend, model, *streaming, source,
+                          {.random = !chosen.reads, .seed = o.common.seed});
   ExpertCache* const experts = opened.cache.get();
   const std::chrono::duration<double> load_time = Clock::now() - loading;
   if (experts) work.watch(experts);

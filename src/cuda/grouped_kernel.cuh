@@ -73,7 +73,8 @@ __device__ __forceinline__ void load_tile(const GroupedArguments& args, typename
         load_box<P, share_b>(args.right, full, to, k, row);
         if constexpr (P::scaled)
           load_box<P, share_b>(args.scales, full,
-                               s.scales[stage.index] + part * (P::scale_bytes / 2), step, row);
+                               s.scales[stage.index] + part * (P::scale_bytes / 2),
+                               step / kScalesOfRow * kScalesOfRow, row);
       } else {
         load_box<P, share_b>(args.right, full, to, tile.n + part * 64,
                              (P::form == Form::input ? tile.group * args.k : tile.begin) + k);
@@ -217,8 +218,9 @@ __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState
     cute::warpgroup_commit_batch();
     // Of the thread's columns, 8 j + 2 (lane % 4) and the next one. Loaded by volatile
     // instructions: they must stay in front of the stage's release.
-    const uint32_t from = cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
-                          static_cast<uint32_t>(2 * (lane % 4) * kScaleRowBytes);
+    const uint32_t from =
+        cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
+        static_cast<uint32_t>(2 * (lane % 4) * kScaleRowBytes + step % kScalesOfRow * 4);
     float scales[count / 2];
 #pragma unroll
     for (int i = 0; i < count / 2; ++i)

@@ -46,7 +46,7 @@ struct Scaled {
 };
 
 /// An inner step of e4m3, which is a block of the weight's format. TMA copies 16 bytes at least, so
-/// four blocks' scales arrive, of which the first counts.
+/// the scales of four blocks arrive, from a multiple of four on.
 constexpr int kScaleBlock = 128, kScalesOfRow = 4;
 constexpr int kScaleRowBytes = kScalesOfRow * static_cast<int>(sizeof(float));
 
