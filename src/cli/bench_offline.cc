@@ -219,7 +219,7 @@ void report_offline(const OfflineRun& run, const OfflineWork& work, Report& repo
   share("decode_steps_time", 1 - run.prompt_seconds / run.seconds);
   count("most_running", run.most_running);
   count("preemptions", run.after.preemptions - run.before.preemptions);
-  count("tokens_again", run.after.prompt_tokens - run.before.prompt_tokens - work.prompt_tokens());
+  count("tokens_again", run.after.lost_tokens - run.before.lost_tokens);
 }
 
 /// As many sequences, and as much cache, as the flags say or the memory has room for.

@@ -439,6 +439,7 @@ Engine::Usage Engine::usage() const {
           .prompt_tokens = counted_.prompt_tokens,
           .drawn_rows = counted_.drawn_rows,
           .preemptions = scheduler_.preemptions(),
+          .lost_tokens = scheduler_.lost_tokens(),
           .reused_tokens = scheduler_.reused_tokens(),
           .speculation = speculator_ ? speculator_->counts() : SpeculationCounts()};
 }

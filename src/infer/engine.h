@@ -62,6 +62,7 @@ class Engine {
     int64_t prompt_tokens = 0;  // in them, with what was computed again
     int64_t drawn_rows = 0;     // of all steps: rows that tokens were drawn for
     int64_t preemptions = 0;    // times that a sequence lost its pages
+    int64_t lost_tokens = 0;    // that stood in them
     int64_t reused_tokens = 0;  // of prompts: taken from pages that were there already
     SpeculationCounts speculation;
   };

@@ -37,6 +37,7 @@ void Scheduler::remove(Sequence& sequence) {
 
 void Scheduler::preempt(Sequence& sequence) {
   remove(sequence);
+  lost_tokens_ += sequence.cached;
   sequence.cached = 0;
   sequence.indexed = 0;
   sequence.draft.clear();

@@ -110,6 +110,7 @@ class Scheduler {
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t kept_pages() const { return prefixes_.evictable(); }  // that no sequence uses
   int64_t preemptions() const { return preemptions_; }          // so far
+  int64_t lost_tokens() const { return lost_tokens_; }          // of the cache, by them
   int64_t reused_tokens() const { return reused_tokens_; }      // from kept pages, so far
 
  private:
@@ -127,7 +128,7 @@ class Scheduler {
   Options options_;
   std::vector<Sequence*> running_;  // have a row of the cache's table; the oldest first
   std::deque<Sequence*> waiting_;   // the oldest first; all younger than the running ones
-  int64_t preemptions_ = 0, reused_tokens_ = 0;
+  int64_t preemptions_ = 0, lost_tokens_ = 0, reused_tokens_ = 0;
 };
 
 }  // namespace mixtral
