@@ -8,6 +8,7 @@
 
 #include "base/advice.h"
 #include "cpu/backend.h"
+#include "cpu/instruction_sets.h"
 #include "cuda_plan/figures.h"
 #include "ref/backend.h"
 #ifdef MIXTRAL_CUDA
@@ -53,6 +54,11 @@ int gpu_index(std::string_view device) {
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
   if (device == "auto") return gpu_count() > 0 ? make_cuda(0) : make_backend("cpu", threads);
   if (device == "cpu") return std::make_unique<cpu::CpuBackend>(threads);
+  constexpr std::string_view kLimited = "cpu:";
+  if (device.starts_with(kLimited)) {
+    cpu::limit_instructions(std::string_view(device).substr(kLimited.size()));
+    return std::make_unique<cpu::CpuBackend>(threads);
+  }
   if (device == "ref") return std::make_unique<ref::RefBackend>();
   if (const int index = gpu_index(device); index >= 0) return make_cuda(index);
   throw AdvisedUsageError(fmt::format("‹device {}›: no such device; expected {}", device,

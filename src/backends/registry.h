@@ -10,8 +10,9 @@
 namespace mixtral {
 
 /// Opens a device by name: "cpu", "ref", "cuda" or "cuda:1", or "auto" (the first GPU if this build
-/// has the CUDA backend and the machine one, else "cpu"). `threads` is the number of CPU threads, 0
-/// for one a core. Throws UsageError for an unknown name, or one that this build lacks.
+/// has the CUDA backend and the machine one, else "cpu"). "cpu:avx2" limits the whole process's
+/// kernels to an instruction set (cpu::limit_instructions). `threads` is the number of CPU threads,
+/// 0 for one a core. Throws UsageError for an unknown name, or one that this build lacks.
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads = 0);
 
 /// The names that make_backend accepts in this build, for help texts.

@@ -30,14 +30,14 @@ using OfflineClock = std::chrono::steady_clock;
 constexpr const char* kOfflineExamples =
     "A fixed set of requests with random tokens, all there at once: how many tokens a second come\n"
     "out. In shape it is the offline scenario of MLPerf Inference's Mixtral 8x7B task: 15,000\n"
-    "requests, a third each of OpenOrca, GSM8K and MBXP, prompts of up to 2,048 tokens, answers "
-    "of\n"
-    "144.84 tokens on average and 1,024 at most (github.com/mlcommons/inference,\n"
+    "requests, a third each of OpenOrca, GSM8K and MBXP, prompts of up to 2,048 tokens, answers\n"
+    "of 144.84 tokens on average and 1,024 at most (github.com/mlcommons/inference,\n"
     "language/mixtral-8x7b). The default lengths have these limits and that mean. The mean length\n"
     "of its prompts is not published there; 300 is assumed.\n"
     "Examples:\n"
     "  mixtral bench serve-offline --model 8x7b --requests 3000 --device cuda:0\n"
-    "  mixtral bench serve-offline --model 8x7b --requests 6000 --quantize-base fp8\n"
+    "  mixtral bench serve-offline --model 8x7b --requests 6000 --quantize-base fp8 \\\n"
+    "      --dtype fp8 --cache-dtype fp8\n"
     "  mixtral bench serve-offline --model tiny --prompt-tokens 32 --max-tokens 8-24 --json\n";
 
 constexpr int64_t kMostSequences = 16'384;

@@ -14,7 +14,10 @@
 namespace mixtral {
 void CommonOptions::add_to(cli::App& command) {
   command
-      .add_option("--device", device, "Where to compute: auto, cpu, cuda:0, or ref (slow, exact)")
+      .add_option(
+          "--device", device,
+          "Where to compute: auto, cpu, cuda:0, or ref (slow, exact). cpu:avx2 or cpu:avx512 "
+          "uses no newer instructions than these")
       ->capture_default_str();
   command
       .add_option("--dtype", dtype,

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "cpu/backend.h"
+#include "cpu/instruction_sets.h"
 #include "cpu/types.h"
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -52,10 +53,10 @@ std::vector<const IntegerKernels*> integer_kernel_sets() {
   const int64_t targets = hwy::SupportedTargets();
   const auto runs = [&](int64_t target) { return (targets & target) != 0; };
   const std::array<std::pair<const IntegerKernels*, bool>, 5> all{{
-      {kIntegerVnni, runs(HWY_AVX3) && has_vnni()},
+      {kIntegerVnni, runs(HWY_AVX3) && has_vnni() && may_use_extensions()},
       {kIntegerAvx512, runs(HWY_AVX3)},
       {kIntegerAvx2, runs(HWY_AVX2)},
-      {kIntegerDotProduct, runs(HWY_NEON) && has_dot_products()},
+      {kIntegerDotProduct, runs(HWY_NEON) && has_dot_products() && may_use_extensions()},
       {kIntegerNeon, runs(HWY_NEON)},
   }};
   std::vector<const IntegerKernels*> sets;

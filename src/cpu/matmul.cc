@@ -8,6 +8,7 @@
 
 #include "base/advice.h"
 #include "cpu/backend.h"
+#include "cpu/instruction_sets.h"
 
 namespace mixtral::cpu {
 namespace {
@@ -111,7 +112,7 @@ const Kernels* bf16_kernels() {
   // and later multiply pairs at the rate of floats, twice the products; Intel's cores were measured
   // at half the rate of floats, so they round the operands and multiply floats.
   if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd") &&
-      (hwy::SupportedTargets() & HWY_AVX3) != 0)
+      (hwy::SupportedTargets() & HWY_AVX3) != 0 && may_use_extensions())
     return kPairKernels;
 #endif
   return nullptr;
