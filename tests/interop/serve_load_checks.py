@@ -126,7 +126,7 @@ def resident(pid):
 
 def load(program, url, clients, seconds, *more):
     result = subprocess.run([program, "bench", "serve", "--url", url, "--clients", str(clients), "--seconds", str(seconds),
-                             "--prompt-tokens", "lognormal:64:0.8", "--max-tokens", "16-64", "--ignore-eos", "--temp", "1",
+                             "--prompt-tokens", "lognormal:64:0.8:900", "--max-tokens", "16-64", "--ignore-eos", "--temp", "1",
                              "--json",
                              *more], capture_output=True, text=True)
     if result.returncode != 0:
