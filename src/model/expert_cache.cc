@@ -563,6 +563,7 @@ double ExpertCache::measure_reading(double seconds) {
   std::atomic<size_t> next = 0;
   std::atomic<int64_t> bytes = 0;
   std::vector<std::unique_ptr<Reader>> readers;
+  readers.reserve(static_cast<size_t>(readers_));
   for (int i = 0; i < readers_; ++i) readers.push_back(make_reader(/*trial=*/true));
   const auto start = Clock::now();
   std::vector<std::thread> threads;

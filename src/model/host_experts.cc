@@ -126,6 +126,7 @@ void HostExperts::load(Mixtral& model, const TensorSource& tensors) {
     if (std::ranges::none_of(product.parameters, is_left)) continue;
     fill_by_device(*product.streamed, product.expert, [&](std::vector<Parameter>& ones) {
       std::vector<Parameter*> all;
+      all.reserve(ones.size());
       for (Parameter& one : ones) all.push_back(&one);
       load_one_by_one(backend_, all, model.config(), tensors);
     });

@@ -72,7 +72,8 @@ class Held {
       thread_.with_engine([&](Engine& engine) {
         if (pages) pages->release(engine);
       });
-    } catch (...) {  // the engine's thread has ended, and with it the cache
+    } catch (...) {
+      pages.reset();  // the engine's thread has ended, and with it the cache
     }
   }
   Held(const Held&) = delete;
@@ -96,6 +97,7 @@ CacheFileReport save_cache(EngineThread& thread, const std::string& identity,
   if (count == 0) throw Error("there is nothing to save: no prompt has filled a page so far");
 
   std::vector<PlannedTensor> plan;
+  plan.reserve(static_cast<size_t>(count) + 3);
   for (int64_t i = 0; i < count; ++i)
     plan.push_back({.name = page_name(i), .shape = form.shape, .dtype = form.dtype});
   plan.push_back({.name = "parents", .shape = {count}, .dtype = Dtype::i64});
