@@ -50,7 +50,6 @@ void Ceilings::raise(const Ceilings& other) {
 Ceilings measure_ceilings(Backend& backend, const Precision& precision, int threads) {
   const bool gpu = backend.kind() == DeviceKind::gpu;
   Ceilings ceilings;
-  // Products of numbers of 8 bits are faster than that of bf16, which is measured.
   ceilings.firm =
       backend.kind() != DeviceKind::reference && precision.operands != ops::Operands::fp8;
   if (backend.kind() == DeviceKind::cpu) {

@@ -16,8 +16,9 @@ struct Ceilings {
   double product = 0;  // of the type in which the work multiplies numbers
   // A processor's peaks, on operands in registers; 0 elsewhere.
   double f32 = 0, bf16 = 0, int8 = 0;
-  bool firm =
-      true;  // nothing can be faster; not of `ref`, whose loops are of any speed, nor of fp8
+  // Whether nothing can be faster. The loops of `ref` can, and products in fp8, which are compared
+  // with bf16's ceiling.
+  bool firm = true;
 
   /// The larger of both, one by one: of measurements before and after some work.
   void raise(const Ceilings& other);

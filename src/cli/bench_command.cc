@@ -229,6 +229,17 @@ void refuse_flags_in_front(const cli::App& bench, std::string_view work) {
                       option->get_name(), work, work));
 }
 
+void add_length_options(cli::App& command, std::string& prompts, std::string& answers) {
+  command
+      .add_option("--prompt-tokens", prompts,
+                  "Length of prompts: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
+      ->capture_default_str();
+  command
+      .add_option("--max-tokens", answers,
+                  "Length of answers, at most: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
+      ->capture_default_str();
+}
+
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
   RandomStream random(seed, 0);
   std::vector<int32_t> tokens(static_cast<size_t>(count));

@@ -28,8 +28,8 @@ void fill_bench_model(const CommonOptions& common, const ModelSource& source,
 /// rest of that layer, and the head, are computed for each prompt's last token alone
 /// (Block::forward_last).
 double reading_flops(const ModelConfig& c, int64_t depth, int64_t context, int64_t prompts);
-/// The same of decoding `tokens` tokens of a sequence, one by one, the first of which sees `prompt`
-/// keys.
+/// Floating-point operations of decoding `tokens` tokens of one sequence, one after another. The
+/// first of them attends to `prompt` keys.
 double writing_flops(const ModelConfig& c, int64_t prompt, int64_t tokens);
 
 }  // namespace mixtral

@@ -343,14 +343,7 @@ void add_bench_offline_command(cli::App& bench) {
   command->add_option("--requests", o->requests, "Requests that are measured")
       ->capture_default_str()
       ->check(cli::Range(1, 1'000'000));
-  command
-      ->add_option("--prompt-tokens", o->prompt_tokens,
-                   "Length of prompts: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
-      ->capture_default_str();
-  command
-      ->add_option("--max-tokens", o->max_tokens,
-                   "Length of answers: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
-      ->capture_default_str();
+  add_length_options(*command, o->prompt_tokens, o->max_tokens);
   command
       ->add_option("--sequences", o->sequences,
                    "Under way at once, at most; 0: as many as fit into memory")

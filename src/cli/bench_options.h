@@ -24,9 +24,12 @@ struct BenchOptions {
   bool trains() const { return work == "pretrain" || work == "finetune" || work == "ops"; }
 };
 
-/// Of `bench --steps 3 serve`: a work that has flags of its own is measured with those behind its
-/// name alone. Throws UsageError.
+/// Refuses flags between `bench` and the name of a work that defines its own flags, as in
+/// `bench --steps 3 serve`. Throws UsageError.
 void refuse_flags_in_front(const cli::App& bench, std::string_view work);
+
+/// --prompt-tokens and --max-tokens, as client::Lengths reads them.
+void add_length_options(cli::App& command, std::string& prompts, std::string& answers);
 
 /// Tokens of the vocabulary, drawn from `seed`.
 std::vector<int32_t> random_tokens(const ModelConfig& config, int64_t count, uint64_t seed);

@@ -183,14 +183,7 @@ void add_bench_serve_command(cli::App& bench) {
   command->add_option("--timeout", o->timeout, "Seconds after which a request is an error")
       ->capture_default_str()
       ->check(cli::Range(0.1, 1e6));
-  command
-      ->add_option("--prompt-tokens", o->prompt_tokens,
-                   "Length of prompts: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
-      ->capture_default_str();
-  command
-      ->add_option("--max-tokens", o->max_tokens,
-                   "Length of answers, at most: N, LEAST-MOST or lognormal:MEDIAN:SIGMA[:MOST]")
-      ->capture_default_str();
+  add_length_options(*command, o->prompt_tokens, o->max_tokens);
   command->add_option("--data", o->data,
                       "JSONL, whose rows take turns: prompt (text or ids), messages or "
                       "prompt_tokens, and perhaps max_tokens");

@@ -13,8 +13,8 @@
 // head with up to 8 of its query heads, and one split of the keys. Its warps go through tiles of 16
 // keys of their own, and meet only at the end.
 //
-// A lane copies (cp.async) just those bytes of a tile that it multiplies, into slots of its own: 12
-// to 16 KB of keys and values are under way for each warp, without registers and without meetings.
+// Each lane copies (cp.async) the bytes of a tile that it multiplies itself. So 12 to 16 KB of keys
+// and values are in flight for each warp, without registers and without synchronization.
 // The products are transposed, S^T = K q^T and o^T = V^T p^T, so that keys and values are the
 // operand of 16 rows and the query heads that of 8 columns; a lane's bytes of a row are neighbours
 // in memory, because the order within a sum is free where both factors follow it, and the order of
@@ -91,7 +91,7 @@ __device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Of an 8 × 8 matrix of 16-bit numbers, of which a lane has a pair: the transposed matrix's pair.
+/// Transposes an 8 × 8 matrix of 16-bit numbers in which each lane holds a pair; returns its pair.
 __device__ inline uint32_t transpose(uint32_t pair) {
   uint32_t result;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));

@@ -22,8 +22,8 @@ class StreamFence final : public Fence {
   cudaEvent_t event_ = nullptr;
 };
 
-/// Copies on a stream of its own. Of several lanes, one's copy is on its way while another's thread
-/// wakes up.
+/// Copies on its own stream. With several lanes, one lane copies while the thread of another wakes
+/// up.
 class StreamLane final : public CopyLane {
  public:
   explicit StreamLane(int device);

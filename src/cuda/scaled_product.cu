@@ -7,9 +7,9 @@
 #include "cuda/scratch.h"
 #include "ops/format_fp8.h"
 
-// Products of e4m3 by e4m3 (grouped_kernel.cuh with Tile = Scaled): x is rounded first, a row with
-// a scale of its own, into scratch memory. The weight's scales, one for each 128 numbers of a row,
-// come along with its codes.
+// Products of e4m3 by e4m3 (grouped_kernel.cuh with Tile = Scaled). x is rounded into scratch
+// memory first, with one scale a row. The weight has one scale for each 128 numbers of a row, which
+// are copied with its codes.
 namespace mixtral::cuda {
 namespace {
 

@@ -31,10 +31,10 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape);
 void require_memory(Backend& planner, const InferenceShape& shape,
                     const Backend::MemoryInfo& memory);
 
-/// `shape` with as many sequences, and as much cache, as fit into `limit` bytes: at most as many as
-/// it says, and at least one. `tokens` is what a sequence holds in the cache on average while it is
-/// under way. With a cache_tokens of its own, the shape keeps it. The result may not fit where one
-/// sequence does not (require_memory).
+/// Returns `shape` with as many sequences and as large a cache as fit into `limit` bytes. It has at
+/// least one sequence and at most shape.sequences. `tokens`: what a sequence holds in the cache on
+/// average while it is under way. Where shape.cache_tokens is given, it stays. Where not even one
+/// sequence fits, the result does not fit either: see require_memory.
 InferenceShape fill_memory(Backend& planner, InferenceShape shape, double tokens, int64_t limit);
 
 }  // namespace mixtral

@@ -10,11 +10,11 @@ namespace mixtral::nn {
 
 /// A projection of a layer's experts whose weights are in memory one by one, as an ExpertStore has
 /// them: y = x @ W[e]ᵀ for the rows of each expert, in the store's order, once the store was told
-/// what the layer needs. Rows are computed as Linear and Stacked do, expert by expert. On a CPU a
-/// product is of an expert's rows alone: a row's bits do not depend on its batch. Elsewhere it is
-/// of all rows, of which the expert's offsets name some, so that the backend chooses the kernel
-/// that it chooses for all experts at once. So the results are those of experts that are all in
-/// memory. For inference; it has no parameters to visit.
+/// what the layer needs. Experts are computed one after another, each as Linear and Stacked do. On
+/// a CPU a product gets the rows of one expert: a row's bits do not depend on its batch. Elsewhere
+/// a product gets all rows, and offsets that select those of one expert: so the backend chooses the
+/// kernel that it chooses for all experts at once. The results equal those of experts that are all
+/// in memory. For inference; it has no parameters to visit.
 class StreamedExperts : public Projection {
  public:
   /// Several parameters stand side by side, as in Stacked. Each is [E, O, I], says formats and

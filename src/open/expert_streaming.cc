@@ -14,17 +14,19 @@ namespace {
 /// Kept free beside the plan, where the program itself decides how much it takes.
 int64_t margin(int64_t limit) { return limit / 32; }
 
+/// Whether experts are copied from the host's memory; else they are read from files.
+bool copies_experts(const Backend& backend) { return backend.kind() == DeviceKind::gpu; }
+
 bool can_stream(const Backend& backend, const ExpertSource& source, const InferenceShape& shape) {
   if (shape.options.trainable) return false;
-  if (backend.kind() == DeviceKind::gpu) return source.drawn || source.model.has_weights();
+  if (copies_experts(backend)) return source.drawn || source.model.has_weights();
   return backend.kind() == DeviceKind::cpu && source.model.has_weights() && !source.drawn &&
          !shape.options.quantization;
 }
 
 /// Why experts of these files cannot be read as the device needs them; empty where they can.
 std::string why_not(const Backend& backend, Mixtral& model, const ExpertSource& source) {
-  return backend.kind() == DeviceKind::gpu ? std::string()
-                                           : why_not_streamed(model, source.model.tensors());
+  return copies_experts(backend) ? std::string() : why_not_streamed(model, source.model.tensors());
 }
 
 /// Bytes that may be taken of the host's memory: some is left for the program and for files.
@@ -71,7 +73,7 @@ std::optional<ExpertStreaming> find_streaming(const Backend& backend, const Expe
   Mixtral model = planned_model(*planner, shape);
   if (!why_not(backend, model, source).empty()) return std::nullopt;
   const ExpertSizes sizes = expert_sizes(model);
-  const bool in_host = backend.kind() == DeviceKind::gpu;
+  const bool in_host = copies_experts(backend);
   if (in_host && sizes.all_bytes() > host_limit(source)) return std::nullopt;
   const int64_t room = limit - margin(limit) - plan_inference(*planner, streamed(shape, 0)).total();
   const int64_t used = sizes.used_bytes(std::max<int64_t>(0, room));
@@ -108,7 +110,7 @@ std::optional<ExpertStreaming> plan_streaming(const Backend& backend, const Expe
         fmt::format("expected at least {}, which one of the {} experts of each "
                     "layer takes, found {}",
                     format_bytes(sizes.least_bytes()), sizes.experts, format_bytes(*asked)));
-  const bool in_host = backend.kind() == DeviceKind::gpu;
+  const bool in_host = copies_experts(backend);
   if (const int64_t limit = in_host ? host_limit(source) : 0; in_host && sizes.all_bytes() > limit)
     throw setting_error(
         "expert-memory",

@@ -65,9 +65,9 @@ struct OpenOptions {
   // that drafts them (empty: they are looked up in the sequence).
   int64_t draft_tokens = 0;
   std::string draft_model = {};
-  /// Bytes of the device for experts, of which the others are read from the disk, or copied from
-  /// the host's memory to a GPU, while they are needed; absent: that is so where the model does not
-  /// fit. In inference without `pass`.
+  /// Bytes of the device's memory for experts. The other experts are read from the disk, or copied
+  /// from the host's memory to a GPU, when they are needed. Absent: all experts are in the device's
+  /// memory, or as many as fit. For inference without `pass`.
   std::optional<int64_t> expert_memory = {};
   /// A pass over batches that is to follow, for which there must be memory: rows, context,
   /// objective and what else decides it. Its configuration, options and adapter are filled in here.

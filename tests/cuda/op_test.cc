@@ -12,6 +12,7 @@
 
 #include "cuda/backend.h"
 #include "ref/backend.h"
+#include "tests/cuda/gpu_test.h"
 #include "tests/op_cases/kv_view.h"
 
 namespace mixtral::test {
@@ -457,16 +458,7 @@ std::string name_of(const testing::TestParamInfo<Parameter>& info) {
   return fmt::format("{}_{}", info.param.op.name, to_string(info.param.dtype));
 }
 
-class Cuda : public testing::TestWithParam<Parameter> {
- protected:
-  static Backend& gpu() {
-    static const std::unique_ptr<Backend> backend = cuda::make_backend(0);
-    return *backend;
-  }
-  void SetUp() override {
-    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
-  }
-};
+class Cuda : public GpuTest<Parameter> {};
 class CudaLarge : public Cuda {};
 
 TEST_P(CudaLarge, EqualsReference) {
@@ -501,22 +493,7 @@ TEST_P(Cuda, EqualsReferenceAtUnalignedAddresses) {
 TEST_P(Cuda, SameBitsAgainAndFromARecording) {
   const auto& [op, dtype] = GetParam();
   if (!gpu().has_format(op.format)) GTEST_SKIP() << "not a format of this backend";
-  SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
-  Rig first(gpu(), dtype, test_seed());
-  op.build(first);
-  first.execute();
-  Rig again(gpu(), first);
-  op.build(again);
-  again.execute();
-  EXPECT_EQ(bit_difference(first, again), "") << "run again";
-  again.restore();
-  const auto program = gpu().record([&] { again.issue(); });
-  gpu().synchronize();
-  EXPECT_EQ(bit_difference(first, again), "") << "recorded";
-  again.restore();
-  program->replay();
-  gpu().synchronize();
-  EXPECT_EQ(bit_difference(first, again), "") << "replayed";
+  expect_same_bits_again(gpu(), dtype, op.build);
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, Cuda, testing::ValuesIn(parameters(op_cases())), name_of);

@@ -8,6 +8,7 @@
 
 #include "cuda/backend.h"
 #include "ref/backend.h"
+#include "tests/cuda/gpu_test.h"
 #include "tests/op_cases.h"
 
 namespace mixtral::test {
@@ -99,16 +100,7 @@ void build(Rig& rig, const Case& c) {
       .operands = ops::Operands::fp8});
 }
 
-class Scaled : public testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
-  }
-  static Backend& gpu() {
-    static const std::unique_ptr<Backend> backend = cuda::make_backend(0);
-    return *backend;
-  }
-};
+class Scaled : public GpuTest<Case> {};
 
 TEST_P(Scaled, EqualsReference) {
   SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
@@ -123,22 +115,7 @@ TEST_P(Scaled, EqualsReference) {
 }
 
 TEST_P(Scaled, SameBitsAgainAndFromARecording) {
-  SCOPED_TRACE(fmt::format("MIXTRAL_TEST_SEED={}", test_seed()));
-  Rig first(gpu(), Dtype::bf16, test_seed());
-  build(first, GetParam());
-  first.execute();
-  Rig again(gpu(), first);
-  build(again, GetParam());
-  again.execute();
-  EXPECT_EQ(bit_difference(first, again), "") << "run again";
-  again.restore();
-  const auto program = gpu().record([&] { again.issue(); });
-  gpu().synchronize();
-  EXPECT_EQ(bit_difference(first, again), "") << "recorded";
-  again.restore();
-  program->replay();
-  gpu().synchronize();
-  EXPECT_EQ(bit_difference(first, again), "") << "replayed";
+  expect_same_bits_again(gpu(), Dtype::bf16, [](Rig& rig) { build(rig, GetParam()); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Products, Scaled, testing::ValuesIn(cases()));

@@ -10,6 +10,7 @@
 
 #include "base/random.h"
 #include "cuda/backend.h"
+#include "tests/cuda/gpu_test.h"
 #include "tests/op_cases.h"
 
 namespace mixtral::test {
@@ -63,16 +64,8 @@ std::vector<Case> cases() {
   return all;
 }
 
-class Streamed : public testing::TestWithParam<Case> {
+class Streamed : public GpuTest<Case> {
  protected:
-  void SetUp() override {
-    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU that the CUDA backend can use";
-  }
-  static Backend& gpu() {
-    static const std::unique_ptr<Backend> backend = cuda::make_backend(0);
-    return *backend;
-  }
-
   Tensor on_device(const Tensor& host) {
     buffers_.emplace_back(gpu(), std::max<int64_t>(host.bytes(), 1));
     const Tensor device = buffers_.back().tensor(host.shape(), host.dtype());

@@ -10,6 +10,7 @@
 #include "backends/registry.h"
 #include "base/random.h"
 #include "infer/engine.h"
+#include "tests/support/small_models.h"
 
 namespace mixtral {
 namespace {
@@ -17,20 +18,14 @@ namespace {
 constexpr int32_t kVocabulary = 515;
 constexpr int64_t kDrawn = 12, kPrompts = 33;
 
-ModelConfig small_config(int64_t window) {
-  ModelConfig config;
-  config.vocab_size = kVocabulary;
+ModelConfig config_of(int64_t window) {
+  ModelConfig config = testing::small_config(kVocabulary, window);
   config.hidden_size = 256;
   config.intermediate_size = 192;
-  config.num_layers = 2;
   config.num_heads = 8;
-  config.num_kv_heads = 2;
   config.head_dim = 64;
   config.num_experts = 8;
-  config.experts_per_token = 2;
   config.max_positions = 512;
-  config.rope_theta = 1e4;
-  config.sliding_window = window;
   return config;
 }
 
@@ -48,7 +43,7 @@ struct Setting {
   friend void PrintTo(const Setting& s, std::ostream* out) { *out << s.name; }
 };
 
-class BatchInvariance : public testing::TestWithParam<Setting> {
+class BatchInvariance : public ::testing::TestWithParam<Setting> {
  protected:
   void SetUp() override {
     const Setting& s = GetParam();
@@ -58,7 +53,7 @@ class BatchInvariance : public testing::TestWithParam<Setting> {
     backend_ = make_backend(device);
     backend_->set_batch_invariant(true);
     model_ = std::make_unique<Mixtral>(
-        *backend_, small_config(s.window),
+        *backend_, config_of(s.window),
         Mixtral::Options{.weights = s.dtype,
                          .compute = s.dtype,
                          .quantization = ops::find_weight_format(s.format),
@@ -132,16 +127,16 @@ TEST_P(BatchInvariance, AloneAmongOthersAndInThePrompt) {
 
 INSTANTIATE_TEST_SUITE_P(
     Settings, BatchInvariance,
-    testing::Values(Setting{"cpu", "cpu", 48, Dtype::f32, "off"},
-                    Setting{"cuda_bf16", "cuda", 0, Dtype::bf16, "off"},
-                    Setting{"cuda_window", "cuda", 48, Dtype::bf16, "off"},
-                    Setting{"cuda_f32", "cuda", 0, Dtype::f32, "off"},
-                    Setting{"cuda_f32_window", "cuda", 48, Dtype::f32, "off"},
-                    Setting{"cuda_nf4", "cuda", 0, Dtype::bf16, "nf4"},
-                    Setting{"cpu_fp8_cache", "cpu", 0, Dtype::f32, "off", ops::CacheType::fp8},
-                    Setting{"cuda_int8_cache", "cuda", 48, Dtype::bf16, "off",
-                            ops::CacheType::int8},
-                    Setting{"cuda_fp8_cache", "cuda", 0, Dtype::bf16, "off", ops::CacheType::fp8}),
+    ::testing::Values(
+        Setting{"cpu", "cpu", 48, Dtype::f32, "off"},
+        Setting{"cuda_bf16", "cuda", 0, Dtype::bf16, "off"},
+        Setting{"cuda_window", "cuda", 48, Dtype::bf16, "off"},
+        Setting{"cuda_f32", "cuda", 0, Dtype::f32, "off"},
+        Setting{"cuda_f32_window", "cuda", 48, Dtype::f32, "off"},
+        Setting{"cuda_nf4", "cuda", 0, Dtype::bf16, "nf4"},
+        Setting{"cpu_fp8_cache", "cpu", 0, Dtype::f32, "off", ops::CacheType::fp8},
+        Setting{"cuda_int8_cache", "cuda", 48, Dtype::bf16, "off", ops::CacheType::int8},
+        Setting{"cuda_fp8_cache", "cuda", 0, Dtype::bf16, "off", ops::CacheType::fp8}),
     [](const auto& i) { return std::string(i.param.name); });
 
 }  // namespace

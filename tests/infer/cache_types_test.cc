@@ -12,6 +12,7 @@
 #include "backends/registry.h"
 #include "base/random.h"
 #include "infer/engine.h"
+#include "tests/support/small_models.h"
 
 namespace mixtral {
 namespace {
@@ -20,19 +21,13 @@ constexpr int32_t kVocabulary = 203;
 constexpr int64_t kDrawn = 16;
 
 ModelConfig config_of(int64_t window) {
-  ModelConfig config;
-  config.vocab_size = kVocabulary;
+  ModelConfig config = testing::small_config(kVocabulary, window);
   config.hidden_size = 128;
   config.intermediate_size = 96;
-  config.num_layers = 2;
   config.num_heads = 8;
-  config.num_kv_heads = 2;
   config.head_dim = 64;
   config.num_experts = 2;
-  config.experts_per_token = 2;
   config.max_positions = 400;
-  config.rope_theta = 1e4;
-  config.sliding_window = window;
   return config;
 }
 

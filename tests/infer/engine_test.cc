@@ -12,29 +12,13 @@
 #include "base/random.h"
 #include "infer/methods.h"
 #include "tests/support/files.h"
+#include "tests/support/small_models.h"
 
 namespace mixtral {
 namespace {
 
 constexpr uint64_t kSeed = 20261128;
 constexpr int32_t kVocabulary = 61;
-
-ModelConfig config_of(int64_t window) {
-  ModelConfig config;
-  config.vocab_size = kVocabulary;
-  config.hidden_size = 32;
-  config.intermediate_size = 32;
-  config.num_layers = 2;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 8;
-  config.num_experts = 4;
-  config.experts_per_token = 2;
-  config.max_positions = 160;
-  config.rope_theta = 1e4;
-  config.sliding_window = window;
-  return config;
-}
 
 struct Drawn {
   std::vector<int32_t> ids;
@@ -51,7 +35,7 @@ struct Rig {
   Rig(const std::string& device, int64_t window, std::string_view format = "off",
       std::optional<ops::CacheType> cache = std::nullopt)
       : backend(make_backend(device, 2)),
-        model(*backend, config_of(window),
+        model(*backend, testing::small_config(kVocabulary, window),
               {.quantization = ops::find_weight_format(format),
                .operands = ops::Operands::integers,
                .cache = cache}) {
@@ -484,7 +468,7 @@ TEST_F(EngineTest, RefusesWhatTheModelCannotTake) {
 }
 
 TEST(EngineLeaks, NoRandomSequenceOfSubmitCancelAndStepLosesAPage) {
-  ModelConfig config = config_of(0);
+  ModelConfig config = testing::small_config(kVocabulary);
   config.num_layers = 1;
   config.hidden_size = 8;
   config.intermediate_size = 8;

@@ -19,6 +19,7 @@
 #include "model/tensor_names.h"
 #include "tests/support/files.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/greedy.h"
 #include "tests/support/small_models.h"
 
 namespace mixtral {
@@ -132,35 +133,11 @@ class ExpertCacheTest : public ::testing::Test {
     return experts * expert_sizes(model).least_bytes();
   }
 
-  struct Result {
-    std::vector<float> logits;  // of a prompt
-    std::vector<std::vector<int32_t>> ids;
-    friend bool operator==(const Result&, const Result&) = default;
-  };
   /// Three prompts, one of them longer than a step reads, continued together.
-  Result run(const Mixtral& model) {
+  testing::Greedy run(const Mixtral& model) {
     Engine engine(*backend_, model,
                   {.context = 100, .sequences = 3, .chunk = 16, .share_pages = false});
-    Result result;
-    result.ids.resize(3);
-    for (size_t i = 0; i < 3; ++i) {
-      Request request;
-      constexpr std::array<int32_t, 3> kLengths{3, 50, 1};
-      for (int32_t t = 0; t < kLengths[i]; ++t)
-        request.prompt.push_back((t * 7 + kLengths[i]) % 40);
-      request.options = {.sampling = {.temperature = 0}, .max_tokens = 20};
-      request.on_token = [&result, i](const GeneratedToken& token) {
-        result.ids[i].push_back(token.id);
-        return Next::go_on;
-      };
-      if (i == 1)
-        request.on_prompt_logits = [&](int64_t, const Tensor& rows) {
-          const auto values = rows.span<float>();
-          result.logits.insert(result.logits.end(), values.begin(), values.end());
-        };
-      engine.submit(std::move(request));
-    }
-    engine.run();
+    testing::Greedy result = testing::continue_prompts(engine, {3, 50, 1});
     return result;
   }
 
@@ -187,7 +164,7 @@ class StreamedExpertsTest : public ExpertCacheTest, public ::testing::WithParamI
 
 TEST_P(StreamedExpertsTest, GiveTheBitsOfAModelInMemory) {
   write(GetParam());
-  const Result whole = run(*open(false));
+  const testing::Greedy whole = run(*open(false));
   ASSERT_EQ(whole.ids[1].size(), 20u);
   ASSERT_EQ(whole.logits.size(), 50u * 40u);
   for (const int64_t places : {1, 2, 3, 4})
@@ -351,7 +328,7 @@ TEST_F(ExpertCacheTest, MayEndWhileReadsAreUnderWay) {
 
 TEST_F(ExpertCacheTest, ARequestMayBeCancelledBetweenSteps) {
   write({"q4_0", "q4_0"});
-  const Result whole = run(*open(false));
+  const testing::Greedy whole = run(*open(false));
   const auto model = open(true);
   ExpertCache cache(*backend_, *model, *tensors_, {.memory = memory_for(*model, 1)});
   {

@@ -16,6 +16,7 @@
 #include "model/expert_cache.h"
 #include "model/open_tensors.h"
 #include "tests/support/files.h"
+#include "tests/support/greedy.h"
 #include "tests/support/small_models.h"
 
 namespace mixtral {
@@ -79,38 +80,15 @@ class HostExpertsTest : public ::testing::TestWithParam<Case> {
     return experts;
   }
 
-  struct Result {
-    std::vector<float> logits;  // of a prompt
-    std::vector<std::vector<int32_t>> ids;
-  };
   /// Three prompts, one of them longer than a step reads, continued together.
-  Result run(const Mixtral& model) {
+  testing::Greedy run(const Mixtral& model) {
     Engine engine(*backend_, model,
                   {.context = 200, .sequences = 3, .chunk = 100, .share_pages = false});
-    Result result;
-    result.ids.resize(3);
-    for (size_t i = 0; i < 3; ++i) {
-      Request request;
-      constexpr std::array<int32_t, 3> kLengths{3, 150, 1};
-      for (int32_t t = 0; t < kLengths[i]; ++t)
-        request.prompt.push_back((t * 7 + kLengths[i]) % 40);
-      request.options = {.sampling = {.temperature = 0}, .max_tokens = 20};
-      request.on_token = [&result, i](const GeneratedToken& token) {
-        result.ids[i].push_back(token.id);
-        return Next::go_on;
-      };
-      if (i == 1)
-        request.on_prompt_logits = [&](int64_t, const Tensor& rows) {
-          const auto values = rows.span<float>();
-          result.logits.insert(result.logits.end(), values.begin(), values.end());
-        };
-      engine.submit(std::move(request));
-    }
-    engine.run();
+    testing::Greedy result = testing::continue_prompts(engine, {3, 150, 1});
     EXPECT_TRUE(!model.options().stream_experts || engine.replayed() == 0);
     return result;
   }
-  void expect_same(const Result& result, const Result& whole) const {
+  void expect_same(const testing::Greedy& result, const testing::Greedy& whole) const {
     EXPECT_EQ(result.ids, whole.ids);
     ASSERT_EQ(result.logits.size(), whole.logits.size());
     if (GetParam().exact) {
@@ -131,7 +109,7 @@ class HostExpertsTest : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(HostExpertsTest, GiveTheResultsOfAModelOnTheDevice) {
-  const Result whole = run(*open(false));
+  const testing::Greedy whole = run(*open(false));
   ASSERT_EQ(whole.ids[1].size(), 20u);
   ASSERT_EQ(whole.logits.size(), 150u * 40u);
   const auto model = open(true);

@@ -71,7 +71,7 @@ TEST(InferencePlan, FillsTheMemoryWithSequencesAndTheirCache) {
   few.sequences = 8;
   EXPECT_EQ(fill_memory(*planner, few, kHeld, limit).sequences, 8);
   EXPECT_EQ(fill_memory(*planner, few, kHeld, limit).cache_tokens, 8 * 3072);
-  // A cache of its own size is kept.
+  // A cache size that the shape gives is kept.
   InferenceShape given = asked;
   given.cache_tokens = 4000;
   EXPECT_EQ(fill_memory(*planner, given, kHeld, limit).sequences, 10);

@@ -10,6 +10,7 @@
 #include "infer/engine.h"
 #include "infer/prompt_lookup.h"
 #include "tests/support/files.h"
+#include "tests/support/small_models.h"
 
 namespace mixtral {
 namespace {
@@ -115,26 +116,10 @@ TEST_F(DraftBudgetTest, CountsTheTimeOfDrafting) {
   EXPECT_EQ(choose({{.most = 4, .chance = 0.9}}), Chosen{0});
 }
 
-ModelConfig config_of(int64_t window, int64_t layers = 2) {
-  ModelConfig config;
-  config.vocab_size = kVocabulary;
-  config.hidden_size = 32;
-  config.intermediate_size = 32;
-  config.num_layers = layers;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 8;
-  config.num_experts = 4;
-  config.experts_per_token = 2;
-  config.max_positions = 160;
-  config.rope_theta = 1e4;
-  config.sliding_window = window;
-  return config;
-}
-
 struct Rig {
   explicit Rig(const std::string& device, int64_t window = 0, std::string_view format = "off")
-      : backend(make_backend(device, 2)), model(*backend, config_of(window), options(format)) {
+      : backend(make_backend(device, 2)),
+        model(*backend, testing::small_config(kVocabulary, window), options(format)) {
     initialise(model, kSeed);
   }
   static Mixtral::Options options(std::string_view format) {
@@ -295,7 +280,7 @@ TEST_P(SpeculationBits, LookedUpDraftsChangeNothing) {
 }
 
 TEST_P(SpeculationBits, ADraftModelChangesNothing) {
-  Mixtral other(*rig_.backend, config_of(0, 1), {});
+  Mixtral other(*rig_.backend, testing::small_config(kVocabulary, 0, 1), {});
   rig_.initialise(other, kSeed + 1);
   for (Mixtral* draft : {&other, &rig_.model}) {
     const std::string what = draft == &other ? "another model" : "the model itself";
@@ -332,7 +317,7 @@ TEST_F(SpeculationTest, AModelThatDraftsForItselfIsAlwaysRight) {
 }
 
 TEST_F(SpeculationTest, ADraftModelNeedsTheSameVocabulary) {
-  ModelConfig config = config_of(0);
+  ModelConfig config = testing::small_config(kVocabulary);
   config.vocab_size = kVocabulary + 1;
   const Mixtral other(*rig_.backend, config, {});
   const std::string message = message_of([&] {
@@ -444,7 +429,7 @@ TEST_F(SpeculationTest, TakesDraftsWhereTheyGainTimeAndLeavesThemWhereTheyLose) 
 }
 
 TEST(SpeculationLeaks, NoRandomSequenceOfSubmitCancelAndStepLosesAPage) {
-  ModelConfig config = config_of(0, 1);
+  ModelConfig config = testing::small_config(kVocabulary, 0, 1);
   config.hidden_size = 8;
   config.intermediate_size = 8;
   config.num_heads = 1;

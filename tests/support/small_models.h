@@ -13,6 +13,24 @@
 
 namespace mixtral::testing {
 
+/// A configuration that `ref` computes in milliseconds: layers of four experts, two of them a
+/// token.
+inline ModelConfig small_config(int64_t vocabulary, int64_t window = 0, int64_t layers = 2) {
+  ModelConfig config;
+  config.vocab_size = vocabulary;
+  config.hidden_size = config.intermediate_size = 32;
+  config.num_layers = layers;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.num_experts = 4;
+  config.experts_per_token = 2;
+  config.max_positions = 160;
+  config.rope_theta = 1e4;
+  config.sliding_window = window;
+  return config;
+}
+
 /// A model's numbers by Hugging Face's names, row-major.
 using Weights = std::map<std::string, std::vector<float>>;
 
