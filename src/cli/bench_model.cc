@@ -20,7 +20,8 @@ BenchModel choose_bench_model(const CommonOptions& common, const ModelSource& so
                     .quantization = common.quantization(),
                     .formats = stored,
                     .operands = chosen.precision.operands,
-                    .cache = common.cache_type()};
+                    .cache = common.cache_type(),
+                    .fixed_weights = true};
   require_fp8_weights(common.dtype, common.quantization());
   return chosen;
 }

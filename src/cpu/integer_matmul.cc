@@ -79,13 +79,17 @@ std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
 }
 
 bool CpuBackend::computes_directly(const ops::GroupedMatmul& op) const {
-  if (op.weight.dense()) return true;
+  if (op.weight.dense())
+    return op.weight.layout == ops::WeightLayout::rows || op.operands != ops::Operands::bf16;
   return op.operands == ops::Operands::integers && op.x.dtype() == Dtype::f32 &&
          op.weight.layout == ops::WeightLayout::interleaved8 && integer_format(op.weight.format) &&
          integer_kernels_;
 }
 
 ops::WeightLayout CpuBackend::preferred_layout(ops::WeightFormat format, const Shape& shape) const {
+  // Kernels of floats read dense weights line by line otherwise, and transpose them each time.
+  constexpr auto kDense = ops::WeightLayout::interleaved16;
+  if (format.dense() && float_kernels() && ops::has_layout(format, shape, kDense)) return kDense;
   constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
   const bool has =
       integer_format(format) && integer_kernels_ && ops::has_layout(format, shape, kInterleaved);

@@ -33,18 +33,51 @@ int64_t even_part(int64_t total, int64_t limit, int64_t grain) {
 /// Whether few rows meet lines of B that are contiguous in k: then B is read once, unpacked.
 bool streams(const Product& p, const Kernels& kernels) {
   return p.m <= kernels.stream_rows && p.a.layout == Layout::k_contiguous &&
-         p.b.layout == Layout::k_contiguous && !p.transposed;
+         p.b.layout != Layout::k_strided && !p.transposed;
 }
 
 /// Whether A's packed rows leave room in the L2 cache, so that a panel of B is used while it is in
 /// the L1 cache and need not be kept: for few rows. (Where B is strided, packing one panel at a
 /// time would read too little of each of its rows.)
 bool has_few_rows(const Product& p, const Kernels& kernels) {
-  return p.m <= kFewTiles * kernels.rows && p.b.layout == Layout::k_contiguous &&
+  return p.m <= kFewTiles * kernels.rows && p.b.layout != Layout::k_strided &&
          divide_up(p.m, kernels.rows) * divide_up(p.k, kBlockUnits * kernels.unit) <= kFewBlocks;
 }
 
-/// Where a column of B begins whose elements are contiguous in k.
+/// Whether tiles take B's columns where they stand. Others are packed first.
+bool in_place(const Product& p, const Kernels& kernels, bool round) {
+  return p.b.layout == Layout::interleaved && p.b.element == Element::f32 && kernels.unit == 1 &&
+         !round;
+}
+
+/// Gives a tile the columns of such a B, from `column` and `k` on.
+void point_at(const Product& p, const Kernels& kernels, int64_t column, int64_t k, Tile& tile) {
+  const auto word = [&](int64_t line) {
+    return (line / kInterleavedLines * p.b.stride + k) * kInterleavedLines +
+           line % kInterleavedLines;
+  };
+  const int64_t half = kernels.columns / 2;
+  tile.b = static_cast<const float*>(p.b.data) + word(column);
+  tile.b_step = kInterleavedLines;
+  // Where there is no second half, what is computed for it is not used.
+  tile.b_half = tile.columns > half ? word(column + half) - word(column) : 0;
+}
+
+/// Makes a tile fetch the block of an interleaved B that begins at `column` and `k` into the cache.
+void fetch_ahead(const Product& p, const Kernels& kernels, int64_t column, int64_t k, int64_t count,
+                 Tile& tile) {
+  const int64_t per_word = p.b.element == Element::f32 ? 1 : 2, words = p.b.stride / per_word;
+  const auto line = [&](int64_t l) {
+    return (l / kInterleavedLines * words + k / per_word) * kInterleavedLines * 4 +
+           l % kInterleavedLines * 4;
+  };
+  const int64_t half = column + kernels.columns / 2;
+  tile.ahead = static_cast<const char*>(p.b.data) + line(column);
+  tile.ahead_half = half < p.n ? line(half) - line(column) : 0;
+  tile.ahead_lines = count / per_word;
+}
+
+/// Where a column of B begins whose elements are contiguous in k, or a bundle of interleaved ones.
 const void* first_line(const Product& p, int64_t column) {
   const int64_t size = p.b.element == Element::f32 ? 4 : 2;
   return static_cast<const char*>(p.b.data) + column * p.b.stride * size;
@@ -125,7 +158,8 @@ void Products::plan(const Kernels& kernels) {
     CHECK(p.m > 0 && p.n > 0 && p.k > 0);
     // A panel is computed whole: where C has few columns (a router's, an adapter's) but many rows,
     // its transpose wastes less. The sums are the same.
-    if (4 * p.n <= 3 * kernels.columns && p.m >= kernels.columns) {
+    if (4 * p.n <= 3 * kernels.columns && p.m >= kernels.columns &&
+        p.b.layout != Layout::interleaved) {
       std::swap(p.m, p.n);
       std::swap(p.a, p.b);
       p.transposed = !p.transposed;
@@ -177,7 +211,10 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
   float* a = b + panels * panel_step;
   float* partial = a + group * row_step;
 
+  const bool unpacked = in_place(p, kernels, settings.round);
   Tile tile;
+  tile.b_step = kernels.columns;
+  tile.b_half = kernels.columns / 2;
   tile.layout = p.a.layout;
   tile.c_stride = p.c_stride;
   tile.transposed = p.transposed;
@@ -188,7 +225,8 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
     tile.units = divide_up(count, kernels.unit);
     tile.first = i == 0;
     tile.last = i == k_blocks - 1;
-    kernels.pack_columns({p.b, item.n, item.n_end - item.n, k, count, settings.round}, b);
+    if (!unpacked)
+      kernels.pack_columns({p.b, item.n, item.n_end - item.n, k, count, settings.round}, b);
     for (int64_t r = 0; r < tiles; ++r) {
       const int64_t m = item.m + r * kernels.rows;
       if (r % group == 0) {
@@ -199,10 +237,13 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
       tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
       for (int64_t j = 0; j < panels; ++j) {
         const int64_t n = item.n + j * kernels.columns;
-        tile.b = b + j * panel_step;
         tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * partial_step;
         tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
         tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
+        if (unpacked)
+          point_at(p, kernels, n, k, tile);
+        else
+          tile.b = b + j * panel_step;
         kernels.tile(tile);
       }
     }
@@ -227,8 +268,11 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
                        std::min(a_block, p.k - i * a_block), settings.round},
                       a + i * tiles * row_step);
 
+  const bool unpacked = in_place(p, kernels, settings.round);
   Tile tile;
   tile.b = b;
+  tile.b_step = kernels.columns;
+  tile.b_half = kernels.columns / 2;
   tile.layout = p.a.layout;
   tile.c_stride = p.c_stride;
   tile.transposed = p.transposed;
@@ -238,11 +282,20 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
     tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
     for (int64_t k = 0; k < p.k; k += b_block) {
       const int64_t count = std::min(b_block, p.k - k);
-      kernels.pack_columns({p.b, n, tile.columns, k, count, settings.round}, b);
+      if (unpacked)
+        point_at(p, kernels, n, k, tile);
+      else
+        kernels.pack_columns({p.b, n, tile.columns, k, count, settings.round}, b);
       tile.units = divide_up(count, kernels.unit);
       tile.first = k == 0;
       tile.last = k + count == p.k;
-      for (int64_t r = 0; r < tiles; ++r) {
+      if (p.b.layout == Layout::interleaved) {
+        const bool more = k + b_block < p.k;
+        if (more || n + kernels.columns < item.n_end)
+          fetch_ahead(p, kernels, more ? n : n + kernels.columns, more ? k + b_block : 0,
+                      std::min(b_block, p.k - (more ? k + b_block : 0)), tile);
+      }
+      for (int64_t r = 0; r < tiles; ++r, tile.ahead_lines = 0) {
         const int64_t m = item.m + r * kernels.rows;
         const int64_t unit = k % a_block / kernels.unit;
         tile.a = a + (k / a_block * tiles + r) * row_step +
@@ -321,9 +374,12 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
   if (!op.weight.dense()) return multiply_integers(op);
   const float* x = floats(op.x, "x");
   float* y = const_cast<float*>(floats(op.y, "y"));
-  const Tensor weight = op.weight.tensor();
+  const Tensor& weight = op.weight.codes;
   const Element element = element_of(weight, "weight");
-  const int64_t outputs = weight.dim(1), inputs = weight.dim(2), y_width = op.y.dim(1);
+  const bool interleaved = op.weight.layout == ops::WeightLayout::interleaved16;
+  CHECK(!interleaved || op.operands != ops::Operands::bf16,
+        "interleaved weights are not multiplied in bf16");
+  const int64_t outputs = op.weight.outputs(), inputs = op.weight.inputs(), y_width = op.y.dim(1);
   const int64_t weight_bytes = outputs * inputs * size_of(weight.dtype());
   products_.clear();
   for_each_group(op.offsets, op.x.dim(0), [&](int64_t group, int64_t row, int64_t rows) {
@@ -332,7 +388,7 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
                    .k = inputs,
                    .a = {x + row * inputs, inputs, Element::f32, Layout::k_contiguous},
                    .b = {static_cast<const char*>(weight.data()) + group * weight_bytes, inputs,
-                         element, Layout::k_contiguous},
+                         element, interleaved ? Layout::interleaved : Layout::k_contiguous},
                    .c = y + row * y_width + op.y_begin,
                    .c_stride = y_width});
   });

@@ -336,9 +336,14 @@ void run_tile(const Tile& t) {
     }
   const auto* a = static_cast<const int*>(t.a);
   const auto* b = static_cast<const Unit*>(t.b);
-  for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += kColumns) {
-    const __m512bh b0 = as_pairs(_mm512_load_si512(b));
-    const __m512bh b1 = as_pairs(_mm512_load_si512(b + kLanes));
+  const auto* b_half = b + t.b_half;
+  for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += t.b_step, b_half += t.b_step) {
+    if (u < t.ahead_lines) {
+      __builtin_prefetch(t.ahead + 64 * u, 0, 2);
+      __builtin_prefetch(t.ahead + t.ahead_half + 64 * u, 0, 2);
+    }
+    const __m512bh b0 = as_pairs(_mm512_loadu_si512(b));
+    const __m512bh b1 = as_pairs(_mm512_loadu_si512(b_half));
 #pragma GCC unroll 16
     for (int r = 0; r < kM; ++r) {
       const __m512bh x = as_pairs(_mm512_set1_epi32(a[r * kRowStep]));

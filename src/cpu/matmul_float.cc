@@ -129,11 +129,35 @@ void pack_strided_columns(const Block& block, float* panel) {
 }
 
 template <Element kElement, bool kRound>
+void pack_interleaved_columns(const Block& block, float* panel) {
+  constexpr int64_t kPerWord = 4 / bytes_of(kElement);
+  const int64_t first = block.k / kPerWord, words = block.count / kPerWord;
+  for (int64_t line = 0; line < block.lines; line += kColumns, panel += kPanelUnits)
+    for (int half = 0; half < 2; ++half) {
+      float* to = panel + half * kLanes;
+      if (line + half * kLanes >= block.lines) {
+        for (int64_t k = 0; k < block.count; ++k) hn::Store(hn::Zero(F()), F(), to + k * kColumns);
+        continue;
+      }
+      const float* from =
+          interleaved_word(block.operand, block.line + line + half * kLanes, first, kPerWord);
+      for (int64_t w = 0; w < words; ++w, to += kPerWord * kColumns) {
+        const V word = hn::LoadU(F(), from + w * kInterleavedLines);
+        store_words<kElement, kRound, 1, kColumns>(&word, to);
+      }
+    }
+}
+
+template <Element kElement, bool kRound>
 void pack_columns_of(const Block& block, float* panel) {
-  if (block.operand.layout == Layout::k_contiguous)
-    pack_contiguous_columns<kElement, kRound>(block, panel);
-  else
-    pack_strided_columns<kElement, kRound>(block, panel);
+  switch (block.operand.layout) {
+    case Layout::k_contiguous:
+      return pack_contiguous_columns<kElement, kRound>(block, panel);
+    case Layout::k_strided:
+      return pack_strided_columns<kElement, kRound>(block, panel);
+    case Layout::interleaved:
+      return pack_interleaved_columns<kElement, kRound>(block, panel);
+  }
 }
 
 void pack_columns(const Block& block, void* panel_memory) {
@@ -221,9 +245,15 @@ void run_tile(const Tile& t) {
     }
   const auto* a = static_cast<const float*>(t.a);
   const auto* b = static_cast<const float*>(t.b);
-  for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += kColumns) {
-    const V b0 = hn::Load(f, b);
-    const V b1 = hn::Load(f, b + kLanes);
+  const auto* b_half = b + t.b_half;
+  const int64_t b_step = t.b_step;
+  for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += b_step, b_half += b_step) {
+    if (k < t.ahead_lines) {
+      __builtin_prefetch(t.ahead + 64 * k, 0, 2);
+      __builtin_prefetch(t.ahead + t.ahead_half + 64 * k, 0, 2);
+    }
+    const V b0 = hn::LoadU(f, b);
+    const V b1 = hn::LoadU(f, b_half);
 #pragma GCC unroll 16
     for (int r = 0; r < kM; ++r) {
       const V x = hn::Set(f, a[r * kRowStep]);

@@ -168,6 +168,15 @@ HWY_INLINE void store_words(const V* words, float* to) {
   }
 }
 
+/// Word `word` of line `line` of an interleaved operand with `per_word` elements in a word; the
+/// same word of the next lines follows.
+HWY_INLINE const float* interleaved_word(const Operand& operand, int64_t line, int64_t word,
+                                         int64_t per_word) {
+  const int64_t words = operand.stride / per_word;
+  return static_cast<const float*>(operand.data) +
+         (line / kInterleavedLines * words + word) * kInterleavedLines + line % kInterleavedLines;
+}
+
 /// Copies the last `bytes` < kBytes bytes of `lines` lines to a zero-padded block of kLanes lines
 /// kBytes apart, for `transpose`.
 template <int kBytes>

@@ -118,9 +118,68 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
     finish_row(sums[r], s.c + done + r * s.c_stride, lines, s.scale, s.accumulate);
 }
 
+/// The same of interleaved lines: kVectors vectors of them, from line `done` of the stream on.
+template <Element kElement, int kM, int kVectors>
+void stream_interleaved(const Stream& s, int64_t done) {
+  const F f;
+  constexpr int64_t kPerWord = 4 / bytes_of(kElement);
+  constexpr int kWords = 4;  // at a time
+  const int64_t words = s.b.count / kPerWord;
+  const auto* a = static_cast<const float*>(s.a);
+  V sum[kM][kVectors];
+  const float* from[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    from[v] = interleaved_word(s.b.operand, s.b.line + done + v * kLanes, 0, kPerWord);
+#pragma GCC unroll 8
+    for (int r = 0; r < kM; ++r) sum[r][v] = hn::Zero(f);
+  }
+  // The lines after these are fetched into the L2 cache meanwhile, in the order of memory.
+  constexpr int64_t kLines = kVectors * kLanes;
+  const int64_t bytes = kLines * words * 4;
+  const bool last = done + kLines == s.b.lines;
+  const auto* ahead = reinterpret_cast<const uint8_t*>(from[0]) + bytes;
+  if (last && s.next) ahead = static_cast<const uint8_t*>(s.next);
+  const int64_t fetch =
+      bytes <= kMaxAhead && kLines % kInterleavedLines == 0 ? kLines * kWords * 4 : 0;
+  int64_t w = 0;
+  V loaded[kWords];
+  for (; w + kWords <= words; w += kWords) {
+    for (const uint8_t* end = ahead + fetch; ahead < end; ahead += 64)
+      __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kWords; ++i)
+        loaded[i] = hn::LoadU(f, from[v] + (w + i) * kInterleavedLines);
+      multiply_words<kElement, kWords>(loaded, a + w * kPerWord, s.a_stride, s.b.round, v, sum);
+    }
+  }
+  for (; w < words; ++w)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      loaded[0] = hn::LoadU(f, from[v] + w * kInterleavedLines);
+      multiply_words<kElement, 1>(loaded, a + w * kPerWord, s.a_stride, s.b.round, v, sum);
+    }
+  alignas(64) float sums[kVectors * kLanes];
+  for (int r = 0; r < kM; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) hn::Store(sum[r][v], f, sums + v * kLanes);
+    finish_row(sums, s.c + done + r * s.c_stride, kLines, s.scale, s.accumulate);
+  }
+}
+
 template <Element kElement, int kM>
 void stream_rows(const Stream& s) {
   int64_t done = 0;
+  if (s.b.operand.layout == Layout::interleaved) {
+    // Enough chains of sums to hide a multiply-add's latency.
+    constexpr int kVectors = kLanes < 16 && kM <= 2 ? 4 : 2;
+    for (; done + kVectors * kLanes <= s.b.lines; done += kVectors * kLanes)
+      stream_interleaved<kElement, kM, kVectors>(s, done);
+    for (; done < s.b.lines; done += kLanes) stream_interleaved<kElement, kM, 1>(s, done);
+    return;
+  }
   for (; done + 2 * kLanes <= s.b.lines; done += 2 * kLanes)
     stream_lines<kElement, kM, 2>(s, done, 2 * kLanes);
   for (; done < s.b.lines; done += kLanes)

@@ -17,7 +17,12 @@ namespace mixtral::cpu {
 enum class Layout : uint8_t {
   k_contiguous,  // line l, inner index k at data[l * stride + k]
   k_strided,     // data[k * stride + l]
+  /// 32-bit words of 16 lines side by side (ops::WeightLayout::interleaved16): word w of line l is
+  /// word (l / 16 · words + w) · 16 + l % 16, with `words` in a line of `stride` elements. Of B.
+  interleaved,
 };
+
+inline constexpr int64_t kInterleavedLines = 16;
 
 /// Storage of an operand's elements.
 enum class Element : uint8_t { f32, bf16, f16 };
@@ -40,7 +45,13 @@ struct Block {
 /// One tile of C: `rows` rows of a packed row tile times one packed panel, over `units` units of k.
 struct Tile {
   const void* a = nullptr;  // row tile
-  const void* b = nullptr;  // panel: [units][columns]
+  const void* b = nullptr;  // panel, or weights in place: unit u of the first half of the columns
+  int64_t b_step = 0;       // at b[u * b_step], of the second half at b[b_half + u * b_step]
+  int64_t b_half = 0;
+  // Cache lines that are needed soon, of each half of the columns; fetched one each a unit.
+  const char* ahead = nullptr;
+  int64_t ahead_half = 0;  // bytes
+  int64_t ahead_lines = 0;
   int64_t units = 0;
   int rows = 0;
   Layout layout = Layout::k_contiguous;  // of the row tile: [rows][kRowStride], or [units][rows]
@@ -55,8 +66,8 @@ struct Tile {
   bool transposed = false;  // row r, column j goes to c[j * c_stride + r]
 };
 
-/// Few rows of A times many k-contiguous lines of B, each of which is read once and not packed:
-/// c[r, j] for lines [line, line + lines).
+/// Few rows of A times many lines of B (k_contiguous, or interleaved), each of which is read once
+/// and not packed: c[r, j] for lines [line, line + lines).
 struct Stream {
   const void* a = nullptr;  // [rows][a_stride], units
   int64_t a_stride = 0;

@@ -72,7 +72,7 @@ class CodeStaging {
 
 /// Whether the part can be copied as it stands in the file.
 bool keeps_format(const nn::Parameter& p, const TensorSource& tensors, const TensorPlace& place) {
-  return p.packed && !place.naming.transposed &&
+  return p.packed && !p.packed.dense() && !place.naming.transposed &&
          tensors.at(place.name).format == p.packed.format.name();
 }
 
@@ -89,6 +89,7 @@ class DirectPieces {
     if (p.parts.front().order != Part::Order::same) return false;
     std::vector<std::pair<const Part*, Source>> parts;
     for (const Part& part : p.parts) {
+      if (!has_whole_bundles(p, part)) return false;
       auto source = source_of(p, part);
       if (!source) return false;
       parts.emplace_back(&part, std::move(*source));
@@ -119,6 +120,7 @@ class DirectPieces {
     std::string name;
     int64_t first = 0;  // of the file's tensor: element, or of codes that stay in rows, row
     Tensor to;          // numbers; or, where it is empty,
+    ops::Weight dense;  // the place of numbers in another layout than rows; or, where it is empty,
     // Codes in plain rows in the file, and their place; `from` is empty where they stay in rows.
     ops::Weight from, codes;
     // Of rows that stand in another order in the file: `from` is all of the part, and these are the
@@ -127,16 +129,24 @@ class DirectPieces {
     int64_t row = 0;
   };
 
+  /// Whether the part's rows are whole bundles of the layout.
+  bool has_whole_bundles(const nn::Parameter& p, const Part& part) const {
+    if (!p.packed) return true;
+    const int64_t columns = p.columns(), bundle = ops::bundle_rows(layout_(p));
+    return part.offset / columns % bundle == 0 && part.shape.numel() / columns % bundle == 0;
+  }
+
   std::optional<Source> source_of(const nn::Parameter& p, const Part& part) const {
     const TensorId id = *parse_tensor_name(part.name);
     TensorPlace place = *find_place(tensors_, config_, id);
     const bool same_order = place.naming.row_order == TensorNaming::RowOrder::same;
-    const bool stays = p.packed && layout_(p) == ops::WeightLayout::rows;
-    if (place.naming.transposed || (!same_order && (!p.packed || stays)) ||
+    const bool codes = p.packed && !p.packed.dense();
+    const bool stays = codes && layout_(p) == ops::WeightLayout::rows;
+    if (place.naming.transposed || (!same_order && (!codes || stays)) ||
         (!stays && !tensors_.file_place(place.name)))
       return std::nullopt;
     if (stays && !keeps_format(p, tensors_, place)) return std::nullopt;
-    if (p.packed && !stays) {
+    if (codes && !stays) {
       const ops::WeightFormat format = p.packed.format;
       constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
       const Shape shape{1, part.shape[0], part.shape[1]};
@@ -152,6 +162,19 @@ class DirectPieces {
   void add(const nn::Parameter& p, const Part& part, const Source& source) {
     const int64_t columns = part.shape[part.shape.rank() - 1];
     const int64_t rows = part.shape.numel() / columns;
+    if (p.packed && p.packed.dense()) {
+      ops::Weight dense = p.packed;
+      dense.layout = layout_(p);
+      const int64_t place = part.offset / columns, bundle = ops::bundle_rows(dense.layout);
+      const int64_t bundle_bytes = bundle * columns * size_of(dense.codes.dtype());
+      const int64_t step = bundle * std::max<int64_t>(1, kLoadedAtOnce / bundle_bytes);
+      for (int64_t row = 0; row < rows; row += step)
+        pieces_.push_back(
+            {.name = source.name,
+             .first = source.first + row * columns,
+             .dense = dense.slice_rows(place + row, place + std::min(row + step, rows))});
+      return;
+    }
     if (!p.packed) {
       // Whole rows: whole blocks, where the file's tensor is in blocks.
       const Tensor to = p.value_of(part).reshape({rows, columns});
@@ -201,6 +224,17 @@ class DirectPieces {
       tensors_.read(piece.name, piece.first, piece.to);
       return find_non_finite(static_cast<const std::byte*>(piece.to.data()), piece.to.dtype(),
                              piece.to.numel()) < 0;
+    }
+    if (piece.dense) {
+      // Room that a thread keeps: pieces are read one after another.
+      thread_local std::vector<std::byte> room;
+      room.resize(static_cast<size_t>(piece.dense.bytes()));
+      ops::Weight rows = piece.dense;
+      rows.layout = ops::WeightLayout::rows;
+      rows.codes = Tensor(room.data(), rows.codes.shape(), rows.codes.dtype());
+      tensors_.read(piece.name, piece.first, rows.codes);
+      ops::change_layout(rows, piece.dense);
+      return find_non_finite(room.data(), rows.codes.dtype(), rows.codes.numel()) < 0;
     }
     if (!piece.from) {
       std::vector<Tensor> pieces;

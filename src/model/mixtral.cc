@@ -39,6 +39,7 @@ std::optional<ops::WeightFormat> format_of(const Parameter& parameter,
 std::unique_ptr<nn::Projection> make_projection(Parameter parameter,
                                                 const Mixtral::Options& options) {
   parameter.format = format_of(parameter, options);
+  parameter.fixed = options.fixed_weights;
   return std::make_unique<nn::Linear>(std::move(parameter));
 }
 
@@ -137,6 +138,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
                                      {config.hidden_size}, Role::norm)) {
   CHECK((!options.quantization && options.formats.empty()) || !options.trainable,
         "a quantized model cannot be trained itself");
+  CHECK(!options.fixed_weights || !options.trainable, "fixed weights cannot be trained");
   const Dtype statistics = ops::statistics_dtype(options.compute);
   const Shape table_shape{context_, 2, config.head_dim / 2};
   rope_ = Buffer(backend, table_shape.numel() * size_of(statistics));
@@ -166,6 +168,7 @@ Mixtral::Mixtral(Backend& backend, const ModelConfig& config, const Options& opt
     Parameter head = nn::make_parameter(tensor_name({.kind = TensorKind::head}),
                                         {config.vocab_size, config.hidden_size}, Role::head);
     if (!options.quantization) head.format = format_of(head, options);
+    head.fixed = options.fixed_weights;
     head_ = std::make_unique<nn::Linear>(std::move(head));
   }
   const bool whole = options.trained_layers == 0;

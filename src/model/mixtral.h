@@ -49,6 +49,9 @@ class Mixtral {
     /// The experts' weights get no memory: an ExpertCache reads them while they are needed. Of a
     /// model that is not trainable.
     bool stream_experts = false;
+    /// Nothing but products reads the projections' weights once they are loaded, so that they may
+    /// stand in the layout that the backend prefers. Of a model that is not trainable.
+    bool fixed_weights = false;
     bool planned = false;  // only what it allocates counts: nothing is computed for it
 
     ops::CacheType cache_type() const { return cache ? *cache : ops::cache_type_of(compute); }

@@ -6,9 +6,9 @@
 namespace mixtral::nn {
 namespace {
 
-/// Rows that are changed at a time: whole bundles, few enough for a cache.
+/// Rows that are changed at a time: whole bundles of every layout, few enough for a cache.
 int64_t rows_at_once(const ops::Weight& weight) {
-  constexpr int64_t kBytes = 256 << 10, kBundle = 8;
+  constexpr int64_t kBytes = 256 << 10, kBundle = 16;
   const int64_t bundle = kBundle * std::max<int64_t>(1, weight.format.row_bytes(weight.inputs()));
   return kBundle * std::max<int64_t>(1, kBytes / bundle);
 }

@@ -9,7 +9,7 @@ Linear::Linear(std::shared_ptr<Parameter> parameter, bool owner)
   const Shape& shape = parameter_->shape;
   CHECK(shape.rank() == 2 || shape.rank() == 3);
   shape_ = shape.rank() == 3 ? shape : Shape{1, shape[0], shape[1]};
-  if (parameter_->format) parameter_->trainable = false;
+  if (parameter_->format || parameter_->fixed) parameter_->trainable = false;
 }
 
 ops::Weight Linear::weight() const {

@@ -88,9 +88,20 @@ ParameterStore::ParameterStore(Backend& backend, const ParameterSource& source, 
 }
 
 void ParameterStore::place_formats(Backend& backend, const ParameterSource& source, Dtype values) {
+  const auto shape_of = [](const Parameter& p) {
+    const Shape& s = p.shape;
+    return s.rank() == 3 ? s : Shape{1, s[0], s[1]};
+  };
+  const auto moves = [&](const Parameter& p) {
+    const ops::WeightFormat format = p.format.value_or(ops::dense_format(values));
+    return p.fixed && format.dense() &&
+           backend.preferred_layout(format, shape_of(p)) != ops::WeightLayout::rows;
+  };
   std::vector<Parameter*> waiting;
   source([&](Parameter& p) {
-    if (!p.format || p.placed()) return;
+    if (p.placed()) return;
+    if (!p.format && moves(p)) p.format = ops::dense_format(values);
+    if (!p.format) return;
     check_format(backend, p);
     waiting.push_back(&p);
   });
@@ -98,12 +109,10 @@ void ParameterStore::place_formats(Backend& backend, const ParameterSource& sour
   const auto cut = [&](Cutter cutter) {
     const auto take = [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); };
     for (Parameter* p : waiting) {
-      const Shape& s = p->shape;
-      const Shape shape = s.rank() == 3 ? s : Shape{1, s[0], s[1]};
-      const ops::Weight weight = ops::make_weight(shape, *p->format, take);
+      const ops::Weight weight = ops::make_weight(shape_of(*p), *p->format, take);
       p->type = weight.dense() ? weight.codes.dtype() : values;
-      if (weight.dense())
-        p->value = weight.codes.reshape(s);
+      if (weight.dense() && !moves(*p))
+        p->value = weight.codes.reshape(p->shape);
       else
         p->packed = weight;
     }
@@ -139,15 +148,19 @@ void PartWriter::write(const Parameter& p, const Parameter::Part& part,
   }
   const int64_t columns = p.columns(), elements = part.shape.numel();
   CHECK(part.offset % columns == 0 && elements % columns == 0, part.name);
+  const int64_t first = part.offset / columns, rows = elements / columns;
+  const ops::Weight place = p.packed.slice_rows(first, first + rows);
+  if (place.dense()) {
+    fill(place.tensor().reshape(part.shape));
+    return;
+  }
   const int64_t bytes = elements * size_of(p.type);
   if (staging_.bytes() < bytes) {
     staging_ = Buffer();  // given back first: there may not be room for both
     staging_ = Buffer(backend_, bytes);
   }
   fill(staging_.tensor(part.shape, p.type));
-  const int64_t first = part.offset / columns, rows = elements / columns;
-  backend_.run(ops::Quantize{.x = staging_.tensor({rows, columns}, p.type),
-                             .weight = p.packed.slice_rows(first, first + rows)});
+  backend_.run(ops::Quantize{.x = staging_.tensor({rows, columns}, p.type), .weight = place});
 }
 
 void PartWriter::copy(const Parameter& p, const Parameter::Part& part, const ops::Weight& host) {

@@ -32,14 +32,17 @@ struct Parameter {
   std::vector<Part> parts;
   bool trainable = true;
   /// The format of a matrix that is kept in another way than the model's other weights. Such a
-  /// parameter is never trained. Dense formats give `value`, others `packed`.
+  /// parameter is never trained. Dense formats give `value` (unless `fixed`), others `packed`.
   std::optional<ops::WeightFormat> format;
+  /// A matrix that products alone read, once it is loaded: the backend may want a dense one in
+  /// another layout, and then it is `packed`, too. Such a parameter is never trained.
+  bool fixed = false;
 
   // Set by ParameterStore.
   Dtype type = Dtype::f32;  // of `value`, or of what `packed` is unpacked to
   Tensor value;             // empty when packed
   Tensor grad;              // empty when frozen
-  ops::Weight packed;       // in a format that is not dense
+  ops::Weight packed;       // in a format that is not dense, or in another layout
 
   int64_t columns() const { return shape[shape.rank() - 1]; }
   bool decays() const { return role != Role::norm; }

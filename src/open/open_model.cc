@@ -215,7 +215,8 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
                            .quantization = o.quantization,
                            .formats = stored,
                            .operands = open.precision.operands,
-                           .cache = o.cache};
+                           .cache = o.cache,
+                           .fixed_weights = purpose == Purpose::inference};
   require_fp8_weights(o.dtype, o.quantization);
   std::optional<AdapterFile> adapter = source.load_adapter();
   open.arena = std::make_unique<Arena>(*open.backend);

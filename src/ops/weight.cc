@@ -1,5 +1,6 @@
 #include "ops/weight.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -12,7 +13,8 @@
 namespace mixtral::ops {
 namespace {
 
-constexpr int64_t kInterleaved = 8;       // rows side by side
+constexpr int64_t kInterleaved = bundle_rows(WeightLayout::interleaved8);
+constexpr int64_t kInterleavedDense = bundle_rows(WeightLayout::interleaved16);
 constexpr int64_t kInterleavedBytes = 4;  // of codes at a time
 
 char* row_of(const Tensor& piece, int64_t row) {
@@ -20,15 +22,15 @@ char* row_of(const Tensor& piece, int64_t row) {
   return static_cast<char*>(piece.data()) + row * piece.dim(1) * size_of(piece.dtype());
 }
 
-/// Calls copy(mixed, plain, bytes) for what one row of a piece in interleaved8 consists of: where
-/// it stands, in bytes from the start of the piece, and where it belongs, from the start of the
-/// row.
+/// Calls copy(mixed, plain, bytes) for what one row of an interleaved piece consists of: where it
+/// stands, in bytes from the start of the piece, and where it belongs, from the start of the row.
 template <class Copy>
 void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int64_t row,
                      const Copy& copy) {
   const FormatRow& format = weight.format.row();
   const int64_t bytes = piece.dim(1) * size_of(piece.dtype());
-  const int64_t bundle = row / kInterleaved * kInterleaved * bytes, within = row % kInterleaved;
+  const int64_t side = weight.dense() ? kInterleavedDense : kInterleaved;
+  const int64_t bundle = row / side * side * bytes, within = row % side;
   if (format.kind == FormatKind::blocks) {
     const int64_t size = format.block_bytes, scale = size % kInterleavedBytes;
     const bool at_end = format.super_block > 0;
@@ -43,8 +45,7 @@ void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int6
     return;
   }
   const int64_t step = codes ? kInterleavedBytes : size_of(piece.dtype());
-  for (int64_t at = 0; at < bytes; at += step)
-    copy(bundle + at * kInterleaved + within * step, at, step);
+  for (int64_t at = 0; at < bytes; at += step) copy(bundle + at * side + within * step, at, step);
 }
 
 /// One row's pieces in plain order: where they stand, or copied together into `room`.
@@ -122,6 +123,37 @@ void interleave_blocks(const Weight& from, const Weight& to) {
   }
 }
 
+/// The values of a dense weight between plain rows and interleaved16. (`rows` may be written,
+/// `mixed` read, or the other way round.)
+template <bool kInterleave>
+void transpose_words(char* rows, char* mixed, int64_t row_count, int64_t row_bytes) {
+  constexpr int64_t kSide = kInterleavedDense, kLine = 64;  // bytes: a cache line of each row
+  for (int64_t row = 0; row < row_count; row += kSide, rows += kSide * row_bytes)
+    for (int64_t at = 0; at < row_bytes; at += kLine) {
+      const int64_t words = std::min(kLine, row_bytes - at) / kInterleavedBytes;
+      uint32_t lines[kSide][kLine / kInterleavedBytes];
+      if constexpr (kInterleave) {
+        for (int64_t r = 0; r < kSide; ++r)
+          std::memcpy(lines[r], rows + r * row_bytes + at,
+                      static_cast<size_t>(words * kInterleavedBytes));
+        for (int64_t w = 0; w < words; ++w)
+          for (const auto& line : lines) {
+            store(mixed, line[w]);
+            mixed += kInterleavedBytes;
+          }
+      } else {
+        for (int64_t w = 0; w < words; ++w)
+          for (auto& line : lines) {
+            line[w] = load<uint32_t>(mixed);
+            mixed += kInterleavedBytes;
+          }
+        for (int64_t r = 0; r < kSide; ++r)
+          std::memcpy(rows + r * row_bytes + at, lines[r],
+                      static_cast<size_t>(words * kInterleavedBytes));
+      }
+    }
+}
+
 Weight with_pieces(const Weight& weight, Shape shape, int64_t begin, int64_t end) {
   Weight part = weight;
   part.shape = shape;
@@ -158,7 +190,7 @@ Weight Weight::slice(int64_t begin, int64_t end) const {
 
 Weight Weight::slice_rows(int64_t begin, int64_t end) const {
   CHECK(0 <= begin && begin <= end && end <= rows());
-  CHECK(layout == WeightLayout::rows || (begin % kInterleaved == 0 && end % kInterleaved == 0),
+  CHECK(begin % bundle_rows(layout) == 0 && end % bundle_rows(layout) == 0,
         "rows of an interleaved weight are taken in whole bundles");
   return with_pieces(*this, {1, end - begin, inputs()}, begin, end);
 }
@@ -185,7 +217,12 @@ void expect_weight(std::string_view name, const Weight& weight) {
 
 bool has_layout(WeightFormat format, const Shape& shape, WeightLayout layout) {
   if (layout == WeightLayout::rows) return true;
-  if (format.dense() || shape[1] % kInterleaved != 0) return false;
+  if (shape[1] % bundle_rows(layout) != 0) return false;
+  if (format.dense() || layout == WeightLayout::interleaved16) {
+    const int64_t size = size_of(format.row().type);
+    return format.dense() && layout == WeightLayout::interleaved16 && (size == 2 || size == 4) &&
+           shape[2] * size % kInterleavedBytes == 0;
+  }
   if (format.kind() == FormatKind::separate) {
     const int64_t bytes = format.codes(shape[2]) * size_of(format.row().type);
     return bytes % kInterleavedBytes == 0;
@@ -254,6 +291,15 @@ void change_layout(const Weight& from, const Weight& to) {
   if (from.format.kind() == FormatKind::blocks && from.layout == WeightLayout::rows &&
       to.layout == WeightLayout::interleaved8) {
     interleave_blocks(from, to);
+    return;
+  }
+  if (from.dense() && from.layout != to.layout) {
+    const bool interleave = from.layout == WeightLayout::rows;
+    auto* const rows = static_cast<char*>((interleave ? from : to).codes.data());
+    auto* const mixed = static_cast<char*>((interleave ? to : from).codes.data());
+    const int64_t row_bytes = from.inputs() * size_of(from.codes.dtype());
+    interleave ? transpose_words<true>(rows, mixed, from.rows(), row_bytes)
+               : transpose_words<false>(rows, mixed, from.rows(), row_bytes);
     return;
   }
   for (const auto which : kWeightPieces) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "ops/weight_format.h"
@@ -19,7 +20,15 @@ enum class WeightLayout : uint8_t {
   /// row at a time. Where block_bytes is not a multiple of 4, a scale's two bytes come first: those
   /// that begin a block, or end a super-block. block_bytes must be even.
   interleaved8,
+  /// Sixteen rows of a dense format of 16 or 32 bits side by side: the first four bytes of each
+  /// row, then the next four, and so on. O must be a multiple of 16, and a row of 4 bytes.
+  interleaved16,
 };
+
+/// Rows that a layout keeps side by side: a part of a weight has a whole number of such bundles.
+constexpr int64_t bundle_rows(WeightLayout layout) {
+  return layout == WeightLayout::rows ? 1 : layout == WeightLayout::interleaved8 ? 8 : 16;
+}
 
 /// What a product multiplies by: G matrices of O rows and I columns, in some format. A view of
 /// memory it does not own, like Tensor. A dense tensor [G, O, I] or [O, I] is one, too.
@@ -50,7 +59,7 @@ struct Weight {
   Tensor tensor() const;
   /// Groups [begin, end).
   Weight slice(int64_t begin, int64_t end) const;
-  /// Rows [begin, end) of all R, as one group; multiples of 8 of an interleaved weight.
+  /// Rows [begin, end) of all R, as one group; whole bundles of an interleaved weight.
   Weight slice_rows(int64_t begin, int64_t end) const;
 };
 

@@ -249,6 +249,38 @@ TEST(Matmul, NarrowWeightsEqualTheirFloatsBitForBit) {
   }
 }
 
+TEST(Matmul, InterleavedWeightsEqualThoseInRowsBitForBit) {
+  const std::vector<Case> all = {
+      {16, 16, {1}, 0, 0, false},    {32, 40, {9}, 1, 2, false}, {48, 256, {14, 28, 0, 1}, 3, 0},
+      {64, 130, {3, 0, 8, 15}},      {80, 1030, {5, 6, 7, 2}},   {112, 514, {30, 70}, 0, 5},
+      {16, 600, {300}, 0, 0, false}, {304, 20, {0, 520}},        {144, 1200, {40, 2, 57, 4}},
+  };
+  for (const int64_t set : instruction_sets()) {
+    const InstructionSet scope(set);
+    cpu::CpuBackend backend(2);
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
+      for (const Case& c : all) {
+        SCOPED_TRACE(std::string(hwy::TargetName(set)) + " " + to_string(c));
+        for (const bool accumulate : {false, true}) {
+          Problem rows(c, dtype), mixed(c, dtype);
+          ops::GroupedMatmul want = rows.forward(), got = mixed.forward();
+          std::vector<char> room(static_cast<size_t>(got.weight.bytes()));
+          got.weight.codes =
+              Tensor(room.data(), want.weight.codes.shape(), want.weight.codes.dtype());
+          got.weight.layout = ops::WeightLayout::interleaved16;
+          ops::change_layout(want.weight, got.weight);
+          want.accumulate = got.accumulate = accumulate;
+          want.scale = got.scale = accumulate ? 0.75f : 1.0f;
+          ASSERT_TRUE(backend.computes_directly(got));
+          backend.run(want);
+          backend.run(got);
+          ASSERT_TRUE(same_bits(mixed.y, rows.y));
+        }
+      }
+    }
+  }
+}
+
 TEST(Matmul, HalfWeightsMayBeSubnormalOrInfinite) {
   const Case c{20, 12, {3}, 0, 0, false};
   cpu::CpuBackend backend(1);

@@ -210,6 +210,25 @@ TEST(WeightLayouts, KeepEveryNumberAndComeBackByteForByte) {
   EXPECT_GE(changed, 4);
 }
 
+TEST(WeightLayouts, OfDenseFormatsPutSixteenRowsSideBySide) {
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::f16}) {
+    const Shape shape{2, 32, 38};
+    const Owned rows(shape, format), back(shape, format);
+    Owned mixed(shape, format);
+    mixed.weight.layout = WeightLayout::interleaved16;
+    auto* const plain = static_cast<uint8_t*>(rows.weight.codes.data());
+    for (int64_t i = 0; i < rows.weight.bytes(); ++i)
+      plain[i] = static_cast<uint8_t>(i * 7 + i / 97);
+    change_layout(rows.weight, mixed.weight);
+    const auto* const words = static_cast<const uint8_t*>(mixed.weight.codes.data());
+    const int64_t width = rows.weight.codes.bytes() / rows.weight.rows();
+    // Word 5 of row 37: the third bundle, its sixth row.
+    EXPECT_EQ(std::memcmp(words + 32 * width + (5 * 16 + 5) * 4, plain + 37 * width + 5 * 4, 4), 0);
+    change_layout(mixed.weight, back.weight);
+    EXPECT_EQ(back.bytes(), rows.bytes()) << format.name();
+  }
+}
+
 TEST(WeightLayouts, AreOfWholeBundlesOnly) {
   const auto has = [](WeightFormat format, Shape shape) {
     return has_layout(format, shape, WeightLayout::interleaved8);
@@ -218,6 +237,14 @@ TEST(WeightLayouts, AreOfWholeBundlesOnly) {
   EXPECT_FALSE(has(WeightFormat::fp8, {1, 9, 12}));
   EXPECT_FALSE(has(WeightFormat::fp8, {1, 8, 10}));
   EXPECT_FALSE(has(WeightFormat::bf16, {1, 8, 12}));
+  const auto has_dense = [](WeightFormat format, Shape shape) {
+    return has_layout(format, shape, WeightLayout::interleaved16);
+  };
+  EXPECT_TRUE(has_dense(WeightFormat::bf16, {1, 16, 12}));
+  EXPECT_TRUE(has_dense(WeightFormat::f32, {1, 16, 11}));
+  EXPECT_FALSE(has_dense(WeightFormat::bf16, {1, 16, 11}));
+  EXPECT_FALSE(has_dense(WeightFormat::bf16, {1, 8, 12}));
+  EXPECT_FALSE(has_dense(WeightFormat::fp8, {1, 16, 12}));
   EXPECT_TRUE(has(WeightFormat(testing::kToy6), {1, 8, 32}));
   EXPECT_FALSE(has(WeightFormat(testing::kToy6), {1, 12, 32}));
 }
