@@ -5,6 +5,8 @@
 #include "cuda/cudnn_attention.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/rope.cuh"
+#include "cuda/rope.h"
 #include "cuda/status.h"
 #include "ops/attention.h"
 
@@ -26,8 +28,8 @@ struct Rotation {
 /// A block a token; a thread takes packs of pairs.
 template <int n, class T>
 __global__ void __launch_bounds__(kThreads) rope(Rotation<T> op) {
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int64_t token = blockIdx.x;
   if (op.positions[token] == ops::kPadding) return;
   const float* cosines = op.table + int64_t{op.positions[token]} * 2 * op.half;
@@ -41,11 +43,8 @@ __global__ void __launch_bounds__(kThreads) rope(Rotation<T> op) {
     load(cosines + column, cosine);
     load(cosines + op.half + column, sine);
 #pragma unroll
-    for (int j = 0; j < n; ++j) {
-      const float s = sine[j] * op.sign, before = a[j];
-      a[j] = before * cosine[j] - b[j] * s;
-      b[j] = b[j] * cosine[j] + before * s;
-    }
+    for (int j = 0; j < n; ++j) sine[j] *= op.sign;
+    rotate_pairs(a, b, cosine, sine);
     store(pair, a);
     store(pair + op.half, b);
   }
@@ -74,21 +73,28 @@ void arrange_statistics(const float* from, int64_t sequences, int64_t inner_sequ
   check_launch("attention_backward");
 }
 
-void CudaBackend::run(const ops::Rope& op) {
-  use_device();
-  const int64_t tokens = op.qkv.dim(0);
-  if (tokens == 0) return;
+void rotate(const ops::Rope& op, cudaStream_t stream) {
   const int half = op.heads.width / 2;
   with_activation(op.qkv.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
     with_packs<kPackOf<T>>(half, {op.qkv, op.table}, [&](auto pack) {
-      chain(rope<pack(), T>, dim3(blocks(tokens)), kThreads, 0, stream_,
+      chain(rope<pack(), T>, dim3(blocks(op.qkv.dim(0))), kThreads, 0, stream,
             Rotation<T>{data<T>(op.qkv), data<int>(op.positions), data<float>(op.table),
                         static_cast<int>(op.qkv.dim(1)), op.heads.query + op.heads.kv, half,
                         op.inverse ? -1.0f : 1.0f});
     });
   });
   check_launch("rope");
+}
+
+void CudaBackend::run(const ops::Rope& op) {
+  use_device();
+  if (op.qkv.dim(0) == 0) return;
+  if (may_append(op)) {
+    waiting_.rope = op;
+    return;
+  }
+  rotate(op, stream_);
   chained();
 }
 

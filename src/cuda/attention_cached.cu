@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kThreads, m > 4 || n * packs > 8 ? 2
     decode_attention(CachedSource<K> op, Splits to) {
   constexpr int kElements = n * packs, kGroups = kThreads / lanes;
   __shared__ float shared[kWarps][m][2 + lanes * kElements];
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int token = static_cast<int>(blockIdx.x);
   const int group = op.heads / op.kv_heads, chunks = (group + m - 1) / m;
   const int kv = static_cast<int>(blockIdx.y) / chunks;

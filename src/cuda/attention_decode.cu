@@ -187,8 +187,8 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
   constexpr int kTiles = width / 16;  // of 16 columns of o
   constexpr float kLeastLogScale = -60;
   extern __shared__ __align__(16) char memory[];
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int token = static_cast<int>(blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, r = lane / 4, c = lane % 4;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;

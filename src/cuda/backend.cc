@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "cuda/blas.h"
 #include "cuda/copy_lane.h"
 #include "cuda/cudnn_attention.h"
+#include "cuda/norm_few.h"
+#include "cuda/rope.h"
 #include "cuda/scratch.h"
 #include "cuda/staging.h"
 #include "cuda/stamps.h"
@@ -45,22 +48,22 @@ void make_current(int device) {
   if (current != device) check_cuda(cudaSetDevice(device), "the GPU");
 }
 
-/// A CUDA graph, ready to be launched again.
+/// A CUDA graph, ready to be launched again behind what `prepare` launches.
 class GraphProgram final : public Program {
  public:
-  GraphProgram(cudaGraph_t graph, int device, cudaStream_t stream)
-      : device_(device), stream_(stream) {
+  GraphProgram(cudaGraph_t graph, std::function<void()> prepare, cudaStream_t stream)
+      : prepare_(std::move(prepare)), stream_(stream) {
     check_cuda(cudaGraphInstantiate(&executable_, graph, 0), "a recorded computation");
   }
   ~GraphProgram() override { cudaGraphExecDestroy(executable_); }
   void replay() override {
-    make_current(device_);
+    prepare_();
     check_cuda(cudaGraphLaunch(executable_, stream_), "a recorded computation");
   }
 
  private:
   cudaGraphExec_t executable_ = nullptr;
-  int device_;
+  std::function<void()> prepare_;
   cudaStream_t stream_;
 };
 
@@ -148,7 +151,22 @@ CudaBackend::~CudaBackend() {
 
 void CudaBackend::use_device() const {
   make_current(device_);
+  launch_waiting();
   behind_chained_ = std::exchange(chained_, false);
+}
+
+void CudaBackend::launch_waiting(const ops::GatherRows* gather) const {
+  if (!waiting_.combine && !waiting_.norm && !waiting_.rope) return;
+  const Waiting ops = std::exchange(waiting_, {});
+  make_current(device_);
+  const auto given = [](const auto& op) { return op ? &*op : nullptr; };
+  if (ops.norm)
+    norm_few(*ops.norm, given(ops.combine), given(ops.router), given(ops.route), gather, stream_);
+  else if (ops.combine)
+    combine_rows(*ops.combine, stream_);
+  else
+    rotate(*ops.rope, stream_);
+  chained_ = !ops.route;  // which writes offsets
 }
 
 std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }
@@ -183,6 +201,10 @@ void* CudaBackend::allocate(int64_t bytes) {
 }
 
 void CudaBackend::free(void* data, int64_t) noexcept {
+  try {
+    use_device();  // what waits may read the block
+  } catch (...) {  // an error of its launch, which a later call meets, too
+  }
   // cudaFree waits for all work of the block's device, so nothing still uses it. It finds that
   // device by the address.
   cudaFree(data);
@@ -232,7 +254,7 @@ void CudaBackend::download_marked(const Tensor& device, const Tensor& host) {
 
 std::unique_ptr<Fence> CudaBackend::make_fence() {
   use_device();
-  return std::make_unique<StreamFence>(stream_);
+  return std::make_unique<StreamFence>(stream_, [this] { use_device(); });
 }
 
 std::unique_ptr<CopyLane> CudaBackend::make_copy_lane() {
@@ -267,6 +289,7 @@ std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
   cudaGraph_t graph = nullptr;
   try {
     work();
+    use_device();
   } catch (...) {
     recording_ = false;
     scratch_->end_recording();
@@ -280,7 +303,7 @@ std::unique_ptr<Program> CudaBackend::record(std::function<void()> work) {
   check_cuda(cudaStreamEndCapture(stream_, &graph), "a recording");
   std::unique_ptr<GraphProgram> program;
   try {
-    program = std::make_unique<GraphProgram>(graph, device_, stream_);
+    program = std::make_unique<GraphProgram>(graph, [this] { use_device(); }, stream_);
   } catch (...) {
     cudaGraphDestroy(graph);
     throw;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cuda_plan/attention_part.h"
@@ -103,8 +104,21 @@ class CudaBackend final : public Backend {
   void run(const ops::Dequantize&) override;
 
  private:
-  /// Makes this GPU the calling thread's current device. Every call from outside begins so.
+  /// Ops that wait for the next ones, which may be computed with them in one launch (norm_few.h,
+  /// rope.h). Each reads what the one before it writes.
+  struct Waiting {
+    std::optional<ops::CombineRows> combine;
+    std::optional<ops::RmsNorm> norm;
+    std::optional<ops::GroupedMatmul> router;
+    std::optional<ops::Route> route;
+    std::optional<ops::Rope> rope;
+  };
+
+  /// Makes this GPU the calling thread's current device, and launches what waits. Every call from
+  /// outside begins so, but those of ops that join what waits.
   void use_device() const;
+  /// Launches what waits, and with it the gathering of one token's rows.
+  void launch_waiting(const ops::GatherRows* gather = nullptr) const;
   /// Says that the op's last kernel was launched with `chain` (chain.cuh), and that it writes
   /// neither weights nor a router's offsets.
   void chained() { chained_ = true; }
@@ -118,6 +132,7 @@ class CudaBackend final : public Backend {
   CUstream_st* stream_ = nullptr;
   bool recording_ = false;
   bool batch_invariant_ = false;
+  mutable Waiting waiting_;
   mutable bool chained_ = false;         // the last kernel of this call
   mutable bool behind_chained_ = false;  // the one in front of this call: see stream_product
   std::unique_ptr<Scratch> scratch_;

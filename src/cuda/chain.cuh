@@ -10,8 +10,11 @@
 /// gaps between launches would take longer than many a kernel. A kernel that is launched with
 /// `chain` may begin before the one in front of it has ended. So each of its threads calls
 /// wait_for_previous before it touches anything that an earlier kernel writes or reads, constant
-/// weights excepted. Then it calls allow_next, so that the kernel behind it may begin, too. Since
-/// that comes after the wait, everything in front of the previous kernel has ended by then.
+/// weights excepted: then that kernel has ended, which did so behind the ones in front of it.
+/// With allow_next it lets the kernel behind it begin. Small kernels do so first of all: a product
+/// behind them then reads its weights while they run. Kernels behind which a product may read a
+/// router's offsets early (see stream_product) do it after the wait, so that everything in front of
+/// them has ended by then.
 namespace mixtral::cuda {
 
 __device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

@@ -2,18 +2,27 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "base/error.h"
 #include "cuda/status.h"
 
 namespace mixtral::cuda {
 
-StreamFence::StreamFence(cudaStream_t stream) : stream_(stream) {
+StreamFence::StreamFence(cudaStream_t stream, std::function<void()> prepare)
+    : stream_(stream), prepare_(std::move(prepare)) {
   check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event");
 }
 
 StreamFence::~StreamFence() { cudaEventDestroy(event_); }
 
-void StreamFence::set() noexcept { cudaEventRecord(event_, stream_); }
+void StreamFence::set() noexcept {
+  try {
+    prepare_();
+  } catch (...) {  // an error of a launch, which the backend's next call meets, too
+  }
+  cudaEventRecord(event_, stream_);
+}
 
 StreamLane::StreamLane(int device) : device_(device) {
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");

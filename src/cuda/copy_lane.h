@@ -2,14 +2,16 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
+
 #include "ops/backend.h"
 
 namespace mixtral::cuda {
 
-/// A point in a stream's work.
+/// A point in a stream's work. `prepare` issues what still waits to be issued.
 class StreamFence final : public Fence {
  public:
-  explicit StreamFence(cudaStream_t stream);
+  StreamFence(cudaStream_t stream, std::function<void()> prepare);
   ~StreamFence() override;
   StreamFence(const StreamFence&) = delete;
   StreamFence& operator=(const StreamFence&) = delete;
@@ -19,6 +21,7 @@ class StreamFence final : public Fence {
 
  private:
   cudaStream_t stream_;
+  std::function<void()> prepare_;
   cudaEvent_t event_ = nullptr;
 };
 

@@ -1,8 +1,13 @@
+#include <optional>
+#include <utility>
+
 #include "cuda/backend.h"
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/kv_view.cuh"
+#include "cuda/rope.cuh"
+#include "cuda/rope.h"
 #include "cuda/status.h"
 #include "ops/format_fp8.h"
 #include "ops/kv_view.h"
@@ -27,8 +32,8 @@ struct Append {
 /// A block a token.
 template <int n, class T, class K>
 __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int64_t token = blockIdx.x;
   const int position = op.positions[token];
   if (position == ops::kPadding) return;
@@ -40,6 +45,63 @@ __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
     store(op.keys + place + c, x);
     load(key + op.kv_columns + c, x);
     store(op.values + place + c, x);
+  }
+}
+
+constexpr int64_t kFewTokens = 64;
+constexpr int kRotateThreads = 256;
+
+struct RotateAppend {
+  Bf16* qkv;
+  const int *positions, *rows;
+  const float* rotations;
+  PageTable table;
+  void *keys, *values;
+  int columns, heads, query_heads, half;  // heads: of queries and keys
+};
+
+/// Rope and CacheAppend; a block a token. Packs of pairs of queries and keys first, then of values.
+template <class K>
+__global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppend op) {
+  constexpr int n = 8;
+  allow_next();
+  wait_for_previous();
+  const int64_t token = blockIdx.x;
+  const int position = op.positions[token];
+  if (position == ops::kPadding) return;
+  const int kv_heads = op.heads - op.query_heads, kv_columns = kv_heads * 2 * op.half;
+  const int64_t place = int64_t{op.table.entry(op.rows[token], position)} * kv_columns;
+  const float* cosines = op.rotations + int64_t{position} * 2 * op.half;
+  Bf16* const row = op.qkv + token * op.columns;
+  const int packs = op.half / n, pairs = op.heads * packs;
+  for (int i = static_cast<int>(threadIdx.x); i < pairs + kv_columns / n; i += kRotateThreads) {
+    if (i >= pairs) {
+      const int column = (i - pairs) * n;
+      float x[n];
+      load(row + op.heads * 2 * op.half + column, x);
+      store(static_cast<K*>(op.values) + place + column, x);
+      continue;
+    }
+    const int column = i % packs * n, head = i / packs;
+    Bf16* const pair = row + head * 2 * op.half + column;
+    float a[n], b[n], cosine[n], sine[n];
+    load(pair, a);
+    load(pair + op.half, b);
+    load(cosines + column, cosine);
+    load(cosines + op.half + column, sine);
+    rotate_pairs(a, b, cosine, sine);
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      a[j] = widen<float>(narrow<Bf16>(a[j]));
+      b[j] = widen<float>(narrow<Bf16>(b[j]));
+    }
+    store(pair, a);
+    store(pair + op.half, b);
+    if (head < op.query_heads) continue;
+    K* const key =
+        static_cast<K*>(op.keys) + place + (head - op.query_heads) * 2 * op.half + column;
+    store(key, a);
+    store(key + op.half, b);
   }
 }
 
@@ -57,8 +119,8 @@ struct AppendCodes {
 template <int n, class T, class K>
 __global__ void __launch_bounds__(kThreads) cache_append_codes(AppendCodes<T> op) {
   constexpr int kPacks = kMostHeadWidth / (kWarp * n);
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int64_t token = blockIdx.x;
   const int position = op.positions[token];
   if (position == ops::kPadding) return;
@@ -151,7 +213,45 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+bool may_append(const ops::Rope& op) {
+  return op.qkv.dtype() == Dtype::bf16 && op.qkv.dim(0) <= kFewTokens && !op.inverse &&
+         op.heads.width % 16 == 0 && packs(8, op.heads.width / 2, {op.qkv, op.table});
+}
+
+bool joins(const ops::Rope& rope, const ops::CacheAppend& append) {
+  return append.qkv.data() == rope.qkv.data() && append.qkv.shape() == rope.qkv.shape() &&
+         append.positions.data() == rope.positions.data() && !append.cache.coded() &&
+         append.heads.query == rope.heads.query && append.heads.kv == rope.heads.kv &&
+         append.heads.width == rope.heads.width &&
+         packs(8, rope.heads.width / 2, {append.cache.keys, append.cache.values});
+}
+
+void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, cudaStream_t stream) {
+  const RotateAppend both{data<Bf16>(rope.qkv),
+                          data<int>(rope.positions),
+                          data<int>(append.rows),
+                          data<float>(rope.table),
+                          page_table(append.cache),
+                          append.cache.keys.data(),
+                          append.cache.values.data(),
+                          static_cast<int>(rope.qkv.dim(1)),
+                          rope.heads.query + rope.heads.kv,
+                          rope.heads.query,
+                          rope.heads.width / 2};
+  with_weight(append.cache.keys.dtype(), [&](auto k) {
+    chain(rotate_append<type_of<decltype(k)>>, dim3(blocks(rope.qkv.dim(0))), kRotateThreads, 0,
+          stream, both);
+  });
+  check_launch("cache_append");
+}
+
 void CudaBackend::run(const ops::CacheAppend& op) {
+  if (waiting_.rope && joins(*waiting_.rope, op)) {
+    const ops::Rope rope = *std::exchange(waiting_.rope, std::nullopt);
+    use_device();
+    rotate_and_append(rope, op, stream_);
+    return chained();
+  }
   use_device();
   const int64_t tokens = op.qkv.dim(0);
   if (tokens == 0) return;

@@ -5,6 +5,7 @@
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/grouped.h"
+#include "cuda/norm_few.h"
 #include "cuda/product.h"
 #include "cuda/rows.cuh"
 #include "cuda/scaled_product.h"
@@ -151,6 +152,11 @@ bool CudaBackend::computes_directly(const ops::GroupedMatmul& op) const {
 }
 
 void CudaBackend::run(const ops::GroupedMatmul& op) {
+  if (waiting_.norm && !waiting_.combine && !waiting_.router && !batch_invariant_ &&
+      joins(*waiting_.norm, op)) {
+    waiting_.router = op;
+    return;
+  }
   use_device();
   if (op.x.dim(0) == 0) return;
   if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))

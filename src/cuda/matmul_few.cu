@@ -82,8 +82,8 @@ __device__ void multiply(const Task<X, W, Y>& op, const W* weight, int begin, in
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(kThreads) few_rows(Task<X, W, Y> op) {
   __shared__ float parts[kWarps][kOutputs * kRows];
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int group = static_cast<int>(blockIdx.y);
   const int end = op.offsets ? op.offsets[group + 1] : op.rows;
   const int first = static_cast<int>(blockIdx.x) * kOutputs;

@@ -1,6 +1,8 @@
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/norm_few.h"
+#include "cuda/rms_norm.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/status.h"
 #include "ops/moe.h"
@@ -33,25 +35,9 @@ struct Combine {
   int width, k;
   template <int n>
   __device__ void at(int64_t row, int column) const {
-    // Places first, then all that stands there: few rows wait for memory, not for bandwidth.
-    constexpr int kAtOnce = 2;
-    float sum[n] = {}, last[n] = {};
-    if (residual) load(residual + row * width + column, last);
-    for (int first = 0; first < k; first += kAtOnce) {
-      int place[kAtOnce];
-      float term[kAtOnce][n] = {};
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) place[j] = first + j < k ? slot[row * k + first + j] : -1;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j)
-        if (place[j] >= 0) load(y + int64_t{place[j]} * width + column, term[j]);
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j)
-#pragma unroll
-        for (int i = 0; i < n; ++i) sum[i] += term[j][i];
-    }
-#pragma unroll
-    for (int i = 0; i < n; ++i) sum[i] += last[i];
+    float sum[n];
+    combine_rows<n>(y, slot + row * k, k, width, column,
+                    residual ? residual + row * width : nullptr, sum);
     store(out + row * width + column, sum);
   }
 };
@@ -122,27 +108,37 @@ __global__ void __launch_bounds__(256) swiglu_backward(SwiGluGradient<T> op) {
 }  // namespace
 
 void CudaBackend::run(const ops::GatherRows& op) {
+  if (waiting_.route && joins(*waiting_.norm, *waiting_.route, op)) return launch_waiting(&op);
   use_device();
   const int64_t width = op.x.dim(1);
   with_activation(op.x.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
-    each_row<kPackOf<T>>("gather_rows", op.y.dim(0), width, {op.x, op.y}, stream_,
-                         Gather<T>{data<T>(op.x), data<int>(op.source), data<T>(op.y),
-                                   static_cast<int>(width), static_cast<int>(op.divisor)});
+    each_row<kPackOf<T>, After::wait>(
+        "gather_rows", op.y.dim(0), width, {op.x, op.y}, stream_,
+        Gather<T>{data<T>(op.x), data<int>(op.source), data<T>(op.y), static_cast<int>(width),
+                  static_cast<int>(op.divisor)});
   });
   if (op.y.dim(0) > 0) chained();
 }
 
-void CudaBackend::run(const ops::CombineRows& op) {
-  use_device();
+void combine_rows(const ops::CombineRows& op, cudaStream_t stream) {
   const int64_t width = op.y.dim(1);
   with_activation(op.y.dtype(), [&](auto t) {
     using T = type_of<decltype(t)>;
     each_row<kPackOf<T>>(
-        "combine_rows", op.out.dim(0), width, {op.y, op.residual, op.out}, stream_,
+        "combine_rows", op.out.dim(0), width, {op.y, op.residual, op.out}, stream,
         Combine<T>{data<T>(op.y), data<int>(op.slot), data<T>(op.residual), data<T>(op.out),
                    static_cast<int>(width), static_cast<int>(op.slot.dim(1))});
   });
+}
+
+void CudaBackend::run(const ops::CombineRows& op) {
+  use_device();
+  if (is_few(op)) {
+    waiting_.combine = op;
+    return;
+  }
+  combine_rows(op, stream_);
   if (op.out.dim(0) > 0) chained();
 }
 

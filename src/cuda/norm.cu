@@ -5,7 +5,9 @@
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/norm_few.h"
 #include "cuda/product.h"
+#include "cuda/rms_norm.cuh"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 #include "ops/norm.h"
@@ -15,19 +17,6 @@
 // second launch adds the blocks' sums in order. Bound by bandwidth.
 namespace mixtral::cuda {
 namespace {
-
-/// How a block spreads over a row: each thread holds `items` packs of it.
-struct RowShape {
-  int threads;
-  int64_t items;
-};
-
-RowShape shape_of(int64_t width, int pack) {
-  const int64_t packs = divide_up(width, pack);
-  int threads = 64;
-  while (threads < 512 && packs > threads) threads *= 2;
-  return {threads, divide_up(packs, threads)};
-}
 
 /// Calls f with the number of packs of n that a thread holds, as a constant; at most 64 elements,
 /// so that they stay in registers.
@@ -54,7 +43,6 @@ struct Forward {
 
 template <int n, int items, class T, class W>
 __global__ void __launch_bounds__(512) rms_norm(Forward<T, W> op) {
-  wait_for_previous();
   allow_next();
   // The weights do not wait for the sum, as long as there are registers for them.
   constexpr bool early = items * n <= 16;
@@ -66,6 +54,7 @@ __global__ void __launch_bounds__(512) rms_norm(Forward<T, W> op) {
       if (column < op.width) load(op.weight + column, weight[i]);
     }
   }
+  wait_for_previous();
   const int64_t row = blockIdx.x;
   const int64_t start = row * op.width;
   float s[items][n];
@@ -165,9 +154,17 @@ __global__ void __launch_bounds__(512) rms_norm_backward(Backward<T, W> op) {
 }  // namespace
 
 void CudaBackend::run(const ops::RmsNorm& op) {
+  if (waiting_.combine && !waiting_.norm && is_few(op) && joins(*waiting_.combine, op)) {
+    waiting_.norm = op;
+    return;
+  }
   use_device();
   const int64_t rows = op.x.dim(0), width = op.x.dim(1);
   if (rows == 0) return;
+  if (is_few(op)) {
+    waiting_.norm = op;
+    return;
+  }
   with_activation(op.x.dtype(), [&](auto t) {
     with_weight(op.weight.dtype(), [&](auto w) {
       using T = type_of<decltype(t)>;

@@ -5,6 +5,8 @@
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/norm_few.h"
+#include "cuda/route.cuh"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 #include "ops/moe.h"
@@ -20,13 +22,6 @@ namespace {
 constexpr int kTokens = 256;  // a block
 constexpr int kWarps = kTokens / kWarp;
 constexpr int kMostExperts = 2048;
-
-/// An order-preserving map to integers in which -0 equals +0 and NaN comes last.
-__device__ unsigned sortable(float x) {
-  if (isnan(x)) return 0;
-  const unsigned bits = __float_as_uint(x + 0.0f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 __device__ bool is_padding(const int* positions, int64_t token) {
   return positions && positions[token] == ops::kPadding;
@@ -340,6 +335,10 @@ __global__ void __launch_bounds__(256) balance_loss(Balance op) {
 }  // namespace
 
 void CudaBackend::run(const ops::Route& op) {
+  if (waiting_.router && !waiting_.route && joins(*waiting_.router, op)) {
+    waiting_.route = op;
+    return;
+  }
   use_device();
   if (op.logits.dtype() != Dtype::f32) refuse(op.logits.dtype());
   const int64_t tokens = op.logits.dim(0);

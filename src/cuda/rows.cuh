@@ -12,11 +12,15 @@ namespace mixtral::cuda {
 constexpr int kRowWarps = 4;
 constexpr int kRowUnroll = 4;
 
+/// When the kernel behind may begin: at once, or after the wait (see chain.cuh).
+enum class After : bool { start, wait };
+
 /// Calls body.at<n>(row, column) for packs of n elements that cover [rows, width].
-template <int n, class Body>
+template <int n, After after, class Body>
 __global__ void __launch_bounds__(kRowWarps* kWarp) over_rows(int64_t rows, int width, Body body) {
+  if (after == After::start) allow_next();
   wait_for_previous();
-  allow_next();
+  if (after == After::wait) allow_next();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t row = int64_t{blockIdx.x} * kRowWarps + warp;
   if (row >= rows) return;
@@ -28,14 +32,14 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) over_rows(int64_t rows, int 
   }
 }
 
-template <int n, class Body>
+template <int n, After after = After::start, class Body>
 void each_row(const char* op, int64_t rows, int64_t width, std::initializer_list<Tensor> tensors,
               cudaStream_t stream, const Body& body) {
   if (rows == 0 || width == 0) return;
   with_packs<n>(width, tensors, [&](auto pack) {
     const dim3 grid(blocks(divide_up(rows, kRowWarps)),
                     blocks(divide_up(width, int64_t{pack()} * kRowUnroll * kWarp)));
-    chain(over_rows<pack(), Body>, grid, kRowWarps * kWarp, 0, stream, rows,
+    chain(over_rows<pack(), after, Body>, grid, kRowWarps * kWarp, 0, stream, rows,
           static_cast<int>(width), body);
   });
   check_launch(op);

@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K
   constexpr int kWarps = kCombineThreads / kWarp, kTotals = kMostSplits / kWarp, kParts = 12;
   __shared__ float shares[kWarps][kMostSplits];
   __shared__ float parts[kWarps][kMostHeadWidth];
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t row = blockIdx.x;

@@ -1,5 +1,7 @@
 #include "model/block.h"
 
+#include <optional>
+
 namespace mixtral {
 
 Block::Saved Block::allocate_saved(Context& ctx, int64_t n) const {
@@ -34,7 +36,9 @@ void Block::forward(Context& ctx, const Tensor& x, const nn::Sequences& sequence
   ctx.run(ops::RmsNorm{
       .x = x, .weight = attention_norm.value, .y = s.norm, .rstd = s.rstd, .eps = eps});
   {
-    const ArenaScope inner(ctx.arena());
+    // Over a cache its memory is kept meanwhile, so that a device may route while it adds up.
+    std::optional<ArenaScope> inner;
+    if (!cache) inner.emplace(ctx.arena());
     const Tensor attended = ctx.allocate(x.shape());
     attention.forward(ctx, s.norm, sequences, cache, attended, saved ? &saved->attention : nullptr);
     ctx.run(ops::RmsNorm{.x = attended,
