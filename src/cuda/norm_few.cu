@@ -1,8 +1,7 @@
-#include "cuda/norm_few.h"
-
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/norm_few.h"
 #include "cuda/rms_norm.cuh"
 #include "cuda/route.cuh"
 #include "cuda/status.h"
@@ -114,8 +113,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_few_rows(const __grid_const
 #pragma unroll
       for (int i = 0; i < items; ++i)
         if (first + e < op.experts && column_of(i) < op.width)
-          router[e][i] = *reinterpret_cast<const Eight*>(
-              op.router + int64_t{first + e} * op.width + column_of(i));
+          router[e][i] = *reinterpret_cast<const Eight*>(op.router + int64_t{first + e} * op.width +
+                                                         column_of(i));
   };
 #pragma unroll
   for (int i = 0; i < items; ++i)
@@ -165,8 +164,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_few_rows(const __grid_const
     }
     store(op.y + start + column, s[i]);
     if (op.gathered)
-      for (int j = 0; j < op.chosen; ++j)
-        store(op.gathered + int64_t{j} * op.width + column, s[i]);
+      for (int j = 0; j < op.chosen; ++j) store(op.gathered + int64_t{j} * op.width + column, s[i]);
   }
   if (!op.router) return;
 

@@ -1,15 +1,13 @@
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/stream_task.h"
 #include "ops/format_nf4.h"
 
 /// How streamed products read weights of each format: in registers, never as a copy. Codes become
 /// pairs of bf16 in which they are exact (nf4's levels are rounded), tensor cores sum their
 /// products over 64 columns, and the sums are scaled in f32.
 namespace mixtral::cuda {
-
-/// Integers of 4 and 8 bits have a scale and a minimum a block, both bf16; in `_half`, both f16.
-enum class StreamCodec { bf16, fp8, nf4, int4, int8, int4_half, int8_half };
 
 template <StreamCodec codec>
 struct StreamTraits {
@@ -37,7 +35,7 @@ struct StreamTraits {
 /// lanes never wait for each other.
 constexpr int kLevelTableBytes = 256 * kWarp * 4;
 
-__constant__ float kStreamLevels[16] = {
+[[maybe_unused]] static __constant__ float kStreamLevels[16] = {
     ops::kNormalLevels[0],  ops::kNormalLevels[1],  ops::kNormalLevels[2],  ops::kNormalLevels[3],
     ops::kNormalLevels[4],  ops::kNormalLevels[5],  ops::kNormalLevels[6],  ops::kNormalLevels[7],
     ops::kNormalLevels[8],  ops::kNormalLevels[9],  ops::kNormalLevels[10], ops::kNormalLevels[11],

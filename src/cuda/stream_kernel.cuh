@@ -13,8 +13,9 @@
 /// possible have to be on their way all the time. Teams of warps stay for the whole product and
 /// take items in turn: 16 or 32 rows of weights by up to 8 rows of x (or 32 by 16 or 32), over all
 /// columns. The steps of an item, a line of 128 bytes of each row, fall to the team's warps in
-/// turn. Each warp copies its lines, and their scales, into a ring of its own in shared memory,
-/// several steps ahead and on into the team's next items, so that the stream never stops. A lane's
+/// turn. Each warp copies its lines and their scales into a ring of its own in shared memory,
+/// several steps ahead and on into the team's next items, so that the stream never stops. Where
+/// instructions are what bounds, TMA copies all rows' lines at one time. A lane's
 /// codes go to tensor cores as they arrive: the same columns of x go along, so their order within a
 /// step does not matter. x comes from the first-level cache, which each warp has fetch what it will
 /// need of the group's rows: all teams read the same few lines, too many for the second-level cache
@@ -37,40 +38,67 @@ __device__ inline void make_barrier(uint64_t* barrier, int arrivals) {
 __device__ inline void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-__device__ inline void await(uint64_t* barrier, int parity) {
+__device__ inline void await(uint32_t barrier, int parity) {
   uint32_t done = 0;
   while (done == 0)
     asm volatile(
         "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
         : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
+        : "r"(barrier), "r"(parity)
         : "memory");
 }
+__device__ inline void await(uint64_t* barrier, int parity) {
+  await(shared_address(barrier), parity);
+}
 
-/// What the warps of a team agree on beside the streams.
+/// Starts copying a box to shared memory; `arrived` counts its bytes.
+__device__ inline void copy_box(const CUtensorMap& map, int column, int row, uint32_t to,
+                                uint32_t arrived) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4}], [%2];" ::"r"(to),
+      "l"(&map), "r"(arrived), "r"(column), "r"(row)
+      : "memory");
+}
+/// Lets a phase of a barrier of one arrival end when so many bytes have come.
+__device__ inline void expect_bytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+/// What the warps of a team agree on.
+template <class Shape>
 struct StreamMeeting {
   uint64_t full[kStreamTurns], free[kStreamTurns];  // the places for sums
+  uint64_t arrived[Shape::kWarps][Shape::kLoads];   // codes of each warp's loads
 };
 
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
+/// `wide`: the scales of each step are side by side, and aligned to what they come to.
+template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
 class Stream {
   using Traits = StreamTraits<codec>;
   using Shape = StreamShape<codec, tiles, row_tiles>;
   using Place = StreamPlace<8 * row_tiles>;
-  using Multiplier = StreamMultiplier<codec, tiles, row_tiles>;
+  /// A load has its tiles one after another; gated, all of its gates' rows in front of all ups'.
+  static constexpr int kTileBytes = gated ? 8 * kStreamStepBytes : Shape::kWeights;
+  static constexpr int kFar = 8 * kStreamStepBytes * (gated ? Shape::kTogether : 1);
+  using Multiplier = StreamMultiplier<codec, tiles, row_tiles, kFar>;
   using Columns = typename Multiplier::Columns;
   using X = typename Multiplier::X;
 
  public:
   /// `shared`: the team's; `offsets`, `shares` (of h, a row of x): in shared memory.
   __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
-                    const float* shares, StreamMeeting& meeting)
+                    const float* shares, StreamMeeting<Shape>& meeting)
       : op_(op),
         meeting_(meeting),
         shares_(shares),
-        sums_(reinterpret_cast<float*>(shared)),
+        sums_(reinterpret_cast<float*>(shared + Shape::kSumsAt)),
         multiplier_(shared_address(table), op.block_shift),
-        ring_(shared_address(shared) + Shape::kSums + warp_ * (Shape::kSlots * Shape::kSlot)),
+        codes_(shared_address(shared) + warp_ * (Shape::kLoads * Shape::kCodesOfLoad)),
+        scales_at_(shared_address(shared) + Shape::kScalesAt +
+                   warp_ * (Shape::kLoads * Shape::kScalesOfLoad)),
+        arrived_(shared_address(meeting.arrived[warp_])),
         steps_((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes),
         stride_(static_cast<int>(gridDim.x) * Shape::kTeams),
         // Teams of one block are far apart, so that few items go to many multiprocessors.
@@ -94,7 +122,6 @@ class Stream {
   }
 
   __device__ void run() {
-    uint32_t slot = ring_;
     int warmed = -1;
     Columns next;
     for (int turn = 0; !here_.at_end(); here_.advance(stride_), ++turn) {
@@ -110,10 +137,12 @@ class Stream {
         warm(op_.x + int64_t{first_row} * op_.inputs, count);
         if constexpr (Shape::kAhead) load_x<row_tiles>(x, warp_, 0, next);
       }
-      if (row_tiles == 2 && count <= 8)
-        slot = multiply_steps<1>(x, slot, next, sums);
+      if (Traits::kScaled && row_tiles == 1 && count == 1)
+        multiply_steps<1, Traits::kScaled>(x, next, sums);
+      else if (row_tiles == 2 && count <= 8)
+        multiply_steps<1, false>(x, next, sums);
       else
-        slot = multiply_steps<row_tiles>(x, slot, next, sums);
+        multiply_steps<row_tiles, false>(x, next, sums);
       leave(sums, turn);
       if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
     }
@@ -122,120 +151,129 @@ class Stream {
  private:
   static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
   static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
-  static constexpr int kCopies = 4;  // of 16 bytes a lane, for a tile: four rows each
+  static constexpr int kRowTiles = Shape::kBoxes ? 1 : tiles;
+  static constexpr int kCopies = Shape::kBoxes ? 1 : 4;  // of 16 bytes a lane: four rows each
 
   /// The product of an item's weights and its first 8 · active rows of x, of this warp's steps.
-  /// Returns the slot behind those that were read.
-  template <int active>
-  __device__ uint32_t multiply_steps(const Bf16* const (&x)[row_tiles], uint32_t slot,
-                                     Columns& next, float (&sums)[tiles][row_tiles][4]) {
+  template <int active, bool one>
+  __device__ void multiply_steps(const Bf16* const (&x)[row_tiles], Columns& next,
+                                 float (&sums)[tiles][row_tiles][4]) {
     for (int step = warp_; step < steps_; step += Shape::kWarps) {
       const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
       const auto compute = [&](auto piece) {
-        Columns now;
+        [[maybe_unused]] Columns now;
+        X arranged;
         if constexpr (!Shape::kAhead) {
           load_x<active>(x, step, piece, now);
         } else {
-          copy<active>(next, now);
+          Multiplier::template arrange<active>(next, arranged);
           if (piece + 1 < Shape::kPieces)
             load_x<active>(x, step, piece + 1, next);
           else
             load_x<active>(x, after, 0, next);
         }
-        X arranged;
-        if constexpr (Shape::kAhead) Multiplier::template arrange<active>(now, arranged);
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
           if (piece == 0 && tile % Shape::kTogether == 0) {
+            if (tile > 0) next_load();
             __pipeline_wait_prior(Shape::kLoads - 2);
-            __syncwarp();  // all lanes' copies have arrived, and the slot that is filled was read
+            if constexpr (Shape::kBoxes) await(arrived_ + 8 * load_, phase_);
+            __syncwarp();  // all lanes' copies have arrived, and the load that is filled was read
             fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
             __pipeline_commit();
           }
           if constexpr (!Shape::kAhead)
             if (tile == 0) Multiplier::template arrange<active>(now, arranged);
-          multiplier_.template multiply<active>(slot_behind(slot, tile), piece, step, arranged,
-                                                sums[tile]);
+          constexpr int kMask = Shape::kTogether - 1;
+          multiplier_.template multiply<active, one>(
+              codes_ + load_ * Shape::kCodesOfLoad + (tile & kMask) * kTileBytes,
+              scales_at_ + load_ * Shape::kScalesOfLoad + (tile & kMask) * Shape::kScales, piece,
+              step, arranged, sums[tile]);
         }
       };
       compute(std::integral_constant<int, 0>{});
       if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
-      slot = slot_behind(slot, tiles);
+      next_load();
     }
-    return slot;
   }
 
-  template <int active>
-  __device__ static void copy(const Columns& from, Columns& to) {
-#pragma unroll
-    for (int h = 0; h < Shape::kHalves; ++h)
-#pragma unroll
-      for (int r = 0; r < active; ++r)
-#pragma unroll
-        for (int p = 0; p < Traits::kXParts; ++p) to[h][r][p] = from[h][r][p];
+  /// Goes on to the next load of the ring.
+  __device__ void next_load() {
+    if (++load_ < Shape::kLoads) return;
+    load_ = 0;
+    phase_ ^= 1;
   }
 
-  /// The slot `count` behind one.
-  __device__ uint32_t slot_behind(uint32_t slot, int count) const {
-    constexpr uint32_t kRing = Shape::kSlots * Shape::kSlot;
-    slot += static_cast<uint32_t>(count % Shape::kSlots * Shape::kSlot);
-    return slot >= ring_ + kRing ? slot - kRing : slot;
-  }
-
-  /// Row `row` of 16 of a tile of the item that is copied, in its group's weights; the last one
-  /// again behind the end.
-  __device__ int row_of(int tile, int row) const {
-    if constexpr (gated) {
-      const int output = min(first_output_ + tile * 8 + row % 8, op_.outputs - 1);
-      return row < 8 ? output : output + op_.outputs;
-    }
-    return min(first_output_ + tile * 16 + row, op_.outputs - 1);
-  }
-
-  /// Where the rows that this lane copies begin, of the next tile of the item that is copied.
-  __device__ void find_rows(int tile) {
-    const int scaled_row = Traits::kMinimum ? quarter_ / 2 * 8 + group_ : lane_ % 16;
-    const int64_t before = int64_t{ahead_.group} * (gated ? 2 : 1) * op_.outputs;
-#pragma unroll
-    for (int c = 0; c < kCopies; ++c)
-      codes_[c] =
-          op_.codes + (before + row_of(tile, 4 * c + lane_ / 8)) * op_.code_bytes + lane_ % 8 * 16;
-    if constexpr (Traits::kScaled)
-      scales_ = (Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales) +
-                (before + row_of(tile, scaled_row)) * op_.scale_words * 4;
-  }
   __device__ void find_item() {
-    if (ahead_.at_end()) return;
-    first_output_ = ahead_.tile() * kOutputs;
-    whole_ = first_output_ + kOutputs <= op_.outputs;
-    find_rows(0);
+    more_ = warp_ < steps_ && !ahead_.at_end();
+    if (!more_) return;
+    const int first = ahead_.tile() * kOutputs;
+    row_ = ahead_.group * (gated ? 2 : 1) * op_.outputs + first;
+    if constexpr (!Shape::kBoxes) find_rows(first);
+    if constexpr (Traits::kScaled) find_scales(first);
   }
 
-  /// Starts the copies of the stream's next tiles into the next slots: those of load `load` of a
-  /// step. At the stream's end, nothing.
-  __device__ void fetch(int load) {
-    if (ahead_.at_end() || warp_ >= steps_) return;
-    // Behind the end of a row its beginning is copied: x is 0 there.
-    const bool inside = step_ * kStreamStepBytes + lane_ % 8 * 16 < op_.code_bytes;
-    const int byte = inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16);
-    const uint32_t even = static_cast<uint32_t>(Multiplier::place(lane_ / 8, lane_ % 8));
-    const uint32_t odd = static_cast<uint32_t>(Multiplier::place(4 + lane_ / 8, lane_ % 8));
+  /// Row `row` of 16 of a tile, among all groups' rows, of the item that begins with output
+  /// `first`; the last one again behind the end.
+  __device__ int64_t row_of(int first, int tile, int row) const {
+    const int output = first + tile * (gated ? 8 : 16) + (gated ? row % 8 : row);
+    return int64_t{row_} - first + min(output, op_.outputs - 1) +
+           (gated && row >= 8 ? op_.outputs : 0);
+  }
+
+  /// Where the lane's rows of an item begin, of which it copies 16 bytes at a time.
+  __device__ void find_rows(int first) {
 #pragma unroll
-    for (int i = 0; i < Shape::kTogether; ++i) {
-      const int tile = load * Shape::kTogether + i;
-      if (!whole_ && tiles > 1) find_rows(tile);
-      const int rows = whole_ ? tile * (kOutputs / tiles) : 0;
-      const int at = byte + rows * op_.code_bytes;
-      copy16<0>(to_ + even, codes_[0] + at);
-      copy16<0>(to_ + odd, codes_[1] + at);
-      copy16<Multiplier::kEightRows>(to_ + even, codes_[2] + at);
-      copy16<Multiplier::kEightRows>(to_ + odd, codes_[3] + at);
-      if constexpr (Traits::kScaled) {
-        const char* scales = scales_ + rows * op_.scale_words * 4;
-        fetch_scales(scales);
+    for (int t = 0; t < kRowTiles; ++t)
+#pragma unroll
+      for (int c = 0; c < kCopies; ++c)
+        rows_[t][c] = op_.rows_of_codes + row_of(first, t, 4 * c + lane_ / 8) * op_.code_bytes +
+                      lane_ % 8 * 16;
+  }
+  /// Where the scales that the lane copies begin, of each tile of an item.
+  __device__ void find_scales(int first) {
+    const int row = Traits::kMinimum ? quarter_ / 2 * 8 + Multiplier::row_at(group_)
+                                     : (lane_ & 8) + Multiplier::row_at(lane_ % 8);
+    const char* const from = Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales;
+#pragma unroll
+    for (int t = 0; t < tiles; ++t) scales_[t] = from + row_of(first, t, row) * op_.scale_words * 4;
+  }
+
+  /// Starts the copies of the stream's next tiles into the ring: those of load `load` of a step. At
+  /// the stream's end, nothing.
+  __device__ void fetch(int load) {
+    if (!more_) return;
+    const uint32_t to = codes_ + to_ * Shape::kCodesOfLoad;
+    if constexpr (Shape::kBoxes) {
+      if (lane_ == 0) {
+        // Behind the end of a row there are zeros; what lies behind the last row is not used.
+        const uint32_t arrived = arrived_ + 8 * to_;
+        const int column = step_ * kStreamStepBytes;
+        const int row = row_ + load * Shape::kTogether * (gated ? 8 : 16);
+        expect_bytes(arrived, Shape::kCodesOfLoad);
+        copy_box(op_.codes, column, row, to, arrived);
+        if constexpr (gated) copy_box(op_.codes, column, row + op_.outputs, to + kFar, arrived);
       }
-      to_ = slot_behind(to_, 1);
+    } else {
+      // Behind the end of a row its beginning is copied: x is 0 there.
+      const bool inside = step_ * kStreamStepBytes + lane_ % 8 * 16 < op_.code_bytes;
+      const int byte = inside ? step_ * kStreamStepBytes : -(lane_ % 8 * 16);
+#pragma unroll
+      for (int i = 0; i < Shape::kTogether; ++i)
+#pragma unroll
+        for (int c = 0; c < kCopies; ++c) {
+          const int row = c % 2 * 4 + lane_ / 8;  // of eight
+          copy16(to + static_cast<uint32_t>(i * kTileBytes + c / 2 * kFar + row * kStreamStepBytes +
+                                            (lane_ % 8 ^ row) * 16),
+                 rows_[load * Shape::kTogether + i][c] + byte);
+        }
     }
+    if constexpr (Traits::kScaled)
+#pragma unroll
+      for (int i = 0; i < Shape::kTogether; ++i)
+        fetch_scales(scales_[load * Shape::kTogether + i],
+                     scales_at_ + to_ * Shape::kScalesOfLoad + i * Shape::kScales);
+    to_ = to_ + 1 == Shape::kLoads ? 0 : to_ + 1;
     if (load + 1 < kLoadsOfStep) return;
     step_ += Shape::kWarps;
     if (step_ < steps_) return;
@@ -244,31 +282,27 @@ class Stream {
     find_item();
   }
 
-  template <int offset>
   __device__ static void copy16(uint32_t to, const char* from) {
-    asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(to), "l"(from), "n"(offset)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
   }
-
   template <int bytes>
   __device__ static void copy_scales(uint32_t to, const char* from) {
-    asm volatile("cp.async.ca.shared.global [%0+%2], [%1], %3;" ::"r"(to), "l"(from),
-                 "n"(Shape::kWeights), "n"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(bytes)
                  : "memory");
   }
 
-  /// Starts the copies of a step's scales: `scales` are this lane's row's, or its minima.
-  __device__ void fetch_scales(const char* scales) const {
+  /// Starts the copies of a tile's scales of a step: `scales` are this lane's row's, or its minima.
+  __device__ void fetch_scales(const char* scales, uint32_t to) const {
     constexpr int kWords = Traits::kScaleWords, kBytes = 4 * kWords;
     const int which = lane_ % Traits::kScaleLanes;
-    if (kWords > 1 && op_.wide_scales) {
-      if (lane_ < Traits::kScaleLanes)
-        copy_scales<kBytes>(to_ + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes);
+    if constexpr (wide) {
+      if (Traits::kScaleLanes == kWarp || lane_ < Traits::kScaleLanes)
+        copy_scales<kBytes>(to + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes);
       return;
     }
     constexpr int kLanes = kWarp / Traits::kScaleLanes;  // of a row
     constexpr int kEach = kWords < kLanes ? 1 : kWords / kLanes;
-#pragma unroll 1  // a branch, and not predicated beside the other path
+#pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int at = lane_ / Traits::kScaleLanes * kEach + i;
       if (at >= kWords) return;
@@ -278,7 +312,7 @@ class Stream {
           op_.block_shift;
       if constexpr (Traits::kMinimum) word /= 2;
       word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
-      copy_scales<4>(to_ + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
+      copy_scales<4>(to + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
     }
   }
 
@@ -368,7 +402,8 @@ class Stream {
         for (int round = 0; round < kEach; ++round) {
           const int at = round * kWarp + lane_, j = at % kEach, lane = at / kEach;
           const int row = r * 8 + result_row(), tile = here_.tile() * tiles + i;
-          const int output = gated ? tile * 8 + lane / 4 : tile * 16 + j / 2 * 8 + lane / 4;
+          const int of_eight = Multiplier::row_at(lane / 4);
+          const int output = gated ? tile * 8 + of_eight : tile * 16 + j / 2 * 8 + of_eight;
           if (row >= count || output >= op_.outputs) continue;
           const int index = ((i * row_tiles + r) * kWarp + lane) * 4 + j;
           Y* to = op_.y + int64_t{first_row + row} * op_.y_stride + output;
@@ -383,40 +418,50 @@ class Stream {
   }
 
   const StreamTask<Y>& op_;
-  StreamMeeting& meeting_;
+  StreamMeeting<Shape>& meeting_;
   const float* shares_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
   const int warp_ = static_cast<int>(threadIdx.x) / kWarp % Shape::kWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
   float* sums_;
   Multiplier multiplier_;
-  uint32_t ring_;  // in shared memory
+  uint32_t codes_, scales_at_, arrived_;  // this warp's rings and their barriers, in shared memory
   int steps_, stride_;
-  Place ahead_, here_;   // what is copied next, and what is computed
-  int step_ = warp_;     // of ahead_
-  uint32_t to_ = ring_;  // the slot that it goes to
-  int first_output_ = 0;
-  bool whole_ = true;  // no tile of the item lies behind the last output
-  const char* codes_[kCopies];
-  const char* scales_ = nullptr;
+  Place ahead_, here_;  // what is copied next, and what is computed
+  int step_ = warp_;    // of ahead_
+  uint32_t to_ = 0;     // the load that it goes to
+  uint32_t load_ = 0;   // the load that is computed
+  int phase_ = 0;       // of its barrier
+  bool more_ = false;   // there is more to copy
+  int row_ = 0;         // the first of the item that is copied, among all groups'
+  const char* rows_[kRowTiles][kCopies];
+  const char* scales_[Traits::kScaled ? tiles : 1];
 };
 
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
+template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
 __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads,
                                   StreamShape<codec, tiles, row_tiles>::kBlocks)
     stream(const __grid_constant__ StreamTask<Y> op) {
   using Shape = StreamShape<codec, tiles, row_tiles>;
-  extern __shared__ __align__(128) char shared[];
-  __shared__ StreamMeeting meetings[Shape::kTeams];
+  extern __shared__ char memory[];
+  __shared__ StreamMeeting<Shape> meetings[Shape::kTeams];
   __shared__ int offsets[kMostStreamGroups + 1];
   __shared__ float shares[gated ? kMostGatedRows : 1];
+  char* const shared = memory + (-shared_address(memory) & (Shape::kAlign - 1));
   if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
-  if (threadIdx.x == 0)
-    for (StreamMeeting& meeting : meetings)
+  if (threadIdx.x == 0) {
+    if constexpr (Shape::kBoxes)
+      asm volatile("prefetch.tensormap [%0];" ::"l"(&op.codes) : "memory");
+    for (StreamMeeting<Shape>& meeting : meetings) {
       for (int i = 0; i < kStreamTurns; ++i) {
         make_barrier(&meeting.full[i], Shape::kWarps * kWarp);
         make_barrier(&meeting.free[i], kWarp);
       }
+      for (auto& warp : meeting.arrived)
+        for (uint64_t& barrier : warp) make_barrier(&barrier, 1);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");  // TMA sees them
+  }
   if (!op.early) {
     wait_for_previous();
     allow_next();
@@ -425,9 +470,9 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
     offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
   const int team = static_cast<int>(threadIdx.x) / Shape::kTeamThreads;
-  Stream<codec, tiles, row_tiles, gated, Y> work(op,
-                                                 shared + Shape::kTable + team * Shape::kTeamBytes,
-                                                 shared, offsets, shares, meetings[team]);
+  Stream<codec, tiles, row_tiles, gated, wide, Y> work(
+      op, shared + Shape::kTable + team * Shape::kTeamBytes, shared, offsets, shares,
+      meetings[team]);
   work.begin();
   if (op.early) {
     wait_for_previous();

@@ -20,8 +20,9 @@ __device__ inline void stream_mma_first(float (&c)[4], const uint32_t (&a)[4], u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
-/// What a lane does with the steps that its warp has copied (see stream_kernel.cuh).
-template <StreamCodec codec, int tiles, int row_tiles>
+/// What a lane does with the steps that its warp has copied (see stream_kernel.cuh). Rows 8 to 15
+/// of a tile are `far` bytes behind the others.
+template <StreamCodec codec, int tiles, int row_tiles, int far>
 class StreamMultiplier {
   using Traits = StreamTraits<codec>;
   using Shape = StreamShape<codec, tiles, row_tiles>;
@@ -42,13 +43,9 @@ class StreamMultiplier {
   __device__ StreamMultiplier(uint32_t table, int block_shift)
       : table_(table + 4 * lane_), block_shift_(block_shift) {}
 
-  /// Where a slot has 16 bytes of a row. They are swapped by row, so that neither the copies nor
-  /// the reading of fragments for tensor cores meets bank conflicts.
-  __device__ static int place(int row, int chunk) {
-    const int swap = (row & 1) << 2 | (row & 2) | (row >> 2 & 1);
-    return row * kStreamStepBytes + (chunk ^ swap) * 16;
-  }
-  static constexpr int kEightRows = 8 * kStreamStepBytes;  // to the same place, 8 rows on
+  /// The row of eight that a fragment has as its i-th, by which lanes that read at one time meet no
+  /// bank conflicts where TMA has swapped 16 bytes by the row's number.
+  __device__ static int row_at(int i) { return (i & 1) << 2 | (i & 2) | (i >> 2 & 1); }
 
   /// The first of the eight columns of a part of x, within half a step: those whose codes the lane
   /// multiplies.
@@ -82,18 +79,19 @@ class StreamMultiplier {
         }
   }
 
-  /// A piece of a step of one tile.
-  template <int active>
-  __device__ void multiply(uint32_t slot, int piece, int step, const X& x,
+  /// A piece of a step of one tile, whose codes and scales are there. `one`: of the first row of x
+  /// alone.
+  template <int active, bool one>
+  __device__ void multiply(uint32_t codes, uint32_t scales_at, int piece, int step, const X& x,
                            float (&sums)[row_tiles][4]) const {
     Scales scales;
-    if constexpr (Traits::kScaled) scales = read_scales(slot);
+    if constexpr (Traits::kScaled) scales = read_scales(scales_at);
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h) {
       const int half = piece * Shape::kHalves + h;
       if constexpr (!Traits::kScaled) {
-        const uint32_t from = slot + codes_at(half, 0);
-        const uint4 low = shared_words4(from), high = shared_words4<kEightRows>(from);
+        const uint32_t from = codes + codes_at(half, 0);
+        const uint4 low = shared_words4(from), high = shared_words4<far>(from);
 #pragma unroll
         for (int r = 0; r < active; ++r) {
           const auto& words = x.words[h][0][r];
@@ -104,8 +102,8 @@ class StreamMultiplier {
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
           float raw[row_tiles][4];
-          multiply_codes<active>(slot, half, g, x.words[h][g], raw);
-          add_scaled<active>(scales, half, g, step, raw, x.sums[h][g], sums);
+          multiply_codes<active>(codes, half, g, x.words[h][g], x.sums[h][g], raw);
+          add_scaled<active, one>(scales, half, g, step, raw, x.sums[h][g], sums);
         }
       }
     }
@@ -117,34 +115,31 @@ class StreamMultiplier {
     uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
   };
 
-  __device__ Scales read_scales(uint32_t slot) const {
-    constexpr int kFrom = Shape::kWeights;
+  __device__ Scales read_scales(uint32_t at) const {
     Scales scales;
     if constexpr (Traits::kInt4) {
-      const uint4 low = shared_words4<kFrom>(slot + group_ * 32);
-      const uint4 high = shared_words4<kFrom + 16>(slot + group_ * 32);
+      const uint4 low = shared_words4(at + group_ * 32);
+      const uint4 high = shared_words4<16>(at + group_ * 32);
       scales = {{{low.x, low.y}, {high.x, high.y}}, {{low.z, low.w}, {high.z, high.w}}};
     } else if constexpr (Traits::kInt8) {
-      const uint4 all = shared_words4<kFrom>(slot + group_ * 16);
+      const uint4 all = shared_words4(at + group_ * 16);
       scales = {{{all.x}, {all.z}}, {{all.y}, {all.w}}};
     } else if constexpr (Traits::kTable) {
-      const uint4 low = shared_words4<kFrom>(slot + group_ * 16);
-      const uint4 high = shared_words4<kFrom + 128>(slot + group_ * 16);
+      const uint4 low = shared_words4(at + group_ * 16);
+      const uint4 high = shared_words4<128>(at + group_ * 16);
       scales = {{{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}}, {}};
     } else {
-      scales = {
-          {{shared_word<kFrom>(slot + group_ * 4)}, {shared_word<kFrom + 32>(slot + group_ * 4)}},
-          {}};
+      scales = {{{shared_word(at + group_ * 4)}, {shared_word<32>(at + group_ * 4)}}, {}};
     }
     return scales;
   }
 
-  /// Where a slot has the lane's codes of a group of half a step, of row group_.
+  /// Where the lane's codes of a group of half a step are, of the first eight rows.
   __device__ uint32_t codes_at(int half, int group) const {
     if constexpr (Traits::kBits == 4)
-      return static_cast<uint32_t>(place(group_, quarter_ / 2) + quarter_ % 2 * 8) ^
+      return (codes_ + static_cast<uint32_t>(quarter_ % 2 * 8)) ^
              static_cast<uint32_t>(half * 64 + group * 32);
-    return static_cast<uint32_t>(place(group_, quarter_)) ^ static_cast<uint32_t>(half * 64);
+    return codes_ ^ static_cast<uint32_t>(half * 64);
   }
 
   /// Eight columns of x in the order of the pairs of codes.
@@ -186,15 +181,22 @@ class StreamMultiplier {
     }
   }
 
-  /// raw = codes · x of a group.
+  /// raw = codes · x of a group. What the pairs have more than the codes is taken away by what the
+  /// sum begins with.
   template <int active>
-  __device__ void multiply_codes(uint32_t slot, int half, int group,
+  __device__ void multiply_codes(uint32_t codes_from, int half, int group,
                                  const uint32_t (&x)[row_tiles][Traits::kXWords],
+                                 const float (&of_x)[row_tiles][2],
                                  float (&raw)[row_tiles][4]) const {
     uint32_t low[Traits::kWords], high[Traits::kWords];
-    const uint32_t from = slot + codes_at(half, group);
+    const uint32_t from = codes_from + codes_at(half, group);
     read_codes<0>(from, low);
-    read_codes<kEightRows>(from, high);
+    read_codes<far>(from, high);
+    if constexpr (Traits::kMinimum)
+#pragma unroll
+      for (int r = 0; r < active; ++r)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) raw[r][j] = -kStreamOffset<codec> * of_x[r][j % 2];
 #pragma unroll
     for (int w = 0; w < Traits::kWords; ++w) {
       const StreamWord<codec> a(low[w], table_), b(high[w], table_);
@@ -206,7 +208,7 @@ class StreamMultiplier {
           const uint32_t codes[4] = {a.pair[2 * k], b.pair[2 * k], a.pair[2 * k + 1],
                                      b.pair[2 * k + 1]};
           const int word = 2 * (kMmas * w + k);
-          if (word == 0)
+          if (word == 0 && !Traits::kMinimum)
             stream_mma_first(raw[r], codes, x[r][word], x[r][word + 1]);
           else
             stream_mma(raw[r], codes, x[r][word], x[r][word + 1]);
@@ -214,8 +216,8 @@ class StreamMultiplier {
     }
   }
 
-  /// sums += scale · raw + offset · sums of x: a group's.
-  template <int active>
+  /// sums += scale · raw + minimum · sums of x: a group's.
+  template <int active, bool one>
   __device__ void add_scaled(const Scales& scales, int half, int group, int step,
                              const float (&raw)[row_tiles][4], const float (&of_x)[row_tiles][2],
                              float (&sums)[row_tiles][4]) const {
@@ -226,10 +228,10 @@ class StreamMultiplier {
     for (int side = 0; side < 2; ++side) {
       // int4: a word for each half; nf4: one for each group.
       const int word = Traits::kTable ? 2 * half + group : Traits::kInt4 ? half : 0;
-      float scale, offset = 0;
+      float scale, minimum = 0;
       if constexpr (Traits::kMinimum) {
         scale = half_of(scales.of[side][word], selector);
-        offset = fmaf(-kStreamOffset<codec>, scale, half_of(scales.minima[side][word], selector));
+        minimum = half_of(scales.minima[side][word], selector);
       } else {
         scale = __uint_as_float(scales.of[side][word]);
         if constexpr (Traits::kFp8) scale *= kFp8SumFactor;
@@ -237,10 +239,10 @@ class StreamMultiplier {
 #pragma unroll
       for (int r = 0; r < active; ++r)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
+        for (int j = 0; j < (one ? 1 : 2); ++j) {
           float& sum = sums[r][2 * side + j];
           sum = fmaf(scale, raw[r][2 * side + j], sum);
-          if constexpr (Traits::kMinimum) sum = fmaf(offset, of_x[r][j], sum);
+          if constexpr (Traits::kMinimum) sum = fmaf(minimum, of_x[r][j], sum);
         }
     }
   }
@@ -254,6 +256,10 @@ class StreamMultiplier {
 
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
+  /// Where 16 bytes of the lane are in a tile, of its row of the first eight.
+  const uint32_t codes_ =
+      static_cast<uint32_t>(row_at(group_) * kStreamStepBytes +
+                            ((Traits::kBits == 4 ? quarter_ / 2 : quarter_) ^ row_at(group_)) * 16);
   uint32_t table_;
   int block_shift_;
 };

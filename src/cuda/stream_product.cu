@@ -3,9 +3,11 @@
 #include <optional>
 #include <type_traits>
 
+#include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/quantize_groups.h"
-#include "cuda/stream_kernel.cuh"
+#include "cuda/status.h"
+#include "cuda/stream_launch.h"
 #include "cuda/stream_product.h"
 
 namespace mixtral::cuda {
@@ -51,49 +53,12 @@ void with_codec(StreamCodec codec, F&& f) {
   }
 }
 
-/// Calls f with how many tiles of weights and of rows of x an item has. A group of several has a
-/// share of the rows. Two tiles of weights share what is done for x.
-template <StreamCodec codec, class F>
-void with_tiles(int64_t rows, bool grouped, F&& f) {
-  using Traits = StreamTraits<codec>;
-  if (rows <= (grouped ? 32 : 8))
-    return f(std::integral_constant<int, Traits::kScaled ? 2 : 1>{},
-             std::integral_constant<int, 1>{});
-  if constexpr (Traits::kScaled)
-    if (!grouped && rows > 16)
-      return f(std::integral_constant<int, 2>{}, std::integral_constant<int, 4>{});
-  f(std::integral_constant<int, 2>{}, std::integral_constant<int, 2>{});
-}
-
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, class Y>
-void launch(const StreamTask<Y>& task, int processors, cudaStream_t cuda_stream) {
-  using Shape = StreamShape<codec, tiles, row_tiles>;
-  const auto kernel = stream<codec, tiles, row_tiles, gated, Y>;
-  check_cuda(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
-      "grouped_matmul");
-  // At most one item a tile, group and chunk of rows.
-  const int64_t chunks = divide_up(task.rows, 8 * row_tiles) + std::min(task.groups, task.rows);
-  const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
-  const int64_t most = int64_t{processors} * Shape::kBlocks;
-  chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, cuda_stream,
-        task);
-}
-
-/// Whether the words of scales of a step begin at multiples of as many, and can be copied at once.
-bool has_wide_scales(const ops::Weight& weight, int scale_words) {
-  const int words = weight.format == ops::WeightFormat::nf4 ? 4 : 2;  // of 256 columns
-  const auto bytes = static_cast<uintptr_t>(4 * words);
-  return weight.format.row().block == 64 && scale_words % words == 0 &&
-         aligned(weight.scales, bytes) && aligned(weight.minima, bytes);
-}
-
 /// What all products have in common.
 template <class Y>
 StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& offsets) {
   StreamTask<Y> task = {};
   const ops::FormatRow& row = weight.format.row();
-  task.codes = static_cast<const char*>(weight.codes.data());
+  task.rows_of_codes = static_cast<const char*>(weight.codes.data());
   task.scales = static_cast<const char*>(weight.scales.data());
   task.minima = static_cast<const char*>(weight.minima.data());
   task.x = data<Bf16>(x);
@@ -106,7 +71,6 @@ StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& 
   task.scale_words =
       static_cast<int>(weight.format.scales(weight.inputs()) * size_of(row.scale_type) / 4);
   task.block_shift = std::countr_zero(static_cast<unsigned>(row.block));
-  task.wide_scales = has_wide_scales(weight, task.scale_words);
   task.scale = 1;
   return task;
 }
@@ -146,9 +110,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
     task.scale = static_cast<float>(op.scale);
     task.accumulate = op.accumulate;
     task.early = settled;
-    with_tiles<codec()>(op.x.dim(0), grouped, [&](auto tiles, auto row_tiles) {
-      launch<codec(), tiles(), row_tiles(), false>(task, processors, stream);
-    });
+    launch_stream<codec()>(task, {op.weight, grouped, false, processors, stream});
   };
   if (f32)
     run(Type<float>{}, std::integral_constant<StreamCodec, StreamCodec::bf16>{});
@@ -170,9 +132,7 @@ bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int proces
   task.y_stride = op.h.dim(1);
   task.early = settled;
   with_codec(*codec_of(op.weight.format), [&](auto codec) {
-    with_tiles<codec()>(op.x.dim(0), true, [&](auto tiles, auto row_tiles) {
-      launch<codec(), tiles(), row_tiles(), true>(task, processors, stream);
-    });
+    launch_stream<codec()>(task, {op.weight, true, true, processors, stream});
   });
   check_launch("grouped_matmul_swiglu");
   return true;

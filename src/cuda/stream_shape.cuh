@@ -1,35 +1,14 @@
 #pragma once
 
 #include "cuda/stream_codecs.cuh"
+#include "cuda/stream_task.h"
 
-/// What streamed products (stream_kernel.cuh) are given, how they divide a block's shared memory,
+/// How streamed products (stream_kernel.cuh) divide a block's shared memory,
 /// and in which order they go over a product.
 namespace mixtral::cuda {
 
-constexpr int kMostStreamGroups = 256;
-constexpr int kMostGatedRows = 64;
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
-
-template <class Y>
-struct StreamTask {
-  const char *codes, *scales, *minima;
-  const Bf16* x;
-  Y* y;
-  const int* offsets;    // [G+1], or null: one group of `rows`
-  const float* weights;  // of SwiGLU's results
-  const int* source;
-  int code_bytes;            // of a row of weights
-  int rows, groups, inputs;  // of x; of weights; of both
-  int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
-  int scale_words;           // 4 bytes each, of a row
-  int block_shift;           // log2 of the columns that share a scale
-  int64_t y_stride;
-  float scale;
-  bool accumulate;
-  bool wide_scales;  // those of a step are neighbours, and aligned to what they come to
-  bool early;        // offsets and weights are read before the kernel in front has ended
-};
 
 /// How a product is divided into items, and what a block's shared memory is divided into.
 template <StreamCodec codec, int tiles, int row_tiles>
@@ -37,7 +16,7 @@ struct StreamShape {
   using Traits = StreamTraits<codec>;
   /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
   /// registers are faster than more with few: they wait less for each other at an item's end.
-  static constexpr int kWarps = Traits::kScaled ? 4 : 8;
+  static constexpr int kWarps = !Traits::kScaled || (Traits::kFp8 && row_tiles == 1) ? 8 : 4;
   static constexpr int kTeamThreads = kWarps * kWarp;
   /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
   /// share a table. With what a block has beside, they come to the 196 KB that `chain` asks for.
@@ -58,20 +37,24 @@ struct StreamShape {
   static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
   static constexpr int kScales =
       Traits::kScaled ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
-  static constexpr int kSlot = kWeights + kScales;
   static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
   static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
   static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
-  static constexpr int kTeamRoom = (kRoom - kTable) / kTeams - kSums;
-  static constexpr int kMostSlots = kTeamRoom / (kSlot * kWarps);
+  static constexpr bool kBoxes = Traits::kScaled;  // codes are copied by TMA
+  static constexpr int kAlign = 1024;              // of what TMA swaps 16 bytes in
+  static constexpr int kTeamRoom = (kRoom - kTable - kAlign) / kTeams / kAlign * kAlign - kSums;
+  static constexpr int kMostTiles = kTeamRoom / ((kWeights + kScales) * kWarps);
   /// Tiles that are copied at one time: all of a step where the ring has room for two.
-  static constexpr int kTogether = kMostSlots >= 2 * tiles ? tiles : 1;
-  static constexpr int kMostLoads = kMostSlots / kTogether;
+  static constexpr int kTogether = kMostTiles >= 2 * tiles ? tiles : 1;
+  static constexpr int kMostLoads = kMostTiles / kTogether;
   static constexpr int kLoads = kMostLoads < 8 ? kMostLoads : 8;  // of a ring
-  static constexpr int kSlots = kLoads * kTogether;
-  static constexpr int kTeamBytes = kSums + kSlots * kSlot * kWarps;
-  static constexpr int kBytes = kTable + kTeams * kTeamBytes;
+  static constexpr int kCodesOfLoad = kTogether * kWeights, kScalesOfLoad = kTogether * kScales;
+  // A team has all rings' codes, then all rings' scales, then the sums.
+  static constexpr int kScalesAt = kWarps * kLoads * kCodesOfLoad;
+  static constexpr int kSumsAt = kScalesAt + kWarps * kLoads * kScalesOfLoad;
+  static constexpr int kTeamBytes = (kSumsAt + kSums + kAlign - 1) / kAlign * kAlign;
+  static constexpr int kBytes = kTable + kTeams * kTeamBytes + kAlign;
   static_assert(kLoads >= 2 && (kPieces == 1 || kTogether == tiles));
 };
 

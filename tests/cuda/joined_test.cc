@@ -115,8 +115,7 @@ TEST_P(CudaJoined, NormalisedTokensAreRouted) {
              ops::RmsNorm{.x = x, .residual = residual, .weight = weight, .sum = sum, .y = norm});
        },
        [&] {
-         backend_->run(
-             ops::GroupedMatmul{.x = norm, .weight = router, .offsets = {}, .y = logits});
+         backend_->run(ops::GroupedMatmul{.x = norm, .weight = router, .offsets = {}, .y = logits});
        },
        [&] {
          backend_->run(ops::Route{.logits = logits,
@@ -159,8 +158,8 @@ TEST_P(CudaJoined, RotatedKeysAreAppended) {
   }
   if (padded) places[0] = ops::kPadding;
   const Tensor first = floats({tokens, columns}, Dtype::bf16),
-               qkv = room({tokens, columns}, Dtype::bf16),
-               positions = integers({tokens}, places), rows = integers({tokens}, row_of),
+               qkv = room({tokens, columns}, Dtype::bf16), positions = integers({tokens}, places),
+               rows = integers({tokens}, row_of),
                rotations = floats({2 * page, heads.width}, Dtype::f32);
   for (const Dtype type : {Dtype::bf16, Dtype::f16, Dtype::f32}) {
     const Shape shape{pages, page, heads.kv, heads.width};
@@ -178,15 +177,12 @@ TEST_P(CudaJoined, RotatedKeysAreAppended) {
            backend_->run(ops::Convert{.x = first, .y = qkv});
          },
          [&] {
-           backend_->run(ops::Rope{
-               .qkv = qkv, .positions = positions, .table = rotations, .heads = heads});
+           backend_->run(
+               ops::Rope{.qkv = qkv, .positions = positions, .table = rotations, .heads = heads});
          },
          [&] {
-           backend_->run(ops::CacheAppend{.qkv = qkv,
-                                          .positions = positions,
-                                          .rows = rows,
-                                          .cache = cache,
-                                          .heads = heads});
+           backend_->run(ops::CacheAppend{
+               .qkv = qkv, .positions = positions, .rows = rows, .cache = cache, .heads = heads});
          }},
         [&] { return std::vector{floats_of(qkv), floats_of(keys), floats_of(values)}; });
     EXPECT_EQ(joined, apart) << to_string(type);

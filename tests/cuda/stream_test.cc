@@ -58,6 +58,9 @@ std::vector<Case> cases() {
   // More than other kernels take of plain numbers.
   for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int8_g64_f16"})
     for (const int32_t count : {17, 25, 32}) all.push_back({format, {count}, 136, 2048});
+  // So many outputs that two tiles of them make an item, and the last item is short.
+  for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int4_g128_f16", "int8_g64_bf16"})
+    for (const int32_t count : {1, 2}) all.push_back({format, {count}, 8500, 256});
   for (const int64_t inputs : {8, 24, 40, 104, 520})
     for (const auto& counts : {std::vector<int32_t>{2}, {2, 0, 3}})
       all.push_back({"bf16", counts, 275, inputs});

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/chain.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/status.h"
+#include "cuda/stream_kernel.cuh"
+#include "cuda/stream_launch.h"
+#include "cuda/tensor_map.h"
+
+namespace mixtral::cuda {
+
+/// Whether the words of scales of each step are side by side, at an address that is a multiple of
+/// what they come to, and so can be copied at once.
+template <StreamCodec codec>
+bool has_wide_scales(const ops::Weight& weight, int scale_words) {
+  using Traits = StreamTraits<codec>;
+  constexpr int kWords = Traits::kScaleWords, kScalesOfWord = Traits::kMinimum ? 2 : 1;
+  const auto aligned = [](const Tensor& tensor) {
+    return reinterpret_cast<uintptr_t>(tensor.data()) % (4 * kWords) == 0;
+  };
+  return weight.format.row().block * kWords * kScalesOfWord == 2 * Traits::kColumns &&
+         scale_words % kWords == 0 && aligned(weight.scales) && aligned(weight.minima);
+}
+
+template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
+void start_stream(StreamTask<Y>& task, const StreamRun& run) {
+  using Shape = StreamShape<codec, tiles, row_tiles>;
+  if constexpr (Shape::kBoxes)
+    task.codes = map_of(run.weight.codes.data(), Dtype::u8, {task.code_bytes, run.weight.rows()},
+                        {task.code_bytes}, {kStreamStepBytes, (gated ? 8 : 16) * Shape::kTogether});
+  const auto kernel = stream<codec, tiles, row_tiles, gated, wide, Y>;
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
+      "grouped_matmul");
+  // At most one item a tile, group and chunk of rows.
+  const int64_t chunks = divide_up(task.rows, 8 * row_tiles) + std::min(task.groups, task.rows);
+  const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
+  const int64_t most = int64_t{run.processors} * Shape::kBlocks;
+  chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, run.stream,
+        task);
+}
+
+/// Chooses how many tiles of weights and of rows of x an item has. A group of several has a share
+/// of the rows. Two tiles of weights share what is done for x.
+template <StreamCodec codec, bool gated, bool wide, class Y>
+void start_stream(StreamTask<Y>& task, const StreamRun& run) {
+  using Traits = StreamTraits<codec>;
+  if (task.rows <= (run.grouped ? 32 : 8)) {
+    if constexpr (!Traits::kScaled) return start_stream<codec, 1, 1, gated, wide>(task, run);
+    // Where there are too few items of two tiles for all teams, items of one.
+    if constexpr (!gated)
+      if (!run.grouped && 2 * divide_up(task.outputs, 32) <=
+                              int64_t{run.processors} * StreamShape<codec, 1, 1>::kAllTeams)
+        return start_stream<codec, 1, 1, gated, wide>(task, run);
+    if constexpr (Traits::kScaled) return start_stream<codec, 2, 1, gated, wide>(task, run);
+  }
+  if constexpr (Traits::kScaled && !gated)
+    if (!run.grouped && task.rows > 16) return start_stream<codec, 2, 4, gated, wide>(task, run);
+  start_stream<codec, 2, 2, gated, wide>(task, run);
+}
+
+template <StreamCodec codec, class Y>
+void launch_stream(StreamTask<Y> task, const StreamRun& run) {
+  const auto start = [&](auto wide) {
+    if constexpr (std::is_same_v<Y, Bf16>)
+      if (run.gated) return start_stream<codec, true, wide()>(task, run);
+    start_stream<codec, false, wide()>(task, run);
+  };
+  if constexpr (StreamTraits<codec>::kScaled)
+    if (has_wide_scales<codec>(run.weight, task.scale_words)) return start(std::true_type{});
+  start(std::false_type{});
+}
+
+}  // namespace mixtral::cuda

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "cuda/stream_task.h"
+#include "ops/weight.h"
+
+namespace mixtral::cuda {
+
+struct StreamRun {
+  const ops::Weight& weight;
+  bool grouped, gated;  // with offsets; with SwiGLU
+  int processors;
+  cudaStream_t stream;
+};
+
+/// Launches the kernel that a task's format and shape ask for. Each format is compiled by itself.
+template <StreamCodec codec, class Y>
+void launch_stream(StreamTask<Y> task, const StreamRun& run);
+
+}  // namespace mixtral::cuda

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+/// What streamed products (stream_kernel.cuh) are given.
+namespace mixtral::cuda {
+
+constexpr int kMostStreamGroups = 256;
+constexpr int kMostGatedRows = 64;
+
+/// Integers of 4 and 8 bits have a scale and a minimum a block, both bf16; in `_half`, both f16.
+enum class StreamCodec { bf16, fp8, nf4, int4, int8, int4_half, int8_half };
+
+template <class Y>
+struct StreamTask {
+  CUtensorMap codes;  // [rows of all groups, code_bytes], in boxes of a line of some rows
+  const char* rows_of_codes;
+  const char *scales, *minima;
+  const __nv_bfloat16* x;
+  Y* y;
+  const int* offsets;    // [G+1], or null: one group of `rows`
+  const float* weights;  // of SwiGLU's results
+  const int* source;
+  int code_bytes;            // of a row of weights
+  int rows, groups, inputs;  // of x; of weights; of both
+  int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
+  int scale_words;           // 4 bytes each, of a row
+  int block_shift;           // log2 of the columns that share a scale
+  int64_t y_stride;
+  float scale;
+  bool accumulate;
+  bool early;  // offsets and weights are read before the kernel in front has ended
+};
+
+}  // namespace mixtral::cuda
