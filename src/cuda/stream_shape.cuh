@@ -3,8 +3,8 @@
 #include "cuda/stream_codecs.cuh"
 #include "cuda/stream_task.h"
 
-/// How streamed products (stream_kernel.cuh) divide a block's shared memory,
-/// and in which order they go over a product.
+/// How streamed products (stream_kernel.cuh) divide a block's shared memory, and in which order they
+/// go over a product.
 namespace mixtral::cuda {
 
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
