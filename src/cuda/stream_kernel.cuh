@@ -15,15 +15,16 @@
 /// columns. The steps of an item, a line of 128 bytes of each row, fall to the team's warps in
 /// turn. Each warp copies its lines and their scales into a ring of its own in shared memory,
 /// several steps ahead and on into the team's next items, so that the stream never stops. Where
-/// instructions are what bounds, TMA copies all rows' lines at one time. A lane's
-/// codes go to tensor cores as they arrive: the same columns of x go along, so their order within a
-/// step does not matter. x comes from the first-level cache, which each warp has fetch what it will
-/// need of the group's rows: all teams read the same few lines, too many for the second-level cache
-/// to answer.
+/// instructions are what bounds, TMA copies all rows' lines at one time. A lane's codes go to
+/// tensor cores as they arrive: the same columns of x go along, so their order within a step does
+/// not matter. x comes from the first-level cache, which each warp has fetch what it will need of
+/// the group's rows: all teams read the same few lines, too many for the second-level cache to
+/// answer.
 ///
 /// At an item's end each warp leaves its sums, and one of them, another for each item, adds all of
 /// them in a fixed order; the others are not held up. The order of a sum depends on the inner index
-/// alone: a row's bits do not depend on the rows beside it.
+/// and the team's warps alone: a row's bits do not depend on the rows beside it, except that in fp8
+/// they do on how many tiles of rows there are (StreamShape::kWarps).
 namespace mixtral::cuda {
 
 // Barriers in shared memory (mbarrier). A phase ends when as many have arrived as were given;

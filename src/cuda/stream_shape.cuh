@@ -3,8 +3,8 @@
 #include "cuda/stream_codecs.cuh"
 #include "cuda/stream_task.h"
 
-/// How streamed products (stream_kernel.cuh) divide a block's shared memory, and in which order they
-/// go over a product.
+/// How streamed products (stream_kernel.cuh) divide a block's shared memory, and in which order
+/// they go over a product.
 namespace mixtral::cuda {
 
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
@@ -15,7 +15,8 @@ template <StreamCodec codec, int tiles, int row_tiles>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
   /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
-  /// registers are faster than more with few: they wait less for each other at an item's end.
+  /// registers are faster than more with few: they wait less for each other at an item's end. fp8
+  /// is unpacked in so few instructions that more warps are faster.
   static constexpr int kWarps = !Traits::kScaled || (Traits::kFp8 && row_tiles == 1) ? 8 : 4;
   static constexpr int kTeamThreads = kWarps * kWarp;
   /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
