@@ -2,14 +2,19 @@
 // so on). The search for scales is this program's own:
 // 1. Each block takes the best scale and minimum of many that are tried (scale_search.h).
 // 2. Scales and minima are rounded to codes of the super-block's own scales.
-// 3. Each block then tries the neighbours of its rounded scale and minimum, with the numbers
-//    rounded again under each, because rounding the scale moved the best codes.
+// 3. Each block then tries the neighbours of its rounded scale, each with the minima next to the
+// best
+//    for it, with the numbers rounded again under each, because rounding the scale moved the best
+//    codes.
+// 4. The codes give the best scales of the super-block by least squares; under these, 3 is done
+//    again. What comes out is taken where its error is less.
 #include "ops/format_k_pack.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "ops/scale_search.h"
 #include "ops/weight_format.h"
@@ -67,24 +72,34 @@ uint8_t affine_code(float x, AffineScale as, int levels) {
   return static_cast<uint8_t>(std::clamp(at, 0.f, static_cast<float>(levels) + 0.5f));
 }
 
-/// Takes the best of a block's rounded scale and minimum and their neighbours, and its codes.
-void refine(const float* x, const float* w, int levels, size_t block, AffineSuper& super) {
-  const int scale = super.scales[block], minimum = super.minima[block];
-  std::array<std::array<int, 2>, 9> codes;
-  std::array<AffineScale, 9> trials;
+/// A code of 6 bits for a scale or minimum.
+int unit_code(float value, float unit) {
+  const float code = value / unit;
+  // No "<": a unit of 0, or numbers too large to be squared, leave no number here.
+  return code >= 0 ? static_cast<int>(std::min(std::round(code), 63.f)) : 0;
+}
+
+/// Rounds a block's scale and minimum, given the sums under them: takes the best of the codes
+/// around the scale's, each with those around that of the best minimum for it. Returns the squared
+/// error.
+float settle(const float* x, const float* w, AffineScale best, const AffineSums& sums, int levels,
+             size_t block, AffineSuper& super) {
+  const int nearest = unit_code(best.scale, super.scale);
+  std::array<std::array<uint8_t, 2>, 15> codes;
+  std::array<AffineScale, 15> trials;
   size_t count = 0;
-  for (int s = std::max(0, scale - 1); s <= std::min(63, scale + 1); ++s) {
-    for (int m = std::max(0, minimum - 1); m <= std::min(63, minimum + 1); ++m) {
-      codes[count] = {s, m};
-      trials[count++] = {super.scale * static_cast<float>(s),
-                         super.minimum * static_cast<float>(m)};
+  for (int s = std::max(0, nearest - 2); s <= std::min(63, nearest + 2); ++s) {
+    const float scale = super.scale * static_cast<float>(s);
+    const int center = unit_code((scale * sums.q - sums.x) / sums.w, super.minimum);
+    for (int m = std::max(0, center - 1); m <= std::min(63, center + 1); ++m) {
+      codes[count] = {static_cast<uint8_t>(s), static_cast<uint8_t>(m)};
+      trials[count++] = {scale, super.minimum * static_cast<float>(m)};
     }
   }
-  const size_t best = best_affine(x, w, levels, trials.data(), count);
-  super.scales[block] = static_cast<uint8_t>(codes[best][0]);
-  super.minima[block] = static_cast<uint8_t>(codes[best][1]);
-  for (size_t i = 0; i < kBlock; ++i)
-    super.codes[block][i] = affine_code(x[i], trials[best], levels);
+  const Trial found = best_affine(x, w, levels, trials.data(), count);
+  super.scales[block] = codes[found.place][0];
+  super.minima[block] = codes[found.place][1];
+  return found.error;
 }
 
 /// The super-block's own scale and minimum for the best of each block.
@@ -100,16 +115,60 @@ AffineSuper begin_affine(const std::array<AffineScale, kBlocks>& blocks) {
   return super;
 }
 
-/// Rounds a block's scale and minimum, and its numbers under these.
-void settle(const float* x, const float* w, AffineScale best, int levels, size_t block,
-            AffineSuper& super) {
-  const auto code = [](float value, float unit) {
-    return unit > 0 ? static_cast<uint8_t>(std::clamp(std::round(value / unit), 0.f, 63.f))
-                    : uint8_t{0};
-  };
-  super.scales[block] = code(best.scale, super.scale);
-  super.minima[block] = code(best.minimum, super.minimum);
-  refine(x, w, levels, block, super);
+/// The super-block's scale and minimum that are best for the codes of the blocks and of their
+/// numbers, by least squares. They are those of `super` where nothing better is known.
+AffineSuper fit_affine_super(const AffineSuper& super,
+                             const std::array<AffineSums, kBlocks>& sums) {
+  double uu = 0, uv = 0, vv = 0, ux = 0, vx = 0;  // x is near scale u - minimum v
+  for (size_t b = 0; b < kBlocks; ++b) {
+    const double s = super.scales[b], m = super.minima[b];
+    uu += s * s * sums[b].qq;
+    uv += s * m * sums[b].q;
+    vv += m * m * sums[b].w;
+    ux += s * sums[b].xq;
+    vx += m * sums[b].x;
+  }
+  const double determinant = uu * vv - uv * uv;
+  const double scale = vv > 0 ? (ux * vv - uv * vx) / determinant : ux / uu;
+  const double minimum = vv > 0 ? (ux * uv - uu * vx) / determinant : 0;
+  AffineSuper fitted = super;
+  const float unit = rounded_f16(static_cast<float>(scale));
+  const float least = rounded_f16(static_cast<float>(minimum));
+  if (unit > 0 && least >= 0 && std::isfinite(unit) && std::isfinite(least)) {
+    fitted.scale = unit;
+    fitted.minimum = least;
+  }
+  return fitted;
+}
+
+/// A super-block's scales and minima, all but the codes of its numbers.
+AffineSuper search_super(const float* x, const float* w, int levels) {
+  constexpr int kFits = 1;
+  std::array<AffineScale, kBlocks> blocks;
+  std::array<AffineSums, kBlocks> sums;
+  for (size_t b = 0; b < kBlocks; ++b) {
+    blocks[b] = search_affine(x + b * kBlock, w + b * kBlock, levels);
+    sums[b] = affine_sums(x + b * kBlock, w + b * kBlock, levels, blocks[b]);
+  }
+  AffineSuper super = begin_affine(blocks), best;
+  float least = std::numeric_limits<float>::infinity();
+  for (int fit = 0;; ++fit) {
+    float error = 0;
+    for (size_t b = 0; b < kBlocks; ++b)
+      error += settle(x + b * kBlock, w + b * kBlock, blocks[b], sums[b], levels, b, super);
+    if (fit == 0 || error < least) {
+      best = super;
+      least = error;
+    }
+    if (fit == kFits) return best;
+    for (size_t b = 0; b < kBlocks; ++b) {
+      blocks[b] = scale_of(super, b);
+      sums[b] = affine_sums(x + b * kBlock, w + b * kBlock, levels, blocks[b]);
+    }
+    const AffineSuper fitted = fit_affine_super(super, sums);
+    if (fitted.scale == super.scale && fitted.minimum == super.minimum) return best;
+    super = fitted;
+  }
 }
 
 /// Scale, minimum, and the 16 codes of 6 bits in 12 bytes.
@@ -151,19 +210,62 @@ SignedSuper begin_signed(const Numbers<kSmalls>& scales) {
   return super;
 }
 
-void settle(const float* x, const float* w, float scale, size_t block, SignedSuper& super) {
+float scale_of(const SignedSuper& super, size_t block) {
+  return super.unit * static_cast<float>(super.scales[block]);
+}
+
+/// Rounds a block's scale: takes the best of the codes around it. Returns the squared error.
+float settle(const float* x, const float* w, float scale, size_t block, SignedSuper& super) {
+  constexpr int kAround = 3;
+  const float ratio = scale / super.unit;
   const int nearest =
-      super.unit != 0 ? static_cast<int>(std::clamp(std::round(scale / super.unit), -128.f, 127.f))
-                      : 0;
-  std::array<float, 3> trials;
+      std::isfinite(ratio) ? static_cast<int>(std::clamp(std::round(ratio), -128.f, 127.f)) : 0;
+  std::array<float, 2 * kAround + 1> trials;
   size_t count = 0;
-  const int first = std::max(-128, nearest - 1);
-  for (int s = first; s <= std::min(127, nearest + 1); ++s)
+  const int first = std::max(-128, nearest - kAround);
+  for (int s = first; s <= std::min(127, nearest + kAround); ++s)
     trials[count++] = super.unit * static_cast<float>(s);
-  const size_t best = best_signed(kCodes, x, w, trials.data(), count);
-  super.scales[block] = static_cast<int8_t>(first + static_cast<int>(best));
-  for (size_t i = 0; i < kSmall; ++i)
-    super.codes[block * kSmall + i] = static_cast<uint8_t>(signed_code(kCodes, x[i], trials[best]));
+  const Trial found = best_signed(kCodes, x, w, trials.data(), count);
+  super.scales[block] = static_cast<int8_t>(first + static_cast<int>(found.place));
+  return found.error;
+}
+
+/// The super-block's unit that is best for the codes of the blocks and of their numbers.
+float fit_signed_unit(const float* x, const float* w, const SignedSuper& super) {
+  double qq = 0, xq = 0;
+  for (size_t b = 0; b < kSmalls; ++b) {
+    const float scale = scale_of(super, b);
+    float block_qq = 0, block_xq = 0;
+    for (size_t i = b * kSmall; i < (b + 1) * kSmall; ++i) {
+      const auto code = static_cast<float>(signed_code(kCodes, x[i], scale) - kCodes.zero);
+      block_qq += w[i] * code * code;
+      block_xq += w[i] * code * x[i];
+    }
+    const double s = super.scales[b];
+    qq += s * s * block_qq;
+    xq += s * block_xq;
+  }
+  const float unit = rounded_f16(static_cast<float>(xq / qq));
+  return std::isfinite(unit) && unit != 0 ? unit : super.unit;
+}
+
+/// A super-block's unit and scales, all but the codes of its numbers.
+SignedSuper search_signed_super(const float* x, const float* w) {
+  Numbers<kSmalls> scales;
+  for (size_t b = 0; b < kSmalls; ++b)
+    scales[b] = search_signed(kCodes, x + b * kSmall, w + b * kSmall);
+  const auto settle_all = [&](SignedSuper& super) {
+    float error = 0;
+    for (size_t b = 0; b < kSmalls; ++b)
+      error += settle(x + b * kSmall, w + b * kSmall, scales[b], b, super);
+    return error;
+  };
+  SignedSuper super = begin_signed(scales);
+  const float error = settle_all(super);
+  SignedSuper fitted = super;
+  fitted.unit = fit_signed_unit(x, w, super);
+  for (size_t b = 0; b < kSmalls; ++b) scales[b] = scale_of(super, b);
+  return fitted.unit != super.unit && settle_all(fitted) < error ? fitted : super;
 }
 
 void put_q4(const AffineSuper& super, uint8_t* to) {
@@ -213,14 +315,12 @@ class AffineRounder : public BlockRounder {
   size_t unit() const override { return kSuper; }
   size_t block() const override { return kBlock; }
   void open(const float* values, const float* weights) override {
-    std::array<AffineScale, kBlocks> blocks;
-    for (size_t b = 0; b < kBlocks; ++b)
-      blocks[b] = search_affine(values + b * kBlock, weights + b * kBlock, type_.levels);
-    super_ = begin_affine(blocks);
+    super_ = search_super(values, weights, type_.levels);
   }
   void open_block(size_t index, const float* values, const float* weights) override {
-    settle(values, weights, search_affine(values, weights, type_.levels), type_.levels, index,
-           super_);
+    const AffineScale best = search_affine(values, weights, type_.levels);
+    settle(values, weights, best, affine_sums(values, weights, type_.levels, best), type_.levels,
+           index, super_);
   }
   float round(size_t i, float value) override {
     const size_t block = i / kBlock;
@@ -244,16 +344,13 @@ class SignedRounder : public BlockRounder {
   size_t unit() const override { return kSuper; }
   size_t block() const override { return kSmall; }
   void open(const float* values, const float* weights) override {
-    Numbers<kSmalls> scales;
-    for (size_t b = 0; b < kSmalls; ++b)
-      scales[b] = search_signed(kCodes, values + b * kSmall, weights + b * kSmall);
-    super_ = begin_signed(scales);
+    super_ = search_signed_super(values, weights);
   }
   void open_block(size_t index, const float* values, const float* weights) override {
     settle(values, weights, search_signed(kCodes, values, weights), index, super_);
   }
   float round(size_t i, float value) override {
-    const float scale = super_.unit * static_cast<float>(super_.scales[i / kSmall]);
+    const float scale = scale_of(super_, i / kSmall);
     super_.codes[i] = static_cast<uint8_t>(signed_code(kCodes, value, scale));
     return scale * static_cast<float>(super_.codes[i] - kCodes.zero);
   }
@@ -275,12 +372,10 @@ void for_super_blocks(std::span<const float> values, void* to, size_t bytes, con
 
 void pack_affine(const AffineType& type, std::span<const float> values, void* to) {
   for_super_blocks(values, to, type.bytes, [&](const float* x, const float* w, uint8_t* out) {
-    std::array<AffineScale, kBlocks> blocks;
-    for (size_t b = 0; b < kBlocks; ++b)
-      blocks[b] = search_affine(x + b * kBlock, w + b * kBlock, type.levels);
-    AffineSuper super = begin_affine(blocks);
-    for (size_t b = 0; b < kBlocks; ++b)
-      settle(x + b * kBlock, w + b * kBlock, blocks[b], type.levels, b, super);
+    AffineSuper super = search_super(x, w, type.levels);
+    for (size_t i = 0; i < kSuper; ++i)
+      super.codes[i / kBlock][i % kBlock] =
+          affine_code(x[i], scale_of(super, i / kBlock), type.levels);
     type.put(super, out);
   });
 }
@@ -302,12 +397,9 @@ void pack_q5_k(std::span<const float> values, const RowPieces& to) {
 }
 void pack_q6_k(std::span<const float> values, const RowPieces& to) {
   for_super_blocks(values, to.codes, kQ6Bytes, [](const float* x, const float* w, uint8_t* out) {
-    Numbers<kSmalls> scales;
-    for (size_t b = 0; b < kSmalls; ++b)
-      scales[b] = search_signed(kCodes, x + b * kSmall, w + b * kSmall);
-    SignedSuper super = begin_signed(scales);
-    for (size_t b = 0; b < kSmalls; ++b)
-      settle(x + b * kSmall, w + b * kSmall, scales[b], b, super);
+    SignedSuper super = search_signed_super(x, w);
+    for (size_t i = 0; i < kSuper; ++i)
+      super.codes[i] = static_cast<uint8_t>(signed_code(kCodes, x[i], scale_of(super, i / kSmall)));
     put_q6(super, out);
   });
 }

@@ -15,10 +15,10 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+constexpr size_t kMostTrials = 16;  // a multiple of all vectors' lanes
+
 using TrialTag = hn::CappedTag<float, 8>;
 using Trials = hn::Vec<TrialTag>;
-
-constexpr size_t kMostTrials = 24;  // a multiple of all vectors' lanes
 
 /// One number a trial; those beyond the last trial are never looked at.
 using PerTrial = std::array<float, kMostTrials>;
@@ -36,9 +36,10 @@ HWY_INLINE Trials divide_by_positive(Trials a, Trials b) {
   return hn::IfThenElseZero(hn::Gt(b, hn::Zero(TrialTag())), hn::Div(a, b));
 }
 
-/// The codes of a number: from 0, so that cutting off what is behind the point rounds down.
-HWY_INLINE Trials affine_codes(float x, Trials inverse, Trials minimum, Trials top) {
-  const Trials at = hn::Add(hn::Mul(hn::Add(all(x), minimum), inverse), all(0.5f));
+/// The codes of a number, to which the minimum is added: from 0, so that cutting off what is behind
+/// the point rounds down.
+HWY_INLINE Trials affine_codes(Trials raised, Trials inverse, Trials top) {
+  const Trials at = hn::Add(hn::Mul(raised, inverse), all(0.5f));
   return hn::Floor(hn::Min(hn::Max(at, hn::Zero(TrialTag())), top));
 }
 
@@ -51,8 +52,8 @@ void affine_errors(const float* x, const float* w, int levels, size_t count, con
     const Trials inverse = divide_by_positive(all(1), scale);
     Trials error = hn::Zero(TrialTag());
     for (size_t i = 0; i < kAffineBlock; ++i) {
-      const Trials code = affine_codes(x[i], inverse, minimum, top);
-      const Trials off = hn::Sub(hn::Sub(hn::Mul(scale, code), minimum), all(x[i]));
+      const Trials raised = hn::Add(all(x[i]), minimum);
+      const Trials off = hn::Sub(hn::Mul(scale, affine_codes(raised, inverse, top)), raised);
       error = hn::Add(error, hn::Mul(hn::Mul(all(w[i]), off), off));
     }
     store(error, errors, t);
@@ -77,7 +78,7 @@ void fit_affine(const float* x, const float* w, int levels, size_t count, PerTri
     const Trials inverse = divide_by_positive(all(1), load(scales, t));
     Trials sum_q = zero, sum_qq = zero, sum_xq = zero;
     for (size_t i = 0; i < kAffineBlock; ++i) {
-      const Trials code = affine_codes(x[i], inverse, minimum, top);
+      const Trials code = affine_codes(hn::Add(all(x[i]), minimum), inverse, top);
       const Trials wq = hn::Mul(all(w[i]), code);
       sum_q = hn::Add(sum_q, wq);
       sum_qq = hn::Add(sum_qq, hn::Mul(wq, code));
@@ -98,16 +99,17 @@ void fit_affine(const float* x, const float* w, int levels, size_t count, PerTri
 }
 
 AffineScale search_affine(const float* x, const float* w, int levels) {
-  constexpr int kSteps = 10;  // to either side
+  constexpr int kSteps = 7;  // to either side
+  constexpr float kStep = 0.35f;
   constexpr size_t kCount = 2 * kSteps + 1;
   const auto [low, high] = std::minmax_element(x, x + kAffineBlock);
   const float least = std::min(*low, 0.f), range = *high - least;
   if (!(range > 0)) return {0, -least};
-  PerTrial scales{}, minima, errors;
+  PerTrial scales{}, minima, errors{};
   minima.fill(-least);
   for (int step = -kSteps; step <= kSteps; ++step)
     scales[static_cast<size_t>(step + kSteps)] =
-        range / (static_cast<float>(levels) + 0.1f * static_cast<float>(step));
+        range / (static_cast<float>(levels) + kStep * static_cast<float>(step));
   fit_affine(x, w, levels, kCount, scales, minima);
   // One trial more: all numbers alike.
   scales[kCount] = 0;
@@ -119,23 +121,64 @@ AffineScale search_affine(const float* x, const float* w, int levels) {
   return {scales[best], minima[best]};
 }
 
-/// The place of the least error. The first of equals; one that is no number is least of none.
-size_t least_of(const PerTrial& errors, size_t count) {
+/// The least error. The first of equals; one that is no number is least of none.
+Trial least_of(const PerTrial& errors, size_t count) {
   size_t best = 0;
   for (size_t t = 1; t < count; ++t)
     if (errors[t] < errors[best] || !(errors[best] >= 0)) best = t;
-  return best;
+  return {best, errors[best]};
 }
 
-size_t best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
-                   size_t count) {
-  PerTrial scales{}, minima{}, errors;
+Trial best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
+                  size_t count) {
+  PerTrial scales{}, minima{}, errors{};
   for (size_t t = 0; t < count; ++t) {
     scales[t] = trials[t].scale;
     minima[t] = trials[t].minimum;
   }
   affine_errors(x, w, levels, count, scales, minima, errors);
   return least_of(errors, count);
+}
+
+AffineSums affine_sums(const float* x, const float* w, int levels, AffineScale scale) {
+  // Numbers are lanes here, in as many partial sums for each instruction set.
+  constexpr size_t kParts = 8;
+  using Tag = hn::CappedTag<float, kParts>;
+  using Vector = hn::Vec<Tag>;
+  std::array<std::array<float, kParts>, 5> parts;
+  const Tag tag;
+  const float inverse = scale.scale > 0 ? 1 / scale.scale : 0;
+  const Vector zero = hn::Zero(tag), top = hn::Set(tag, static_cast<float>(levels) + 0.5f);
+  for (size_t part = 0; part < kParts; part += hn::Lanes(tag)) {
+    Vector sum_w = zero, sum_x = zero, sum_q = zero, sum_qq = zero, sum_xq = zero;
+    for (size_t i = part; i < kAffineBlock; i += kParts) {
+      const Vector number = hn::LoadU(tag, x + i), weight = hn::LoadU(tag, w + i);
+      const Vector at =
+          hn::Add(hn::Mul(hn::Add(number, hn::Set(tag, scale.minimum)), hn::Set(tag, inverse)),
+                  hn::Set(tag, 0.5f));
+      const Vector code = hn::Floor(hn::Min(hn::Max(at, zero), top));
+      const Vector wq = hn::Mul(weight, code);
+      sum_w = hn::Add(sum_w, weight);
+      sum_x = hn::Add(sum_x, hn::Mul(weight, number));
+      sum_q = hn::Add(sum_q, wq);
+      sum_qq = hn::Add(sum_qq, hn::Mul(wq, code));
+      sum_xq = hn::Add(sum_xq, hn::Mul(wq, number));
+    }
+    hn::StoreU(sum_w, tag, parts[0].data() + part);
+    hn::StoreU(sum_x, tag, parts[1].data() + part);
+    hn::StoreU(sum_q, tag, parts[2].data() + part);
+    hn::StoreU(sum_qq, tag, parts[3].data() + part);
+    hn::StoreU(sum_xq, tag, parts[4].data() + part);
+  }
+  AffineSums sums;
+  for (size_t part = 0; part < kParts; ++part) {
+    sums.w += parts[0][part];
+    sums.x += parts[1][part];
+    sums.q += parts[2][part];
+    sums.qq += parts[3][part];
+    sums.xq += parts[4][part];
+  }
+  return sums;
 }
 
 /// The codes of a number, less that of 0.
@@ -179,24 +222,25 @@ void fit_signed(SignedBlock block, const float* x, const float* w, size_t count,
 }
 
 float search_signed(SignedBlock block, const float* x, const float* w) {
-  constexpr int kSteps = 9;  // to either side
+  constexpr int kSteps = 7;  // to either side
+  constexpr float kStep = 0.7f;
   constexpr size_t kCount = 2 * kSteps + 1;
   float most = 0;
   for (size_t i = 0; i < block.size; ++i)
     if (std::abs(x[i]) > std::abs(most)) most = x[i];
   if (most == 0) return 0;
-  PerTrial scales{}, errors;
+  PerTrial scales{}, errors{};
   for (int step = -kSteps; step <= kSteps; ++step)
     scales[static_cast<size_t>(step + kSteps)] =
-        most / (-static_cast<float>(block.zero) - 0.1f * static_cast<float>(step));
+        most / (-static_cast<float>(block.zero) - kStep * static_cast<float>(step));
   fit_signed(block, x, w, kCount, scales);
   signed_errors(block, x, w, kCount, scales, errors);
-  return scales[least_of(errors, kCount)];
+  return scales[least_of(errors, kCount).place];
 }
 
-size_t best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
-                   size_t count) {
-  PerTrial scales{}, errors;
+Trial best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
+                  size_t count) {
+  PerTrial scales{}, errors{};
   std::copy_n(trials, count, scales.data());
   signed_errors(block, x, w, count, scales, errors);
   return least_of(errors, count);
@@ -210,6 +254,7 @@ HWY_AFTER_NAMESPACE();
 namespace mixtral::ops {
 
 HWY_EXPORT(search_affine);
+HWY_EXPORT(affine_sums);
 HWY_EXPORT(best_affine);
 HWY_EXPORT(search_signed);
 HWY_EXPORT(best_signed);
@@ -222,15 +267,18 @@ int signed_code(SignedBlock block, float x, float scale) {
 AffineScale search_affine(const float* x, const float* w, int levels) {
   return HWY_DYNAMIC_DISPATCH(search_affine)(x, w, levels);
 }
-size_t best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
-                   size_t count) {
+AffineSums affine_sums(const float* x, const float* w, int levels, AffineScale scale) {
+  return HWY_DYNAMIC_DISPATCH(affine_sums)(x, w, levels, scale);
+}
+Trial best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
+                  size_t count) {
   return HWY_DYNAMIC_DISPATCH(best_affine)(x, w, levels, trials, count);
 }
 float search_signed(SignedBlock block, const float* x, const float* w) {
   return HWY_DYNAMIC_DISPATCH(search_signed)(block, x, w);
 }
-size_t best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
-                   size_t count) {
+Trial best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
+                  size_t count) {
   return HWY_DYNAMIC_DISPATCH(best_signed)(block, x, w, trials, count);
 }
 

@@ -22,9 +22,23 @@ struct AffineScale {
 /// least squares.
 AffineScale search_affine(const float* x, const float* w, int levels);
 
-/// The place of the best of up to 9 trials, the first of equals.
-size_t best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
-                   size_t count);
+/// Sums over a block's numbers x and their codes q, each weighted by w.
+struct AffineSums {
+  float w = 0, x = 0, q = 0, qq = 0, xq = 0;
+};
+
+/// The sums of a block's numbers under a scale and minimum.
+AffineSums affine_sums(const float* x, const float* w, int levels, AffineScale scale);
+
+/// One of several trials, and its weighted squared error.
+struct Trial {
+  size_t place;
+  float error;
+};
+
+/// The best of up to 16 trials, the first of equals.
+Trial best_affine(const float* x, const float* w, int levels, const AffineScale* trials,
+                  size_t count);
 
 /// A block of numbers as scale * (code - zero), with codes from 0 to 2 zero - 1.
 struct SignedBlock {
@@ -35,12 +49,13 @@ struct SignedBlock {
 /// The nearest code of a number under a scale.
 int signed_code(SignedBlock block, float x, float scale);
 
-/// The scale of a block, likewise. It is negative where that puts the largest number at the side
-/// that has one code more.
+/// The scale of a block, likewise: steps around max / zero are tried, which is wide enough that the
+/// grid's place under the other large numbers counts too. It is negative where that puts the
+/// largest number at the side that has one code more.
 float search_signed(SignedBlock block, const float* x, const float* w);
 
-/// The place of the best of up to 9 scales, the first of equals.
-size_t best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
-                   size_t count);
+/// The best of up to 16 scales, the first of equals.
+Trial best_signed(SignedBlock block, const float* x, const float* w, const float* trials,
+                  size_t count);
 
 }  // namespace mixtral::ops

@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 #include <random>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "convert/group_pack.h"
@@ -79,6 +83,164 @@ TEST(KTypes, KeepNormalNumbersToAFewPercentOfTheirDeviation) {
   const std::vector<float> values = normal_numbers(4096, 3);
   for (const KType& type : kTypes)
     EXPECT_LT(error(values, through(type, values), {}), 0.05 * type.most_error) << type.name;
+}
+
+// How ggml's own quantize searches (quantize_row_q4_K_ref and so on), number by number: the steps
+// of each block's scale, with weights of its own; the nearest codes for scales and minima; numbers
+// rounded again under these.
+struct AffineGuess {
+  double scale = 0, minimum = 0;
+};
+
+AffineGuess reference_affine(std::span<const float> x, int levels, double first, int steps) {
+  double squares = 0, low = 0, high = x[0];
+  for (const float value : x) {
+    squares += static_cast<double>(value) * static_cast<double>(value);
+    low = std::min(low, static_cast<double>(value));
+    high = std::max(high, static_cast<double>(value));
+  }
+  if (high == low) return {0, -low};
+  const double mean = std::sqrt(squares / static_cast<double>(x.size()));
+  AffineGuess best;
+  double least = std::numeric_limits<double>::infinity();
+  for (int step = -1; step <= steps; ++step) {
+    const double inverse = (levels + (step < 0 ? 0 : first + 0.1 * step)) / (high - low);
+    const auto code = [&](float value) {
+      return std::clamp(std::nearbyint((static_cast<double>(value) - low) * inverse), 0.,
+                        static_cast<double>(levels));
+    };
+    double w = 0, wx = 0, wq = 0, wqq = 0, wxq = 0;
+    for (const float value : x) {
+      const double v = static_cast<double>(value), weight = mean + std::abs(v), q = code(value);
+      w += weight, wx += weight * v, wq += weight * q, wqq += weight * q * q;
+      wxq += weight * v * q;
+    }
+    AffineGuess guess{1 / inverse, -low};
+    const double determinant = w * wqq - wq * wq;
+    if (step >= 0) {
+      if (!(determinant > 0)) continue;
+      guess = {(w * wxq - wx * wq) / determinant, (wq * wxq - wqq * wx) / determinant};
+      if (guess.minimum < 0) guess = {wxq / wqq, 0};
+    }
+    double error = 0;
+    for (const float value : x) {
+      const double v = static_cast<double>(value);
+      const double off = guess.scale * code(value) - guess.minimum - v;
+      error += (mean + std::abs(v)) * off * off;
+    }
+    if (error < least) {
+      least = error;
+      best = guess;
+    }
+  }
+  return best;
+}
+
+double half(double value) {
+  return static_cast<double>(static_cast<float>(f16(static_cast<float>(value))));
+}
+
+void reference_affine_super(std::span<const float> x, int levels, double first, int steps,
+                            std::span<float> to) {
+  std::array<AffineGuess, 8> blocks;
+  double most_scale = 0, most_minimum = 0;
+  for (size_t b = 0; b < 8; ++b) {
+    blocks[b] = reference_affine(x.subspan(32 * b, 32), levels, first, steps);
+    most_scale = std::max(most_scale, blocks[b].scale);
+    most_minimum = std::max(most_minimum, blocks[b].minimum);
+  }
+  const auto kept = [](double value, double most) {
+    return most > 0 ? half(most / 63) * std::min(63., std::nearbyint(63 / most * value)) : 0;
+  };
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double scale = kept(blocks[i / 32].scale, most_scale);
+    const double minimum = kept(blocks[i / 32].minimum, most_minimum);
+    const double code =
+        scale > 0 ? std::clamp(std::nearbyint((static_cast<double>(x[i]) + minimum) / scale), 0.,
+                               static_cast<double>(levels))
+                  : 0;
+    to[i] = static_cast<float>(scale * code - minimum);
+  }
+}
+
+double reference_signed(std::span<const float> x) {
+  double most = 0, best = 0, scale = 0;
+  for (const float value : x)
+    if (std::abs(static_cast<double>(value)) > std::abs(most)) most = static_cast<double>(value);
+  if (most == 0) return 0;
+  for (int step = -9; step <= 9; ++step) {
+    const double inverse = -(32 + 0.1 * step) / most;
+    double wqq = 0, wxq = 0;
+    for (const float value : x) {
+      const double v = static_cast<double>(value);
+      const double q = std::clamp(std::nearbyint(v * inverse), -32., 31.);
+      wqq += v * v * q * q;
+      wxq += v * v * v * q;
+    }
+    if (wqq > 0 && wxq * wxq > best * wqq) {
+      scale = wxq / wqq;
+      best = scale * wxq;
+    }
+  }
+  return scale;
+}
+
+void reference_signed_super(std::span<const float> x, std::span<float> to) {
+  std::array<double, 16> scales;
+  double most = 0;
+  for (size_t b = 0; b < 16; ++b) {
+    scales[b] = reference_signed(x.subspan(16 * b, 16));
+    if (std::abs(scales[b]) > std::abs(most)) most = scales[b];
+  }
+  const double unit = half(most / -128);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double scale =
+        unit * std::min(127., std::nearbyint(most != 0 ? scales[i / 16] * -128 / most : 0));
+    const double code =
+        scale != 0 ? std::clamp(std::nearbyint(static_cast<double>(x[i]) / scale), -32., 31.) : 0;
+    to[i] = static_cast<float>(scale * code);
+  }
+}
+
+/// Normal numbers; a few far from the others; two sizes; all of one sign.
+std::vector<std::pair<const char*, std::vector<float>>> many_kinds_of_numbers() {
+  constexpr size_t kCount = 16384;
+  std::vector<float> normal = normal_numbers(kCount, 7), far = normal, sizes = normal;
+  std::vector<float> positive = normal;
+  for (size_t i = 0; i < kCount; ++i) {
+    if (i % 97 == 5) far[i] *= 6;
+    if (i / 64 % 2 == 1) sizes[i] *= 0.1f;
+    positive[i] = std::abs(positive[i]);
+  }
+  return {{"normal", normal}, {"far", far}, {"two sizes", sizes}, {"positive", positive}};
+}
+
+TEST(KTypes, LoseNoMoreThanGgmlsSearch) {
+  for (const auto& [kind, values] : many_kinds_of_numbers()) {
+    std::vector<float> large(values.size()), squares(values.size());
+    double sum = 0;
+    for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
+    const auto deviation = static_cast<float>(std::sqrt(sum / static_cast<double>(values.size())));
+    for (size_t i = 0; i < values.size(); ++i) {
+      large[i] = deviation + std::abs(values[i]);
+      squares[i] = values[i] * values[i];
+    }
+    for (const KType& type : kTypes) {
+      std::vector<float> reference(values.size());
+      const std::string_view name = type.name;
+      for (size_t i = 0; i < values.size(); i += 256) {
+        const auto from = std::span(values).subspan(i, 256);
+        const auto to = std::span(reference).subspan(i, 256);
+        if (name == "q4_k") reference_affine_super(from, 15, -1, 20, to);
+        if (name == "q5_k") reference_affine_super(from, 31, -0.5, 15, to);
+        if (name == "q6_k") reference_signed_super(from, to);
+      }
+      const std::vector<float> ours = through(type, values);
+      for (const std::vector<float>& weights : {std::vector<float>(), large, squares})
+        EXPECT_LE(error(values, ours, weights), error(values, reference, weights))
+            << type.name << ", " << kind << (weights.empty() ? "" : ", weighted");
+    }
+  }
 }
 
 TEST(Rounders, MoveTheErrorToColumnsThatMatterLess) {
