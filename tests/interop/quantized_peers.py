@@ -13,7 +13,7 @@ import tempfile
 import llama_cpp
 from program import run
 
-LLAMA_Q4_K_M = 15  # llama_ftype
+LLAMA_TYPES = {"q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}  # llama_ftype
 CALIBRATION_TOKENS = 8192
 failures = 0
 
@@ -55,18 +55,20 @@ def main():
             return done
 
         to_text = ("--calibrate", calibration, "--tokens", CALIBRATION_TOKENS)
+        llama_cpp.llama_log_set(no_log, ctypes.c_void_p())
+        plain = work / "f32.gguf"
+        run(program, "convert", "--model", model, "--to", "gguf", "--type", "f32", "--out", plain, "--no-check", "-q")
+        for kind, ftype in LLAMA_TYPES.items():
+            ours = quantize(kind, kind)
+            params = llama_cpp.llama_model_quantize_default_params()
+            params.ftype = ftype
+            theirs = work / f"llama-{kind}.gguf"
+            if llama_cpp.llama_model_quantize(os.fsencode(plain), os.fsencode(theirs), params) != 0:
+                raise SystemExit("llama.cpp could not quantize the model")
+            show(f"{kind} of llama.cpp", ours["bits_per_weight"], theirs)
+            quantize(f"{kind}, calibrated", kind, *to_text)
         quantize("int8", "int8")
         bits = quantize("int4, calibrated", "int4", *to_text)["bits_per_weight"]
-        ours = quantize("q4_k_m", "q4_k_m")
-        llama_cpp.llama_log_set(no_log, ctypes.c_void_p())
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype = LLAMA_Q4_K_M
-        plain, theirs = work / "f32.gguf", work / "llama.gguf"
-        run(program, "convert", "--model", model, "--to", "gguf", "--type", "f32", "--out", plain, "--no-check", "-q")
-        if llama_cpp.llama_model_quantize(os.fsencode(plain), os.fsencode(theirs), params) != 0:
-            raise SystemExit("llama.cpp could not quantize the model")
-        show("q4_k_m of llama.cpp", ours["bits_per_weight"], theirs)
-        quantize("q4_k_m, calibrated", "q4_k_m", *to_text)
         quantize("int4", "int4")
         for kind in ("q8_0", "q5_0", "q4_0"):
             quantize(kind, kind)
@@ -74,8 +76,9 @@ def main():
 
         check("int8 costs 0.1% at most", increase["int8"] <= 0.001)
         check("int4, calibrated, costs 1.5% at most in 4.52 bits", increase["int4, calibrated"] <= 0.015 and bits <= 4.52)
-        for title in ("q4_k_m", "q4_k_m, calibrated"):
-            check(f"{title} costs no more than llama.cpp's", increase[title] <= increase["q4_k_m of llama.cpp"])
+        for kind in LLAMA_TYPES:
+            for title in (kind, f"{kind}, calibrated"):
+                check(f"{title} costs no more than llama.cpp's", increase[title] <= increase[f"{kind} of llama.cpp"])
     print("all bounds hold" if failures == 0 else f"{failures} bounds do not hold")
     return failures > 0
 
