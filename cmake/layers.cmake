@@ -13,6 +13,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_GRE
   # Warns of every function that takes a text and returns a reference to something else.
   target_compile_options(mixtral_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference>)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # The compiler collects its garbage rarely: a seventh less time for 100 MB.
+  target_compile_options(mixtral_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:--param=ggc-min-expand=100;--param=ggc-min-heapsize=500000>")
+endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
   target_compile_options(mixtral_flags INTERFACE -Wno-deprecated-declarations)
 endif()

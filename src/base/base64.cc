@@ -5,7 +5,7 @@
 namespace mixtral {
 namespace {
 
-constexpr std::string_view kDigits =
+constexpr std::string_view kBase64Digits =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 }  // namespace
@@ -18,7 +18,7 @@ std::string base64(std::string_view bytes) {
     for (size_t k = 0; k < 3; ++k)
       bits = bits << 8 | (k < group.size() ? static_cast<unsigned char>(group[k]) : 0u);
     for (size_t k = 0; k < 4; ++k)
-      result += k <= group.size() ? kDigits[bits >> (18 - 6 * k) & 63] : '=';
+      result += k <= group.size() ? kBase64Digits[bits >> (18 - 6 * k) & 63] : '=';
   }
   return result;
 }
@@ -37,7 +37,7 @@ std::optional<std::string> from_base64(std::string_view text) {
         bits <<= 6;
         continue;
       }
-      const size_t digit = kDigits.find(c);
+      const size_t digit = kBase64Digits.find(c);
       if (digit == std::string_view::npos || padding > 0) return std::nullopt;
       bits = bits << 6 | static_cast<uint32_t>(digit);
     }

@@ -64,9 +64,6 @@ AffineScale scale_of(const AffineSuper& super, size_t block) {
           super.minimum * static_cast<float>(super.minima[block])};
 }
 
-/// 1 / scale, and 0 for a scale of 0.
-float inverse(float scale) { return scale != 0 ? 1 / scale : 0; }
-
 uint8_t affine_code(float x, AffineScale as, int levels) {
   const float at = (x + as.minimum) * inverse(as.scale) + 0.5f;
   return static_cast<uint8_t>(std::clamp(at, 0.f, static_cast<float>(levels) + 0.5f));

@@ -9,7 +9,7 @@
 namespace mixtral::ops {
 namespace {
 
-constexpr size_t kBlock = 32;
+constexpr size_t kLevelsBlock = 32;
 
 /// Levels of iq4_nl and iq4_xs (ggml-common.h, kvalues_iq4nl).
 constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -19,9 +19,9 @@ constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
 constexpr float kTwiceE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 void unpack_levels(const uint8_t* codes, const float (&levels)[16], float scale, float* block) {
-  for (size_t j = 0; j < kBlock / 2; ++j) {
+  for (size_t j = 0; j < kLevelsBlock / 2; ++j) {
     block[j] = scale * levels[codes[j] & 15];
-    block[j + kBlock / 2] = scale * levels[codes[j] >> 4];
+    block[j + kLevelsBlock / 2] = scale * levels[codes[j] >> 4];
   }
 }
 
@@ -36,7 +36,7 @@ float half_e8m0(uint8_t code) {
 // The scale in f16, 16 bytes of codes.
 void unpack_iq4_nl(const RowPieces& from, std::span<float> values) {
   const auto* bytes = static_cast<const uint8_t*>(from.codes);
-  for (size_t first = 0; first < values.size(); first += kBlock, bytes += 18)
+  for (size_t first = 0; first < values.size(); first += kLevelsBlock, bytes += 18)
     unpack_levels(bytes + 2, kLevels, read_half(bytes), values.data() + first);
 }
 
@@ -44,13 +44,13 @@ void unpack_iq4_nl(const RowPieces& from, std::span<float> values) {
 // high two bits, four of their low four), and 128 bytes of codes.
 void unpack_iq4_xs(const RowPieces& from, std::span<float> values) {
   const auto* bytes = static_cast<const uint8_t*>(from.codes);
-  for (size_t first = 0; first < values.size(); first += 8 * kBlock, bytes += 136) {
+  for (size_t first = 0; first < values.size(); first += 8 * kLevelsBlock, bytes += 136) {
     const float scale = read_half(bytes);
     for (size_t j = 0; j < 8; ++j) {
       const int low = bytes[4 + j / 2] >> (j % 2 * 4) & 15;
       const int high = bytes[2 + j / 4] >> (j % 4 * 2) & 3;
       unpack_levels(bytes + 8 + 16 * j, kLevels, scale * static_cast<float>((low | high << 4) - 32),
-                    values.data() + first + kBlock * j);
+                    values.data() + first + kLevelsBlock * j);
     }
   }
 }
@@ -58,7 +58,7 @@ void unpack_iq4_xs(const RowPieces& from, std::span<float> values) {
 // The scale, a power of two, in a byte; 16 bytes of codes.
 void unpack_mxfp4(const RowPieces& from, std::span<float> values) {
   const auto* bytes = static_cast<const uint8_t*>(from.codes);
-  for (size_t first = 0; first < values.size(); first += kBlock, bytes += 17)
+  for (size_t first = 0; first < values.size(); first += kLevelsBlock, bytes += 17)
     unpack_levels(bytes + 1, kTwiceE2m1, half_e8m0(bytes[0]), values.data() + first);
 }
 

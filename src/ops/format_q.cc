@@ -14,13 +14,13 @@
 namespace mixtral::ops {
 namespace {
 
-constexpr size_t kBlock = 32;
+constexpr size_t kPlainBlock = 32;
 
 /// Calls body(32 numbers, the block's bytes).
 template <size_t bytes, class Values, class Byte, class Body>
 void for_blocks(std::span<Values> values, Byte* codes, const Body& body) {
-  for (size_t first = 0; first < values.size(); first += kBlock, codes += bytes)
-    body(values.subspan(first, kBlock), codes);
+  for (size_t first = 0; first < values.size(); first += kPlainBlock, codes += bytes)
+    body(values.subspan(first, kPlainBlock), codes);
 }
 
 /// The value of largest magnitude, with its sign; the first of equals.
@@ -34,18 +34,16 @@ float extreme(std::span<const float> block) {
   return found;
 }
 
-float inverse(float scale) { return scale != 0 ? 1 / scale : 0; }
-
 int truncated(float value) { return static_cast<int8_t>(value); }
 
-void write_fours(const int (&codes)[kBlock], uint8_t* to) {
-  for (size_t j = 0; j < kBlock / 2; ++j)
-    to[j] = static_cast<uint8_t>((codes[j] & 15) | (codes[j + kBlock / 2] & 15) << 4);
+void write_fours(const int (&codes)[kPlainBlock], uint8_t* to) {
+  for (size_t j = 0; j < kPlainBlock / 2; ++j)
+    to[j] = static_cast<uint8_t>((codes[j] & 15) | (codes[j + kPlainBlock / 2] & 15) << 4);
 }
 
-void write_fives(const int (&codes)[kBlock], uint8_t* to) {
+void write_fives(const int (&codes)[kPlainBlock], uint8_t* to) {
   uint32_t high = 0;
-  for (size_t i = 0; i < kBlock; ++i) high |= (static_cast<uint32_t>(codes[i]) >> 4 & 1u) << i;
+  for (size_t i = 0; i < kPlainBlock; ++i) high |= (static_cast<uint32_t>(codes[i]) >> 4 & 1u) << i;
   std::memcpy(to, &high, sizeof high);
   write_fours(codes, to + sizeof high);
 }
@@ -53,9 +51,9 @@ void write_fives(const int (&codes)[kBlock], uint8_t* to) {
 /// Calls put(element, code).
 template <class Put>
 void read_fours(const uint8_t* from, const Put& put) {
-  for (size_t j = 0; j < kBlock / 2; ++j) {
+  for (size_t j = 0; j < kPlainBlock / 2; ++j) {
     put(j, from[j] & 15);
-    put(j + kBlock / 2, from[j] >> 4);
+    put(j + kPlainBlock / 2, from[j] >> 4);
   }
 }
 
@@ -69,9 +67,9 @@ void read_fives(const uint8_t* from, const Put& put) {
 
 /// Codes around the middle `half`: value = (code - half) * scale, where the scale takes the extreme
 /// value to code 0.
-float centred_codes(std::span<const float> block, int half, int (&codes)[kBlock]) {
+float centred_codes(std::span<const float> block, int half, int (&codes)[kPlainBlock]) {
   const float scale = extreme(block) / static_cast<float>(-half), reciprocal = inverse(scale);
-  for (size_t i = 0; i < kBlock; ++i)
+  for (size_t i = 0; i < kPlainBlock; ++i)
     codes[i] = std::min(2 * half - 1,
                         truncated(block[i] * reciprocal + (static_cast<float>(half) + 0.5f)));
   return scale;
@@ -81,10 +79,10 @@ struct Affine {
   float scale, minimum;
 };
 /// Codes above the minimum: value = code * scale + minimum.
-Affine affine_codes(std::span<const float> block, int most, int (&codes)[kBlock]) {
+Affine affine_codes(std::span<const float> block, int most, int (&codes)[kPlainBlock]) {
   const auto [least, greatest] = std::ranges::minmax(block);
   const float scale = (greatest - least) / static_cast<float>(most), reciprocal = inverse(scale);
-  for (size_t i = 0; i < kBlock; ++i)
+  for (size_t i = 0; i < kPlainBlock; ++i)
     codes[i] = std::min(most, truncated((block[i] - least) * reciprocal + 0.5f));
   return {scale, least};
 }
@@ -92,13 +90,13 @@ Affine affine_codes(std::span<const float> block, int most, int (&codes)[kBlock]
 /// A type whose codes lie around a middle: q4_0, q5_0 and q8_0.
 struct CentredType {
   int zero;
-  size_t bytes;                                       // of a block
-  void (*put)(const int (&codes)[kBlock], uint8_t*);  // behind the scale
+  size_t bytes;                                            // of a block
+  void (*put)(const int (&codes)[kPlainBlock], uint8_t*);  // behind the scale
 };
 constexpr CentredType kFours{8, 18, write_fours}, kFives{16, 22, write_fives};
 // Without the code for -128 times the scale: other programs multiply by magnitudes of 7 bits.
-constexpr CentredType kEights{127, 34, [](const int (&codes)[kBlock], uint8_t* to) {
-                                for (size_t i = 0; i < kBlock; ++i)
+constexpr CentredType kEights{127, 34, [](const int (&codes)[kPlainBlock], uint8_t* to) {
+                                for (size_t i = 0; i < kPlainBlock; ++i)
                                   to[i] = static_cast<uint8_t>(codes[i] - 127);
                               }};
 
@@ -106,8 +104,8 @@ class CentredRounder : public BlockRounder {
  public:
   CentredRounder(const CentredType& type, void* to) : type_(type), to_(static_cast<uint8_t*>(to)) {}
 
-  size_t unit() const override { return kBlock; }
-  size_t block() const override { return kBlock; }
+  size_t unit() const override { return kPlainBlock; }
+  size_t block() const override { return kPlainBlock; }
   void open(const float* values, const float* weights) override {
     scale_ = static_cast<float>(f16(search_signed(signed_block(), values, weights)));
   }
@@ -123,12 +121,12 @@ class CentredRounder : public BlockRounder {
   }
 
  private:
-  SignedBlock signed_block() const { return {.size = kBlock, .zero = type_.zero}; }
+  SignedBlock signed_block() const { return {.size = kPlainBlock, .zero = type_.zero}; }
 
   const CentredType& type_;
   uint8_t* to_;
   float scale_ = 0;
-  int codes_[kBlock] = {};
+  int codes_[kPlainBlock] = {};
 };
 
 }  // namespace
@@ -144,7 +142,7 @@ void pack_q8_0(std::span<const float> values, const RowPieces& to) {
   for_blocks<34>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {
     const float scale = std::abs(extreme(block)) / 127, reciprocal = inverse(scale);
     write_half(bytes, scale);
-    for (size_t i = 0; i < kBlock; ++i)
+    for (size_t i = 0; i < kPlainBlock; ++i)
       bytes[2 + i] = static_cast<uint8_t>(static_cast<int>(std::round(block[i] * reciprocal)));
   });
 }
@@ -153,14 +151,14 @@ void unpack_q8_0(const RowPieces& from, std::span<float> values) {
   for_blocks<34>(values, static_cast<const uint8_t*>(from.codes),
                  [](auto block, const uint8_t* bytes) {
                    const float scale = read_half(bytes);
-                   for (size_t i = 0; i < kBlock; ++i)
+                   for (size_t i = 0; i < kPlainBlock; ++i)
                      block[i] = static_cast<float>(static_cast<int8_t>(bytes[2 + i])) * scale;
                  });
 }
 
 void pack_q4_0(std::span<const float> values, const RowPieces& to) {
   for_blocks<18>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {
-    int codes[kBlock];
+    int codes[kPlainBlock];
     write_half(bytes, centred_codes(block, 8, codes));
     write_fours(codes, bytes + 2);
   });
@@ -177,7 +175,7 @@ void unpack_q4_0(const RowPieces& from, std::span<float> values) {
 
 void pack_q4_1(std::span<const float> values, const RowPieces& to) {
   for_blocks<20>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {
-    int codes[kBlock];
+    int codes[kPlainBlock];
     const Affine affine = affine_codes(block, 15, codes);
     write_half(bytes, affine.scale);
     write_half(bytes + 2, affine.minimum);
@@ -197,7 +195,7 @@ void unpack_q4_1(const RowPieces& from, std::span<float> values) {
 
 void pack_q5_0(std::span<const float> values, const RowPieces& to) {
   for_blocks<22>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {
-    int codes[kBlock];
+    int codes[kPlainBlock];
     write_half(bytes, centred_codes(block, 16, codes));
     write_fives(codes, bytes + 2);
   });
@@ -214,7 +212,7 @@ void unpack_q5_0(const RowPieces& from, std::span<float> values) {
 
 void pack_q5_1(std::span<const float> values, const RowPieces& to) {
   for_blocks<24>(values, static_cast<uint8_t*>(to.codes), [](auto block, uint8_t* bytes) {
-    int codes[kBlock];
+    int codes[kPlainBlock];
     const Affine affine = affine_codes(block, 31, codes);
     write_half(bytes, affine.scale);
     write_half(bytes + 2, affine.minimum);

@@ -22,6 +22,9 @@ struct AffineScale {
 /// least squares.
 AffineScale search_affine(const float* x, const float* w, int levels);
 
+/// 1 / scale, and 0 for a scale of 0.
+inline float inverse(float scale) { return scale != 0 ? 1 / scale : 0; }
+
 /// Sums over a block's numbers x and their codes q, each weighted by w.
 struct AffineSums {
   float w = 0, x = 0, q = 0, qq = 0, xq = 0;
