@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/json.h"
 #include "text/unicode.h"
+#include "text/utf8.h"
 
 namespace mixtral {
 namespace {
@@ -34,12 +35,15 @@ std::string message_of(int code) {
 }  // namespace
 
 struct Pattern::Compiled {
-  std::unique_ptr<pcre2_code, Free> code;
+  std::unique_ptr<pcre2_code, Free> code;      // for text that is known to be UTF-8
+  std::unique_ptr<pcre2_code, Free> tolerant;  // for any
 };
 
 struct Pattern::Matches::State {
   std::unique_ptr<pcre2_match_data, Free> data;
   std::unique_ptr<pcre2_match_context, Free> context;
+  // Otherwise each match would look through the rest of the text for bytes that are not UTF-8.
+  bool checked = false;
 };
 
 Pattern::Pattern(std::string_view expression, std::string_view source)
@@ -55,11 +59,14 @@ Pattern::Pattern(std::string_view expression, std::string_view source)
   int error = 0;
   PCRE2_SIZE offset = 0;
   // ^ and $ match at every line in Oniguruma's Ruby syntax.
-  compiled_->code.reset(pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-      PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
-      &error, &offset, context.get()));
-  if (!compiled_->code) {
+  const auto compile = [&](uint32_t more) {
+    return pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | more,
+                         &error, &offset, context.get());
+  };
+  compiled_->code.reset(compile(0));
+  if (compiled_->code) compiled_->tolerant.reset(compile(PCRE2_MATCH_INVALID_UTF));
+  if (!compiled_->tolerant) {
     throw Error(fmt::format("{}: the regex pattern \"{}\" cannot be read: {} (near its byte {})",
                             source, printable(expression), message_of(error), offset));
   }
@@ -72,6 +79,7 @@ Pattern::Matches::Matches(const Pattern& pattern, std::string_view text)
   state_->data.reset(pcre2_match_data_create(1, nullptr));
   state_->context.reset(pcre2_match_context_create(nullptr));
   if (!state_->data || !state_->context) throw std::bad_alloc();
+  state_->checked = is_valid_utf8(text);
   const uint64_t steps = kFewestSteps + kStepsPerByte * text.size();
   pcre2_set_match_limit(state_->context.get(),
                         static_cast<uint32_t>(std::min<uint64_t>(steps, UINT32_MAX)));
@@ -80,9 +88,11 @@ Pattern::Matches::Matches(const Pattern& pattern, std::string_view text)
 
 bool Pattern::Matches::next(size_t& begin, size_t& end) {
   while (at_ <= text_.size()) {
-    const int found =
-        pcre2_match(pattern_.compiled_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data()),
-                    text_.size(), at_, 0, state_->data.get(), state_->context.get());
+    const pcre2_code* const code =
+        (state_->checked ? pattern_.compiled_->code : pattern_.compiled_->tolerant).get();
+    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(),
+                                  at_, state_->checked ? PCRE2_NO_UTF_CHECK : 0, state_->data.get(),
+                                  state_->context.get());
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
       throw Error(

@@ -219,6 +219,12 @@ TEST(HfTokenizer, LongTextsTakeNearLinearTime) {
     for (const char c : {'a', ' ', '\n', '1', '.', '\xFF'})
       EXPECT_FALSE(tokenizer->encode(std::string(1 << 20, c)).empty());
   }
+  // Each word is a match.
+  auto json = byte_level_tokenizer();
+  json["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
+  std::string words;
+  while (words.size() < (1 << 20)) words += "some caf\u00E9 ";
+  EXPECT_FALSE(open(json)->encode(words).empty());
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
