@@ -32,18 +32,22 @@ std::string message_of(int code) {
   return reinterpret_cast<const char*>(text.data());
 }
 
+/// Where the whole characters of UTF-8 end that begin at `at`.
+size_t end_of_characters(std::string_view text, size_t at) {
+  while (const size_t length = utf8_length(text.substr(at))) at += length;
+  return at;
+}
+
 }  // namespace
 
 struct Pattern::Compiled {
-  std::unique_ptr<pcre2_code, Free> code;      // for text that is known to be UTF-8
-  std::unique_ptr<pcre2_code, Free> tolerant;  // for any
+  std::unique_ptr<pcre2_code, Free> code;
 };
 
 struct Pattern::Matches::State {
   std::unique_ptr<pcre2_match_data, Free> data;
   std::unique_ptr<pcre2_match_context, Free> context;
-  // Otherwise each match would look through the rest of the text for bytes that are not UTF-8.
-  bool checked = false;
+  size_t begin = 0, end = 0;  // of the whole characters that are looked through
 };
 
 Pattern::Pattern(std::string_view expression, std::string_view source)
@@ -59,14 +63,11 @@ Pattern::Pattern(std::string_view expression, std::string_view source)
   int error = 0;
   PCRE2_SIZE offset = 0;
   // ^ and $ match at every line in Oniguruma's Ruby syntax.
-  const auto compile = [&](uint32_t more) {
-    return pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | more,
-                         &error, &offset, context.get());
-  };
-  compiled_->code.reset(compile(0));
-  if (compiled_->code) compiled_->tolerant.reset(compile(PCRE2_MATCH_INVALID_UTF));
-  if (!compiled_->tolerant) {
+  compiled_->code.reset(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                    &offset, context.get()));
+  if (!compiled_->code) {
     throw Error(fmt::format("{}: the regex pattern \"{}\" cannot be read: {} (near its byte {})",
                             source, printable(expression), message_of(error), offset));
   }
@@ -79,21 +80,34 @@ Pattern::Matches::Matches(const Pattern& pattern, std::string_view text)
   state_->data.reset(pcre2_match_data_create(1, nullptr));
   state_->context.reset(pcre2_match_context_create(nullptr));
   if (!state_->data || !state_->context) throw std::bad_alloc();
-  state_->checked = is_valid_utf8(text);
+  state_->end = end_of_characters(text, 0);
   const uint64_t steps = kFewestSteps + kStepsPerByte * text.size();
   pcre2_set_match_limit(state_->context.get(),
                         static_cast<uint32_t>(std::min<uint64_t>(steps, UINT32_MAX)));
   pcre2_set_heap_limit(state_->context.get(), kMatchKilobytes);
 }
 
+// PCRE2 would look through all that follows for bytes that are not UTF-8, at each match. So it gets
+// stretches of whole characters, each looked through once.
 bool Pattern::Matches::next(size_t& begin, size_t& end) {
-  while (at_ <= text_.size()) {
-    const pcre2_code* const code =
-        (state_->checked ? pattern_.compiled_->code : pattern_.compiled_->tolerant).get();
-    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(),
-                                  at_, state_->checked ? PCRE2_NO_UTF_CHECK : 0, state_->data.get(),
-                                  state_->context.get());
-    if (found == PCRE2_ERROR_NOMATCH) break;
+  while (true) {
+    if (at_ > state_->end) {
+      if (state_->end == text_.size()) return false;
+      at_ = state_->end;
+      while (at_ < text_.size() && utf8_length(text_.substr(at_)) == 0) ++at_;
+      state_->begin = at_;
+      state_->end = end_of_characters(text_, at_);
+    }
+    const size_t first = state_->begin;
+    const uint32_t options = PCRE2_NO_UTF_CHECK | (first > 0 ? PCRE2_NOTBOL : 0) |
+                             (state_->end < text_.size() ? PCRE2_NOTEOL : 0);
+    const int found = pcre2_match(
+        pattern_.compiled_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data() + first),
+        state_->end - first, at_ - first, options, state_->data.get(), state_->context.get());
+    if (found == PCRE2_ERROR_NOMATCH) {
+      at_ = state_->end + 1;
+      continue;
+    }
     if (found < 0) {
       throw Error(
           fmt::format("the tokenizer's pattern \"{}\" cannot be matched with a text of {} "
@@ -101,18 +115,16 @@ bool Pattern::Matches::next(size_t& begin, size_t& end) {
                       printable(pattern_.expression_), text_.size(), message_of(found)));
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(state_->data.get());
-    begin = bounds[0];
-    end = bounds[1];
+    begin = first + bounds[0];
+    end = first + bounds[1];
     if (begin > end) end = begin;  // a pattern with \K in a lookahead
     if (begin == end && end == last_end_) {
-      at_ = end + (end < text_.size() ? first_character(text_.substr(end)).length : 1);
+      at_ = end + (end < state_->end ? first_character(text_.substr(end)).length : 1);
       continue;
     }
     at_ = last_end_ = end;
     return true;
   }
-  at_ = text_.size() + 1;
-  return false;
 }
 
 }  // namespace mixtral

@@ -219,12 +219,14 @@ TEST(HfTokenizer, LongTextsTakeNearLinearTime) {
     for (const char c : {'a', ' ', '\n', '1', '.', '\xFF'})
       EXPECT_FALSE(tokenizer->encode(std::string(1 << 20, c)).empty());
   }
-  // Each word is a match.
+  // Each word is a match; in UTF-8 and in Latin-1.
   auto json = byte_level_tokenizer();
   json["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
-  std::string words;
-  while (words.size() < (1 << 20)) words += "some caf\u00E9 ";
-  EXPECT_FALSE(open(json)->encode(words).empty());
+  for (const char* phrase : {"some caf\u00E9 ", "some caf\xE9 "}) {
+    std::string words;
+    while (words.size() < (1 << 20)) words += phrase;
+    EXPECT_FALSE(open(json)->encode(words).empty());
+  }
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
@@ -246,6 +248,17 @@ TEST(Pattern, OnigurumasSyntaxMeansTheSame) {
   EXPECT_THAT(matches("^a$", "a\na"), ElementsAre("a", "a"));
   EXPECT_THAT(matches("a{", "a{"), ElementsAre("a{"));
   EXPECT_THAT(matches("b*", "ab"), ElementsAre("", "b"));
+  // Bytes that are not UTF-8 are in no match, and nothing matches across them.
+  EXPECT_THAT(matches("\\w+",
+                      "ab\xFF"
+                      "cd\xE9 e"),
+              ElementsAre("ab", "cd", "e"));
+  EXPECT_THAT(matches("ab|\\s+(?!\\S)|\\s",
+                      "a\xFF"
+                      "b  \xFF"
+                      "ab"),
+              ElementsAre("  ", "ab"));
+  EXPECT_THAT(matches("\\w+", "\xFF\xFF"), ElementsAre());
 }
 
 }  // namespace
