@@ -50,13 +50,13 @@ Numbers<kSuper> error_weights(const float* x) {
   return weights;
 }
 
-constexpr size_t kBlock = kAffineBlock, kBlocks = kSuper / kBlock;
+constexpr size_t kBlocks = kSuper / kAffineBlock;
 
 /// A super-block of Q4_K or Q5_K before its bits are put together.
 struct AffineSuper {
   float scale = 0, minimum = 0;                     // of the codes below
   std::array<uint8_t, kBlocks> scales{}, minima{};  // 6 bits each
-  std::array<Codes<kBlock>, kBlocks> codes{};
+  std::array<Codes<kAffineBlock>, kBlocks> codes{};
 };
 
 AffineScale scale_of(const AffineSuper& super, size_t block) {
@@ -144,15 +144,16 @@ AffineSuper search_super(const float* x, const float* w, int levels) {
   std::array<AffineScale, kBlocks> blocks;
   std::array<AffineSums, kBlocks> sums;
   for (size_t b = 0; b < kBlocks; ++b) {
-    blocks[b] = search_affine(x + b * kBlock, w + b * kBlock, levels);
-    sums[b] = affine_sums(x + b * kBlock, w + b * kBlock, levels, blocks[b]);
+    blocks[b] = search_affine(x + b * kAffineBlock, w + b * kAffineBlock, levels);
+    sums[b] = affine_sums(x + b * kAffineBlock, w + b * kAffineBlock, levels, blocks[b]);
   }
   AffineSuper super = begin_affine(blocks), best;
   float least = std::numeric_limits<float>::infinity();
   for (int fit = 0;; ++fit) {
     float error = 0;
     for (size_t b = 0; b < kBlocks; ++b)
-      error += settle(x + b * kBlock, w + b * kBlock, blocks[b], sums[b], levels, b, super);
+      error +=
+          settle(x + b * kAffineBlock, w + b * kAffineBlock, blocks[b], sums[b], levels, b, super);
     if (fit == 0 || error < least) {
       best = super;
       least = error;
@@ -160,7 +161,7 @@ AffineSuper search_super(const float* x, const float* w, int levels) {
     if (fit == kFits) return best;
     for (size_t b = 0; b < kBlocks; ++b) {
       blocks[b] = scale_of(super, b);
-      sums[b] = affine_sums(x + b * kBlock, w + b * kBlock, levels, blocks[b]);
+      sums[b] = affine_sums(x + b * kAffineBlock, w + b * kAffineBlock, levels, blocks[b]);
     }
     const AffineSuper fitted = fit_affine_super(super, sums);
     if (fitted.scale == super.scale && fitted.minimum == super.minimum) return best;
@@ -183,8 +184,8 @@ void put_header(const AffineSuper& super, uint8_t* to) {
 /// The low four bits of all codes: two blocks share 32 bytes.
 void put_nibbles(const AffineSuper& super, uint8_t* to) {
   for (size_t pair = 0; pair < kBlocks / 2; ++pair)
-    for (size_t i = 0; i < kBlock; ++i)
-      to[pair * kBlock + i] =
+    for (size_t i = 0; i < kAffineBlock; ++i)
+      to[pair * kAffineBlock + i] =
           static_cast<uint8_t>((super.codes[2 * pair][i] & 15) | super.codes[2 * pair + 1][i] << 4);
 }
 
@@ -272,7 +273,7 @@ void put_q4(const AffineSuper& super, uint8_t* to) {
 
 void put_q5(const AffineSuper& super, uint8_t* to) {
   put_header(super, to);
-  for (size_t i = 0; i < kBlock; ++i) {
+  for (size_t i = 0; i < kAffineBlock; ++i) {
     int high = 0;  // the fifth bit of the codes in this place, a block each
     for (size_t b = 0; b < kBlocks; ++b) high |= super.codes[b][i] >> 4 << b;
     to[16 + i] = static_cast<uint8_t>(high);
@@ -310,7 +311,7 @@ class AffineRounder : public BlockRounder {
   AffineRounder(const AffineType& type, void* to) : type_(type), to_(static_cast<uint8_t*>(to)) {}
 
   size_t unit() const override { return kSuper; }
-  size_t block() const override { return kBlock; }
+  size_t block() const override { return kAffineBlock; }
   void open(const float* values, const float* weights) override {
     super_ = search_super(values, weights, type_.levels);
   }
@@ -320,10 +321,10 @@ class AffineRounder : public BlockRounder {
            index, super_);
   }
   float round(size_t i, float value) override {
-    const size_t block = i / kBlock;
+    const size_t block = i / kAffineBlock;
     const AffineScale as = scale_of(super_, block);
     const uint8_t code = affine_code(value, as, type_.levels);
-    super_.codes[block][i % kBlock] = code;
+    super_.codes[block][i % kAffineBlock] = code;
     return as.scale * static_cast<float>(code) - as.minimum;
   }
   void close(size_t index) override { type_.put(super_, to_ + index * type_.bytes); }
@@ -371,8 +372,8 @@ void pack_affine(const AffineType& type, std::span<const float> values, void* to
   for_super_blocks(values, to, type.bytes, [&](const float* x, const float* w, uint8_t* out) {
     AffineSuper super = search_super(x, w, type.levels);
     for (size_t i = 0; i < kSuper; ++i)
-      super.codes[i / kBlock][i % kBlock] =
-          affine_code(x[i], scale_of(super, i / kBlock), type.levels);
+      super.codes[i / kAffineBlock][i % kAffineBlock] =
+          affine_code(x[i], scale_of(super, i / kAffineBlock), type.levels);
     type.put(super, out);
   });
 }

@@ -107,9 +107,9 @@ AffineScale search_affine(const float* x, const float* w, int levels) {
   if (!(range > 0)) return {0, -least};
   PerTrial scales{}, minima, errors{};
   minima.fill(-least);
-  for (int step = -kSteps; step <= kSteps; ++step)
-    scales[static_cast<size_t>(step + kSteps)] =
-        range / (static_cast<float>(levels) + kStep * static_cast<float>(step));
+  for (int i = 0; i <= 2 * kSteps; ++i)
+    scales[static_cast<size_t>(i)] =
+        range / (static_cast<float>(levels) + kStep * static_cast<float>(i - kSteps));
   fit_affine(x, w, levels, kCount, scales, minima);
   // One trial more: all numbers alike.
   scales[kCount] = 0;
@@ -230,9 +230,9 @@ float search_signed(SignedBlock block, const float* x, const float* w) {
     if (std::abs(x[i]) > std::abs(most)) most = x[i];
   if (most == 0) return 0;
   PerTrial scales{}, errors{};
-  for (int step = -kSteps; step <= kSteps; ++step)
-    scales[static_cast<size_t>(step + kSteps)] =
-        most / (-static_cast<float>(block.zero) - kStep * static_cast<float>(step));
+  for (int i = 0; i <= 2 * kSteps; ++i)
+    scales[static_cast<size_t>(i)] =
+        most / (-static_cast<float>(block.zero) - kStep * static_cast<float>(i - kSteps));
   fit_signed(block, x, w, kCount, scales);
   signed_errors(block, x, w, kCount, scales, errors);
   return scales[least_of(errors, kCount).place];
