@@ -50,31 +50,35 @@ bool in_place(const Product& p, const Kernels& kernels, bool round) {
          !round;
 }
 
-/// Gives a tile the columns of such a B, from `column` and `k` on.
-void point_at(const Product& p, const Kernels& kernels, int64_t column, int64_t k, Tile& tile) {
-  const auto word = [&](int64_t line) {
-    return (line / kInterleavedLines * p.b.stride + k) * kInterleavedLines +
-           line % kInterleavedLines;
-  };
-  const int64_t half = kernels.columns / 2;
-  tile.b = static_cast<const float*>(p.b.data) + word(column);
-  tile.b_step = kInterleavedLines;
-  // Where there is no second half, what is computed for it is not used.
-  tile.b_half = tile.columns > half ? word(column + half) - word(column) : 0;
+/// The word of an interleaved B that holds element k of a column. The same word of the bundle's
+/// next columns follows.
+const char* word_of(const Product& p, int64_t column, int64_t k) {
+  const int64_t per_word = p.b.element == Element::f32 ? 1 : 2, words = p.b.stride / per_word;
+  const int64_t word = column / kInterleavedLines * words + k / per_word;
+  return static_cast<const char*>(p.b.data) +
+         4 * (word * kInterleavedLines + column % kInterleavedLines);
 }
 
-/// Makes a tile fetch the block of an interleaved B that begins at `column` and `k` into the cache.
+/// Bytes from there to the same word of the panel's second half; 0 where C has no such columns.
+int64_t half_panel(const Product& p, const Kernels& kernels, int64_t column) {
+  const int64_t half = column + kernels.columns / 2;
+  return half < p.n ? word_of(p, half, 0) - word_of(p, column, 0) : 0;
+}
+
+/// Gives a tile the columns of a B that is used in place, from `column` and `k` on. Where there is
+/// no second half, what is computed for it is not used.
+void point_at(const Product& p, const Kernels& kernels, int64_t column, int64_t k, Tile& tile) {
+  tile.b = word_of(p, column, k);
+  tile.b_step = kInterleavedLines;
+  tile.b_half = half_panel(p, kernels, column) / 4;
+}
+
+/// Makes a tile fetch `count` elements of an interleaved B's columns, from `column` and `k` on.
 void fetch_ahead(const Product& p, const Kernels& kernels, int64_t column, int64_t k, int64_t count,
                  Tile& tile) {
-  const int64_t per_word = p.b.element == Element::f32 ? 1 : 2, words = p.b.stride / per_word;
-  const auto line = [&](int64_t l) {
-    return (l / kInterleavedLines * words + k / per_word) * kInterleavedLines * 4 +
-           l % kInterleavedLines * 4;
-  };
-  const int64_t half = column + kernels.columns / 2;
-  tile.ahead = static_cast<const char*>(p.b.data) + line(column);
-  tile.ahead_half = half < p.n ? line(half) - line(column) : 0;
-  tile.ahead_lines = count / per_word;
+  tile.ahead = word_of(p, column, k);
+  tile.ahead_half = half_panel(p, kernels, column);
+  tile.ahead_lines = p.b.element == Element::f32 ? count : count / 2;
 }
 
 /// Where a column of B begins whose elements are contiguous in k, or a bundle of interleaved ones.
@@ -290,10 +294,10 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
       tile.first = k == 0;
       tile.last = k + count == p.k;
       if (p.b.layout == Layout::interleaved) {
-        const bool more = k + b_block < p.k;
-        if (more || n + kernels.columns < item.n_end)
-          fetch_ahead(p, kernels, more ? n : n + kernels.columns, more ? k + b_block : 0,
-                      std::min(b_block, p.k - (more ? k + b_block : 0)), tile);
+        const bool ends = tile.last;  // the columns' last block
+        const int64_t next_n = ends ? n + kernels.columns : n, next_k = ends ? 0 : k + b_block;
+        if (next_n < item.n_end)
+          fetch_ahead(p, kernels, next_n, next_k, std::min(b_block, p.k - next_k), tile);
       }
       for (int64_t r = 0; r < tiles; ++r, tile.ahead_lines = 0) {
         const int64_t m = item.m + r * kernels.rows;

@@ -66,8 +66,8 @@ struct Tile {
   bool transposed = false;  // row r, column j goes to c[j * c_stride + r]
 };
 
-/// Few rows of A times many lines of B (k_contiguous, or interleaved), each of which is read once
-/// and not packed: c[r, j] for lines [line, line + lines).
+/// Few rows of A times many lines of B: c[r, j] for lines [line, line + lines). B is k_contiguous
+/// or interleaved. Each of its lines is read once, without packing.
 struct Stream {
   const void* a = nullptr;  // [rows][a_stride], units
   int64_t a_stride = 0;

@@ -2,10 +2,9 @@
 // so on). The search for scales is this program's own:
 // 1. Each block takes the best scale and minimum of many that are tried (scale_search.h).
 // 2. Scales and minima are rounded to codes of the super-block's own scales.
-// 3. Each block then tries the neighbours of its rounded scale, each with the minima next to the
-// best
-//    for it, with the numbers rounded again under each, because rounding the scale moved the best
-//    codes.
+// 3. Each block then tries the neighbours of its rounded scale, each with the minima around the
+//    best one for it. Numbers are rounded again under each, because rounding the scale moved the
+//    best codes.
 // 4. The codes give the best scales of the super-block by least squares; under these, 3 is done
 //    again. What comes out is taken where its error is less.
 #include "ops/format_k_pack.h"

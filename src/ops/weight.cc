@@ -14,7 +14,6 @@ namespace mixtral::ops {
 namespace {
 
 constexpr int64_t kInterleaved = bundle_rows(WeightLayout::interleaved8);
-constexpr int64_t kInterleavedDense = bundle_rows(WeightLayout::interleaved16);
 constexpr int64_t kInterleavedBytes = 4;  // of codes at a time
 
 char* row_of(const Tensor& piece, int64_t row) {
@@ -22,15 +21,15 @@ char* row_of(const Tensor& piece, int64_t row) {
   return static_cast<char*>(piece.data()) + row * piece.dim(1) * size_of(piece.dtype());
 }
 
-/// Calls copy(mixed, plain, bytes) for what one row of an interleaved piece consists of: where it
-/// stands, in bytes from the start of the piece, and where it belongs, from the start of the row.
+/// Calls copy(mixed, plain, bytes) for what one row of a piece in interleaved8 consists of: where
+/// it stands, in bytes from the start of the piece, and where it belongs, from the start of the
+/// row.
 template <class Copy>
 void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int64_t row,
                      const Copy& copy) {
   const FormatRow& format = weight.format.row();
   const int64_t bytes = piece.dim(1) * size_of(piece.dtype());
-  const int64_t side = weight.dense() ? kInterleavedDense : kInterleaved;
-  const int64_t bundle = row / side * side * bytes, within = row % side;
+  const int64_t bundle = row / kInterleaved * kInterleaved * bytes, within = row % kInterleaved;
   if (format.kind == FormatKind::blocks) {
     const int64_t size = format.block_bytes, scale = size % kInterleavedBytes;
     const bool at_end = format.super_block > 0;
@@ -45,7 +44,8 @@ void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int6
     return;
   }
   const int64_t step = codes ? kInterleavedBytes : size_of(piece.dtype());
-  for (int64_t at = 0; at < bytes; at += step) copy(bundle + at * side + within * step, at, step);
+  for (int64_t at = 0; at < bytes; at += step)
+    copy(bundle + at * kInterleaved + within * step, at, step);
 }
 
 /// One row's pieces in plain order: where they stand, or copied together into `room`.
@@ -123,11 +123,11 @@ void interleave_blocks(const Weight& from, const Weight& to) {
   }
 }
 
-/// The values of a dense weight between plain rows and interleaved16. (`rows` may be written,
-/// `mixed` read, or the other way round.)
+/// Copies the values of a dense weight from plain rows to interleaved16, or back.
 template <bool kInterleave>
 void transpose_words(char* rows, char* mixed, int64_t row_count, int64_t row_bytes) {
-  constexpr int64_t kSide = kInterleavedDense, kLine = 64;  // bytes: a cache line of each row
+  constexpr int64_t kSide = bundle_rows(WeightLayout::interleaved16),
+                    kLine = 64;  // bytes: a cache line of each row
   for (int64_t row = 0; row < row_count; row += kSide, rows += kSide * row_bytes)
     for (int64_t at = 0; at < row_bytes; at += kLine) {
       const int64_t words = std::min(kLine, row_bytes - at) / kInterleavedBytes;

@@ -85,9 +85,9 @@ TEST(KTypes, KeepNormalNumbersToAFewPercentOfTheirDeviation) {
     EXPECT_LT(error(values, through(type, values), {}), 0.05 * type.most_error) << type.name;
 }
 
-// How ggml's own quantize searches (quantize_row_q4_K_ref and so on), number by number: the steps
-// of each block's scale, with weights of its own; the nearest codes for scales and minima; numbers
-// rounded again under these.
+// The search of ggml's own quantize (quantize_row_q4_K_ref and the like), one number at a time.
+// Each block tries steps of its scale, with weights that ggml defines. Scales and minima get the
+// nearest codes. Numbers are then rounded again under these.
 struct AffineGuess {
   double scale = 0, minimum = 0;
 };

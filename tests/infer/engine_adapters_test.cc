@@ -9,6 +9,7 @@
 #include "model/adapter.h"
 #include "model/adapter_set.h"
 #include "tests/support/files.h"
+#include "tests/support/small_models.h"
 
 namespace mixtral {
 namespace {
@@ -17,18 +18,9 @@ constexpr uint64_t kSeed = 20261129;
 constexpr int32_t kVocabulary = 61;
 
 ModelConfig small_config() {
-  ModelConfig config;
-  config.vocab_size = kVocabulary;
-  config.hidden_size = 32;
+  ModelConfig config = mixtral::testing::small_config(kVocabulary, 0, 3);
   config.intermediate_size = 24;
-  config.num_layers = 3;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 8;
-  config.num_experts = 4;
-  config.experts_per_token = 2;
   config.max_positions = 128;
-  config.rope_theta = 1e4;
   return config;
 }
 

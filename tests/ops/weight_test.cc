@@ -230,21 +230,20 @@ TEST(WeightLayouts, OfDenseFormatsPutSixteenRowsSideBySide) {
 }
 
 TEST(WeightLayouts, AreOfWholeBundlesOnly) {
-  const auto has = [](WeightFormat format, Shape shape) {
-    return has_layout(format, shape, WeightLayout::interleaved8);
+  const auto has = [](WeightFormat format, Shape shape,
+                      WeightLayout layout = WeightLayout::interleaved8) {
+    return has_layout(format, shape, layout);
   };
   EXPECT_TRUE(has(WeightFormat::fp8, {1, 8, 12}));
   EXPECT_FALSE(has(WeightFormat::fp8, {1, 9, 12}));
   EXPECT_FALSE(has(WeightFormat::fp8, {1, 8, 10}));
   EXPECT_FALSE(has(WeightFormat::bf16, {1, 8, 12}));
-  const auto has_dense = [](WeightFormat format, Shape shape) {
-    return has_layout(format, shape, WeightLayout::interleaved16);
-  };
-  EXPECT_TRUE(has_dense(WeightFormat::bf16, {1, 16, 12}));
-  EXPECT_TRUE(has_dense(WeightFormat::f32, {1, 16, 11}));
-  EXPECT_FALSE(has_dense(WeightFormat::bf16, {1, 16, 11}));
-  EXPECT_FALSE(has_dense(WeightFormat::bf16, {1, 8, 12}));
-  EXPECT_FALSE(has_dense(WeightFormat::fp8, {1, 16, 12}));
+  constexpr auto kDense = WeightLayout::interleaved16;
+  EXPECT_TRUE(has(WeightFormat::bf16, {1, 16, 12}, kDense));
+  EXPECT_TRUE(has(WeightFormat::f32, {1, 16, 11}, kDense));
+  EXPECT_FALSE(has(WeightFormat::bf16, {1, 16, 11}, kDense));
+  EXPECT_FALSE(has(WeightFormat::bf16, {1, 8, 12}, kDense));
+  EXPECT_FALSE(has(WeightFormat::fp8, {1, 16, 12}, kDense));
   EXPECT_TRUE(has(WeightFormat(testing::kToy6), {1, 8, 32}));
   EXPECT_FALSE(has(WeightFormat(testing::kToy6), {1, 12, 32}));
 }
