@@ -7,7 +7,7 @@
 #include "cuda/dispatch.h"
 #include "cuda/norm_few.h"
 #include "cuda/product.h"
-#include "cuda/rms_norm.cuh"
+#include "cuda/row_shape.h"
 #include "cuda/scratch.h"
 #include "cuda/status.h"
 #include "ops/norm.h"

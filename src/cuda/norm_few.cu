@@ -1,9 +1,11 @@
+#include "cuda/aligned.h"
 #include "cuda/chain.cuh"
+#include "cuda/combine_rows.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/norm_few.h"
-#include "cuda/rms_norm.cuh"
 #include "cuda/route.cuh"
+#include "cuda/row_shape.h"
 #include "cuda/status.h"
 
 // What lies between the products of a decoding step, in one launch: rows are made of experts' rows
@@ -197,7 +199,6 @@ __global__ void __launch_bounds__(kMostThreads) norm_few_rows(const __grid_const
   route_token(op, thread < op.experts ? logits[thread] : 0.0f);
 }
 
-bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data()) % 16 == 0; }
 /// Whether two tensors have no byte in common. One block reads all of its row before it writes what
 /// comes of it; but where one reads its row, another may already have written.
 bool apart(const Tensor& a, const Tensor& b) {

@@ -7,7 +7,7 @@
 
 namespace mixtral::cuda {
 
-/// CombineRows, in a launch of its own.
+/// Launches CombineRows alone.
 void combine_rows(const ops::CombineRows& op, cudaStream_t stream);
 
 /// Rows of a step that norm_few takes.

@@ -7,7 +7,7 @@
 
 namespace mixtral::cuda {
 
-/// Rope, in a launch of its own.
+/// Launches Rope alone.
 void rotate(const ops::Rope& op, cudaStream_t stream);
 
 /// Whether the append behind it may take the rotation along: few rows of bf16.

@@ -1,5 +1,6 @@
 #include <cuda_fp8.h>
 
+#include "cuda/aligned.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/grouped_launch.cuh"
@@ -57,8 +58,6 @@ __global__ void __launch_bounds__(kRoundThreads)
                                                             pack_e4m3(values + 4)};
   }
 }
-
-bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data()) % 16 == 0; }
 
 /// What both products have: the operands. x is rounded here.
 GroupedArguments arguments_of(const ops::Weight& weight, const Tensor& x, const Tensor& offsets,

@@ -12,10 +12,10 @@
 /// The kernel of streamed products. Reading the weights bounds them, so that as many bytes as
 /// possible have to be on their way all the time. Teams of warps stay for the whole product and
 /// take items in turn: 16 or 32 rows of weights by up to 8 rows of x (or 32 by 16 or 32), over all
-/// columns. The steps of an item, a line of 128 bytes of each row, fall to the team's warps in
-/// turn. Each warp copies its lines and their scales into a ring of its own in shared memory,
+/// columns. A step of an item is a line of 128 bytes of each row. The team's warps take steps in
+/// turn. Each warp has a ring buffer in shared memory and copies its lines and their scales there,
 /// several steps ahead and on into the team's next items, so that the stream never stops. Where
-/// instructions are what bounds, TMA copies all rows' lines at one time. A lane's codes go to
+/// instructions are the bound, TMA copies the lines of all rows at once. A lane's codes go to
 /// tensor cores as they arrive: the same columns of x go along, so their order within a step does
 /// not matter. x comes from the first-level cache, which each warp has fetch what it will need of
 /// the group's rows: all teams read the same few lines, too many for the second-level cache to
@@ -222,7 +222,7 @@ class Stream {
            (gated && row >= 8 ? op_.outputs : 0);
   }
 
-  /// Where the lane's rows of an item begin, of which it copies 16 bytes at a time.
+  /// The addresses of the rows that the lane copies, 16 bytes at a time.
   __device__ void find_rows(int first) {
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t)
@@ -231,7 +231,7 @@ class Stream {
         rows_[t][c] = op_.rows_of_codes + row_of(first, t, 4 * c + lane_ / 8) * op_.code_bytes +
                       lane_ % 8 * 16;
   }
-  /// Where the scales that the lane copies begin, of each tile of an item.
+  /// The addresses of the scales that the lane copies, one for each tile of an item.
   __device__ void find_scales(int first) {
     const int row = Traits::kMinimum ? quarter_ / 2 * 8 + Multiplier::row_at(group_)
                                      : (lane_ & 8) + Multiplier::row_at(lane_ % 8);

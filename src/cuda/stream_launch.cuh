@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cuda/aligned.h"
 #include "cuda/chain.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/status.h"
@@ -18,11 +19,9 @@ template <StreamCodec codec>
 bool has_wide_scales(const ops::Weight& weight, int scale_words) {
   using Traits = StreamTraits<codec>;
   constexpr int kWords = Traits::kScaleWords, kScalesOfWord = Traits::kMinimum ? 2 : 1;
-  const auto aligned = [](const Tensor& tensor) {
-    return reinterpret_cast<uintptr_t>(tensor.data()) % (4 * kWords) == 0;
-  };
   return weight.format.row().block * kWords * kScalesOfWord == 2 * Traits::kColumns &&
-         scale_words % kWords == 0 && aligned(weight.scales) && aligned(weight.minima);
+         scale_words % kWords == 0 && aligned(weight.scales, 4 * kWords) &&
+         aligned(weight.minima, 4 * kWords);
 }
 
 template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>

@@ -3,6 +3,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "cuda/aligned.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/quantize_groups.h"
@@ -14,10 +15,6 @@ namespace mixtral::cuda {
 namespace {
 
 constexpr int64_t kLeastOutputs = 256;
-
-bool aligned(const Tensor& tensor, uintptr_t bytes) {
-  return reinterpret_cast<uintptr_t>(tensor.data()) % bytes == 0;
-}
 
 /// The codec of a format, or none.
 std::optional<StreamCodec> codec_of(ops::WeightFormat format) {
