@@ -81,6 +81,7 @@ TEST(Saving, LosesNothingOverAHundredKillsDuringSavesAndEndsInTheSameWeights) {
   };
   RandomStream random(kSeed);
   int64_t reached = 4;
+  fs::path newest_checkpoint;
   int progressed = 0, during_a_save = 0;
   for (int kill = 0; during_a_save < 100; ++kill) {
     ASSERT_LT(kill, 1000) << "only " << during_a_save << " kills left a checkpoint half written";
@@ -108,11 +109,13 @@ TEST(Saving, LosesNothingOverAHundredKillsDuringSavesAndEndsInTheSameWeights) {
     ASSERT_GE(newest->step, reached) << "kill " << kill;
     progressed += newest->step > reached;
     reached = newest->step;
+    newest_checkpoint = newest->path;
     for (const auto& entry : fs::directory_iterator(path / "checkpoints"))
       ASSERT_FALSE(is_temporary_name(entry.path().filename().string()));
   }
   EXPECT_GT(progressed, 10) << "the kills came too early to test anything";
-  const auto after_kills = checkpoint_hashes(last_checkpoint(path));
+  // The newest, from which a run resumes. A kill before `latest` is written leaves that one behind.
+  const auto after_kills = checkpoint_hashes(newest_checkpoint);
   Rig uninterrupted(scratch.path() / "other", settings, fresh);
   uninterrupted.stop_at = reached;
   uninterrupted.trainer->run();
