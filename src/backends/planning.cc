@@ -24,7 +24,8 @@ PlanningBackend::PlanningBackend(const Backend* like) : like_(like) {
                .memory = like->memory(),
                .slice_elements = like->slice_elements(),
                .page_tokens = like->page_tokens(),
-               .prompt_tokens = like->prompt_tokens()};
+               .prompt_tokens = like->prompt_tokens(),
+               .lone_prompt_tokens = like->lone_prompt_tokens()};
   else
     device_.memory = ref::RefBackend().memory();
 }

@@ -19,7 +19,7 @@ class PlanningBackend final : public Backend {
     MemoryInfo memory = {};
     int64_t slice_elements = int64_t{1} << 23;
     int64_t page_tokens = 16;
-    int64_t prompt_tokens = 256;
+    int64_t prompt_tokens = 256, lone_prompt_tokens = 256;
   };
 
   /// Answers as `like`, which must outlive it; without, as a processor with this machine's memory.
@@ -38,6 +38,7 @@ class PlanningBackend final : public Backend {
   int64_t slice_elements() const override { return device_.slice_elements; }
   int64_t page_tokens() const override { return device_.page_tokens; }
   int64_t prompt_tokens() const override { return device_.prompt_tokens; }
+  int64_t lone_prompt_tokens() const override { return device_.lone_prompt_tokens; }
   bool has_format(ops::WeightFormat format) const override {
     return !like_ || like_->has_format(format);
   }

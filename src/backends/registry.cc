@@ -87,7 +87,8 @@ std::unique_ptr<PlanningBackend> make_planning_gpu(int64_t bytes) {
                                          .opened = kOpened},
                               .slice_elements = cuda_plan::kSliceElements,
                               .page_tokens = cuda_plan::kPageTokens,
-                              .prompt_tokens = cuda_plan::kPromptTokens});
+                              .prompt_tokens = cuda_plan::kPromptTokens,
+                              .lone_prompt_tokens = cuda_plan::kLonePromptTokens});
 }
 
 }  // namespace mixtral

@@ -70,6 +70,7 @@ class Work {
   Engine::Options engine_options(Profiler* profiler = nullptr, int64_t draft_tokens = 0) const {
     return {.context = context(),
             .sequences = sequences_,
+            .lone_chunk = lone_chunk_,
             .share_pages = !decode_ && depth_ > 0,
             .profiler = profiler,
             .speculation = {.tokens = draft_tokens}};
@@ -81,6 +82,8 @@ class Work {
   };
   /// Notes what happens to them from now on.
   void watch(const ExpertCache* experts) { experts_ = experts; }
+  /// Engine::Options::lone_chunk of its engines.
+  void set_lone_chunk(int64_t tokens) { lone_chunk_ = tokens; }
   Run once(Engine& engine) {
     const auto seed = next_seed();
     return decode_ ? decode(engine, seed) : prefill(engine, seed);
@@ -191,7 +194,7 @@ class Work {
   const ExpertCache* experts_ = nullptr;
   bool decode_;
   int64_t sequences_, depth_, prompt_, tokens_;
-  int64_t runs_ = 0;
+  int64_t runs_ = 0, lone_chunk_ = 0;
   // Of the requests that are under way.
   int64_t begun_ = 0, drawn_ = 0, reused_ = 0;
   bool ended_ = false;
@@ -286,6 +289,8 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
                        .sequences = (o.speculate > 0 ? 2 : 1) * work.sequences(),
                        .context = work.context(),
                        .draft_tokens = o.speculate};
+  shape = fit_lone_chunk(*planner, shape, backend.memory());
+  work.set_lone_chunk(shape.lone_chunk);
   std::optional<ExpertStreaming> streaming;
   if (chosen.reads || backend.kind() == DeviceKind::gpu)
     streaming = plan_streaming(backend, {.model = source, .drawn = !chosen.reads}, shape,

@@ -288,7 +288,7 @@ void run_chat(const ChatOptions& o) {
   OpenOptions open_options = o.common.open_options(context);
   o.speculation.apply(open_options);
   const OpenedModel open = open_model(o.common, source, open_options);
-  Engine engine(*open.backend, *open.model, Engine::Options{.speculation = open.speculation()});
+  Engine engine(*open.backend, *open.model, open.engine_options());
   TextOptions options = o.sampling.text_options(o.common.seed, source.stop_ids());
   Conversation conversation = own ? Conversation(engine, *tokenizer, *own, std::move(options))
                                   : Conversation(engine, *tokenizer, chat, std::move(options));

@@ -110,7 +110,9 @@ void run_exact_match(const EvaluateOptions& o) {
   OpenOptions options = o.common.open_options(std::min(longest + answer_tokens, limit), parallel);
   options.chunk = kPatientStepTokens;
   const OpenedModel open = open_model(o.common, source, options);
-  Engine engine(*open.backend, *open.model, {.sequences = parallel, .chunk = kPatientStepTokens});
+  Engine::Options engine_options = open.engine_options();
+  engine_options.sequences = parallel;
+  Engine engine(*open.backend, *open.model, engine_options);
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   const ExactMatch result =

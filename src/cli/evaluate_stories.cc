@@ -57,7 +57,7 @@ void run_story_scoring(const ScoringOptions& o, const StoryScoringOptions& how) 
   const int64_t context =
       o.context > 0 ? o.context : std::min(config.max_positions, how.max_tokens + 64);
   const OpenedModel open = open_model(o.common, source, o.common.open_options(context));
-  Engine engine(*open.backend, *open.model);
+  Engine engine(*open.backend, *open.model, open.engine_options());
   const auto told = tell(engine, *tokenizer, source.stop_ids(), o, how);
   int64_t mentions = 0, introduced = 0, whole = 0;
   for (const ToldStory& story : told) {

@@ -139,8 +139,7 @@ Session open_session(const GenerateOptions& o) {
   OpenOptions options = o.common.open_options(context);
   o.speculation.apply(options);
   s.open = open_model(o.common, source, options);
-  s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model,
-                                      Engine::Options{.speculation = s.open.speculation()});
+  s.engine = std::make_unique<Engine>(*s.open.backend, *s.open.model, s.open.engine_options());
   s.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return s;
 }

@@ -86,12 +86,10 @@ void generate_data(GenerateDataOptions o) {
   o.speculation.apply(options);
   const OpenedModel open = open_model(o.common, source, options);
   add_adapters(adapters, *open.adapters, rows);
-  Engine engine(*open.backend, *open.model,
-                {.context = context,
-                 .sequences = o.parallel,
-                 .chunk = kPatientStepTokens,
-                 .adapters = open.adapters.get(),
-                 .speculation = open.speculation()});
+  Engine::Options engine_options = open.engine_options();
+  engine_options.context = context;
+  engine_options.sequences = o.parallel;
+  Engine engine(*open.backend, *open.model, engine_options);
   const bool terminal = !o.common.quiet && ::isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   int64_t done = first, tokens = 0, full = 0;

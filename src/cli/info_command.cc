@@ -109,11 +109,16 @@ void run_info(const InfoOptions& o) {
     options.formats.clear();  // weights that are trained are numbers
     return options;
   };
-  const MemoryPlan run =
-      plan_inference(*planner, {.config = c,
-                                .options = options_of(inference, o.common.quantization()),
-                                .sequences = o.batch_size,
-                                .context = context});
+  const auto fitting = [&](std::optional<ops::WeightFormat> quantization) {
+    return fit_lone_chunk(*planner,
+                          {.config = c,
+                           .options = options_of(inference, quantization),
+                           .sequences = o.batch_size,
+                           .context = context},
+                          planner->memory());
+  };
+  const InferenceShape shape_of_run = fitting(o.common.quantization());
+  const MemoryPlan run = plan_inference(*planner, shape_of_run);
   TrainingShape shape{.config = c,
                       .options = dense(options_of(training, std::nullopt)),
                       .objective = {},
@@ -146,18 +151,10 @@ void run_info(const InfoOptions& o) {
   }
   // What takes less is planned only where what was asked for does not fit.
   const auto inference_with = [&](std::optional<ops::WeightFormat> quantization) {
-    return plan_inference(*planner, {.config = c,
-                                     .options = options_of(inference, quantization),
-                                     .sequences = o.batch_size,
-                                     .context = context})
-        .total();
+    return plan_inference(*planner, fitting(quantization)).total();
   };
   Work generating{"generating", {{"", run.total()}}};
   if (backend) {
-    const InferenceShape shape_of_run{.config = c,
-                                      .options = options_of(inference, o.common.quantization()),
-                                      .sequences = o.batch_size,
-                                      .context = context};
     if (const auto streaming =
             find_streaming(*backend, {.model = source}, shape_of_run, planner->memory())) {
       InferenceShape less = shape_of_run;

@@ -42,6 +42,7 @@ class CudaBackend final : public Backend {
   int64_t slice_elements() const override { return cuda_plan::kSliceElements; }
   int64_t page_tokens() const override { return cuda_plan::kPageTokens; }
   int64_t prompt_tokens() const override { return cuda_plan::kPromptTokens; }
+  int64_t lone_prompt_tokens() const override { return cuda_plan::kLonePromptTokens; }
   void set_batch_invariant(bool on) override { batch_invariant_ = on; }
   bool has_format(ops::WeightFormat format) const override;
   using Backend::computes_directly;

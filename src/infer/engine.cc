@@ -12,8 +12,8 @@ namespace mixtral {
 namespace {
 
 /// Prompt tokens of a step.
-int64_t chunk_of(const Backend& backend, const Engine::Options& options) {
-  return options.chunk > 0 ? options.chunk : backend.prompt_tokens();
+StepTokens step_tokens(const Backend& backend, const Engine::Options& options) {
+  return StepTokens::of(backend, options.chunk, options.lone_chunk);
 }
 
 KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
@@ -23,7 +23,7 @@ KvCache::Options cache_options(const Backend& backend, const Mixtral& model,
   return {.sequences = options.sequences,
           .context = context,
           .pages = (options.cache_tokens + page - 1) / page,
-          .chunk = std::min(chunk_of(backend, options), context),
+          .chunk = std::min(step_tokens(backend, options).alone, context),
           .page_tokens = page,
           .type = model.options().cache_type()};
 }
@@ -68,9 +68,11 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
       rows_(ctx_, options.sequences + draft_rows_, model.config().vocab_size, cache_.context()),
       recordings_(backend, arena_,
                   static_cast<size_t>(std::max(kLeastRecordings, options.sequences))),
-      chunk_(std::min(chunk_of(backend, options), cache_.sequences() * cache_.context())),
+      most_prompt_tokens_(
+          std::min(step_tokens(backend, options).alone, cache_.sequences() * cache_.context())),
       scheduler_(cache_,
-                 {.chunk = chunk_,
+                 {.chunk = step_tokens(backend, options).beside,
+                  .lone_chunk = most_prompt_tokens_,
                   .most_pages = KvCache::pages_of_sequence(backend, model.config(),
                                                            cache_options(backend, model, options)),
                   // Behind a sliding window pages are given back: no beginning stays whole.
@@ -92,7 +94,7 @@ Engine::Engine(Backend& backend, const Mixtral& model, const Options& options)
     Speculator::Options how{.how = options.speculation,
                             .sequences = cache_.sequences(),
                             .context = context(),
-                            .chunk = chunk_,
+                            .chunk = most_prompt_tokens_,
                             .rows = draft_rows_,
                             .pad = padding_ == Padding::powers_of_two,
                             .padded = {}};
@@ -112,8 +114,9 @@ Engine::~Engine() {
 }
 
 void Engine::make_routes() {
-  // A step has at most a chunk of prompts' tokens, one token of each sequence, and draft tokens.
-  if (!routes_) routes_.emplace(ctx_, model_.config(), chunk_ + cache_.sequences() + draft_rows_);
+  // A step has at most so many tokens of prompts, one of each sequence, and draft tokens.
+  if (!routes_)
+    routes_.emplace(ctx_, model_.config(), most_prompt_tokens_ + cache_.sequences() + draft_rows_);
 }
 
 /// The rows of a step without prompts, padded.

@@ -38,6 +38,7 @@ class Engine {
     int64_t sequences = 1;  // that are under way at once; others wait
     int64_t cache_tokens = 0;  // room of the cache for all sequences; 0: for all whole contexts
     int64_t chunk = 0;         // prompt tokens of a step, at most; 0: what suits the device
+    int64_t lone_chunk = 0;    // the same where no sequence decodes; 0: as chunk
     int64_t arena = 0;         // bytes of activations to reserve at once; else as steps need them
     bool share_pages = true;   // between requests that begin with the same tokens
     Padding padding = Padding::automatic;  // powers_of_two where recordings save time
@@ -161,7 +162,7 @@ class Engine {
   int64_t draft_rows_;  // draft tokens of a step, at most
   DecodeRows rows_;
   Recordings recordings_;
-  int64_t chunk_;  // prompt tokens of a step, at most
+  int64_t most_prompt_tokens_;  // of a step
   Scheduler scheduler_;
   std::optional<Speculator> speculator_;
   std::unordered_map<RequestId, std::shared_ptr<Sequence>> sequences_;

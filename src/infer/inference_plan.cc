@@ -15,7 +15,7 @@ namespace mixtral {
 namespace {
 
 int64_t planned_chunk(const Backend& planner, const InferenceShape& shape) {
-  return shape.chunk > 0 ? shape.chunk : planner.prompt_tokens();
+  return StepTokens::of(planner, shape.chunk, shape.lone_chunk).alone;
 }
 
 /// The cache of an engine of this shape.
@@ -30,6 +30,14 @@ KvCache::Options planned_cache(const Backend& planner, const InferenceShape& sha
 }
 
 }  // namespace
+
+StepTokens StepTokens::of(const Backend& backend, int64_t chunk, int64_t lone_chunk) {
+  StepTokens tokens{chunk, lone_chunk};
+  if (tokens.beside <= 0) tokens.beside = backend.prompt_tokens();
+  if (tokens.alone <= 0) tokens.alone = chunk > 0 ? chunk : backend.lone_prompt_tokens();
+  tokens.alone = std::max(tokens.alone, tokens.beside);
+  return tokens;
+}
 
 MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
   require_plannable(shape.sequences, shape.cache_tokens > 0 ? 1 : shape.context);
@@ -79,6 +87,16 @@ MemoryPlan plan_inference(Backend& planner, const InferenceShape& shape) {
     plan.items.push_back({"gradients", gradients});
   add_opened(plan, planner);
   return plan;
+}
+
+InferenceShape fit_lone_chunk(Backend& planner, InferenceShape shape,
+                              const Backend::MemoryInfo& memory) {
+  const int64_t limit = memory_limit(memory);
+  const int64_t least = StepTokens::of(planner, shape.chunk, 0).beside;
+  shape.lone_chunk = std::max(least, planner.lone_prompt_tokens());
+  while (shape.lone_chunk > least && plan_inference(planner, shape).total() > limit)
+    shape.lone_chunk = std::max(least, shape.lone_chunk / 2);
+  return shape;
 }
 
 void require_memory(Backend& planner, const InferenceShape& shape,

@@ -63,7 +63,8 @@ Scheduler::Step Scheduler::plan() {
     while (i < running_.size() && !extend(sequence, sequence.length())) preempt(*running_.back());
   }
   Step step;
-  int64_t budget = options_.chunk;
+  const bool decodes = std::ranges::any_of(running_, &Sequence::decodes);
+  int64_t budget = decodes ? options_.chunk : options_.lone_chunk;
   const auto take = [&](Sequence& sequence) {
     if (sequence.decodes()) {
       if (extend(sequence, sequence.length())) step.decode.push_back(&sequence);

@@ -77,9 +77,10 @@ class Scheduler {
   };
 
   struct Options {
-    int64_t chunk = 256;      // tokens of all prefill slices of a step, at most
-    int64_t most_pages = 0;   // of a sequence, KvCache::pages_of_sequence; the cache has so many
-    bool share_pages = true;  // between sequences that begin with the same tokens
+    int64_t chunk = 256;       // tokens of all prefill slices of a step, at most
+    int64_t lone_chunk = 256;  // the same where no sequence decodes in the step
+    int64_t most_pages = 0;    // of a sequence, KvCache::pages_of_sequence; the cache has so many
+    bool share_pages = true;   // between sequences that begin with the same tokens
   };
   Scheduler(KvCache& cache, const Options& options)
       : cache_(cache), prefixes_(cache), options_(options) {}

@@ -237,6 +237,8 @@ PlannedModel open_within(const ModelSource& source, const OpenOptions& o,
     const int64_t drafting = draft ? draft->bytes(*open.backend) : 0;
     memory.available = std::max<int64_t>(0, memory.available - drafting);
     const ExpertSource experts{.model = source, .drawn = o.random_weights || source.is_builtin()};
+    shape = fit_lone_chunk(*make_planning_backend(open.backend.get()), shape, memory);
+    open.chunk = shape.chunk, open.lone_chunk = shape.lone_chunk;
     const bool gpu = open.backend->kind() == DeviceKind::gpu;
     if (o.random_weights && o.expert_memory && !gpu)
       throw setting_error("expert-memory", "weights that are drawn cannot be read from files");

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "infer/inference_plan.h"
+#include "infer/engine.h"
 #include "infer/speculation.h"
 #include "model/adapter.h"
 #include "model/adapter_set.h"
@@ -86,12 +86,16 @@ struct OpenedModel {
   std::unique_ptr<AdapterSet> adapters;  // in inference; else null. Goes before the model
   std::unique_ptr<Mixtral> draft_model;  // where one was named
   int64_t draft_tokens = 0;
+  int64_t chunk = 0, lone_chunk = 0;  // Engine::Options that there is memory for
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Context> ctx;
 
   /// For an engine with this model.
-  SpeculationOptions speculation() const {
-    return {.tokens = draft_tokens, .draft_model = draft_model.get()};
+  Engine::Options engine_options() const {
+    return {.chunk = chunk,
+            .lone_chunk = lone_chunk,
+            .adapters = adapters.get(),
+            .speculation = {.tokens = draft_tokens, .draft_model = draft_model.get()}};
   }
 };
 

@@ -87,6 +87,8 @@ class Backend : public Allocator {
   /// Tokens of prompts that an engine's step reads at most: enough to keep the device busy, few
   /// enough that the sequences beside them are not held up for long.
   virtual int64_t prompt_tokens() const { return 256; }
+  /// The same of a step in which no sequence decodes, so that nobody is held up.
+  virtual int64_t lone_prompt_tokens() const { return prompt_tokens(); }
   /// Chooses kernels by which a row's results do not depend on the rows beside it: the same bits
   /// for a token in a prompt and decoded, alone and among others. CPUs always compute so; elsewhere
   /// it costs time. For the products, attention over the cache and all else that generation runs.

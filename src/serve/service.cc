@@ -123,12 +123,11 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
   id_ = options.name.empty() ? name_of(source) : options.name;
   for (const auto& [name, file] : adapters) (void)add_adapter(name, file);
   format_ = std::make_unique<ChatFormat>(source);
-  engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model,
-                                     Engine::Options{.context = context_,
-                                                     .sequences = options.parallel,
-                                                     .count_experts = true,
-                                                     .adapters = opened_.adapters.get(),
-                                                     .speculation = opened_.speculation()});
+  Engine::Options engine = opened_.engine_options();
+  engine.context = context_;
+  engine.sequences = options.parallel;
+  engine.count_experts = true;
+  engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model, engine);
   if (opened_.backend->kind() != DeviceKind::gpu) claim_memory(engine_->cache());
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,

@@ -285,6 +285,20 @@ TEST_F(EngineTest, CountsStepsAndWhatTheyComputed) {
   EXPECT_EQ(usage.drawn_rows, 6);
 }
 
+TEST_F(EngineTest, ReadsMoreOfAPromptWhereNoSequenceDecodes) {
+  Engine engine(*rig_.backend, rig_.model,
+                {.sequences = 2, .chunk = 16, .lone_chunk = 48, .share_pages = false});
+  const Request first = request(50, 20), second = request(40, 3);
+  const Drawn alone = run(engine, {second}).front();
+  EXPECT_EQ(engine.usage().prompt_steps, 1);
+  engine.submit(first);
+  engine.step();
+  engine.step();
+  EXPECT_EQ(engine.usage().prompt_steps, 3);  // of 48 and 2 tokens: the first one decodes now
+  EXPECT_EQ(run(engine, {second}).front(), alone);
+  EXPECT_EQ(engine.usage().prompt_steps, 6);  // of 16, 16 and 8 tokens
+}
+
 TEST_F(EngineTest, CancellingFreesPagesAtOnce) {
   Engine engine(*rig_.backend, rig_.model, {.sequences = 3, .chunk = 32, .share_pages = false});
   std::vector<RequestId> ids;

@@ -51,6 +51,35 @@ TEST(InferencePlan, CountsTheRowsOfDraftTokens) {
   EXPECT_EQ(plan.bytes_of("key-value cache"), plain.bytes_of("key-value cache"));
 }
 
+TEST(InferencePlan, TakesAsManyPromptTokensAloneAsFit) {
+  constexpr int64_t kGpu = int64_t{139} << 30;
+  const auto planner = make_planning_gpu(kGpu);
+  const InferenceShape shape{.config = builtin_config("8x7b"),
+                             .options = {.weights = Dtype::bf16, .compute = Dtype::bf16},
+                             .sequences = 1,
+                             .context = 16'384};
+  const InferenceShape fits = fit_lone_chunk(*planner, shape, planner->memory());
+  EXPECT_EQ(fits.lone_chunk, planner->lone_prompt_tokens());
+  EXPECT_EQ(fits.chunk, 0);
+  const int64_t all = plan_inference(*planner, fits).total();
+  InferenceShape least = shape;
+  least.lone_chunk = planner->prompt_tokens();
+  const int64_t fewest = plan_inference(*planner, least).total();
+  EXPECT_LT(fewest, all);
+  // With less memory fewer, but no fewer than in other steps.
+  const auto fitting = [&](int64_t limit) {
+    Backend::MemoryInfo memory = planner->memory();
+    const double share =
+        static_cast<double>(memory_limit(memory)) / static_cast<double>(memory.available);
+    memory.available = static_cast<int64_t>(static_cast<double>(limit) / share);
+    return fit_lone_chunk(*planner, shape, memory).lone_chunk;
+  };
+  const int64_t fewer = fitting((all + fewest) / 2);
+  EXPECT_LT(fewer, planner->lone_prompt_tokens());
+  EXPECT_GT(fewer, planner->prompt_tokens());
+  EXPECT_EQ(fitting(fewest / 2), planner->prompt_tokens());
+}
+
 TEST(InferencePlan, FillsTheMemoryWithSequencesAndTheirCache) {
   const auto planner = make_planning_backend();
   const InferenceShape asked{.config = builtin_config("8x7b"),
