@@ -55,8 +55,7 @@ cli::Option* CommonOptions::add_quantize_base(cli::App& command) {
           "the memory of 16-bit weights), nf4 and int4_g64_bf16 in 4 (a quarter); off: as they "
           "are. "
           "Costs accuracy. Where many tokens are computed at once, it costs time, too: weights are "
-          "dequantized on each pass. On a CPU also q8_0 and q4_0, GGUF's, by which text is "
-          "generated "
+          "dequantized on each pass. q8_0 and q4_0 are GGUF's, by which a CPU generates text "
           "faster")
       ->capture_default_str()
       ->check(

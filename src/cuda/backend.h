@@ -45,6 +45,8 @@ class CudaBackend final : public Backend {
   int64_t lone_prompt_tokens() const override { return cuda_plan::kLonePromptTokens; }
   void set_batch_invariant(bool on) override { batch_invariant_ = on; }
   bool has_format(ops::WeightFormat format) const override;
+  ops::WeightLayout preferred_layout(ops::WeightFormat format, const Shape& shape) const override;
+  bool change_layout(const ops::Weight& weight, ops::WeightLayout layout) override;
   using Backend::computes_directly;
   bool computes_directly(const ops::GroupedMatmul& op) const override;
   int64_t scratch_bytes(const ops::AttentionBackward& op) const override {

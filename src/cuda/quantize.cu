@@ -3,6 +3,7 @@
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/quantize_blocks.h"
 #include "cuda/quantize_groups.h"
 #include "cuda/status.h"
 #include "ops/format_fp8.h"
@@ -222,12 +223,25 @@ void with_codec(const ops::Weight& weight, F&& f) {
 
 bool CudaBackend::has_format(ops::WeightFormat format) const {
   return format.dense() || format == ops::WeightFormat::fp8 || format == ops::WeightFormat::nf4 ||
-         in_groups(format);
+         in_groups(format) || in_blocks(format);
+}
+
+ops::WeightLayout CudaBackend::preferred_layout(ops::WeightFormat format,
+                                                const Shape& shape) const {
+  constexpr auto kPlanes = ops::WeightLayout::planes;
+  return in_blocks(format) && has_layout(format, shape, kPlanes) ? kPlanes
+                                                                 : ops::WeightLayout::rows;
+}
+
+bool CudaBackend::change_layout(const ops::Weight& weight, ops::WeightLayout layout) {
+  use_device();
+  return in_blocks(weight.format) && change_planes(weight, layout, processors_, stream_);
 }
 
 void CudaBackend::run(const ops::Quantize& op) {
   use_device();
   if (in_groups(op.weight.format)) return quantize_groups(op, processors_, stream_);
+  if (in_blocks(op.weight.format)) return quantize_blocks(op, stream_);
   const int64_t blocks_here = op.weight.scales.numel(), columns = op.x.dim(1);
   if (blocks_here == 0) return;
   const int64_t most = int64_t{processors_} * 64;
@@ -256,6 +270,7 @@ void CudaBackend::run(const ops::Dequantize& op) {
   const int64_t every = op.offsets ? op.offsets.dim(0) - 1 : 1;
   const int64_t groups = op.y.dim(0) / every % 64 == 0 ? every : 1;
   if (in_groups(op.weight.format)) return dequantize_groups(op, groups, processors_, stream_);
+  if (in_blocks(op.weight.format)) return dequantize_blocks(op, groups, processors_, stream_);
   const int32_t* offsets = groups > 1 ? data<int32_t>(op.offsets) : nullptr;
   const int64_t count = op.y.numel() / groups;  // of a group
   const auto grid = [&](int64_t wide) { return dim3(blocks(wide), static_cast<unsigned>(groups)); };

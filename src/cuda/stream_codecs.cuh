@@ -15,20 +15,31 @@ struct StreamTraits {
   static constexpr bool kInt8 = codec == StreamCodec::int8 || codec == StreamCodec::int8_half;
   static constexpr bool kFp8 = codec == StreamCodec::fp8;
   static constexpr bool kTable = codec == StreamCodec::nf4;
-  static constexpr int kBits = codec == StreamCodec::bf16 ? 16 : kFp8 || kInt8 ? 8 : 4;
+  // GGUF's blocks.
+  static constexpr bool kQ8 = codec == StreamCodec::q8_0;
+  static constexpr bool kQ4k = codec == StreamCodec::q4_k;
+  static constexpr bool kQ4 = codec == StreamCodec::q4_0 || kQ4k;
+  static constexpr bool kPlanes = kQ8 || kQ4;
+  static constexpr bool kFours = kInt4 || kQ4;  // integers of 4 bits
+  static constexpr int kBits = codec == StreamCodec::bf16 ? 16 : kFp8 || kInt8 || kQ8 ? 8 : 4;
   static constexpr int kColumns = 64 * 8 / kBits;         // of half a step
-  static constexpr int kGroups = kBits == 4 ? 2 : 1;      // of columns with scales of their own
+  static constexpr int kGroups = kBits == 4 ? 2 : 1;      // of 64 columns; a lane's load of codes
   static constexpr int kXParts = kColumns / 32;           // of 16 bytes, of a lane
   static constexpr int kXWords = kColumns / kGroups / 8;  // of a lane's columns, in a group
   static constexpr int kWords = 4 / kGroups;              // of a lane's codes, in a group
+  static constexpr int kScaleGroups = kPlanes ? 2 : 1;    // of a group: with scales of their own
   static constexpr bool kScaled = codec != StreamCodec::bf16;
-  static constexpr bool kMinimum = kInt4 || kInt8;
+  static constexpr bool kMinimum = kInt4 || kInt8 || kQ4k;
+  static constexpr bool kMinima = kInt4 || kInt8;  // which stand apart from the scales
+  /// Whether the pairs have more than the codes (kStreamOffset).
+  static constexpr bool kOffset = kInt4 || kInt8 || kQ4;
   /// Words of scales of a row and step (of each of scales and minima), at most.
-  static constexpr int kScaleWords = kTable ? 4 : kInt4 ? 2 : 1;
+  static constexpr int kScaleWords = kTable || kQ4 ? 4 : kInt4 || kQ8 ? 2 : 1;
   /// Lanes that copy them: one a row, or one a row for the scales and one for the minima.
-  static constexpr int kScaleLanes = kMinimum ? kWarp : 16;
-  static constexpr bool kHalfScales =
-      codec == StreamCodec::int4_half || codec == StreamCodec::int8_half;
+  static constexpr int kScaleLanes = kMinima ? kWarp : 16;
+  static constexpr bool kHalfScales = codec == StreamCodec::int4_half ||
+                                      codec == StreamCodec::int8_half ||
+                                      codec == StreamCodec::q4_0 || kQ8;
 };
 
 /// Bytes of nf4's table in shared memory: the pair of levels of each byte, once a lane, so that
@@ -117,26 +128,30 @@ struct StreamWord {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         pair[i] = shared_word(table + __byte_perm(word, 0, 0x4440 + i) * (kWarp * 4));
-    } else if constexpr (Traits::kInt4) {
+    } else if constexpr (Traits::kFours) {
       // 128 + code: its last place is 1.
 #pragma unroll
       for (int i = 0; i < 4; ++i) pair[i] = and_or(word >> (4 * i), 0x000f000fu, 0x43004300u);
     } else {
-      // 128 + the low seven bits, and 128 less where the high bit is set, 256 less elsewhere.
+      // 128 + the low seven bits, and 128 less where the high bit is set, 256 less elsewhere; of
+      // codes with a sign the other way round.
+      constexpr uint32_t kClear = Traits::kQ8 ? 0xbf00bf00u : 0xbf80bf80u;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const uint32_t codes = word >> (8 * i);
         const uint32_t low = and_or(codes, 0x007f007fu, 0x43004300u);
-        const uint32_t high = and_xor(codes, 0x00800080u, 0xbf80bf80u);  // -1/2 or -1
+        const uint32_t high = and_xor(codes, 0x00800080u, kClear);  // -1/2 or -1
         pair[i] = multiply_add_bf16(high, 0x43804380u, low);
       }
     }
   }
 };
 
-/// What the pairs of integers have more than the codes.
+/// What the pairs of integers have more than the codes; in q4_0 a code stands for 8 less.
 template <StreamCodec codec>
-constexpr float kStreamOffset = StreamTraits<codec>::kInt8 ? -128 : 128;
+constexpr float kStreamOffset = StreamTraits<codec>::kInt8   ? -128
+                                : codec == StreamCodec::q4_0 ? 136
+                                                             : 128;
 
 /// fp8's pairs are 2^-120 of the numbers. x is multiplied by 2^80 and the sums by 2^40, so that
 /// products neither overflow nor become subnormal.

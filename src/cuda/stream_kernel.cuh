@@ -233,11 +233,11 @@ class Stream {
   }
   /// The addresses of the scales that the lane copies, one for each tile of an item.
   __device__ void find_scales(int first) {
-    const int row = Traits::kMinimum ? quarter_ / 2 * 8 + Multiplier::row_at(group_)
-                                     : (lane_ & 8) + Multiplier::row_at(lane_ % 8);
-    const char* const from = Traits::kMinimum && quarter_ % 2 ? op_.minima : op_.scales;
+    const int row = Traits::kMinima ? quarter_ / 2 * 8 + Multiplier::row_at(group_)
+                                    : (lane_ & 8) + Multiplier::row_at(lane_ % 8);
+    const char* const from = Traits::kMinima && quarter_ % 2 ? op_.minima : op_.scales;
 #pragma unroll
-    for (int t = 0; t < tiles; ++t) scales_[t] = from + row_of(first, t, row) * op_.scale_words * 4;
+    for (int t = 0; t < tiles; ++t) scales_[t] = from + row_of(first, t, row) * op_.scale_stride;
   }
 
   /// Starts the copies of the stream's next tiles into the ring: those of load `load` of a step. At
@@ -311,7 +311,7 @@ class Stream {
       uint32_t word =
           static_cast<uint32_t>((step_ * kWords + at) * (2 * Traits::kColumns / kWords)) >>
           op_.block_shift;
-      if constexpr (Traits::kMinimum) word /= 2;
+      if constexpr (Traits::kMinima) word /= 2;
       word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
       copy_scales<4>(to + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
     }

@@ -18,7 +18,8 @@ namespace mixtral::cuda {
 template <StreamCodec codec>
 bool has_wide_scales(const ops::Weight& weight, int scale_words) {
   using Traits = StreamTraits<codec>;
-  constexpr int kWords = Traits::kScaleWords, kScalesOfWord = Traits::kMinimum ? 2 : 1;
+  if constexpr (Traits::kPlanes) return true;
+  constexpr int kWords = Traits::kScaleWords, kScalesOfWord = Traits::kMinima ? 2 : 1;
   return weight.format.row().block * kWords * kScalesOfWord == 2 * Traits::kColumns &&
          scale_words % kWords == 0 && aligned(weight.scales, 4 * kWords) &&
          aligned(weight.minima, 4 * kWords);
@@ -28,8 +29,9 @@ template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, cl
 void start_stream(StreamTask<Y>& task, const StreamRun& run) {
   using Shape = StreamShape<codec, tiles, row_tiles>;
   if constexpr (Shape::kBoxes)
-    task.codes = map_of(run.weight.codes.data(), Dtype::u8, {task.code_bytes, run.weight.rows()},
-                        {task.code_bytes}, {kStreamStepBytes, (gated ? 8 : 16) * Shape::kTogether});
+    task.codes =
+        map_of(run.weight.codes.data(), Dtype::u8, {task.code_bytes, run.weight.rows()},
+               {run.weight.codes.dim(1)}, {kStreamStepBytes, (gated ? 8 : 16) * Shape::kTogether});
   const auto kernel = stream<codec, tiles, row_tiles, gated, wide, Y>;
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
@@ -70,7 +72,7 @@ void launch_stream(StreamTask<Y> task, const StreamRun& run) {
   };
   if constexpr (StreamTraits<codec>::kScaled)
     if (has_wide_scales<codec>(run.weight, task.scale_words)) return start(std::true_type{});
-  start(std::false_type{});
+  if constexpr (!StreamTraits<codec>::kPlanes) start(std::false_type{});
 }
 
 }  // namespace mixtral::cuda

@@ -28,6 +28,9 @@ class StreamMultiplier {
   using Shape = StreamShape<codec, tiles, row_tiles>;
   static constexpr int kGroups = Traits::kGroups;
   static constexpr int kPartsOfGroup = Traits::kXParts / kGroups;
+  static constexpr int kScaleGroups = Traits::kScaleGroups;
+  static constexpr int kWordsOfScale = Traits::kWords / kScaleGroups;  // of codes
+  static constexpr int kXWordsOfScale = Traits::kXWords / kScaleGroups;
 
  public:
   /// Of x, of a lane, for a piece of a step: as they lie.
@@ -36,7 +39,7 @@ class StreamMultiplier {
   /// columns where there are minima.
   struct X {
     uint32_t words[Shape::kHalves][kGroups][row_tiles][Traits::kXWords];
-    float sums[Shape::kHalves][kGroups][row_tiles][2];
+    float sums[Shape::kHalves][kGroups][kScaleGroups][row_tiles][2];
   };
 
   /// `table`: nf4's, in shared memory.
@@ -51,6 +54,7 @@ class StreamMultiplier {
   /// multiplies.
   __device__ int column_of(int part) const {
     if constexpr (Traits::kBits == 16) return quarter_ * 8;
+    if constexpr (Traits::kPlanes) return part * 32 + quarter_ * 8;
     return part / 2 * 64 + quarter_ * 16 + part % 2 * 8;
   }
 
@@ -66,16 +70,19 @@ class StreamMultiplier {
 #pragma unroll
           for (int p = 0; p < kPartsOfGroup; ++p)
             arrange_eight(columns[h][r][g * kPartsOfGroup + p], words + 4 * p);
-          if constexpr (Traits::kMinimum) {
-            constexpr uint32_t kOne = 0x3f803f80u, kOnes[4] = {kOne, kOne, kOne, kOne};
-            float sums[4];
-            stream_mma_first(sums, kOnes, words[0], words[1]);
+          if constexpr (Traits::kOffset)
 #pragma unroll
-            for (int k = 1; k < Traits::kXWords / 2; ++k)
-              stream_mma(sums, kOnes, words[2 * k], words[2 * k + 1]);
-            x.sums[h][g][r][0] = sums[0];
-            x.sums[h][g][r][1] = sums[1];
-          }
+            for (int s = 0; s < kScaleGroups; ++s) {
+              constexpr uint32_t kOne = 0x3f803f80u, kOnes[4] = {kOne, kOne, kOne, kOne};
+              const uint32_t* of_scale = words + s * kXWordsOfScale;
+              float sums[4];
+              stream_mma_first(sums, kOnes, of_scale[0], of_scale[1]);
+#pragma unroll
+              for (int k = 1; k < kXWordsOfScale / 2; ++k)
+                stream_mma(sums, kOnes, of_scale[2 * k], of_scale[2 * k + 1]);
+              x.sums[h][g][s][r][0] = sums[0];
+              x.sums[h][g][s][r][1] = sums[1];
+            }
         }
   }
 
@@ -101,9 +108,16 @@ class StreamMultiplier {
       } else {
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
-          float raw[row_tiles][4];
-          multiply_codes<active>(codes, half, g, x.words[h][g], x.sums[h][g], raw);
-          add_scaled<active, one>(scales, half, g, step, raw, x.sums[h][g], sums);
+          uint32_t low[Traits::kWords], high[Traits::kWords];
+          const uint32_t from = codes + codes_at(half, g);
+          read_codes<0>(from, low);
+          read_codes<far>(from, high);
+#pragma unroll
+          for (int s = 0; s < kScaleGroups; ++s) {
+            float raw[row_tiles][4];
+            multiply_codes<active>(low, high, s, x.words[h][g], x.sums[h][g][s], raw);
+            add_scaled<active, one>(scales, half, g, s, step, raw, x.sums[h][g][s], sums);
+          }
         }
       }
     }
@@ -113,6 +127,7 @@ class StreamMultiplier {
   /// A step's words of scales, and of minima, of the lane's rows of a tile: group_ and 8 more.
   struct Scales {
     uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
+    float super_scale[2], super_minimum[2];  // of q4_k
   };
 
   __device__ Scales read_scales(uint32_t at) const {
@@ -124,7 +139,14 @@ class StreamMultiplier {
     } else if constexpr (Traits::kInt8) {
       const uint4 all = shared_words4(at + group_ * 16);
       scales = {{{all.x}, {all.z}}, {{all.y}, {all.w}}};
-    } else if constexpr (Traits::kTable) {
+    } else if constexpr (Traits::kQ8) {
+      const uint2 low = shared_words2(at + group_ * 8);
+      const uint2 high = shared_words2<64>(at + group_ * 8);
+      scales = {{{low.x, low.y}, {high.x, high.y}}, {}};
+    } else if constexpr (Traits::kQ4k) {
+      unpack_scales(shared_words4(at + group_ * 16), 0, scales);
+      unpack_scales(shared_words4<128>(at + group_ * 16), 1, scales);
+    } else if constexpr (Traits::kTable || Traits::kQ4) {
       const uint4 low = shared_words4(at + group_ * 16);
       const uint4 high = shared_words4<128>(at + group_ * 16);
       scales = {{{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}}, {}};
@@ -132,6 +154,25 @@ class StreamMultiplier {
       scales = {{{shared_word(at + group_ * 4)}, {shared_word<32>(at + group_ * 4)}}, {}};
     }
     return scales;
+  }
+
+  /// The header of a super-block of q4_k: eight scales and eight minima of 6 bits, as bytes.
+  __device__ static void unpack_scales(const uint4& header, int side, Scales& to) {
+    constexpr uint32_t kSix = 0x3f3f3f3fu, kFour = 0x0f0f0f0fu, kTop = 0x30303030u;
+    to.of[side][0] = header.y & kSix;
+    to.minima[side][0] = header.z & kSix;
+    to.of[side][1] = and_or(header.y >> 2, kTop, header.w & kFour);
+    to.minima[side][1] = and_or(header.z >> 2, kTop, header.w >> 4 & kFour);
+    to.super_scale[side] = __half2float(__ushort_as_half(static_cast<uint16_t>(header.x)));
+    to.super_minimum[side] = -__half2float(__ushort_as_half(static_cast<uint16_t>(header.x >> 16)));
+  }
+
+  /// Byte `index` of words, times `factor`: exact, where that has no more bits than an f16.
+  __device__ static float scaled_byte(const uint32_t (&words)[Traits::kScaleWords], int index,
+                                      float factor) {
+    // 2^23 + the byte.
+    const uint32_t number = __byte_perm(words[index / 4], 0x4b000000u, 0x7540 + index % 4);
+    return fmaf(__uint_as_float(number), factor, -0x1p23f * factor);
   }
 
   /// Where the lane's codes of a group of half a step are, of the first eight rows.
@@ -144,7 +185,7 @@ class StreamMultiplier {
 
   /// Eight columns of x in the order of the pairs of codes.
   __device__ static void arrange_eight(const uint4& eight, uint32_t* to) {
-    if constexpr (Traits::kInt4) {
+    if constexpr (Traits::kFours) {
       to[0] = __byte_perm(eight.x, eight.z, 0x5410);
       to[1] = __byte_perm(eight.x, eight.z, 0x7632);
       to[2] = __byte_perm(eight.y, eight.w, 0x5410);
@@ -181,24 +222,22 @@ class StreamMultiplier {
     }
   }
 
-  /// raw = codes · x of a group. What the pairs have more than the codes is taken away by what the
-  /// sum begins with.
+  /// raw = codes · x of the columns of a group that share a scale. What the pairs have more than
+  /// the codes is taken away by what the sum begins with.
   template <int active>
-  __device__ void multiply_codes(uint32_t codes_from, int half, int group,
+  __device__ void multiply_codes(const uint32_t (&low)[Traits::kWords],
+                                 const uint32_t (&high)[Traits::kWords], int scale_group,
                                  const uint32_t (&x)[row_tiles][Traits::kXWords],
                                  const float (&of_x)[row_tiles][2],
                                  float (&raw)[row_tiles][4]) const {
-    uint32_t low[Traits::kWords], high[Traits::kWords];
-    const uint32_t from = codes_from + codes_at(half, group);
-    read_codes<0>(from, low);
-    read_codes<far>(from, high);
-    if constexpr (Traits::kMinimum)
+    if constexpr (Traits::kOffset)
 #pragma unroll
       for (int r = 0; r < active; ++r)
 #pragma unroll
         for (int j = 0; j < 4; ++j) raw[r][j] = -kStreamOffset<codec> * of_x[r][j % 2];
 #pragma unroll
-    for (int w = 0; w < Traits::kWords; ++w) {
+    for (int i = 0; i < kWordsOfScale; ++i) {
+      const int w = scale_group * kWordsOfScale + i;
       const StreamWord<codec> a(low[w], table_), b(high[w], table_);
       constexpr int kMmas = StreamWord<codec>::kPairs / 2;
 #pragma unroll
@@ -208,7 +247,7 @@ class StreamMultiplier {
           const uint32_t codes[4] = {a.pair[2 * k], b.pair[2 * k], a.pair[2 * k + 1],
                                      b.pair[2 * k + 1]};
           const int word = 2 * (kMmas * w + k);
-          if (word == 0 && !Traits::kMinimum)
+          if (i == 0 && k == 0 && !Traits::kOffset)
             stream_mma_first(raw[r], codes, x[r][word], x[r][word + 1]);
           else
             stream_mma(raw[r], codes, x[r][word], x[r][word + 1]);
@@ -218,7 +257,7 @@ class StreamMultiplier {
 
   /// sums += scale · raw + minimum · sums of x: a group's.
   template <int active, bool one>
-  __device__ void add_scaled(const Scales& scales, int half, int group, int step,
+  __device__ void add_scaled(const Scales& scales, int half, int group, int scale_group, int step,
                              const float (&raw)[row_tiles][4], const float (&of_x)[row_tiles][2],
                              float (&sums)[row_tiles][4]) const {
     // Which of a word's two a block has.
@@ -229,7 +268,14 @@ class StreamMultiplier {
       // int4: a word for each half; nf4: one for each group.
       const int word = Traits::kTable ? 2 * half + group : Traits::kInt4 ? half : 0;
       float scale, minimum = 0;
-      if constexpr (Traits::kMinimum) {
+      // Of the step's blocks of 32.
+      [[maybe_unused]] const int number = (half * kGroups + group) * kScaleGroups + scale_group;
+      if constexpr (Traits::kQ4k) {
+        scale = scaled_byte(scales.of[side], number, scales.super_scale[side]);
+        minimum = scaled_byte(scales.minima[side], number, scales.super_minimum[side]);
+      } else if constexpr (Traits::kPlanes) {
+        scale = half_of(scales.of[side][number / 2], number % 2 == 1 ? 0x3244 : 0x1044);
+      } else if constexpr (Traits::kMinimum) {
         scale = half_of(scales.of[side][word], selector);
         minimum = half_of(scales.minima[side][word], selector);
       } else {

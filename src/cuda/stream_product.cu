@@ -10,6 +10,7 @@
 #include "cuda/status.h"
 #include "cuda/stream_launch.h"
 #include "cuda/stream_product.h"
+#include "ops/block_planes.h"
 
 namespace mixtral::cuda {
 namespace {
@@ -21,6 +22,9 @@ std::optional<StreamCodec> codec_of(ops::WeightFormat format) {
   if (format == ops::WeightFormat::bf16) return StreamCodec::bf16;
   if (format == ops::WeightFormat::fp8) return StreamCodec::fp8;
   if (format == ops::WeightFormat::nf4) return StreamCodec::nf4;
+  if (format == ops::WeightFormat::q8_0) return StreamCodec::q8_0;
+  if (format == ops::WeightFormat::q4_0) return StreamCodec::q4_0;
+  if (format == ops::WeightFormat::q4_k) return StreamCodec::q4_k;
   const ops::FormatRow& row = format.row();
   const bool groups = in_groups(format) && row.block >= 64;
   const bool half = row.scale_type == Dtype::f16;
@@ -47,6 +51,12 @@ void with_codec(StreamCodec codec, F&& f) {
       return f(std::integral_constant<StreamCodec, StreamCodec::int4_half>{});
     case StreamCodec::int8_half:
       return f(std::integral_constant<StreamCodec, StreamCodec::int8_half>{});
+    case StreamCodec::q8_0:
+      return f(std::integral_constant<StreamCodec, StreamCodec::q8_0>{});
+    case StreamCodec::q4_0:
+      return f(std::integral_constant<StreamCodec, StreamCodec::q4_0>{});
+    case StreamCodec::q4_k:
+      return f(std::integral_constant<StreamCodec, StreamCodec::q4_k>{});
   }
 }
 
@@ -67,6 +77,12 @@ StreamTask<Y> task_of(const ops::Weight& weight, const Tensor& x, const Tensor& 
   task.inputs = static_cast<int>(weight.inputs());
   task.scale_words =
       static_cast<int>(weight.format.scales(weight.inputs()) * size_of(row.scale_type) / 4);
+  task.scale_stride = task.scale_words * 4;
+  if (const ops::BlockPlanes planes = ops::planes_of(weight.format)) {
+    task.scale_stride = task.code_bytes;
+    task.code_bytes = task.inputs * planes.bits / 8;
+    task.scales = task.rows_of_codes + task.code_bytes;
+  }
   task.block_shift = std::countr_zero(static_cast<unsigned>(row.block));
   task.scale = 1;
   return task;
@@ -79,11 +95,15 @@ bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
   const int64_t most_rows = grouped          ? kStreamGroupedRows
                             : weight.dense() ? kStreamDenseRows
                                              : kStreamRows;
-  if (!codec || weight.layout != ops::WeightLayout::rows || x.dtype() != Dtype::bf16 ||
-      x.dim(0) == 0 || x.dim(0) > most_rows || weight.groups() > kMostStreamGroups ||
-      weight.outputs() == 0 || weight.inputs() == 0 || weight.inputs() % 8 != 0)
+  const ops::BlockPlanes planes = ops::planes_of(weight.format);
+  const auto layout = planes ? ops::WeightLayout::planes : ops::WeightLayout::rows;
+  if (!codec || weight.layout != layout || x.dtype() != Dtype::bf16 || x.dim(0) == 0 ||
+      x.dim(0) > most_rows || weight.groups() > kMostStreamGroups || weight.outputs() == 0 ||
+      weight.inputs() == 0 || weight.inputs() % 8 != 0)
     return false;
   const int64_t code_bytes = weight.codes.dim(1) * size_of(weight.codes.dtype());
+  // A step's scales are copied at once.
+  if (planes && weight.inputs() % (planes.bits == 8 ? 128 : 256) != 0) return false;
   const int64_t scale_bytes =
       weight.format.scales(weight.inputs()) * size_of(weight.format.row().scale_type);
   return code_bytes % 16 == 0 && scale_bytes % 4 == 0 && aligned(weight.codes, 16) &&

@@ -12,7 +12,8 @@ constexpr int kMostStreamGroups = 256;
 constexpr int kMostGatedRows = 64;
 
 /// Integers of 4 and 8 bits have a scale and a minimum a block, both bf16; in `_half`, both f16.
-enum class StreamCodec { bf16, fp8, nf4, int4, int8, int4_half, int8_half };
+/// GGUF's blocks are in planes (ops/block_planes.h).
+enum class StreamCodec { bf16, fp8, nf4, int4, int8, int4_half, int8_half, q8_0, q4_0, q4_k };
 
 template <class Y>
 struct StreamTask {
@@ -25,6 +26,7 @@ struct StreamTask {
   const float* weights;  // of SwiGLU's results
   const int* source;
   int code_bytes;            // of a row of weights
+  int scale_stride;          // bytes from one row's scales to the next one's
   int rows, groups, inputs;  // of x; of weights; of both
   int outputs;               // rows of y's part; with SwiGLU half of a group's weights' rows
   int scale_words;           // 4 bytes each, of a row

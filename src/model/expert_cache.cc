@@ -315,10 +315,7 @@ void ExpertCache::make_places(Mixtral& model, int64_t memory) {
       next[product] += sizes_.product_bytes[product];
       place.weights =
           cut_expert(streamed, [&](Shape shape, Dtype dtype) { return cutter.take(shape, dtype); });
-      if (host_) {
-        place.released = backend_.make_fence();
-        continue;
-      }
+      if (host_) place.released = backend_.make_fence();
       for (ops::Weight& weight : place.weights)
         if (!weight.dense()) weight.layout = backend_.preferred_layout(weight.format, weight.shape);
     }

@@ -5,6 +5,7 @@
 
 #include "base/threads.h"
 #include "model/load_parameters.h"
+#include "nn/layout.h"
 #include "tensor/cutter.h"
 
 namespace mixtral {
@@ -118,8 +119,10 @@ void HostExperts::load(Mixtral& model, const TensorSource& tensors) {
     for (Product& product : products)
       for (Parameter& p : product.parameters) visit(p);
   };
-  const std::vector<Parameter*> left = load_in_memory(
-      source, model.config(), tensors, [](const Parameter&) { return ops::WeightLayout::rows; });
+  const std::vector<Parameter*> left =
+      load_in_memory(source, model.config(), tensors, [&](const Parameter& p) {
+        return backend_.preferred_layout(p.packed.format, p.packed.shape);
+      });
   const std::set<const Parameter*> others(left.begin(), left.end());
   for (Product& product : products) {
     const auto is_left = [&](const Parameter& p) { return others.contains(&p); };
@@ -129,6 +132,7 @@ void HostExperts::load(Mixtral& model, const TensorSource& tensors) {
       all.reserve(ones.size());
       for (Parameter& one : ones) all.push_back(&one);
       load_one_by_one(backend_, all, model.config(), tensors);
+      nn::use_preferred_layouts(backend_, parameters_of(ones));
     });
   }
   room_ = Buffer();

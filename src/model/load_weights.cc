@@ -148,10 +148,9 @@ class DirectPieces {
     if (stays && !keeps_format(p, tensors_, place)) return std::nullopt;
     if (codes && !stays) {
       const ops::WeightFormat format = p.packed.format;
-      constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
       const Shape shape{1, part.shape[0], part.shape[1]};
       if (format.kind() != ops::FormatKind::blocks || !keeps_format(p, tensors_, place) ||
-          !ops::has_layout(format, shape, kInterleaved))
+          !ops::has_layout(format, shape, layout_(p)))
         return std::nullopt;
     }
     const int64_t group = place.naming.all_experts ? id.expert * place.naming.parts : 0;
@@ -204,7 +203,7 @@ class DirectPieces {
         ops::make_weight({1, rows, columns}, format,
                          [&](Shape shape, Dtype dtype) { return Tensor(bytes, shape, dtype); });
     ops::Weight codes = p.packed;
-    codes.layout = ops::WeightLayout::interleaved8;
+    codes.layout = layout_(p);
     const int64_t place = part.offset / columns,
                   step = 8 * std::max<int64_t>(1, kLoadedAtOnce / (8 * row_bytes));
     const bool same_order = source.naming.row_order == TensorNaming::RowOrder::same;

@@ -19,6 +19,10 @@ void set_layout(Backend& backend, Parameter& parameter, ops::WeightLayout layout
   ops::Weight& device = parameter.packed;
   if (!device || device.layout == layout) return;
   CHECK(ops::has_layout(device.format, device.shape, layout), "a weight that has no such layout");
+  if (backend.change_layout(device, layout)) {
+    device.layout = layout;
+    return;
+  }
   std::deque<Buffer> buffers;
   const auto take = [&](Shape shape, Dtype dtype) {
     buffers.emplace_back(host_memory(), shape.numel() * size_of(dtype));

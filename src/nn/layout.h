@@ -5,8 +5,8 @@
 namespace mixtral::nn {
 
 /// Brings a packed parameter's weight into another layout, in its own memory, byte for byte: going
-/// back gives the same bytes. By way of the host, so it is for loading, not for every step. Throws
-/// InternalError where the weight has no such layout.
+/// back gives the same bytes. It may go by way of the host, so it is for loading, not for every
+/// step. Throws InternalError where the weight has no such layout.
 void set_layout(Backend& backend, Parameter& parameter, ops::WeightLayout layout);
 
 /// Brings every packed parameter into the layout that the backend prefers: once, after weights were

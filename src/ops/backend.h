@@ -108,6 +108,9 @@ class Backend : public Allocator {
   virtual ops::WeightLayout preferred_layout(ops::WeightFormat, const Shape&) const {
     return ops::WeightLayout::rows;
   }
+  /// Brings a weight of the device's memory into another layout, in its place; false where that has
+  /// to be done in the host's memory.
+  virtual bool change_layout(const ops::Weight&, ops::WeightLayout) { return false; }
   /// Bytes of intermediate results that the op needs here beside its operands, where they are many
   /// enough to be planned. Reads the op's shapes alone.
   virtual int64_t scratch_bytes(const ops::AttentionBackward&) const { return 0; }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/block_planes.h"
 #include "ops/common.h"
 
 namespace mixtral::ops {
@@ -48,9 +49,48 @@ void for_interleaved(const Weight& weight, const Tensor& piece, bool codes, int6
     copy(bundle + at * kInterleaved + within * step, at, step);
 }
 
+/// A row of a file's blocks, and the same in planes.
+void row_to_planes(const BlockPlanes& p, int64_t columns, const uint8_t* row, uint8_t* planes) {
+  for (int64_t unit = 0; unit < columns / kUnitColumns; ++unit) {
+    const uint64_t codes = unit_of_file(p, row, unit);
+    std::memcpy(planes + place_of_unit(unit) * p.bits, &codes, static_cast<size_t>(p.bits));
+  }
+  uint8_t* headers = planes + columns * p.bits / 8;
+  for (int64_t block = 0; block < columns / p.columns; ++block)
+    std::memcpy(headers + block * p.header, row + block * p.block_bytes(),
+                static_cast<size_t>(p.header));
+}
+
+void row_of_planes(const BlockPlanes& p, int64_t columns, const uint8_t* planes, uint8_t* row) {
+  const uint8_t* headers = planes + columns * p.bits / 8;
+  for (int64_t block = 0; block < columns / p.columns; ++block, row += p.block_bytes()) {
+    std::memcpy(row, headers + block * p.header, static_cast<size_t>(p.header));
+    for (int at = 0; at < p.code_bytes(); ++at)
+      row[p.header + at] = file_byte_of_planes(p, planes, block, at);
+  }
+}
+
+/// From plain rows to planes, or back.
+void change_planes(const Weight& from, const Weight& to) {
+  const BlockPlanes p = planes_of(from.format);
+  for (int64_t row = 0; row < from.rows(); ++row) {
+    const auto* source = reinterpret_cast<const uint8_t*>(row_of(from.codes, row));
+    auto* target = reinterpret_cast<uint8_t*>(row_of(to.codes, row));
+    (to.layout == WeightLayout::planes ? row_to_planes : row_of_planes)(p, from.inputs(), source,
+                                                                        target);
+  }
+}
+
 /// One row's pieces in plain order: where they stand, or copied together into `room`.
 RowPieces pieces_of(const Weight& weight, int64_t row, std::vector<char>& room) {
   std::array<void*, 4> at{};
+  if (weight.layout == WeightLayout::planes) {
+    room.resize(static_cast<size_t>(weight.codes.dim(1)));
+    auto* to = reinterpret_cast<uint8_t*>(room.data());
+    row_of_planes(planes_of(weight.format), weight.inputs(),
+                  reinterpret_cast<const uint8_t*>(row_of(weight.codes, row)), to);
+    return {.codes = to};
+  }
   if (weight.layout == WeightLayout::rows) {
     for (size_t i = 0; i < at.size(); ++i) at[i] = row_of(weight.*kWeightPieces[i], row);
   } else {
@@ -218,6 +258,8 @@ void expect_weight(std::string_view name, const Weight& weight) {
 bool has_layout(WeightFormat format, const Shape& shape, WeightLayout layout) {
   if (layout == WeightLayout::rows) return true;
   if (shape[1] % bundle_rows(layout) != 0) return false;
+  if (layout == WeightLayout::planes)
+    return planes_of(format) && shape[2] % kPairColumns == 0 && shape[2] % format.unit() == 0;
   if (format.dense() || layout == WeightLayout::interleaved16) {
     const int64_t size = size_of(format.row().type);
     return format.dense() && layout == WeightLayout::interleaved16 && (size == 2 || size == 4) &&
@@ -301,6 +343,13 @@ void change_layout(const Weight& from, const Weight& to) {
     interleave ? transpose_words<true>(rows, mixed, from.rows(), row_bytes)
                : transpose_words<false>(rows, mixed, from.rows(), row_bytes);
     return;
+  }
+  const auto differs = [&](WeightLayout layout) {
+    return (from.layout == layout) != (to.layout == layout);
+  };
+  if (differs(WeightLayout::planes)) {
+    CHECK(differs(WeightLayout::rows), "planes are made of plain rows");
+    return change_planes(from, to);
   }
   for (const auto which : kWeightPieces) {
     const Tensor &source = from.*which, &target = to.*which;

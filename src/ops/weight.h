@@ -23,11 +23,14 @@ enum class WeightLayout : uint8_t {
   /// Sixteen rows of a dense format of 16 or 32 bits side by side: the first four bytes of each
   /// row, then the next four, and so on. O must be a multiple of 16, and a row of 4 bytes.
   interleaved16,
+  /// Blocks of a row divided into codes and what describes them, for GPUs: block_planes.h. Rows
+  /// stand one after another.
+  planes,
 };
 
 /// Rows that a layout keeps side by side: a part of a weight has a whole number of such bundles.
 constexpr int64_t bundle_rows(WeightLayout layout) {
-  return layout == WeightLayout::rows ? 1 : layout == WeightLayout::interleaved8 ? 8 : 16;
+  return layout == WeightLayout::interleaved8 ? 8 : layout == WeightLayout::interleaved16 ? 16 : 1;
 }
 
 /// What a product multiplies by: G matrices of O rows and I columns, in some format. A view of

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <numeric>
 
@@ -47,8 +48,9 @@ std::vector<Case> cases() {
       {0, 33, 0, 2, 17, 0},
       {0, 0, 64, 0},
   };
-  for (const char* format : {"bf16", "fp8", "nf4", "int4_g64_bf16", "int4_g128_f16",
-                             "int8_g64_bf16", "int8_g128_f16", "int4_g64_f16", "int8_g64_f16"})
+  for (const char* format :
+       {"bf16", "fp8", "nf4", "int4_g64_bf16", "int4_g128_f16", "int8_g64_bf16", "int8_g128_f16",
+        "int4_g64_f16", "int8_g64_f16", "q8_0", "q4_0", "q4_k"})
     for (const auto& counts : rows)
       for (const auto& [outputs, inputs] :
            {std::pair(48, 256), std::pair(70, 1280), std::pair(8, 4096), std::pair(136, 2048)})
@@ -56,10 +58,11 @@ std::vector<Case> cases() {
         all.push_back(
             {format, counts, outputs + (format == std::string("bf16") ? 256 : 0), inputs});
   // More than other kernels take of plain numbers.
-  for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int8_g64_f16"})
+  for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int8_g64_f16", "q8_0", "q4_0", "q4_k"})
     for (const int32_t count : {17, 25, 32}) all.push_back({format, {count}, 136, 2048});
   // So many outputs that two tiles of them make an item, and the last item is short.
-  for (const char* format : {"fp8", "nf4", "int4_g64_bf16", "int4_g128_f16", "int8_g64_bf16"})
+  for (const char* format :
+       {"fp8", "nf4", "int4_g64_bf16", "int4_g128_f16", "int8_g64_bf16", "q8_0", "q4_0", "q4_k"})
     for (const int32_t count : {1, 2}) all.push_back({format, {count}, 8500, 256});
   for (const int64_t inputs : {8, 24, 40, 104, 520})
     for (const auto& counts : {std::vector<int32_t>{2}, {2, 0, 3}})
@@ -105,13 +108,36 @@ class Streamed : public GpuTest<Case> {
           values[i] = static_cast<float>(rounded);
         }
       } else {
-        ops::pack_row(packed, row, values);
+        if (format.row().pack)
+          ops::pack_row(packed, row, values);
+        else
+          draw_blocks(packed, row);
         ops::unpack_row(packed, row, values);
       }
+    }
+    const ops::WeightLayout layout = gpu().preferred_layout(format, packed.shape);
+    if (layout != packed.layout) {
+      ops::Weight other = ops::make_weight(
+          packed.shape, format, [&](Shape shape, Dtype dtype) { return host(shape, dtype); });
+      other.layout = layout;
+      ops::change_layout(packed, other);
+      packed = other;
     }
     for (const auto piece : ops::kWeightPieces)
       if (packed.*piece) packed.*piece = on_device(packed.*piece);
     return packed;
+  }
+
+  /// Any codes and scales of a format that is only read, with super-block scales of usual size.
+  void draw_blocks(const ops::Weight& weight, int64_t row) {
+    const int64_t bytes = weight.codes.dim(1), size = weight.format.row().block_bytes;
+    auto* const at = static_cast<uint8_t*>(weight.codes.data()) + row * bytes;
+    for (int64_t i = 0; i < bytes; ++i) at[i] = static_cast<uint8_t>(random_.below(256));
+    for (int64_t block = 0; block < bytes; block += size)
+      for (int half = 0; half < weight.format.row().halves; ++half) {
+        const f16 number(static_cast<float>((random_.uniform() - 0.3) * 1e-4));
+        std::memcpy(at + block + weight.format.row().halves_at + 2 * half, &number, sizeof number);
+      }
   }
 
   Tensor random_bf16(Shape shape, double deviation) {
@@ -252,6 +278,76 @@ TEST_P(Streamed, ARowHasTheSameBitsAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Gpu, Streamed, testing::ValuesIn(cases()));
+
+class Planes : public Streamed {};
+
+TEST_P(Planes, AreMadeInPlaceAndUnpackedAsRowsAre) {
+  const Case& c = GetParam();
+  const WeightFormat format = *ops::find_weight_format(c.format);
+  const auto groups = static_cast<int64_t>(c.rows.size());
+  const Shape shape{groups, c.outputs, c.inputs};
+  const auto make = [&] {
+    return ops::make_weight(shape, format,
+                            [&](Shape piece, Dtype dtype) { return host(piece, dtype); });
+  };
+  const ops::Weight rows = make();
+  ops::Weight planes = make(), seen = make();
+  for (int64_t row = 0; row < rows.rows(); ++row) draw_blocks(rows, row);
+  planes.layout = ops::WeightLayout::planes;
+  ops::change_layout(rows, planes);
+  ops::Weight device = rows;
+  device.codes = on_device(rows.codes);
+  const auto expect_bytes = [&](const ops::Weight& expected) {
+    gpu().download(device.codes, seen.codes);
+    EXPECT_EQ(std::memcmp(seen.codes.data(), expected.codes.data(),
+                          static_cast<size_t>(expected.codes.bytes())),
+              0);
+  };
+  ASSERT_EQ(gpu().preferred_layout(format, shape), ops::WeightLayout::planes);
+  ASSERT_TRUE(gpu().change_layout(device, ops::WeightLayout::planes));
+  device.layout = ops::WeightLayout::planes;
+  expect_bytes(planes);
+  // Groups without rows are left out.
+  std::vector<int32_t> offsets = offsets_of(c.rows);
+  std::vector<float> expected(static_cast<size_t>(c.inputs));
+  for (const Dtype type : {Dtype::f32, Dtype::bf16}) {
+    const Tensor y = room({rows.rows(), c.inputs}, type);
+    gpu().run(
+        ops::Dequantize{.weight = device,
+                        .y = y,
+                        .offsets = groups > 1 ? on_device(Tensor(std::span(offsets))) : Tensor()});
+    const Tensor got = host(y.shape(), type);
+    gpu().download(y, got);
+    for (int64_t row = 0; row < rows.rows(); ++row) {
+      if (c.rows[static_cast<size_t>(row / c.outputs)] == 0) continue;
+      ops::unpack_row(rows, row, expected);
+      for (int64_t i = 0; i < c.inputs; ++i) {
+        const auto at = static_cast<size_t>(i);
+        const int64_t place = row * c.inputs + i;
+        if (type == Dtype::f32)
+          ASSERT_EQ(got.as<float>()[place], expected[at]) << row << ", " << i;
+        else
+          ASSERT_EQ(static_cast<float>(got.as<bf16>()[place]),
+                    static_cast<float>(bf16(expected[at])))
+              << row << ", " << i;
+      }
+    }
+  }
+  ASSERT_TRUE(gpu().change_layout(device, ops::WeightLayout::rows));
+  device.layout = ops::WeightLayout::rows;
+  expect_bytes(rows);
+}
+
+std::vector<Case> plane_cases() {
+  std::vector<Case> all;
+  for (const char* format : {"q8_0", "q4_0", "q4_k"})
+    for (const int64_t inputs : {256, 1280, 14336})
+      for (const auto& rows : {std::vector<int32_t>{2}, {1, 0, 3}})
+        all.push_back({format, rows, 64, inputs});
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, Planes, testing::ValuesIn(plane_cases()));
 
 }  // namespace
 }  // namespace mixtral::test

@@ -229,6 +229,41 @@ TEST(WeightLayouts, OfDenseFormatsPutSixteenRowsSideBySide) {
   }
 }
 
+TEST(WeightLayouts, OfBlocksDivideARowIntoCodesAndHeaders) {
+  for (const WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_0, WeightFormat::q4_k}) {
+    const Shape shape{2, 3, 512};
+    ASSERT_TRUE(has_layout(format, shape, WeightLayout::planes)) << format.name();
+    const Owned rows(shape, format), back(shape, format);
+    Owned planes(shape, format);
+    planes.weight.layout = WeightLayout::planes;
+    auto* const plain = static_cast<uint8_t*>(rows.weight.codes.data());
+    for (int64_t i = 0; i < rows.weight.bytes(); ++i)
+      plain[i] = static_cast<uint8_t>((i * 2654435761 >> 8) % 120);  // halves below 2
+    change_layout(rows.weight, planes.weight);
+    EXPECT_NE(planes.bytes(), rows.bytes()) << format.name();
+    for (int64_t row = 0; row < rows.weight.rows(); ++row)
+      EXPECT_EQ(planes.row(row), rows.row(row)) << format.name() << " row " << row;
+    change_layout(planes.weight, back.weight);
+    EXPECT_EQ(back.bytes(), rows.bytes()) << format.name();
+  }
+  // The unit of columns 40 to 47 stands behind that of columns 8 to 15.
+  const Shape shape{1, 1, 64};
+  const Owned rows(shape, WeightFormat::q8_0);
+  Owned planes(shape, WeightFormat::q8_0);
+  planes.weight.layout = WeightLayout::planes;
+  auto* const plain = static_cast<uint8_t*>(rows.weight.codes.data());
+  for (int i = 0; i < 68; ++i) plain[i] = static_cast<uint8_t>(i);
+  change_layout(rows.weight, planes.weight);
+  const auto* const at = static_cast<const uint8_t*>(planes.weight.codes.data());
+  EXPECT_EQ(at[16], 2 + 8);
+  EXPECT_EQ(at[24], 34 + 2 + 8);
+  EXPECT_EQ(at[64], 0);
+  EXPECT_EQ(at[66], 34);
+  EXPECT_FALSE(has_layout(WeightFormat::q8_0, {1, 1, 96}, WeightLayout::planes));
+  EXPECT_FALSE(has_layout(WeightFormat::q6_k, {1, 1, 512}, WeightLayout::planes));
+  EXPECT_FALSE(has_layout(WeightFormat::bf16, {1, 1, 512}, WeightLayout::planes));
+}
+
 TEST(WeightLayouts, AreOfWholeBundlesOnly) {
   const auto has = [](WeightFormat format, Shape shape,
                       WeightLayout layout = WeightLayout::interleaved8) {
