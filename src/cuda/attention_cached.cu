@@ -1,5 +1,6 @@
 #include "cuda/attention_decode.h"
 #include "cuda/attention_mma.h"
+#include "cuda/attention_wgmma.h"
 #include "cuda/backend.h"
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
@@ -269,7 +270,7 @@ void decode(const ops::CachedAttention& op, int processors, Scratch& scratch, cu
 
 template <class K>
 void prefill(const ops::CachedAttention& op, cudaStream_t stream) {
-  if (mma_cached_attention(op, stream)) return;
+  if (wgmma_cached_attention(op, stream) || mma_cached_attention(op, stream)) return;
   launch_flash_forward("cached_attention", cached_source<K>(op),
                        {op.out.data(), op.out.dtype() == Dtype::bf16}, nullptr, stream);
 }

@@ -1,4 +1,5 @@
 #include "cuda/attention_mma.h"
+#include "cuda/attention_runs.cuh"
 #include "cuda/flash.cuh"
 #include "cuda/mma.cuh"
 #include "cuda/sequences.cuh"
@@ -10,7 +11,7 @@
 namespace mixtral::cuda {
 namespace {
 
-constexpr int kQueries = 128, kKeys = 64, kRowsOfWarp = 32, kPieces = kRowsOfWarp / 16;
+constexpr int kKeys = 64, kRowsOfWarp = 32, kPieces = kRowsOfWarp / 16;
 
 /// Keys and values of a tile as they come from memory, two tiles in turn: numbers as they are
 /// multiplied.
@@ -87,40 +88,11 @@ struct Fetched<width, K> {
   __device__ const auto& values(int) const { return v; }
 };
 
-/// What each of a tile's rows sees.
-struct Seen {
-  int sequence[kQueries], first[kQueries], last[kQueries];
-};
-
 template <int width, class K>
 struct Shared : Seen {
   MmaTile<kQueries, width> q;
   Fetched<width, K> fetched;
 };
-
-/// Rows of one sequence, and what they see: every row all of `whole_first` .. `whole_last`, some
-/// row all of `first` .. `last`.
-struct Run {
-  int begin, end, sequence;
-  int first, last, whole_first, whole_last;
-};
-
-__device__ inline Run run_from(const Seen& shared, int begin, int count) {
-  Run run{begin,
-          begin,
-          shared.sequence[begin],
-          shared.first[begin],
-          shared.last[begin],
-          shared.first[begin],
-          shared.last[begin]};
-  for (; run.end < count && shared.sequence[run.end] == run.sequence; ++run.end) {
-    run.first = min(run.first, shared.first[run.end]);
-    run.last = max(run.last, shared.last[run.end]);
-    run.whole_first = max(run.whole_first, shared.first[run.end]);
-    run.whole_last = min(run.whole_last, shared.last[run.end]);
-  }
-  return run;
-}
 
 template <int width, class K, class Source>
 __global__ void __launch_bounds__(kMmaThreads, 2)
@@ -135,12 +107,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
 
   shared.q.fetch(count, op.width, [&](int r) { return op.query(begin + r, head); });
   __pipeline_commit();
-  {
-    const int n = begin + min(static_cast<int>(threadIdx.x), count - 1);
-    shared.sequence[threadIdx.x] = op.sequence(n);
-    shared.first[threadIdx.x] = op.first_seen(n);
-    shared.last[threadIdx.x] = op.last_seen(n);
-  }
+  shared.read(op, begin, count);
   __syncthreads();
 
   using Scores = Accumulator<kPieces, kKeys / 8>;

@@ -2,8 +2,6 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
-#include <cute/arch/cluster_sm90.hpp>
-#include <cute/arch/mma_sm90_gmma.hpp>
 #include <type_traits>
 #include <utility>
 
@@ -99,29 +97,6 @@ __device__ void load_tiles(const GroupedArguments& args, typename P::Storage& s,
     else
       load_tile<P, true, false>(args, s, tile, rank, stage);
   }
-}
-
-/// The descriptor of a wgmma operand in shared memory: rows of 128 bytes with a swizzle of 128
-/// bytes (1 in bits 62-63); the address, and the offsets from box to box and from 8 rows to the
-/// next 8, in units of 16 bytes.
-__device__ inline uint64_t operand(const void* shared) {
-  const uint64_t address = cute::cast_smem_ptr_to_uint(shared);
-  return (address & 0x3FFFF) >> 4 | uint64_t{kBoxBytes >> 4} << 16 |
-         uint64_t{8 * kRowBytes >> 4} << 32 | uint64_t{1} << 62;
-}
-
-template <class Mma, int n, size_t... i>
-__device__ __forceinline__ void multiply_add(
-    uint64_t a, uint64_t b, float (&d)[n], std::index_sequence<i...>,
-    cute::SM90::GMMA::ScaleOut before = cute::SM90::GMMA::ScaleOut::One) {
-  Mma::fma(a, b, d[i]..., before);
-}
-
-/// Keeps the compiler from moving accesses of the accumulators across this point.
-template <int n>
-__device__ __forceinline__ void keep_in_order(float (&d)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) cute::warpgroup_fence_operand(d[i]);
 }
 
 /// Clears the rows of a stage from `valid` on: they belong to the next group.
@@ -293,8 +268,8 @@ template <class P>
 __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typename P::Storage& s,
                                                int rank, int consumer, int thread) {
   constexpr int count = P::tile_n / 2;
-  const uint64_t a0 = operand(s.a[0] + consumer * kBoxBytes);
-  const uint64_t b0 = operand(s.b[0]);
+  const uint64_t a0 = operand(s.a[0] + consumer * kBoxBytes, kBoxBytes);
+  const uint64_t b0 = operand(s.b[0], kBoxBytes);
   GroupedTiles<P> tiles(args, rank);
   GroupedTile tile;
   PipelineState<P::stages> stage;

@@ -7,6 +7,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/product.h"
+#include "cuda/wgmma.cuh"
 
 // What producer, consumers and epilogue of the grouped kernel (grouped_kernel.cuh) share: shapes,
 // shared memory, arguments, and the order of the tiles.
@@ -24,9 +25,8 @@ constexpr int kConsumers = 2;             // consumer warpgroups, 64 rows of the
 constexpr int kRows = kTileM / kConsumers;
 constexpr int kGroupedThreads = 128 * (1 + kConsumers);
 
-// Everything in shared memory is in boxes of 64 rows of 128 bytes, swizzled in pieces of 16 bytes.
-constexpr int kRowBytes = 128, kBoxBytes = 64 * kRowBytes;
-constexpr int kPieces = kRowBytes / 16;
+// Everything in shared memory is in boxes of 64 rows (wgmma.cuh).
+constexpr int kBoxBytes = 64 * kRowBytes;
 constexpr int kBoxesA = kTileM / 64;
 
 /// The columns of a tile, and how many blocks form a cluster, which shares an operand. `scaled`:
@@ -184,17 +184,6 @@ __device__ int rows_left(const GroupedArguments& args, const GroupedTile& tile, 
   return min(kRows, max(0, rows - tile.m - consumer * kRows));
 }
 
-/// An index in a ring of `size` stages, and the phase (parity) of the round, as barriers wait for
-/// it.
-template <int size>
-struct PipelineState {
-  int index = 0;
-  uint32_t phase = 0;
-  __device__ void advance() {
-    if (++index == size) index = 0, phase ^= 1;
-  }
-};
-
 constexpr auto kCacheHint = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
 
 /// The reverse of pack_bf16.
@@ -218,10 +207,6 @@ __device__ inline void reload_matrices(uint32_t (&words)[4], const uint8_t* from
                : "memory");
 }
 
-/// The offset of a piece of 16 bytes of a row in a box.
-__device__ inline int swizzled(int row, int piece) {
-  return row * kRowBytes + (piece ^ (row % 8)) * 16;
-}
 __device__ inline uint4& vector_at(uint8_t* shared) { return *reinterpret_cast<uint4*>(shared); }
 
 }  // namespace mixtral::cuda

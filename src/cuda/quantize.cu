@@ -270,7 +270,7 @@ void CudaBackend::run(const ops::Dequantize& op) {
   const int64_t every = op.offsets ? op.offsets.dim(0) - 1 : 1;
   const int64_t groups = op.y.dim(0) / every % 64 == 0 ? every : 1;
   if (in_groups(op.weight.format)) return dequantize_groups(op, groups, processors_, stream_);
-  if (in_blocks(op.weight.format)) return dequantize_blocks(op, groups, processors_, stream_);
+  if (in_blocks(op.weight.format)) return dequantize_blocks(op, groups, stream_);
   const int32_t* offsets = groups > 1 ? data<int32_t>(op.offsets) : nullptr;
   const int64_t count = op.y.numel() / groups;  // of a group
   const auto grid = [&](int64_t wide) { return dim3(blocks(wide), static_cast<unsigned>(groups)); };

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 
 #include "cuda/aligned.h"
@@ -18,6 +19,7 @@ using ops::BlockPlanes;
 using ops::kUnitColumns;
 
 constexpr int kThreads = 256;
+constexpr int kUnits = 4;                // of a thread, of 8 numbers
 constexpr int kMostRowBytes = 96 << 10;  // of a row in shared memory
 
 enum class Blocks { q8_0, q4_0, q4_k };
@@ -39,8 +41,10 @@ void with_blocks(ops::WeightFormat format, F&& f) {
   f(std::integral_constant<Blocks, Blocks::q4_k>{});
 }
 
-/// Halves of a file stand anywhere.
+/// In a file's rows halves stand anywhere.
+template <bool aligned>
 __device__ inline float half_at(const uint8_t* bytes) {
+  if constexpr (aligned) return __half2float(*reinterpret_cast<const Half*>(bytes));
   return __half2float(__ushort_as_half(static_cast<uint16_t>(bytes[0] | bytes[1] << 8)));
 }
 
@@ -48,9 +52,9 @@ __device__ inline float half_at(const uint8_t* bytes) {
 struct Scale {
   float step, least;
 };
-template <Blocks blocks>
+template <Blocks blocks, bool aligned>
 __device__ inline Scale scale_of(const uint8_t* header, int block_of_32) {
-  if constexpr (blocks != Blocks::q4_k) return {half_at(header), 0};
+  if constexpr (blocks != Blocks::q4_k) return {half_at<aligned>(header), 0};
   const uint8_t* own = header + 4;
   const int j = block_of_32;
   int scale = own[j] & 63, minimum = own[j + 4] & 63;
@@ -58,8 +62,8 @@ __device__ inline Scale scale_of(const uint8_t* header, int block_of_32) {
     scale = (own[j + 4] & 15) | (own[j - 4] >> 6) << 4;
     minimum = own[j + 4] >> 4 | (own[j] >> 6) << 4;
   }
-  return {__fmul_rn(half_at(header), static_cast<float>(scale)),
-          __fmul_rn(half_at(header + 2), static_cast<float>(minimum))};
+  return {__fmul_rn(half_at<aligned>(header), static_cast<float>(scale)),
+          __fmul_rn(half_at<aligned>(header + 2), static_cast<float>(minimum))};
 }
 
 template <Blocks blocks>
@@ -74,34 +78,45 @@ __device__ inline float value_of(uint64_t codes, int i, const Scale& scale) {
 /// `units` are those of a group, `packed`: y can be written 16 bytes at a time.
 template <Blocks blocks, bool planes, bool packed, class T>
 __global__ void __launch_bounds__(kThreads)
-    dequantize(const uint8_t* weight, const int* offsets, T* y, int64_t units, int columns) {
+    dequantize(const uint8_t* weight, const int* offsets, T* y, uint32_t units, int columns) {
   if (offsets && offsets[blockIdx.y] == offsets[blockIdx.y + 1]) return;
   constexpr BlockPlanes p = kPlanes<blocks>;
-  const int in_row = columns / kUnitColumns;
+  const auto in_row = static_cast<uint32_t>(columns / kUnitColumns);
   const int64_t row_bytes = int64_t{columns / p.columns} * p.block_bytes();
-  const int64_t end = (blockIdx.y + 1) * units, stride = int64_t{gridDim.x} * kThreads;
-  int64_t at = blockIdx.y * units + int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (; at < end; at += stride) {
-    const int64_t row = at / in_row;
-    const int unit = static_cast<int>(at - row * in_row), column = unit * kUnitColumns;
+  const int64_t before = blockIdx.y * int64_t{units};
+  weight += before / in_row * row_bytes;
+  y += before * kUnitColumns;
+  const uint32_t first = blockIdx.x * (kThreads * kUnits) + threadIdx.x;
+  uint64_t codes[kUnits];
+  Scale scales[kUnits];
+#pragma unroll
+  for (int k = 0; k < kUnits; ++k) {
+    const uint32_t at = first + k * kThreads;
+    if (at >= units) continue;
+    const uint32_t row = at / in_row;
+    const auto unit = static_cast<int>(at - row * in_row);
     const uint8_t* from = weight + row * row_bytes;
-    const int block = column / p.columns;
+    const int block = unit * kUnitColumns / p.columns;
     const uint8_t* header;
-    uint64_t codes;
     if constexpr (planes) {
       const auto* words =
           reinterpret_cast<const uint32_t*>(from + ops::place_of_unit(unit) * p.bits);
-      codes = words[0];
-      if constexpr (p.bits == 8) codes |= uint64_t{words[1]} << 32;
+      codes[k] = words[0];
+      if constexpr (p.bits == 8) codes[k] |= uint64_t{words[1]} << 32;
       header = from + columns * p.bits / 8 + block * p.header;
     } else {
-      codes = ops::unit_of_file(p, from, unit);
+      codes[k] = ops::unit_of_file(p, from, unit);
       header = from + block * p.block_bytes();
     }
-    const Scale scale = scale_of<blocks>(header, column % p.columns / 32);
+    scales[k] = scale_of<blocks, planes>(header, unit * kUnitColumns % p.columns / 32);
+  }
+#pragma unroll
+  for (int k = 0; k < kUnits; ++k) {
+    const int64_t at = first + k * kThreads;
+    if (at >= units) continue;
     float values[kUnitColumns];
 #pragma unroll
-    for (int i = 0; i < kUnitColumns; ++i) values[i] = value_of<blocks>(codes, i, scale);
+    for (int i = 0; i < kUnitColumns; ++i) values[i] = value_of<blocks>(codes[k], i, scales[k]);
     if constexpr (packed) {
       store(y + at * kUnitColumns, values);
     } else {
@@ -199,14 +214,13 @@ void quantize_blocks(const ops::Quantize& op, cudaStream_t stream) {
   check_launch("quantize");
 }
 
-void dequantize_blocks(const ops::Dequantize& op, int64_t groups, int processors,
-                       cudaStream_t stream) {
+void dequantize_blocks(const ops::Dequantize& op, int64_t groups, cudaStream_t stream) {
   const int64_t columns = op.y.dim(1), units = op.y.numel() / groups / kUnitColumns;
   const int* offsets = groups > 1 ? data<int>(op.offsets) : nullptr;
   const bool planes = op.weight.layout == ops::WeightLayout::planes;
   CHECK(!planes || aligned(op.weight.codes, 4), "planes that are not aligned");
-  const dim3 grid(blocks(std::min(divide_up(units, kThreads), int64_t{processors} * 64)),
-                  static_cast<unsigned>(groups));
+  CHECK(units <= std::numeric_limits<int32_t>::max(), "a group of less than 2^34 numbers");
+  const dim3 grid(blocks(divide_up(units, kThreads * kUnits)), static_cast<unsigned>(groups));
   with_float(op.y.dtype(), [&](auto y) {
     using T = type_of<decltype(y)>;
     with_blocks(op.weight.format, [&](auto constant) {

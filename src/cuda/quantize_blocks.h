@@ -13,8 +13,7 @@ bool in_blocks(ops::WeightFormat format);
 /// q8_0 and q4_0, into plain rows.
 void quantize_blocks(const ops::Quantize& op, cudaStream_t stream);
 /// Unpacks `groups` matrices of the weight; those without rows, by `offsets`, are left out.
-void dequantize_blocks(const ops::Dequantize& op, int64_t groups, int processors,
-                       cudaStream_t stream);
+void dequantize_blocks(const ops::Dequantize& op, int64_t groups, cudaStream_t stream);
 
 /// Brings every row of a weight from plain rows to planes, or back, in its place. False where a row
 /// is too long.

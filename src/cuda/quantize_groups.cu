@@ -1,4 +1,5 @@
 #include <bit>
+#include <limits>
 
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
@@ -18,9 +19,10 @@ struct Groups {
   uint8_t* codes;
   void *scales, *minima;
   int64_t rows, columns;
-  int block;
+  int shift;  // log2 of the elements of a group
 
-  __host__ __device__ int64_t in_row() const { return (columns + block - 1) / block; }
+  __host__ __device__ int block() const { return 1 << shift; }
+  __host__ __device__ int64_t in_row() const { return (columns + block() - 1) >> shift; }
   template <int bits>
   __host__ __device__ int64_t code_bytes() const {
     return (columns * bits + 7) / 8;
@@ -37,35 +39,38 @@ __device__ inline int code_at(const uint8_t* line, int64_t column) {
 /// those without rows are left alone. `packs` are those of one.
 template <int bits, int n, class S, class T>
 __global__ void __launch_bounds__(kThreads)
-    dequantize(Groups from, const int* offsets, T* y, int64_t packs) {
+    dequantize(Groups from, const int* offsets, T* y, uint32_t packs) {
   if (offsets && offsets[blockIdx.y] == offsets[blockIdx.y + 1]) return;
   constexpr int kBytes = n * bits / 8;
-  const int64_t end = (blockIdx.y + 1) * packs;
-  const int64_t first =
-      blockIdx.y * packs + int64_t{blockIdx.x} * (kThreads * kPacks) + threadIdx.x;
+  // Within the weight's group, counted in 32 bits: divisions are the most of the work.
+  const uint32_t first = blockIdx.x * (kThreads * kPacks) + threadIdx.x;
+  const int64_t before = blockIdx.y * int64_t{packs};
+  const auto in_row = static_cast<uint32_t>(from.columns / n);
+  const int64_t row_before = before / in_row;
   Pack<uint8_t, kBytes> codes[kPacks];
   float scale[kPacks], minimum[kPacks];
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
-    const int64_t pack = first + k * kThreads;
-    if (pack >= end) continue;
-    codes[k] = *reinterpret_cast<const Pack<uint8_t, kBytes>*>(from.codes + pack * kBytes);
-    const int64_t element = pack * n, row = element / from.columns;
-    const int64_t group = row * from.in_row() + (element - row * from.columns) / from.block;
+    const uint32_t pack = first + k * kThreads;
+    if (pack >= packs) continue;
+    codes[k] =
+        *reinterpret_cast<const Pack<uint8_t, kBytes>*>(from.codes + (before + pack) * kBytes);
+    const uint32_t row = pack / in_row, column = (pack - row * in_row) * n;
+    const int64_t group = (row_before + row) * from.in_row() + (column >> from.shift);
     scale[k] = widen<float>(static_cast<const S*>(from.scales)[group]);
     minimum[k] = widen<float>(static_cast<const S*>(from.minima)[group]);
   }
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
-    const int64_t pack = first + k * kThreads;
-    if (pack >= end) continue;
+    const uint32_t pack = first + k * kThreads;
+    if (pack >= packs) continue;
     float values[n];
 #pragma unroll
     for (int i = 0; i < n; ++i) {
       const int code = bits == 8 ? codes[k].at[i] : codes[k].at[i * bits / 8] >> (i % 2 * 4) & 15;
       values[i] = static_cast<float>(code) * scale[k] + minimum[k];
     }
-    store(y + pack * n, values);
+    store(y + (before + pack) * n, values);
   }
 }
 
@@ -78,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   int64_t i = blockIdx.y * count + int64_t{blockIdx.x} * kThreads + threadIdx.x;
   for (; i < end; i += stride) {
     const int64_t row = i / from.columns, column = i - row * from.columns;
-    const int64_t group = row * from.in_row() + column / from.block;
+    const int64_t group = row * from.in_row() + (column >> from.shift);
     const int code = code_at<bits>(from.codes + row * from.code_bytes<bits>(), column);
     y[i] = narrow<T>(static_cast<float>(code) *
                          widen<float>(static_cast<const S*>(from.scales)[group]) +
@@ -103,12 +108,12 @@ template <int bits, class S, class T>
 __global__ void __launch_bounds__(kThreads) quantize(const T* x, Groups to) {
   constexpr float kMost = bits == 8 ? 255 : 15;
   constexpr int kMostValues = 128 / kWarp;  // of a lane
-  const int lane = threadIdx.x % kWarp, per = to.block / kWarp;
+  const int lane = threadIdx.x % kWarp, per = to.block() / kWarp;
   const int64_t in_row = to.in_row(), count = to.rows * in_row;
   const int64_t warps = int64_t{gridDim.x} * (kThreads / kWarp);
   int64_t group = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   for (; group < count; group += warps) {
-    const int64_t row = group / in_row, begin = (group - row * in_row) * to.block;
+    const int64_t row = group / in_row, begin = (group - row * in_row) * to.block();
     // Pairs of columns 2 · lane, 2 · lane + 64; single ones where a group has but 32.
     const auto column_of = [&](int i) {
       return begin + (per == 1 ? lane : i / 2 * (2 * kWarp) + 2 * lane + i % 2);
@@ -165,7 +170,7 @@ Groups groups_of(const ops::Weight& weight, int64_t columns) {
           weight.minima.data(),
           weight.codes.dim(0),
           columns,
-          weight.format.row().block};
+          std::countr_zero(static_cast<unsigned>(weight.format.row().block))};
 }
 
 /// Calls f with the bits of a code and the type of scales.
@@ -219,15 +224,16 @@ void dequantize_groups(const ops::Dequantize& op, int64_t groups, int processors
       using S = type_of<decltype(scale)>;
       constexpr int n = kPackOf<T>;
       constexpr uintptr_t kBytes = n * bits() / 8;
-      const bool aligned =
-          packs(n, columns, {op.y}) && reinterpret_cast<uintptr_t>(from.codes) % kBytes == 0;
+      const bool aligned = count / n <= std::numeric_limits<int32_t>::max() &&
+                           packs(n, columns, {op.y}) &&
+                           reinterpret_cast<uintptr_t>(from.codes) % kBytes == 0;
       const auto grid = [&](int64_t wide) {
         return dim3(blocks(wide), static_cast<unsigned>(groups));
       };
       if (aligned)
         dequantize<bits(), n, S>
             <<<grid(divide_up(count / n, kThreads * kPacks)), kThreads, 0, stream>>>(
-                from, offsets, data<T>(op.y), count / n);
+                from, offsets, data<T>(op.y), static_cast<uint32_t>(count / n));
       else
         dequantize_each<bits(), S>
             <<<grid(std::min(divide_up(count, kThreads), int64_t{processors} * 32)), kThreads, 0,

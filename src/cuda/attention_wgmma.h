@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "ops/attention.h"
+
+namespace mixtral::cuda {
+
+/// Attention over a cache in bf16 for runs of tokens, on Hopper's tensor cores: bf16, heads up to
+/// 128 wide in multiples of 8, aligned rows; any sequences, pages and window. False for others.
+bool wgmma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream);
+
+}  // namespace mixtral::cuda
