@@ -2,17 +2,20 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include <algorithm>
+#include <cute/arch/copy_sm90_tma.hpp>
 #include <type_traits>
 
 #include "cuda/aligned.h"
 #include "cuda/attention_runs.cuh"
 #include "cuda/attention_wgmma.h"
 #include "cuda/flash.cuh"
+#include "cuda/tensor_map.h"
 #include "cuda/wgmma.cuh"
 
 // Attention of prompts on Hopper's tensor cores (Shah et al. 2024, "FlashAttention-3"). A block has
-// 128 queries of one head. Its producer warpgroup gathers tiles of 128 keys and values from the
-// cache's pages; two consumer warpgroups, with 64 queries each, multiply them by wgmma. A consumer
+// 128 queries of one head. One producer thread loads tiles of 128 keys and values from the cache's
+// pages by TMA; two consumer warpgroups, with 64 queries each, multiply them by wgmma. A consumer
 // issues the scores of the next tile and then the product with this tile's values, which runs while
 // it computes the next tile's softmax.
 namespace mixtral::cuda {
@@ -20,31 +23,39 @@ namespace {
 
 namespace gmma = cute::SM90::GMMA;
 using Barrier = cutlass::arch::ClusterBarrier;
+using TransactionBarrier = cutlass::arch::ClusterTransactionBarrier;
+
+constexpr auto kCacheHint = static_cast<uint64_t>(cute::TMA::CacheHintSm90::EVICT_NORMAL);
 
 constexpr int kKeys = 128;  // of a tile
 constexpr int kStages = 2;
 constexpr int kWarpgroup = 128, kConsumers = 2, kThreads = kWarpgroup * (1 + kConsumers);
 constexpr int kRows = kQueries / kConsumers;
-constexpr int kBoxBytes = 128 * kRowBytes;  // of 64 columns of a tile
+static_assert(kKeys == kQueries);
+constexpr int kBoxBytes = kKeys * kRowBytes;  // of 64 columns of a tile
 
 /// The rows of a tile, in boxes of 64 columns.
 template <int width>
 struct TileBoxes {
   alignas(1024) uint8_t at[width / 64][kBoxBytes];
 
-  /// Thread `thread` of `threads` starts its copies of `count` rows of `used` columns (a multiple
-  /// of 8); the rest becomes 0.
-  template <int threads, class Row>
-  __device__ void fetch(int thread, int count, int used, const Row& source) {
+  /// Starts this thread's copies of `count` rows; the rest becomes 0.
+  template <class Row>
+  __device__ void fetch(int count, const Row& source) {
     constexpr int kChunks = width / 8;
 #pragma unroll 4
-    for (int i = thread; i < 128 * kChunks; i += threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kQueries * kChunks; i += kThreads) {
       const int r = i / kChunks, c = i % kChunks;
-      const bool inside = r < count && c * 8 < used;
-      const Bf16* from = source(inside ? r : 0) + (inside ? c * 8 : 0);
-      __pipeline_memcpy_async(at[c / 8] + swizzled(r, c % 8), from, 16, inside ? 0 : 16);
+      const bool inside = r < count;
+      __pipeline_memcpy_async(at[c / 8] + swizzled(r, c % 8), source(inside ? r : 0) + c * 8, 16,
+                              inside ? 0 : 16);
     }
   }
+};
+
+/// [tokens of all pages, heads · width] of one layer.
+struct CacheMaps {
+  CUtensorMap keys, values;
 };
 
 template <int width>
@@ -74,6 +85,7 @@ class KeyTiles {
   }
   __device__ const Run& run() const { return run_; }
   __device__ int first_key() const { return t_; }
+  __device__ int valid_keys() const { return min(kKeys, run_.last + 1 - t_); }
   /// Whether every row sees every key.
   __device__ bool whole() const {
     return run_.begin == 0 && run_.end == count_ && t_ >= run_.whole_first &&
@@ -88,38 +100,35 @@ class KeyTiles {
   int t_ = 0;
 };
 
-/// Loads keys and values, a tile of each in turn. A thread says that its copies are there once it
-/// has issued those of the next tile.
+/// Loads keys and values by TMA, a tile of each in turn: the pages, or the part of one, that have
+/// keys of the tile. One thread does it.
 template <int width, class Source>
-__device__ void produce(const Source& op, Shared<width>& s, int kv, int count) {
-  const int thread = static_cast<int>(threadIdx.x);
+__device__ void produce(const Source& op, const CacheMaps& maps, Shared<width>& s, int kv,
+                        int count) {
   PipelineState<kStages> stage;
-  uint64_t* issued = nullptr;
-  const auto load = [&](TileBoxes<width>& to, const Bf16* from, uint64_t* full, uint64_t* empty,
-                        const KeyTiles<Source>& tiles) {
-    Barrier::wait(empty, stage.phase ^ 1);
+  const int box_rows = min(kKeys, 1 << op.table.shift);
+  const auto load = [&](TileBoxes<width>& to, const CUtensorMap& map, uint64_t* full,
+                        uint64_t* empty, const KeyTiles<Source>& tiles) {
     const Run& run = tiles.run();
-    const int t = tiles.first_key();
-    to.template fetch<kWarpgroup>(thread, min(kKeys, run.last + 1 - t), op.width, [&](int r) {
-      return from + op.offset(op.place(run.sequence, max(t + r, run.first)));
-    });
-    __pipeline_commit();
-    if (issued) {
-      __pipeline_wait_prior(1);
-      cutlass::arch::fence_view_async_shared();
-      Barrier::arrive(issued);
+    const int t = tiles.first_key(), last = min(t + kKeys - 1, run.last);
+    const int boxes = (last - t) / box_rows + 1;
+    Barrier::wait(empty, stage.phase ^ 1);
+    TransactionBarrier::arrive_and_expect_tx(
+        full, static_cast<uint32_t>(boxes * box_rows * width * static_cast<int>(sizeof(Bf16))));
+    for (int i = 0; i < boxes; ++i) {
+      // A page in front of the first key may be gone: what is read in its place is not used.
+      const int entry = op.place(run.sequence, max(t + i * box_rows, run.first)) & -box_rows;
+#pragma unroll
+      for (int box = 0; box < width / 64; ++box)
+        cute::SM90_TMA_LOAD_2D::copy(&map, full, kCacheHint, to.at[box] + i * box_rows * kRowBytes,
+                                     kv * width + box * 64, entry);
     }
-    issued = full;
   };
   KeyTiles<Source> tiles(op, s.seen, count);
   for (; tiles.next(); stage.advance()) {
-    load(s.k[stage.index], op.keys(kv), &s.full_k[stage.index], &s.empty_k[stage.index], tiles);
-    load(s.v[stage.index], op.values(kv), &s.full_v[stage.index], &s.empty_v[stage.index], tiles);
+    load(s.k[stage.index], maps.keys, &s.full_k[stage.index], &s.empty_k[stage.index], tiles);
+    load(s.v[stage.index], maps.values, &s.full_v[stage.index], &s.empty_v[stage.index], tiles);
   }
-  if (!issued) return;
-  __pipeline_wait_prior(0);
-  cutlass::arch::fence_view_async_shared();
-  Barrier::arrive(issued);
 }
 
 /// A consumer's 64 queries. Of a thread: accumulators 4j + 2h and 4j + 2h + 1 are columns
@@ -138,6 +147,7 @@ class Consumer {
         s_(s),
         count_(count),
         scale_(op.scale * kLog2E),
+        consumer_(consumer),
         row_(consumer * kRows + thread_ / kWarp * 16 + lane_ / 4),
         q_(operand(s.q.at[0] + consumer * kRows * kRowBytes, kBoxBytes)) {}
 
@@ -154,10 +164,12 @@ class Consumer {
     if (!tiles.whole()) mask(tiles);
     take_exponentials(shrink);
     round(p);
+    int valid = tiles.valid_keys();
     while (tiles.next()) {
       keys.advance();
       issue_scores(keys);
-      issue_values(p, values);
+      issue_values(p, values, valid);
+      valid = tiles.valid_keys();
       cute::warpgroup_wait<1>();
       keep_in_order(scores_);
       release(&s_.empty_k[keys.index]);
@@ -171,7 +183,7 @@ class Consumer {
       for (int i = 0; i < width / 2; ++i) sums_[i] *= shrink[i / 2 % 2];
       round(p);
     }
-    issue_values(p, values);
+    issue_values(p, values, valid);
     cute::warpgroup_wait<0>();
     keep_in_order(sums_);
   }
@@ -187,9 +199,8 @@ class Consumer {
 #pragma unroll
       for (int j = 0; j < width / 8; ++j) {
         const int column = 8 * j + 2 * (lane_ % 4);
-        if (column < op_.width)
-          *reinterpret_cast<uint32_t*>(to + column) =
-              pack_bf16(sums_[4 * j + 2 * h] / divisor, sums_[4 * j + 2 * h + 1] / divisor);
+        *reinterpret_cast<uint32_t*>(to + column) =
+            pack_bf16(sums_[4 * j + 2 * h] / divisor, sums_[4 * j + 2 * h + 1] / divisor);
       }
     }
   }
@@ -211,10 +222,11 @@ class Consumer {
     cute::warpgroup_commit_batch();
   }
 
-  /// sums += p · the stage's values
+  /// sums += p · the stage's values, of which the first `valid` are values of keys.
   __device__ __forceinline__ void issue_values(const uint32_t (&p)[kKeys / 4],
-                                               const PipelineState<kStages>& stage) {
+                                               const PipelineState<kStages>& stage, int valid) {
     Barrier::wait(&s_.full_v[stage.index], stage.phase);
+    if (valid < kKeys) clear(s_.v[stage.index], valid);
     const uint64_t v = operand(s_.v[stage.index].at[0], kBoxBytes);
     keep_in_order(sums_);
     cute::warpgroup_arrive();
@@ -223,6 +235,16 @@ class Consumer {
       multiply_add<Values>(p + 4 * i, v + i * (16 * kRowBytes / 16), sums_,
                            std::make_index_sequence<width / 2>{});
     cute::warpgroup_commit_batch();
+  }
+
+  /// Clears rows of a tile from `from` on, which are multiplied by 0: what was there before may be
+  /// no number. Both consumers do it.
+  __device__ void clear(TileBoxes<width>& tile, int from) const {
+    for (auto& box : tile.at)
+      for (int at = from * kRowBytes + thread_ * 16; at < kBoxBytes; at += kWarpgroup * 16)
+        *reinterpret_cast<uint4*>(box + at) = uint4{};
+    cutlass::arch::fence_view_async_shared();
+    cutlass::arch::NamedBarrier::sync(kWarpgroup, static_cast<uint32_t>(consumer_));
   }
 
   /// The exponentials as an operand.
@@ -259,10 +281,12 @@ class Consumer {
       for (int j = 0; j < kKeys / 8; ++j)
         most = fmaxf(most, fmaxf(scores_[4 * j + 2 * h], scores_[4 * j + 2 * h + 1]));
       most = warp_reduce<4>(most, Max{});
-      // A row that has seen no key yet stays at −∞; its exponentials must not become NaN.
+      // A row that has seen no key yet stays at −∞; its exponentials must not become NaN. Where the
+      // largest stays, older sums are multiplied by 1.
       const float base = most == -INFINITY ? 0.0f : most * scale_;
-      shrink[h] = exp2_fast(fmaf(largest_[h], scale_, -base));
+      shrink[h] = exp2_fast(bases_[h] - base);
       largest_[h] = most;
+      bases_[h] = most == -INFINITY ? -INFINITY : base;
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j)
@@ -287,14 +311,16 @@ class Consumer {
   const int lane_ = thread_ % kWarp;
   int count_;
   float scale_;
-  int row_;
+  int consumer_, row_;
   uint64_t q_;
   float scores_[kKeys / 2], sums_[width / 2] = {};
   float largest_[2] = {-INFINITY, -INFINITY}, total_[2] = {};
+  float bases_[2] = {-INFINITY, -INFINITY};  // scale · largest
 };
 
 template <int width, class Source>
-__global__ void __launch_bounds__(kThreads, 1) wgmma_forward(Source op, Bf16* out) {
+__global__ void __launch_bounds__(kThreads, 1)
+    wgmma_forward(Source op, const __grid_constant__ CacheMaps maps, Bf16* out) {
   extern __shared__ uint8_t memory[];
   auto& s = *reinterpret_cast<Shared<width>*>((reinterpret_cast<uintptr_t>(memory) + 1023) &
                                               ~uintptr_t{1023});
@@ -303,13 +329,12 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_forward(Source op, Bf16* ou
   const int head = static_cast<int>(blockIdx.y), kv = head / (op.heads / op.kv_heads);
   const int count = min(kQueries, op.tokens - begin);
   const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
-  s.q.template fetch<kThreads>(static_cast<int>(threadIdx.x), count, op.width,
-                               [&](int r) { return op.query(begin + r, head); });
+  s.q.fetch(count, [&](int r) { return op.query(begin + r, head); });
   __pipeline_commit();
   s.seen.read(op, begin, count);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i)
-      for (uint64_t* pair : {&s.full_k[i], &s.full_v[i]}) Barrier::init(pair, kWarpgroup);
+      for (uint64_t* pair : {&s.full_k[i], &s.full_v[i]}) Barrier::init(pair, 1);
     for (int i = 0; i < kStages; ++i)
       for (uint64_t* pair : {&s.empty_k[i], &s.empty_v[i]})
         Barrier::init(pair, kConsumers * kWarpgroup / kWarp);
@@ -321,7 +346,7 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_forward(Source op, Bf16* ou
   // 40 + 2 · 232 = 504 registers for three threads, as it was with 168 each.
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<40>();
-    produce<width>(op, s, kv, count);
+    if (threadIdx.x < kWarp && cute::elect_one_sync()) produce<width>(op, maps, s, kv, count);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
     Consumer<width, Source> consumer(op, s, count, warpgroup - 1);
@@ -334,19 +359,28 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_forward(Source op, Bf16* ou
 
 bool wgmma_cached_attention(const ops::CachedAttention& op, cudaStream_t stream) {
   const ops::Heads& heads = op.heads;
+  constexpr int64_t kSwizzledRows = 8;  // a box begins at a multiple
   if (op.cache.type != ops::CacheType::bf16 || op.qkv.dtype() != Dtype::bf16 ||
-      op.out.dtype() != Dtype::bf16 || heads.width % 8 != 0 || heads.width > 128 ||
-      !aligned(op.qkv) || !aligned(op.out) || !has_aligned_rows(op.cache, heads))
+      op.out.dtype() != Dtype::bf16 || (heads.width != 64 && heads.width != 128) ||
+      op.cache.page_tokens() < kSwizzledRows || !aligned(op.qkv) || !aligned(op.out) ||
+      !has_aligned_rows(op.cache, heads))
     return false;
   const auto source = cached_source<Bf16>(op);
+  const int64_t tokens = op.cache.pages() * op.cache.page_tokens(),
+                columns = heads.kv * heads.width;
+  const int box_rows = static_cast<int>(std::min<int64_t>(kKeys, op.cache.page_tokens()));
+  const auto map = [&](const Tensor& tensor) {
+    return map_of(tensor.data(), Dtype::bf16, {columns, tokens}, {columns}, {64, box_rows});
+  };
+  const CacheMaps maps{map(op.cache.keys), map(op.cache.values)};
   const auto run = [&](auto width) {
     constexpr size_t kBytes = sizeof(Shared<width()>) + 1024;
     const auto kernel = wgmma_forward<width(), CachedSource<Bf16>>;
     allow_shared(kernel, kBytes, "cached_attention");
     const dim3 grid(blocks(divide_up(source.tokens, kQueries)), blocks(source.heads));
-    kernel<<<grid, kThreads, kBytes, stream>>>(source, data<Bf16>(op.out));
+    kernel<<<grid, kThreads, kBytes, stream>>>(source, maps, data<Bf16>(op.out));
   };
-  if (heads.width <= 64)
+  if (heads.width == 64)
     run(std::integral_constant<int, 64>{});
   else
     run(std::integral_constant<int, 128>{});
