@@ -167,17 +167,21 @@ __device__ __forceinline__ void each_subtile(const Work& work,
   (work(std::integral_constant<int, subtile>{}), ...);
 }
 
-/// Sums a tile of e4m3. Tensor cores sum such products in fewer bits than f32 has, so each inner
-/// step's sum is taken alone, multiplied by the scales of the weight's blocks, and added in f32.
-/// Meanwhile the other consumer's products keep the tensor cores busy.
+/// Sums a tile of e4m3, transposed: the weight's rows are those of the accumulators, so that a
+/// thread needs two scales a step. Tensor cores sum such products in fewer bits than f32 has, so
+/// each inner step's sum is taken alone, multiplied by the scales of the weight's blocks, and added
+/// in f32. Meanwhile the other consumer's products keep the tensor cores busy.
 template <class P, int count, class Release>
 __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState<P::stages>& stage,
-                                           int steps, uint64_t a0, uint64_t b0, int lane,
-                                           float (&d)[count], const Release& release) {
+                                           int steps, int consumer, int thread, float (&d)[count],
+                                           const Release& release) {
   using Mma = cute::SM90::GMMA::MMA_64x128x32_F32E4M3E4M3_SS_TN<>;
   using cute::SM90::GMMA::ScaleOut;
   static_assert(P::tile_n == 128 && count == 64);
   constexpr int kParts = kRowBytes / 32;  // of a step: 32 inner elements each
+  const uint64_t weight = operand(s.b[0] + consumer * kBoxBytes, kBoxBytes);
+  const uint64_t x = operand(s.a[0], kBoxBytes);
+  const int row = consumer * kRows + thread / 32 * 16 + thread % 32 / 4;  // and 8 more
   float part[count];
 #pragma unroll
   for (int i = 0; i < count; ++i) part[i] = 0;
@@ -187,42 +191,80 @@ __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState
     cute::warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kParts; ++k)
-      multiply_add<Mma>(a0 + stage.index * (kBoxesA * kBoxBytes / 16) + k * 2,
-                        b0 + stage.index * (P::boxes_b * kBoxBytes / 16) + k * 2, part,
+      multiply_add<Mma>(weight + stage.index * (P::boxes_b * kBoxBytes / 16) + k * 2,
+                        x + stage.index * (kBoxesA * kBoxBytes / 16) + k * 2, part,
                         std::make_index_sequence<count>{}, k == 0 ? ScaleOut::Zero : ScaleOut::One);
     cute::warpgroup_commit_batch();
-    // Of the thread's columns, 8 j + 2 (lane % 4) and the next one. Loaded by volatile
-    // instructions: they must stay in front of the stage's release.
-    const uint32_t from =
-        cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
-        static_cast<uint32_t>(2 * (lane % 4) * kScaleRowBytes + step % kScalesOfRow * 4);
-    float scales[count / 2];
+    // Loaded by volatile instructions: they must stay in front of the stage's release.
+    const uint32_t from = cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
+                          static_cast<uint32_t>(row * kScaleRowBytes + step % kScalesOfRow * 4);
+    float scales[2];
 #pragma unroll
-    for (int i = 0; i < count / 2; ++i)
+    for (int h = 0; h < 2; ++h)
       asm volatile("ld.shared.f32 %0, [%1];"
-                   : "=f"(scales[i])
-                   : "r"(from + static_cast<uint32_t>((i / 2 * 8 + i % 2) * kScaleRowBytes)));
+                   : "=f"(scales[h])
+                   : "r"(from + static_cast<uint32_t>(h * 8 * kScaleRowBytes)));
     cute::warpgroup_wait<0>();
     keep_in_order(part);
     __syncwarp();  // all lanes have their scales
     release(stage.index);
 #pragma unroll
-    for (int i = 0; i < count; ++i) d[i] = fmaf(part[i], scales[i / 4 * 2 + i % 2], d[i]);
+    for (int i = 0; i < count; ++i) d[i] = fmaf(part[i], scales[i / 2 % 2], d[i]);
   }
 }
 
-/// Multiplies a tile's accumulators by the scales of the left operand's rows.
-template <class P, int count>
+/// Multiplies a transposed tile's accumulators by the scales of the left operand's rows.
+template <int count>
 __device__ __forceinline__ void scale_rows(const GroupedArguments& args, const GroupedTile& tile,
-                                           int consumer, int thread, float (&d)[count]) {
-  float scales[2];
+                                           int lane, float (&d)[count]) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int row = tile.m + consumer * kRows + thread / 32 * 16 + thread % 32 / 4 + 8 * h;
-    scales[h] = row < tile.rows ? args.row_scales[tile.begin + row] : 0.0f;
+  for (int j = 0; j < count / 4; ++j)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int row = tile.m + 8 * j + 2 * (lane % 4) + e;
+      const float scale = row < tile.rows ? args.row_scales[tile.begin + row] : 0.0f;
+      d[4 * j + e] *= scale;
+      d[4 * j + 2 + e] *= scale;
+    }
+}
+
+/// Writes a transposed tile's accumulators of 64 rows of the result, those of epilogue `half`, to
+/// its buffer: a box of 64 rows of 64 bf16.
+template <int count>
+__device__ __forceinline__ void store_transposed(const float (&d)[count], int half, float scale,
+                                                 uint8_t* to, int thread) {
+  const int lane = thread % 32, warp = thread / 32;
+#pragma unroll
+  for (int j = 0; j < kRows / 8; j += 2) {
+    uint32_t words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      // Matrices of 8 rows of the result: two, of 16 columns each.
+      const int first = 4 * (half * (kRows / 8) + j + w / 2) + 2 * (w % 2);
+      words[w] = pack_bf16(d[first] * scale, d[first + 1] * scale);
+    }
+    const int matrix = lane / 8, row = 8 * (j + matrix / 2) + lane % 8;
+    store_matrices_transposed(to + swizzled(row, warp * 2 + matrix % 2), words);
   }
+}
+
+/// Passes a tile of e4m3 to the epilogues. This consumer has half of the tile's columns, and so a
+/// box for each of the two: the same one of their buffers.
+template <class P, int count>
+__device__ __forceinline__ void pass_scaled(const GroupedArguments& args, typename P::Storage& s,
+                                            const GroupedTile& tile, int consumer, int thread,
+                                            const float (&d)[count],
+                                            uint32_t (&phases)[kConsumers]) {
 #pragma unroll
-  for (int i = 0; i < count; ++i) d[i] *= scales[i / 2 % 2];
+  for (int half = 0; half < kConsumers; ++half) {
+    if (rows_left<P>(args, tile, half) == 0) continue;
+    Barrier::wait(&s.out_empty[half][consumer], phases[half] ^ 1);
+    store_transposed(d, half, args.scale, s.out[half][consumer], thread);
+    cutlass::arch::fence_view_async_shared();
+    __syncwarp();
+    if (thread % 32 == 0) Barrier::arrive(&s.out_full[half][consumer]);
+    phases[half] ^= 1;
+  }
 }
 
 /// Sums a tile of bf16.
@@ -270,6 +312,7 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
   constexpr int count = P::tile_n / 2;
   const uint64_t a0 = operand(s.a[0] + consumer * kBoxBytes, kBoxBytes);
   const uint64_t b0 = operand(s.b[0], kBoxBytes);
+  [[maybe_unused]] uint32_t phases[kConsumers] = {};  // scaled: of the epilogues' buffers
   GroupedTiles<P> tiles(args, rank);
   GroupedTile tile;
   PipelineState<P::stages> stage;
@@ -283,8 +326,10 @@ __device__ __forceinline__ void multiply_tiles(const GroupedArguments& args, typ
 #pragma unroll
     for (int i = 0; i < count; ++i) d[i] = 0;
     if constexpr (P::scaled) {
-      sum_scaled<P>(s, stage, steps, a0, b0, thread % 32, d, release);
-      scale_rows<P>(args, tile, consumer, thread, d);
+      sum_scaled<P>(s, stage, steps, consumer, thread, d, release);
+      scale_rows(args, tile, thread % 32, d);
+      pass_scaled<P>(args, s, tile, consumer, thread, d, phases);
+      continue;
     } else {
       sum_plain<P>(s, tile, stage, steps, a0, b0, consumer, thread, d, release);
     }

@@ -199,6 +199,13 @@ __device__ inline void store_matrices(uint8_t* to, const uint32_t (&words)[4]) {
                "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
 }
+/// The same with each matrix transposed: the lane's are of column l % 8.
+__device__ inline void store_matrices_transposed(uint8_t* to, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   cute::cast_smem_ptr_to_uint(to)),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
 /// Loads them again, after whatever was stored before.
 __device__ inline void reload_matrices(uint32_t (&words)[4], const uint8_t* from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -145,9 +145,10 @@ __global__ void __launch_bounds__(kThreads)
       blocks == Blocks::q8_0 ? __fdiv_rn(largest, 127.0f) : __fdiv_rn(extreme, -8.0f);
   const float reciprocal = scale != 0 ? __fdiv_rn(1.0f, scale) : 0.0f;
   uint8_t* to = weight + index * p.block_bytes();
-  const uint16_t half = __half_as_ushort(__float2half_rn(scale));
-  to[0] = static_cast<uint8_t>(half);
-  to[1] = static_cast<uint8_t>(half >> 8);
+  const Half rounded = __float2half_rn(scale);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&rounded);
+  to[0] = bytes[0];
+  to[1] = bytes[1];
   to += p.header;
 #pragma unroll
   for (int i = 0; i < p.code_bytes(); ++i) {
