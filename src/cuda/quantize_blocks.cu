@@ -145,10 +145,12 @@ __global__ void __launch_bounds__(kThreads)
       blocks == Blocks::q8_0 ? __fdiv_rn(largest, 127.0f) : __fdiv_rn(extreme, -8.0f);
   const float reciprocal = scale != 0 ? __fdiv_rn(1.0f, scale) : 0.0f;
   uint8_t* to = weight + index * p.block_bytes();
-  const Half rounded = __float2half_rn(scale);
-  const auto* bytes = reinterpret_cast<const uint8_t*>(&rounded);
-  to[0] = bytes[0];
-  to[1] = bytes[1];
+  // By way of a pair: of a single half, CUDA 13.0's ptxas stores the number itself, as an integer of
+  // 8 bits, in place of the lower byte.
+  const __half2 rounded = __floats2half2_rn(scale, 0.0f);
+  const auto word = reinterpret_cast<const uint32_t&>(rounded);
+  to[0] = static_cast<uint8_t>(word);
+  to[1] = static_cast<uint8_t>(word >> 8);
   to += p.header;
 #pragma unroll
   for (int i = 0; i < p.code_bytes(); ++i) {

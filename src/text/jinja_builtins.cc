@@ -316,7 +316,7 @@ TestFunction find_test(std::string_view name) {
 
 Value Interpreter::filter(const std::string& name, const Value& value, Arguments& given) {
   const Depth depth(*this);
-  spend();
+  spend(1 + steps_through(value));
   FilterFunction function = find_text_filter(name);
   if (function == nullptr) function = find_list_filter(name);
   if (function == nullptr) throw RenderError(fmt::format("there is no filter named '{}'", name));
@@ -324,7 +324,7 @@ Value Interpreter::filter(const std::string& name, const Value& value, Arguments
 }
 
 bool Interpreter::test(const std::string& name, const Value& value, Arguments& given) {
-  spend();
+  spend(1 + steps_through(value));
   const NamedTest* found = named_test(name);
   if (found == nullptr) throw RenderError(fmt::format("there is no test named '{}'", name));
   if (!found->takes_argument && (!given.positional.empty() || !given.named.empty()))

@@ -276,7 +276,6 @@ Value Interpreter::slice(const Expression& expression, const Value& value,
 }
 
 bool Interpreter::comparison(const std::string& operation, const Value& left, const Value& right) {
-  spend(left.is(Value::Kind::string) ? left.text().size() / 4096 : 0);
   if (operation == "==") return equal(left, right);
   if (operation == "!=") return !equal(left, right);
   if (operation == "in") return contains(right, left);

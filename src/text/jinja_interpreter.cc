@@ -9,7 +9,6 @@ namespace {
 
 using StatementKind = Statement::Kind;
 
-constexpr uint64_t kMostSteps = 5'000'000;
 constexpr size_t kStepsPerTurn = 8;                   // of a loop: a turn makes a scope
 constexpr uint64_t kMostBytes = uint64_t{512} << 20;  // made in all
 constexpr size_t kLongestText = size_t{32} << 20;
@@ -34,11 +33,6 @@ Interpreter::~Interpreter() {
 
 void Interpreter::fail(int line, std::string_view reason) const {
   throw Error(fmt::format("{}:{}: {}", source_, line, reason));
-}
-
-void Interpreter::spend(size_t steps) {
-  steps_ += steps;
-  if (steps_ > kMostSteps) throw RenderError("the template takes too many steps");
 }
 
 void Interpreter::reserve(size_t bytes) {

@@ -59,7 +59,7 @@ class Interpreter {
     return space;
   }
   /// Counts work; throws RenderError past the bound.
-  void spend(size_t steps = 1);
+  void spend(size_t steps = 1) { meter_.spend(steps); }
   /// Counts the bytes of a text, or the items of a list, that is about to be made.
   void reserve(size_t bytes);
   Value text(std::string value) {
@@ -106,7 +106,8 @@ class Interpreter {
   std::string* output_ = nullptr;  // of the template itself, not of a macro or block
   std::vector<GeneratedSpan> generated_;
   std::vector<Value> spaces_;
-  uint64_t steps_ = 0, bytes_ = 0;
+  Meter meter_;
+  uint64_t bytes_ = 0;
   int depth_ = 0;
 };
 

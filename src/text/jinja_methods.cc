@@ -515,6 +515,14 @@ Value found_in(std::span<const Named> methods, const Value& self, const std::str
   if (found == methods.end()) return {};
   const Method method = found->method;
   return Value::function(name, [self, method](Interpreter& run, Arguments& given) {
+    run.spend(steps_through(self));
+    if (self.is(Value::Kind::string)) {
+      const auto count = [&](const Value& part) {
+        if (part.is(Value::Kind::string)) run.spend(steps_to_find(part.text(), self.text()));
+      };
+      for (const Value& part : given.positional) count(part);
+      for (const auto& [_, part] : given.named) count(part);
+    }
     return method(run, self, given);
   });
 }

@@ -139,11 +139,14 @@ std::string number_text(double value) {
 
 std::string to_text(const Value& value) {
   if (value.is(Value::Kind::undefined)) return {};
-  return value.is(Value::Kind::string) ? value.text() : representation(value);
+  if (!value.is(Value::Kind::string)) return representation(value);
+  Meter::spend_here(value.text().size() / 4096);
+  return value.text();
 }
 
 std::string representation(const Value& value, int depth) {
   limit_depth(depth);
+  Meter::spend_here(1 + steps_through(value));
   switch (value.kind()) {
     case Value::Kind::undefined:
       return "Undefined";
@@ -175,6 +178,7 @@ std::string representation(const Value& value, int depth) {
 
 std::string to_json(const Value& value, const JsonStyle& style, int depth) {
   limit_depth(depth);
+  Meter::spend_here(1 + steps_through(value));
   const auto line = [&](int level) {
     std::string result;
     if (!style.indent) return result;

@@ -11,6 +11,9 @@ namespace mixtral::jinja {
 namespace {
 
 constexpr int kDeepestValue = 100;  // lists within lists that are compared and printed
+constexpr uint64_t kMostSteps = 5'000'000;
+constexpr size_t kBytesOfStep = 16, kItemsOfStep = 8;
+constexpr size_t kComparedBytesOfStep = 4096;  // one after another
 
 bool same_items(const std::vector<Value>& a, const std::vector<Value>& b, int depth) {
   return std::ranges::equal(a, b,
@@ -18,6 +21,38 @@ bool same_items(const std::vector<Value>& a, const std::vector<Value>& b, int de
 }
 
 }  // namespace
+
+Meter*& Meter::current() {
+  thread_local Meter* meter = nullptr;
+  return meter;
+}
+
+void Meter::spend(size_t steps) {
+  steps_ += steps;
+  if (steps_ > kMostSteps) throw RenderError("the template takes too many steps");
+}
+
+size_t steps_through(const Value& value) {
+  switch (value.kind()) {
+    case Value::Kind::string:
+      return value.text().size() / kBytesOfStep;
+    case Value::Kind::list:
+    case Value::Kind::tuple:
+    case Value::Kind::range:
+    case Value::Kind::view:
+    case Value::Kind::iterator:
+      return value.items().items.size() / kItemsOfStep;
+    case Value::Kind::dict:
+      return value.members().items.size() / kItemsOfStep;
+    default:
+      return 0;
+  }
+}
+
+size_t steps_to_find(const std::string& part, const std::string& text) {
+  if (part.size() > text.size()) return 0;
+  return (text.size() - part.size() + 1) * (1 + part.size()) / kComparedBytesOfStep;
+}
 
 void limit_depth(int depth) {
   if (depth > kDeepestValue) throw RenderError("values are nested too deeply");
@@ -119,6 +154,7 @@ bool Value::same(const Value& other) const {
 
 const Value* Value::find(const Value& key) const {
   if (key.is(Kind::string)) {
+    Meter::spend_here(key.text().size() / kComparedBytesOfStep);
     const auto place = dict_->places.find(key.text());
     return place == dict_->places.end() ? nullptr : &dict_->items[place->second].second;
   }
@@ -173,6 +209,7 @@ bool truth(const Value& value) {
 
 bool equal(const Value& a, const Value& b, int depth) {
   limit_depth(depth);
+  Meter::spend_here(1);
   if (a.is_whole() && b.is_whole()) return a.integer() == b.integer();
   if (a.is_number() && b.is_number()) return a.real() == b.real();
   if (a.kind() != b.kind()) return false;
@@ -181,6 +218,7 @@ bool equal(const Value& a, const Value& b, int depth) {
     case Value::Kind::none:
       return true;
     case Value::Kind::string:
+      Meter::spend_here(a.text().size() / kComparedBytesOfStep);
       return a.text() == b.text();
     case Value::Kind::list:
     case Value::Kind::tuple:
@@ -201,10 +239,14 @@ bool equal(const Value& a, const Value& b, int depth) {
 
 int compare(const Value& a, const Value& b, int depth) {
   limit_depth(depth);
+  Meter::spend_here(1);
   if (a.is_whole() && b.is_whole())
     return a.integer() < b.integer() ? -1 : a.integer() > b.integer() ? 1 : 0;
   if (a.is_number() && b.is_number()) return a.real() < b.real() ? -1 : a.real() > b.real() ? 1 : 0;
-  if (a.is(Value::Kind::string) && b.is(Value::Kind::string)) return a.text().compare(b.text());
+  if (a.is(Value::Kind::string) && b.is(Value::Kind::string)) {
+    Meter::spend_here(a.text().size() / kComparedBytesOfStep);
+    return a.text().compare(b.text());
+  }
   if (a.kind() == b.kind() && (a.is(Value::Kind::list) || a.is(Value::Kind::tuple))) {
     const auto &x = a.items().items, &y = b.items().items;
     for (size_t i = 0; i < std::min(x.size(), y.size()); ++i)
@@ -218,6 +260,8 @@ int compare(const Value& a, const Value& b, int depth) {
 }
 
 std::vector<Value> iterate(const Value& value) {
+  // Characters become values of their own.
+  Meter::spend_here(value.is(Value::Kind::string) ? value.text().size() / 4 : steps_through(value));
   switch (value.kind()) {
     case Value::Kind::undefined:
       return {};
@@ -257,6 +301,7 @@ size_t length(const Value& value) {
     case Value::Kind::undefined:
       return 0;
     case Value::Kind::string:
+      Meter::spend_here(steps_through(value));
       return count_characters(value.text());
     case Value::Kind::list:
     case Value::Kind::tuple:
@@ -276,6 +321,7 @@ bool contains(const Value& container, const Value& item) {
       throw RenderError(
           fmt::format("'in <string>' requires string as left operand, not {}", item.type_name()));
     }
+    Meter::spend_here(steps_to_find(item.text(), container.text()));
     return container.text().find(item.text()) != std::string::npos;
   }
   if (container.is(Value::Kind::dict)) {

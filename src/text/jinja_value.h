@@ -125,6 +125,34 @@ class Value {
   std::shared_ptr<Function> function_;
 };
 
+/// What a template may still do. Rendering counts with its own meter; the functions below, which
+/// walk through values, count with that of the rendering that is under way on their thread, if any:
+/// values that hold one another many times over have no end otherwise.
+class Meter {
+ public:
+  Meter() : outer_(current()) { current() = this; }
+  ~Meter() { current() = outer_; }
+  Meter(const Meter&) = delete;
+  Meter& operator=(const Meter&) = delete;
+
+  /// Throws RenderError where it is too much.
+  void spend(size_t steps);
+  static void spend_here(size_t steps) {
+    if (Meter* meter = current()) meter->spend(steps);
+  }
+
+ private:
+  static Meter*& current();
+
+  Meter* outer_;
+  uint64_t steps_ = 0;
+};
+
+/// Steps that walking through a text, a list or a dictionary takes, beside one.
+size_t steps_through(const Value& value);
+/// Steps that looking for one text in another takes, where every place is nearly the right one.
+size_t steps_to_find(const std::string& part, const std::string& text);
+
 bool truth(const Value& value);
 /// Throws RenderError where values lie within one another deeper than is compared and printed.
 void limit_depth(int depth);

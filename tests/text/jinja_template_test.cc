@@ -218,6 +218,29 @@ TEST(JinjaTemplate, HostileTemplatesEndInAnErrorSoon) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
+TEST(JinjaTemplate, LookingThroughLargeValuesAgainAndAgainEndsSoon) {
+  const std::string again = "{% for i in range(90000) %}{% for j in range(9) %}",
+                    end = "{% endfor %}{% endfor %}";
+  const std::string text = "{% set s = 'a' * 900000 %}" + again;
+  for (const char* test : {"s.isdigit()", "s|length", "s[1]", "s|int", "'b' in s", "{'a': 1}[s]",
+                           "s.endswith(s)", "s == s + 'b'"})
+    EXPECT_THAT(error_of(text + "{% if " + test + " %}{% endif %}" + end), HasSubstr("too m"))
+        << test;
+  const std::string list = "{% set l = range(90000)|list %}" + again;
+  for (const char* test : {"-1 in l", "l|sum", "l == l", "l[5:6]"})
+    EXPECT_THAT(error_of(list + "{% if " + test + " %}{% endif %}" + end), HasSubstr("too m"))
+        << test;
+  // Nearly the right place each time.
+  EXPECT_THAT(error_of("{% set s = 'a' * 900000 %}{{ ('a' * 400000 + 'b') in s }}"),
+              HasSubstr("too many steps"));
+  // Two lists of 2^60 numbers.
+  const std::string nested =
+      "{% set ns = namespace(l=[1], m=[1]) %}{% for i in range(60) %}"
+      "{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}";
+  for (const char* value : {"ns.l == ns.m", "ns.l < ns.m", "ns.l|tojson", "ns.l", "ns.l|join('')"})
+    EXPECT_THAT(error_of(nested + "{{ " + value + " }}"), HasSubstr("too m")) << value;
+}
+
 TEST(JinjaTemplate, GenerationBlocksMarkTheAnswers) {
   const JinjaTemplate chat(
       "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
