@@ -7,6 +7,17 @@
 #include "base/advice.h"
 
 namespace mixtral {
+namespace {
+
+/// Keys in a cache that tokens at these positions see together, without a window.
+int64_t seen_keys(const std::vector<int32_t>& positions) {
+  int64_t count = 0;
+  for (const int32_t position : positions)
+    if (position != ops::kPadding) count += position + 1;
+  return count;
+}
+
+}  // namespace
 
 int64_t HostBatch::longest() const {
   int32_t most = 0;
@@ -65,20 +76,23 @@ Batch upload_batch(Context& ctx, const HostBatch& host) {
       .longest = host.longest(),
       .rows = send(host.rows),
       .decode_rows = host.decode_rows,
+      .seen_keys = host.rows.empty() ? 0 : seen_keys(host.positions),
       .adapters = {.all = host.adapter, .each = send(host.adapters), .count = host.adapter_count}};
   if (!host.last) return batch;
-  const auto of_last = [&](const std::vector<int32_t>& values) {
-    std::vector<int32_t> chosen;
+  const auto chosen = [&](const std::vector<int32_t>& values) {
+    std::vector<int32_t> of_last;
     if (!values.empty())
-      for (const int32_t token : *host.last) chosen.push_back(values[static_cast<size_t>(token)]);
-    return send(chosen);
+      for (const int32_t token : *host.last) of_last.push_back(values[static_cast<size_t>(token)]);
+    return of_last;
   };
+  const auto of_last = [&](const std::vector<int32_t>& values) { return send(chosen(values)); };
   batch.last = {.source = send(*host.last),
                 .sequences = {.positions = of_last(host.positions),
                               .starts = {},
                               .longest = 1,
                               .rows = of_last(host.rows),
                               .decode_rows = static_cast<int64_t>(host.last->size()),
+                              .seen_keys = seen_keys(chosen(host.positions)),
                               .adapters = {.all = host.adapter,
                                            .each = of_last(host.adapters),
                                            .count = host.adapter_count}}};

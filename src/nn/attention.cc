@@ -42,7 +42,8 @@ void Attention::forward(Context& ctx, const Tensor& x, const Sequences& sequence
                                  .heads = heads,
                                  .decode_rows = kept.decode_rows,
                                  .window = window,
-                                 .scale = scale});
+                                 .scale = scale,
+                                 .seen_keys = kept.seen_keys});
   } else {
     ctx.run(ops::Attention{.qkv = s.qkv,
                            .sequence_starts = sequences.starts,

@@ -52,6 +52,7 @@ struct Sequences {
   // sequence.
   Tensor rows;  // [N] i32: each token's sequence, as a row of the cache's table
   int64_t decode_rows = 0;
+  int64_t seen_keys = 0;  // CachedAttention::seen_keys
   TokenAdapters adapters = {};
   RowGroups groups = {};  // adapters.sort(): made once for all layers
 };

@@ -93,11 +93,11 @@ Cost cost(const AttentionBackward& op) {
 }
 
 Cost cost(const CachedAttention& op) {
-  // How long the sequences are is known on the device only; what the cache can hold is the bound.
-  const int64_t held = op.cache.pages() * op.cache.page_tokens();
-  const int64_t length = std::min(op.cache.context(), held);
-  const int64_t seen = op.window > 0 ? std::min(op.window, length) : length;
-  return {4 * static_cast<double>(op.qkv.dim(0) * seen) * op.heads.query * op.heads.width,
+  // Where the host does not know how long the sequences are, what the cache can hold is the bound.
+  const int64_t tokens = op.qkv.dim(0), held = op.cache.pages() * op.cache.page_tokens();
+  int64_t seen = op.seen_keys > 0 ? op.seen_keys : tokens * std::min(op.cache.context(), held);
+  if (op.window > 0) seen = std::min(seen, tokens * op.window);
+  return {4 * static_cast<double>(seen) * op.heads.query * op.heads.width,
           static_cast<double>(op.cache.keys.bytes() + op.cache.values.bytes())};
 }
 

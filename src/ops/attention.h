@@ -69,6 +69,8 @@ struct CachedAttention {
   int64_t decode_rows = 0;
   int64_t window = 0;
   double scale = 1;
+  /// Keys that all tokens see together, were there no window: for cost(). 0: not known to the host.
+  int64_t seen_keys = 0;
 };
 
 void check(const Rope&);
