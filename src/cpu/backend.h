@@ -76,6 +76,7 @@ class CpuBackend final : public HostBackend {
   std::vector<IntegerItem> integer_items_;
   // The best that the processor has; null: none. Asking it takes a virtual machine microseconds.
   const IntegerKernels* const integer_kernels_ = integer_kernels();
+  const IntegerKernels* const narrow_integer_kernels_ = narrow_integer_kernels();
 };
 
 }  // namespace mixtral::cpu

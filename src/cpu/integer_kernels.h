@@ -48,6 +48,7 @@ struct IntegerTask {
 /// The kernels of one instruction set.
 struct IntegerKernels {
   const char* name = nullptr;
+  int bundles = 1;  // that are read side by side
   /// Rounds `blocks` blocks of a row of x (see ops/rounding.h) to to[0], to[step], to[2 · step],
   /// ...
   void (*round)(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) = nullptr;
@@ -62,6 +63,7 @@ struct IntegerKernels {
 extern const IntegerKernels* const kIntegerAvx2;
 extern const IntegerKernels* const kIntegerAvx512;
 extern const IntegerKernels* const kIntegerVnni;
+extern const IntegerKernels* const kIntegerVnniNarrow;
 extern const IntegerKernels* const kIntegerNeon;
 extern const IntegerKernels* const kIntegerDotProduct;
 

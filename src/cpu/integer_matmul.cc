@@ -23,6 +23,8 @@ namespace {
 
 constexpr int64_t kBundle = 8;  // outputs side by side
 constexpr int64_t kRows = 128;  // of x at once: they stay in the L2 cache
+// Rows that are sooner computed with one stream of weights than with wider vectors and two.
+constexpr int64_t kNarrowRows = 2;
 constexpr int64_t kItemsPerThread = 8;
 constexpr double kMinItemWork = 1 << 18;  // multiply-adds: about ten microseconds
 constexpr int64_t kRoundAlone = 1 << 14;  // elements of x that are rounded sooner than shared out
@@ -52,8 +54,10 @@ bool has_vnni() {
 std::vector<const IntegerKernels*> integer_kernel_sets() {
   const int64_t targets = hwy::SupportedTargets();
   const auto runs = [&](int64_t target) { return (targets & target) != 0; };
-  const std::array<std::pair<const IntegerKernels*, bool>, 5> all{{
-      {kIntegerVnni, runs(HWY_AVX3) && has_vnni() && may_use_extensions()},
+  const bool vnni = runs(HWY_AVX3) && has_vnni() && may_use_extensions();
+  const std::array<std::pair<const IntegerKernels*, bool>, 6> all{{
+      {kIntegerVnni, vnni},
+      {kIntegerVnniNarrow, vnni},
       {kIntegerAvx512, runs(HWY_AVX3)},
       {kIntegerAvx2, runs(HWY_AVX2)},
       {kIntegerDotProduct, runs(HWY_NEON) && has_dot_products() && may_use_extensions()},
@@ -68,6 +72,12 @@ std::vector<const IntegerKernels*> integer_kernel_sets() {
 const IntegerKernels* integer_kernels() {
   const auto sets = integer_kernel_sets();
   return sets.empty() ? nullptr : sets.front();
+}
+
+const IntegerKernels* narrow_integer_kernels() {
+  const auto sets = integer_kernel_sets();
+  const auto found = std::ranges::find(sets, 1, &IntegerKernels::bundles);
+  return found == sets.end() ? integer_kernels() : *found;
 }
 
 std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
@@ -154,14 +164,17 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
 
   const auto* codes = op.weight.codes.as<uint8_t>();
   const int64_t row_bytes = format.row_bytes(inputs);
-  const auto multiply = kernels.multiply[static_cast<int>(*integer_format(format))];
+  const auto index = static_cast<int>(*integer_format(format));
+  const auto multiply_many = kernels.multiply[index];
+  const auto multiply_few = narrow_integer_kernels_->multiply[index];
   const auto weight_of = [&](const IntegerItem& item) {
     return codes + (item.group * outputs + item.begin * kBundle) * row_bytes;
   };
-  const auto compute = [&](size_t index) {
-    const IntegerItem& item = integer_items_[index];
+  const auto compute = [&](size_t at) {
+    const IntegerItem& item = integer_items_[at];
     // Threads of equal speed take items in turn.
-    const size_t next = index + static_cast<size_t>(pool_.size());
+    const size_t next = at + static_cast<size_t>(pool_.size());
+    const auto multiply = item.rows <= kNarrowRows ? multiply_few : multiply_many;
     multiply({.weight = weight_of(item),
               .bundles = item.end - item.begin,
               .bundle_bytes = kBundle * row_bytes,

@@ -10,6 +10,9 @@ namespace mixtral::cpu {
 
 /// The best kernels for this processor, among the instruction sets that Highway may use; or null.
 const IntegerKernels* integer_kernels();
+/// The best that read one bundle at a time, for few rows: what bounds them is the memory, which
+/// gives one stream of weights faster than two.
+const IntegerKernels* narrow_integer_kernels();
 /// All that this processor can run, the best first: for tests.
 std::vector<const IntegerKernels*> integer_kernel_sets();
 

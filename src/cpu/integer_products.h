@@ -61,9 +61,14 @@ template <int kLargest, int kRows, class X, int kCodes, class... OneScales>
   }
 }
 
-/// Calls body(Count<n>, first) for all rows, n of them at once: 4, 2 or 1.
-template <class Body>
+/// Calls body(Count<n>, first) for all rows, n of them at once: 4, 2 or 1. kRows: how many there
+/// are, where that is known; else 0.
+template <int kRows, class Body>
 [[gnu::always_inline]] inline void for_rows(int64_t rows, Body body) {
+  if constexpr (kRows == 1) {
+    body(Count<1>(), 0);
+    return;
+  }
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) body(Count<4>(), r);
   if (r + 2 <= rows) {
@@ -113,15 +118,18 @@ class Ahead {
 };
 
 // Each format adds one block's products to the sums of `rows` rows. x[r] is row r's block.
+// kInOrder: a block is read from front to back, more or less.
 
 /// Blocks of 32: a scale, of some a minimum, of some fifth bits, and codes of four bits.
 template <int kBits, bool kMinimum>
 struct Fours {
   using X = RoundedBlock;
+  static constexpr bool kInOrder = true;
   static constexpr int64_t kHeader = kMinimum ? 32 : 16;
   static constexpr int64_t kBytes = kHeader + (kBits == 5 ? kGranule : 0) + 4 * kGranule;
 
-  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
     Reals scale, minimum;
     if constexpr (kMinimum) {
       const Ints pair = load_ints(w);
@@ -148,7 +156,7 @@ struct Fours {
         bits = shift_right<4>(bits);
       }
     }
-    for_rows(rows, [&](auto together, int64_t first) {
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
       Ints products[kTogether];
       dot<(1 << kBits) - 1>(codes, x + first, 0, products);
@@ -170,14 +178,16 @@ struct Fours {
 /// Blocks of 32: a scale and codes of eight bits with a sign.
 struct Eights {
   using X = RoundedBlock;
+  static constexpr bool kInOrder = true;
   static constexpr int64_t kBytes = 16 + 8 * kGranule;
 
-  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
     const Reals scale = load_halves(w);
     SignedBytes codes[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) codes[i] = make_signed(load_ints(w + (16 + i * kGranule)));
-    for_rows(rows, [&](auto together, int64_t first) {
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
       constexpr int kChains = kTogether == 1 ? 2 : 1;
       Ints products[kTogether * kChains];
@@ -209,12 +219,14 @@ struct Eights {
 template <int kBits>
 struct SuperFours {
   using X = RoundedSuperBlock;
+  static constexpr bool kInOrder = true;
   static constexpr int64_t kFifths = 4 * kGranule;
   static constexpr int64_t kCodesAt = kFifths + (kBits == 5 ? 8 * kGranule : 0);
   static constexpr int64_t kBytes = kCodesAt + 32 * kGranule;
 
-  template <int kIndex>
-  static void add_part(Place w, Ints scales, const X* x, int64_t rows, Ints* totals) {
+  template <int kRows, int kIndex>
+  [[gnu::always_inline]] static void add_part(Place w, Ints scales, const X* x, int64_t rows,
+                                              Ints* totals) {
     constexpr bool kHigh = kIndex % 2 != 0;
     const Scales scale = make_scales(byte_of<kIndex % 4>(scales));
     const Place packed = w + (kCodesAt + kIndex / 2 * 8 * kGranule);
@@ -228,7 +240,7 @@ struct SuperFours {
         codes[i] = either(codes[i], shift_left<4>(both(fifths, broadcast(0x01010101))));
       }
     }
-    for_rows(rows, [&](auto together, int64_t first) {
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
       Ints parts[kTogether];
       dot<(1 << kBits) - 1>(codes, x + first, 32 * kIndex, parts, scale);
@@ -238,7 +250,8 @@ struct SuperFours {
     });
   }
 
-  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
     const Ints first = load_ints(w + kGranule), second = load_ints(w + 2 * kGranule),
                third = load_ints(w + 3 * kGranule);
     const Ints six = broadcast(0x3f3f3f3f), four = broadcast(0x0f0f0f0f),
@@ -248,14 +261,14 @@ struct SuperFours {
     const Ints minima[2] = {both(second, six), either(both(shift_right<4>(third), four),
                                                       both(shift_right<2>(second), top))};
     Ints totals[kRowsAtOnce];
-    add_part<0>(w, scales[0], x, rows, totals);
-    add_part<1>(w, scales[0], x, rows, totals);
-    add_part<2>(w, scales[0], x, rows, totals);
-    add_part<3>(w, scales[0], x, rows, totals);
-    add_part<4>(w, scales[1], x, rows, totals);
-    add_part<5>(w, scales[1], x, rows, totals);
-    add_part<6>(w, scales[1], x, rows, totals);
-    add_part<7>(w, scales[1], x, rows, totals);
+    add_part<kRows, 0>(w, scales[0], x, rows, totals);
+    add_part<kRows, 1>(w, scales[0], x, rows, totals);
+    add_part<kRows, 2>(w, scales[0], x, rows, totals);
+    add_part<kRows, 3>(w, scales[0], x, rows, totals);
+    add_part<kRows, 4>(w, scales[1], x, rows, totals);
+    add_part<kRows, 5>(w, scales[1], x, rows, totals);
+    add_part<kRows, 6>(w, scales[1], x, rows, totals);
+    add_part<kRows, 7>(w, scales[1], x, rows, totals);
     Ints minimum[8];  // each twice, in 16 bits
     const auto twice = [](Ints a) { return either(a, shift_left<16>(a)); };
 #pragma GCC unroll 2
@@ -284,48 +297,56 @@ struct SuperFours {
 /// elements 32 apart.
 struct SuperSixes {
   using X = RoundedSuperBlock;
+  static constexpr bool kInOrder = false;
   static constexpr int64_t kBytes = 16 + 52 * kGranule;
 
-  template <int kHalf, int kQuarter>
-  static void add_part(Place w, Ints scales, const X* x, int64_t rows, Ints* totals) {
-    constexpr int kPart = 2 * (kQuarter % 2);  // which of the four scales in a word
-    const Scales scale[2] = {make_scales(signed_byte_of<kPart>(scales)),
-                             make_scales(signed_byte_of<kPart + 1>(scales))};
-    Bytes codes[2][4];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const Bytes four = load_ints(w + (16 + (16 * kHalf + 8 * (kQuarter % 2) + i) * kGranule));
-      const Bytes two = load_ints(w + (16 + (32 + 8 * kHalf + i) * kGranule));
-      const Ints high = shift_left<4>(both(shift_right<2 * kQuarter>(two), broadcast(0x03030303)));
-      codes[i / 4][i % 4] = either(kQuarter < 2 ? low_codes(four) : high_codes(four), high);
+  /// Products of 16 elements, the kPart-th of each quarter, of the quarters kQuarter and
+  /// kQuarter + 2 of a half, which share the bytes of their low bits.
+  template <int kRows, int kHalf, int kPart, int kQuarter>
+  [[gnu::always_inline]] static void add_part(Place w, const Ints* scales, const X* x, int64_t rows,
+                                              Ints* totals) {
+    constexpr int kByte = 2 * kQuarter + kPart;  // which of the four scales in a word
+    const Scales scale_low = make_scales(signed_byte_of<kByte>(scales[2 * kHalf])),
+                 scale_high = make_scales(signed_byte_of<kByte>(scales[2 * kHalf + 1]));
+    const Ints top = broadcast(0x30303030);
+    Bytes low[4], high[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int at = 4 * kPart + i;
+      const Bytes four = load_ints(w + (16 + (16 * kHalf + 8 * kQuarter + at) * kGranule));
+      const Bytes two = load_ints(w + (16 + (32 + 8 * kHalf + at) * kGranule));
+      low[i] = add_bits(low_codes(four), shift_left<4 - 2 * kQuarter>(two), top);
+      high[i] =
+          add_bits(high_codes(four), kQuarter == 0 ? two : shift_right<2 * kQuarter>(two), top);
     }
-    for_rows(rows, [&](auto together, int64_t first) {
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
-      constexpr int kAt = 128 * kHalf + 32 * kQuarter;
+      constexpr int kAt = 128 * kHalf + 32 * kQuarter + 16 * kPart;
       Ints parts[2][kTogether];
-      dot<63>(codes[0], x + first, kAt, parts[0], scale[0]);
-      dot<63>(codes[1], x + first, kAt + 16, parts[1], scale[1]);
+      dot<63>(low, x + first, kAt, parts[0], scale_low);
+      dot<63>(high, x + first, kAt + 64, parts[1], scale_high);
 #pragma GCC unroll 4
       for (int i = 0; i < kTogether; ++i) {
         const Ints part = add(parts[0][i], parts[1][i]);
-        totals[first + i] = kHalf + kQuarter == 0 ? part : add(totals[first + i], part);
+        totals[first + i] = kHalf + kPart + kQuarter == 0 ? part : add(totals[first + i], part);
       }
     });
   }
 
-  static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
     Ints scales[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) scales[i] = load_ints(w + (16 + (48 + i) * kGranule));
     Ints totals[kRowsAtOnce];
-    add_part<0, 0>(w, scales[0], x, rows, totals);
-    add_part<0, 1>(w, scales[0], x, rows, totals);
-    add_part<0, 2>(w, scales[1], x, rows, totals);
-    add_part<0, 3>(w, scales[1], x, rows, totals);
-    add_part<1, 0>(w, scales[2], x, rows, totals);
-    add_part<1, 1>(w, scales[2], x, rows, totals);
-    add_part<1, 2>(w, scales[3], x, rows, totals);
-    add_part<1, 3>(w, scales[3], x, rows, totals);
+    add_part<kRows, 0, 0, 0>(w, scales, x, rows, totals);
+    add_part<kRows, 0, 0, 1>(w, scales, x, rows, totals);
+    add_part<kRows, 0, 1, 0>(w, scales, x, rows, totals);
+    add_part<kRows, 0, 1, 1>(w, scales, x, rows, totals);
+    add_part<kRows, 1, 0, 0>(w, scales, x, rows, totals);
+    add_part<kRows, 1, 0, 1>(w, scales, x, rows, totals);
+    add_part<kRows, 1, 1, 0>(w, scales, x, rows, totals);
+    add_part<kRows, 1, 1, 1>(w, scales, x, rows, totals);
     Ints pairs[8];  // two scales of 16 elements, in 16 bits each
     const auto pair = [](Ints low, Ints high) {
       return either(both(low, broadcast(0xffff)), shift_left<16>(high));
@@ -347,21 +368,28 @@ struct SuperSixes {
   }
 };
 
+/// Whether what lies ahead is fetched. One stream of bundles that are read in order is known to the
+/// processor's own prefetching, which was measured to be faster then.
 template <class Format>
-void multiply(const IntegerTask& t) {
+constexpr bool kFetches = kBundles > 1 || !Format::kInOrder;
+
+/// All rows, or kRows where that is not 0: then their sums stay in registers.
+template <class Format, int kRows>
+[[gnu::always_inline]] inline void multiply_rows(const IntegerTask& t) {
   const auto* x = static_cast<const typename Format::X*>(t.x);
   Ahead ahead(t);
   for (int64_t bundle = 0; bundle < t.bundles; bundle += kBundles) {
     const bool two = kBundles == 2 && bundle + 1 < t.bundles;
     const Place first{t.weight + bundle * t.bundle_bytes, two ? t.bundle_bytes : 0};
-    for (int64_t row = 0; row < t.rows; row += kRowsAtOnce) {
-      const int64_t rows = t.rows - row < kRowsAtOnce ? t.rows - row : kRowsAtOnce;
-      Reals sums[kRowsAtOnce];
+    for (int64_t row = 0; row < (kRows > 0 ? kRows : t.rows); row += kRowsAtOnce) {
+      const int64_t rows =
+          kRows > 0 ? kRows : (t.rows - row < kRowsAtOnce ? t.rows - row : kRowsAtOnce);
+      Reals sums[kRows > 0 ? kRows : kRowsAtOnce];
       for (int64_t r = 0; r < rows; ++r) sums[r] = zero_reals();
       for (int64_t block = 0; block < t.blocks; ++block) {
         const Place w = first + block * Format::kBytes;
-        if (row == 0) ahead.fetch(w, Format::kBytes);
-        Format::add_block(w, x + block * t.x_rows + row, rows, sums);
+        if (kFetches<Format> && row == 0) ahead.fetch(w, Format::kBytes);
+        Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums);
       }
       float* y = t.y + row * t.y_stride + 8 * bundle;
       const Reals scale = broadcast(t.scale);
@@ -371,6 +399,14 @@ void multiply(const IntegerTask& t) {
                       y, two);
     }
   }
+}
+
+template <class Format>
+void multiply(const IntegerTask& t) {
+  if (t.rows == 1)
+    multiply_rows<Format, 1>(t);
+  else
+    multiply_rows<Format, 0>(t);
 }
 
 /// Rounds kSize elements; returns their scale.
@@ -442,6 +478,7 @@ int64_t spin(int64_t steps) {
 
 constexpr IntegerKernels make_kernels(const char* name) {
   return {name,
+          kBundles,
           round,
           round_super,
           {multiply<Fours<4, false>>, multiply<Fours<4, true>>, multiply<Fours<5, false>>,

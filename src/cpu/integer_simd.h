@@ -1,5 +1,6 @@
 // The vectors of the integer kernels: eight outputs side by side, or sixteen (two bundles) where a
 // vector has 64 bytes. Bytes holds four codes of each output; Ints and Reals one number of each.
+// A file that defines MIXTRAL_ONE_BUNDLE gets eight with AVX-512, too.
 //
 // For files that are compiled for one instruction set; nothing here is shared between them.
 #pragma once
@@ -39,7 +40,8 @@ struct Place {
   return word;
 }
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
+    !defined(MIXTRAL_ONE_BUNDLE)
 
 constexpr int kBundles = 2;
 using Bytes = __m512i;
@@ -105,35 +107,20 @@ template <int bits>
   _mm512_mask_storeu_ps(to, two ? 0xffff : 0xff, a);
 }
 
-#if defined(__AVX512VNNI__)
+/// a with the bytes' top bits flipped: signed codes plus 128.
+[[gnu::always_inline]] inline Bytes flip_signs(Bytes a) {
+  return _mm512_xor_si512(a, _mm512_set1_epi8(-128));
+}
+/// a where the mask's bits are 0, and either of both where they are 1.
+[[gnu::always_inline]] inline Ints add_bits(Ints a, Ints b, Ints mask) {
+  return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
+}
 
-constexpr int kChain(int) { return 64; }  // products of four codes whose sums fit
-using Sums = Ints;                        // of products, before they are finished
-[[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
-[[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
+#if defined(__AVX512VNNI__)
+/// sums + Σ of four products of codes without a sign and x with one
+[[gnu::always_inline]] inline Ints add_dot(Ints sums, Bytes codes, Ints x) {
   return _mm512_dpbusd_epi32(sums, codes, x);
 }
-[[gnu::always_inline]] inline Ints finish(Sums sums) { return sums; }
-using Scales = Ints;
-[[gnu::always_inline]] inline Scales make_scales(Ints scales) { return scales; }
-[[gnu::always_inline]] inline Ints finish(Sums sums, Scales scales) {
-  return multiply(sums, scales);
-}
-/// Signed codes of 8 bits. vpdpbusd takes unsigned ones, so 128 is added to each code, and 128
-/// times the sum of x is subtracted from the product.
-struct SignedBytes {
-  Bytes codes;
-};
-[[gnu::always_inline]] inline SignedBytes make_signed(Bytes codes) {
-  return {_mm512_xor_si512(codes, _mm512_set1_epi8(-128))};
-}
-[[gnu::always_inline]] inline Ints begin_signed(int32_t sum_of_x) {
-  return broadcast(-128 * sum_of_x);
-}
-[[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
-  return _mm512_dpbusd_epi32(sums, a.codes, x);
-}
-
 #else
 
 /// Products of four codes, each at most `largest`, whose sums fit into 16 bits.
@@ -183,9 +170,13 @@ using Reals = __m256;
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at)));
 }
 [[gnu::always_inline]] inline Reals low_halves(Ints a) {
+#if defined(__AVX512VL__)
+  return _mm256_cvtph_ps(_mm256_cvtepi32_epi16(a));
+#else
   const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
   return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+#endif
 }
 [[gnu::always_inline]] inline Reals high_halves(Ints a) {
   return low_halves(_mm256_srli_epi32(a, 16));
@@ -231,6 +222,23 @@ template <int bits>
   _mm256_storeu_ps(to, a);
 }
 
+[[gnu::always_inline]] inline Bytes flip_signs(Bytes a) {
+  return _mm256_xor_si256(a, _mm256_set1_epi8(-128));
+}
+[[gnu::always_inline]] inline Ints add_bits(Ints a, Ints b, Ints mask) {
+#if defined(__AVX512VL__)
+  return _mm256_ternarylogic_epi32(a, b, mask, 0xf8);
+#else
+  return either(a, both(b, mask));
+#endif
+}
+
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+[[gnu::always_inline]] inline Ints add_dot(Ints sums, Bytes codes, Ints x) {
+  return _mm256_dpbusd_epi32(sums, codes, x);
+}
+#else
+
 /// Products of four codes, each at most `largest`, whose sums fit into 16 bits.
 constexpr int kChain(int largest) { return 32767 / (2 * 127 * largest); }
 using Sums = Ints;  // of pairs, in 16 bits
@@ -259,6 +267,8 @@ struct SignedBytes {
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
   return add(sums, finish(_mm256_maddubs_epi16(a.magnitudes, _mm256_sign_epi8(x, a.codes))));
 }
+
+#endif
 
 #elif defined(__aarch64__)
 
@@ -302,6 +312,9 @@ struct Reals {
 }
 [[gnu::always_inline]] inline Ints either(Ints a, Ints b) {
   return {vorrq_s32(a.low, b.low), vorrq_s32(a.high, b.high)};
+}
+[[gnu::always_inline]] inline Ints add_bits(Ints a, Ints b, Ints mask) {
+  return either(a, both(b, mask));
 }
 template <int bits>
 [[gnu::always_inline]] inline Ints shift_left(Ints a) {
@@ -380,6 +393,35 @@ struct SignedBytes {
 [[gnu::always_inline]] inline Ints begin_signed(int32_t) { return zero_ints(); }
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
   return add_products(sums, a.codes, x);
+}
+
+#endif
+
+#if defined(__AVX512VNNI__)
+
+constexpr int kChain(int) { return 64; }  // products of four codes whose sums fit
+using Sums = Ints;                        // of products, before they are finished
+[[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
+[[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
+  return add_dot(sums, codes, x);
+}
+[[gnu::always_inline]] inline Ints finish(Sums sums) { return sums; }
+using Scales = Ints;
+[[gnu::always_inline]] inline Scales make_scales(Ints scales) { return scales; }
+[[gnu::always_inline]] inline Ints finish(Sums sums, Scales scales) {
+  return multiply(sums, scales);
+}
+/// Signed codes of 8 bits. vpdpbusd takes unsigned ones, so 128 is added to each code, and 128
+/// times the sum of x is subtracted from the product.
+struct SignedBytes {
+  Bytes codes;
+};
+[[gnu::always_inline]] inline SignedBytes make_signed(Bytes codes) { return {flip_signs(codes)}; }
+[[gnu::always_inline]] inline Ints begin_signed(int32_t sum_of_x) {
+  return broadcast(-128 * sum_of_x);
+}
+[[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
+  return add_dot(sums, a.codes, x);
 }
 
 #endif

@@ -201,6 +201,7 @@ TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
     const Tensor x = normal({rows, inputs});
     const bool super = format.row().super_block > 0;
     std::vector<std::vector<float>> results;
+    std::vector<std::string> names;
     for (const cpu::IntegerKernels* kernels : sets) {
       std::vector<cpu::RoundedBlock> small(static_cast<size_t>(super ? 0 : rows * blocks));
       std::vector<cpu::RoundedSuperBlock> large(static_cast<size_t>(super ? rows * blocks : 0));
@@ -211,24 +212,31 @@ TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
         else
           kernels->round(from, blocks, small.data() + r, rows);
       }
-      std::vector<float> y(static_cast<size_t>(rows * outputs));
-      kernels->multiply[static_cast<int>(*cpu::integer_format(format))](
-          {.weight = weight.codes.as<uint8_t>(),
-           .bundles = outputs / 8,
-           .bundle_bytes = 8 * format.row_bytes(inputs),
-           .blocks = blocks,
-           .x = super ? static_cast<const void*>(large.data()) : small.data(),
-           .x_rows = rows,
-           .rows = rows,
-           .y = y.data(),
-           .y_stride = outputs,
-           .scale = 1,
-           .accumulate = false});
-      results.push_back(y);
+      const auto x_of = [&](int64_t r) {
+        return super ? static_cast<const void*>(large.data() + r) : small.data() + r;
+      };
+      for (const int64_t together : {rows, int64_t{1}}) {
+        std::vector<float> y(static_cast<size_t>(rows * outputs));
+        for (int64_t r = 0; r < rows; r += together)
+          kernels->multiply[static_cast<int>(*cpu::integer_format(format))](
+              {.weight = weight.codes.as<uint8_t>(),
+               .bundles = outputs / 8,
+               .bundle_bytes = 8 * format.row_bytes(inputs),
+               .blocks = blocks,
+               .x = x_of(r),
+               .x_rows = rows,
+               .rows = together,
+               .y = y.data() + r * outputs,
+               .y_stride = outputs,
+               .scale = 1,
+               .accumulate = false});
+        results.push_back(y);
+        names.push_back(std::string(kernels->name) +
+                        ", rows together: " + std::to_string(together));
+      }
     }
     for (size_t i = 1; i < results.size(); ++i)
-      EXPECT_EQ(results[i], results[0])
-          << format.name() << ": " << sets[i]->name << " and " << sets[0]->name;
+      EXPECT_EQ(results[i], results[0]) << format.name() << ": " << names[i] << " and " << names[0];
   }
 }
 
