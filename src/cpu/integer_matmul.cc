@@ -25,11 +25,9 @@ constexpr int64_t kBundle = 8;  // outputs side by side
 constexpr int64_t kRows = 128;  // of x at once: they stay in the L2 cache
 // Rows that are sooner computed with one stream of weights than with wider vectors and two.
 constexpr int64_t kNarrowRows = 2;
-constexpr int64_t kItemsPerThread = 8;
+constexpr int64_t kShares = 2;  // of a thread's part of the work that is left: an item takes one
 constexpr double kMinItemWork = 1 << 18;  // multiply-adds: about ten microseconds
 constexpr int64_t kRoundAlone = 1 << 14;  // elements of x that are rounded sooner than shared out
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool has_dot_products() {
 #if defined(__aarch64__) && defined(__linux__)
@@ -134,24 +132,24 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
   else
     pool_.for_ranges(rows, std::max<int64_t>(1, kRoundAlone / 4 / inputs), round);
 
-  // Items of nearly equal work, each of whole bundles.
+  // Items of whole bundles, each a share of the work that is left: long streams of weights first,
+  // short ones last, so that threads end together whatever they were held up by.
   const int64_t bundles = outputs / kBundle;
   const double per_output = static_cast<double>(inputs);
-  const double work = static_cast<double>(rows) * static_cast<double>(outputs) * per_output;
-  const double target =
-      std::max(work / static_cast<double>(kItemsPerThread * pool_.size()), kMinItemWork);
+  double left = static_cast<double>(rows) * static_cast<double>(outputs) * per_output;
+  const double share = 1.0 / static_cast<double>(kShares * pool_.size());
   integer_items_.clear();
   const auto add_group = [&](int64_t group, int64_t first, int64_t end) {
     for (int64_t row = first; row < end; row += kRows) {
       const int64_t count = std::min(kRows, end - row);
       const double each = static_cast<double>(count * kBundle) * per_output;
-      const auto most = static_cast<int64_t>(std::clamp(target / each, 2.0, 1e9));
-      const int64_t parts = divide_up(bundles, most);
-      for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t begin = 0; begin < bundles;) {
         // Pairs of bundles stay together: wide vectors compute two at once.
-        const auto cut = [&](int64_t i) { return std::min(bundles, bundles * i / parts / 2 * 2); };
-        const int64_t stop = part + 1 == parts ? bundles : cut(part + 1);
-        if (cut(part) < stop) integer_items_.push_back({group, row, count, cut(part), stop});
+        const auto taken = static_cast<int64_t>(std::max(left * share, kMinItemWork) / each);
+        const int64_t stop = std::min(bundles, begin + std::max<int64_t>(taken / 2 * 2, 2));
+        integer_items_.push_back({group, row, count, begin, stop});
+        left -= static_cast<double>(stop - begin) * each;
+        begin = stop;
       }
     }
   };
