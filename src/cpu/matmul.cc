@@ -13,14 +13,19 @@
 namespace mixtral::cpu {
 namespace {
 
-constexpr int64_t kMaxRows = 504;     // of a block of C: its partial sums stay in the L2 cache
-constexpr int64_t kMaxColumns = 256;  // of a block of C: its packed B stays in the L2 cache
-constexpr int64_t kStridedTiles = 8;  // row tiles that are packed at once where k is strided
-constexpr int64_t kFewTiles = 4;      // at most, of a product with few rows,
-constexpr int64_t kFewBlocks = 16;    // packed row tiles,
-constexpr int64_t kFewUnits = 128;    // and units of k in a panel
+// The packed block that stays in the L2 cache, of A or of B, has at most kStayLines lines; those of
+// the other operand pass over it. Its length in k leaves room for the partial sums of C.
+constexpr int64_t kStayLines = 304;
+constexpr int64_t kCutUnits = 384;          // of k in a block, at most about, where k is cut
+constexpr int64_t kPartialSums = 64 << 10;  // of an item then
+constexpr int64_t kStridedTiles = 8;        // row tiles that are packed at once where k is strided,
+constexpr int64_t kStridedPanels = 2;       // or panels
+constexpr int64_t kFewTiles = 4;            // at most, of a product with few rows,
+constexpr int64_t kFewBlocks = 16;          // packed row tiles,
+constexpr int64_t kFewUnits = 128;          // and units of k in a panel
 constexpr int64_t kItemsPerThread = 8;
-constexpr double kMinItemWork = 1 << 19;  // multiply-adds: a few microseconds
+constexpr int64_t kReusingItemsPerThread = 24;  // of items that find packed what they need
+constexpr double kMinItemWork = 1 << 19;        // multiply-adds: a few microseconds
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
@@ -74,11 +79,78 @@ void point_at(const Product& p, const Kernels& kernels, int64_t column, int64_t 
 }
 
 /// Makes a tile fetch `count` elements of an interleaved B's columns, from `column` and `k` on.
-void fetch_ahead(const Product& p, const Kernels& kernels, int64_t column, int64_t k, int64_t count,
-                 Tile& tile) {
+void fetch_columns(const Product& p, const Kernels& kernels, int64_t column, int64_t k,
+                   int64_t count, Tile& tile) {
   tile.ahead = word_of(p, column, k);
   tile.ahead_half = half_panel(p, kernels, column);
   tile.ahead_lines = p.b.element == Element::f32 ? count : count / 2;
+  tile.ahead_row = tile.ahead_lines;
+}
+
+/// Cache lines of a block that is packed next: tiles fetch them into the L2 cache, a part each.
+class Ahead {
+ public:
+  Ahead() = default;
+  explicit Ahead(const Block& block) {
+    const Operand& operand = block.operand;
+    const int64_t size = operand.element == Element::f32 ? 4 : 2;
+    const bool strided = operand.layout == Layout::k_strided;
+    int64_t length = 0;
+    if (operand.layout == Layout::interleaved) {
+      rows_ = divide_up(block.lines, kInterleavedLines);
+      stride_ = operand.stride * kInterleavedLines * size;
+      first_ = static_cast<const char*>(operand.data) + block.line / kInterleavedLines * stride_ +
+               block.k * kInterleavedLines * size;
+      length = block.count * kInterleavedLines * size;
+    } else {
+      rows_ = strided ? block.count : block.lines;
+      stride_ = operand.stride * size;
+      first_ = static_cast<const char*>(operand.data) + (strided ? block.k : block.line) * stride_ +
+               (strided ? block.line : block.k) * size;
+      length = (strided ? block.lines : block.count) * size;
+    }
+    const auto skew = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first_) % kLine);
+    first_ -= skew;
+    lines_ = divide_up(skew + length, kLine);
+  }
+
+  int64_t rows() const { return rows_; }  // that are left
+
+  /// Gives a tile its part of the rows, where so many tiles are there to fetch them.
+  void give(Tile& tile, int64_t tiles) {
+    if (rows_ <= 0) {
+      tile.ahead_lines = 0;
+      return;
+    }
+    const int64_t pairs = std::clamp(divide_up(rows_, 2 * std::max<int64_t>(tiles, 1)), int64_t{1},
+                                     std::max<int64_t>(tile.units / lines_, 1));
+    tile.ahead = first_;
+    tile.ahead_half = rows_ > 1 ? stride_ : 0;
+    tile.ahead_row = lines_;
+    tile.ahead_jump = 2 * stride_ - lines_ * kLine;
+    tile.ahead_lines = std::min(pairs, divide_up(rows_, 2)) * lines_;
+    first_ += 2 * pairs * stride_;
+    rows_ -= 2 * pairs;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* first_ = nullptr;
+  int64_t rows_ = 0, stride_ = 0, lines_ = 0;
+};
+
+/// Whether a block of A stays in the cache while the columns of B pass over it, or the reverse.
+bool rows_stay(const Product& p) { return p.m <= p.n; }
+
+/// The units of k in a block of A or B.
+int64_t block_units(const Product& p, const Kernels& kernels) {
+  const int64_t units = divide_up(p.k, kernels.unit);
+  return units <= kBlockUnits ? round_up(units, 16) : even_part(units, kCutUnits, 16);
+}
+
+/// Part `i` of `parts` nearly equal ones of [0, total), in multiples of `grain`.
+int64_t part_begin(int64_t total, int64_t grain, int64_t parts, int64_t i) {
+  return std::min(total, divide_up(total, grain) * i / parts * grain);
 }
 
 /// Where a column of B begins whose elements are contiguous in k, or a bundle of interleaved ones.
@@ -157,6 +229,7 @@ const Kernels* bf16_kernels() {
 
 void Products::plan(const Kernels& kernels) {
   items_.clear();
+  groups_.clear();
   double work = 0;
   for (Product& p : products_) {
     CHECK(p.m > 0 && p.n > 0 && p.k > 0);
@@ -170,52 +243,160 @@ void Products::plan(const Kernels& kernels) {
     }
     work += static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   }
-  const double target =
-      std::max(work / static_cast<double>(kItemsPerThread * pool_.size()), kMinItemWork);
+  const auto share = [&](int64_t items) {
+    return std::max(work / static_cast<double>(items * pool_.size()), kMinItemWork);
+  };
+  const double target = share(kItemsPerThread), reusing_target = share(kReusingItemsPerThread);
   // The largest products first, so that the small ones fill the gaps at the end. In which order
   // equal ones stand makes no difference to any result.
   std::sort(products_.begin(), products_.end(),
             [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
   for (const Product& p : products_) {
-    const auto k = static_cast<double>(p.k);
-    const auto part = [&](double lines) {
-      return static_cast<int64_t>(std::clamp(target / (k * lines), 1.0, 1e9));
+    const auto part = [&](int64_t lines, double most) {
+      const double line = static_cast<double>(p.k) * static_cast<double>(lines);
+      return static_cast<int64_t>(std::clamp(most / line, 1.0, 1e9));
     };
-    const bool unpacked = streams(p, kernels);
-    int64_t rows = unpacked ? p.m : even_part(p.m, kMaxRows, kernels.rows);
-    const int64_t most = part(static_cast<double>(std::min(rows, p.m)));
-    const int64_t columns =
-        even_part(p.n, unpacked ? most : std::min(kMaxColumns, most), kernels.columns);
-    if (!unpacked)
-      rows = even_part(p.m, std::min(rows, part(static_cast<double>(columns)) + kernels.rows - 1),
-                       kernels.rows);
-    for (int64_t m = 0; m < p.m; m += rows)
-      for (int64_t n = 0; n < p.n; n += columns)
-        items_.push_back({&p, m, std::min(m + rows, p.m), n, std::min(n + columns, p.n)});
+    if (streams(p, kernels) || has_few_rows(p, kernels)) {
+      const int64_t columns = even_part(p.n, part(p.m, target), kernels.columns);
+      for (int64_t n = 0; n < p.n; n += columns) {
+        groups_.push_back({items_.size(), items_.size() + 1});
+        items_.push_back({&p, 0, p.m, n, std::min(n + columns, p.n)});
+      }
+      continue;
+    }
+    const bool rows = rows_stay(p), cut = divide_up(p.k, kernels.unit) > kBlockUnits;
+    const int64_t stay = rows ? p.m : p.n, pass = rows ? p.n : p.m;
+    const int64_t stay_grain = rows ? kernels.rows : kernels.columns;
+    const int64_t pass_grain =
+        rows ? kernels.columns * (p.b.layout == Layout::k_strided ? kStridedPanels : 1)
+             : kernels.rows * (p.a.layout == Layout::k_strided ? kStridedTiles : 1);
+    const int64_t stay_parts = divide_up(stay, std::max(kStayLines, stay_grain));
+    const int64_t stay_lines = divide_up(stay, stay_parts);
+    const int64_t most = cut ? std::min(part(stay_lines, target), kPartialSums / stay_lines)
+                             : part(stay_lines, reusing_target);
+    const int64_t pass_parts =
+        std::min(divide_up(pass, std::max(most, pass_grain)), divide_up(pass, pass_grain));
+    for (int64_t i = 0; i < stay_parts; ++i) {
+      const int64_t s = part_begin(stay, stay_grain, stay_parts, i);
+      const int64_t s_end = part_begin(stay, stay_grain, stay_parts, i + 1);
+      if (s == s_end) continue;
+      groups_.push_back({items_.size(), items_.size()});
+      for (int64_t j = 0; j < pass_parts; ++j) {
+        const int64_t t = part_begin(pass, pass_grain, pass_parts, j);
+        const int64_t t_end = part_begin(pass, pass_grain, pass_parts, j + 1);
+        if (t == t_end) continue;
+        items_.push_back(rows ? Item{&p, s, s_end, t, t_end} : Item{&p, t, t_end, s, s_end});
+      }
+      groups_.back().end = items_.size();
+    }
+  }
+  if (taken_.size() < groups_.size()) taken_ = std::vector<std::atomic<size_t>>(2 * groups_.size());
+  for (size_t g = 0; g < groups_.size(); ++g)
+    taken_[g].store(groups_[g].begin, std::memory_order_relaxed);
+  next_group_.store(0, std::memory_order_relaxed);
+}
+
+const Products::Item* Products::take(Hand& hand) {
+  const auto take_of = [&](size_t group) -> const Item* {
+    // Looked at first, so that it does not grow without end.
+    if (taken_[group].load(std::memory_order_relaxed) >= groups_[group].end) return nullptr;
+    const size_t item = taken_[group].fetch_add(1, std::memory_order_relaxed);
+    if (item >= groups_[group].end) return nullptr;
+    hand.group = group;
+    return &items_[item];
+  };
+  if (hand.group < groups_.size())
+    if (const Item* item = take_of(hand.group)) return item;
+  while (next_group_.load(std::memory_order_relaxed) < groups_.size()) {
+    const size_t group = next_group_.fetch_add(1, std::memory_order_relaxed);
+    if (group >= groups_.size()) break;
+    if (const Item* item = take_of(group)) return item;
+  }
+  while (true) {  // help with the group that has most left
+    size_t most = 0, best = groups_.size();
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const size_t taken = taken_[g].load(std::memory_order_relaxed);
+      if (taken >= groups_[g].end || groups_[g].end - taken <= most) continue;
+      most = groups_[g].end - taken;
+      best = g;
+    }
+    if (best == groups_.size()) return nullptr;
+    if (const Item* item = take_of(best)) return item;
   }
 }
 
-void Products::compute(const Item& item, const Settings& settings, int thread) {
+const Products::Item* Products::expected(const Hand& hand) const {
+  const size_t item = taken_[hand.group].load(std::memory_order_relaxed);
+  if (item < groups_[hand.group].end) return &items_[item];
+  const size_t group = next_group_.load(std::memory_order_relaxed);
+  return group < groups_.size() ? &items_[groups_[group].begin] : nullptr;
+}
+
+void Products::compute(const Item& item, const Settings& settings, int thread, Hand& hand) {
   const Kernels& kernels = *settings.kernels;
   const Product& p = *item.product;
+  const bool rows = rows_stay(p);
   const int64_t panels = divide_up(item.n_end - item.n, kernels.columns);
   const int64_t tiles = divide_up(item.m_end - item.m, kernels.rows);
-  const int64_t units = divide_up(p.k, kernels.unit);
-  const int64_t block = even_part(units, kBlockUnits, 16) * kernels.unit;
+  const int64_t block = block_units(p, kernels) * kernels.unit;
   const int64_t k_blocks = divide_up(p.k, block);
-  // Where k is contiguous, one row tile is packed at a time; otherwise several at once, so that
-  // longer pieces of memory are read.
-  const int64_t group = std::min(tiles, p.a.layout == Layout::k_contiguous ? 1 : kStridedTiles);
+  const bool unpacked = in_place(p, kernels, settings.round);
+  // What passes is packed a row tile or panel at a time; several at once where k is strided, so
+  // that longer pieces of memory are read.
+  const int64_t passing = rows ? panels : tiles, staying = rows ? tiles : panels;
+  const bool strided = (rows ? p.b.layout : p.a.layout) == Layout::k_strided;
+  const int64_t group = std::min(passing, !strided ? int64_t{1}
+                                          : rows   ? kStridedPanels
+                                                   : kStridedTiles);
   const int64_t panel_step = panel_units(kernels.columns);
   const int64_t row_step = row_tile_units(kernels.rows);
   const int64_t partial_step = round_up(int64_t{kernels.rows} * kernels.columns, 64);
   const int64_t partial_tiles = k_blocks > 1 ? tiles * panels : 1;
-  auto* b = static_cast<float*>(scratch_.get(
-      thread, 4 * (panels * panel_step + group * row_step + partial_tiles * partial_step)));
-  float* a = b + panels * panel_step;
-  float* partial = a + group * row_step;
+  const int64_t stay_units = rows ? tiles * row_step : panels * panel_step;
+  const int64_t pass_units = group * (rows ? panel_step : row_step);
+  const int64_t bytes = 4 * (stay_units + pass_units + partial_tiles * partial_step);
+  auto* stays = static_cast<float*>(scratch_.get(thread, bytes));
+  float* passes = stays + stay_units;
+  float* partial = passes + pass_units;
+  float* a = rows ? stays : passes;
+  float* b = rows ? passes : stays;
+  // The block that stays may be there from the item before.
+  const bool there = hand.packed == &p && hand.line == (rows ? item.m : item.n) &&
+                     bytes <= hand.bytes && k_blocks == 1;
+  hand.packed = k_blocks == 1 ? &p : nullptr;
+  hand.line = rows ? item.m : item.n;
+  hand.bytes = std::max(bytes, hand.bytes);
 
-  const bool unpacked = in_place(p, kernels, settings.round);
+  // Blocks of the operands of an item: what stays, and a group of what passes.
+  const auto rows_block = [&](const Item& of, int64_t tile, int64_t count, int64_t k) {
+    const int64_t m = of.m + tile * kernels.rows;
+    return Block{of.product->a,
+                 m,
+                 std::min(count * kernels.rows, of.m_end - m),
+                 k,
+                 std::min(block, of.product->k - k),
+                 settings.round};
+  };
+  const auto columns_block = [&](const Item& of, int64_t panel, int64_t count, int64_t k) {
+    const int64_t n = of.n + panel * kernels.columns;
+    return Block{of.product->b,
+                 n,
+                 std::min(count * kernels.columns, of.n_end - n),
+                 k,
+                 std::min(block, of.product->k - k),
+                 settings.round};
+  };
+  const auto staying_block = [&](const Item& of, int64_t k) {
+    return rows ? rows_block(of, 0, tiles, k) : columns_block(of, 0, panels, k);
+  };
+  const auto passing_block = [&](const Item& of, int64_t first, int64_t k) {
+    return rows ? columns_block(of, first, group, k) : rows_block(of, first, group, k);
+  };
+  const Item* next = expected(hand);
+  if (next && (rows_stay(*next->product) != rows || streams(*next->product, kernels) ||
+               has_few_rows(*next->product, kernels)))
+    next = nullptr;
+
   Tile tile;
   tile.b_step = kernels.columns;
   tile.b_half = kernels.columns / 2;
@@ -229,25 +410,50 @@ void Products::compute(const Item& item, const Settings& settings, int thread) {
     tile.units = divide_up(count, kernels.unit);
     tile.first = i == 0;
     tile.last = i == k_blocks - 1;
-    if (!unpacked)
-      kernels.pack_columns({p.b, item.n, item.n_end - item.n, k, count, settings.round}, b);
-    for (int64_t r = 0; r < tiles; ++r) {
-      const int64_t m = item.m + r * kernels.rows;
-      if (r % group == 0) {
-        const int64_t lines = std::min(group * kernels.rows, item.m_end - m);
-        kernels.pack_rows({p.a, m, lines, k, count, settings.round}, a);
+    if (!there && rows)
+      kernels.pack_rows(staying_block(item, k), a);
+    else if (!there && !unpacked)
+      kernels.pack_columns(staying_block(item, k), b);
+    // After this block comes the next one in k, or the next item.
+    const Item* after = tile.last ? next : &item;
+    const int64_t after_k = tile.last ? 0 : k + block;
+    Ahead soon, later;  // the next group, and the next block of what stays
+    const bool other =
+        !tile.last || (next && (next->product != &p || hand.line != (rows ? next->m : next->n)));
+    if (after && other && (rows || !unpacked)) later = Ahead(staying_block(*after, after_k));
+    for (int64_t t = 0; t < passing; ++t) {
+      if (t % group == 0) {
+        const Block packed = passing_block(item, t, k);
+        if (!rows)
+          kernels.pack_rows(packed, a);
+        else if (!unpacked)
+          kernels.pack_columns(packed, b);
+        if (t + group < passing)
+          soon = Ahead(passing_block(item, t + group, k));
+        else if (after)
+          soon = Ahead(passing_block(*after, 0, after_k));
       }
-      tile.a = a + r % group * row_step;
-      tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
-      for (int64_t j = 0; j < panels; ++j) {
-        const int64_t n = item.n + j * kernels.columns;
+      const int64_t left = (passing - t) * staying;
+      for (int64_t s = 0; s < staying; ++s) {
+        const int64_t r = rows ? s : t, j = rows ? t : s;
+        const int64_t m = item.m + r * kernels.rows, n = item.n + j * kernels.columns;
+        tile.a = a + (rows ? r : r % group) * row_step;
+        tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
         tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * partial_step;
         tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
         tile.columns = std::min<int64_t>(kernels.columns, item.n_end - n);
         if (unpacked)
           point_at(p, kernels, n, k, tile);
         else
-          tile.b = b + j * panel_step;
+          tile.b = b + (rows ? j % group : j) * panel_step;
+        // Spread over tiles, so that memory can follow; a large block not earlier than it has to
+        // be.
+        if (soon.rows() > 0)
+          soon.give(tile, (group - t % group) * staying / 2 - s);
+        else if (left - s <= passing * staying / 2)
+          later.give(tile, (left - s) * 3 / 4);
+        else
+          tile.ahead_lines = 0;
         kernels.tile(tile);
       }
     }
@@ -297,7 +503,7 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
         const bool ends = tile.last;  // the columns' last block
         const int64_t next_n = ends ? n + kernels.columns : n, next_k = ends ? 0 : k + b_block;
         if (next_n < item.n_end)
-          fetch_ahead(p, kernels, next_n, next_k, std::min(b_block, p.k - next_k), tile);
+          fetch_columns(p, kernels, next_n, next_k, std::min(b_block, p.k - next_k), tile);
       }
       for (int64_t r = 0; r < tiles; ++r, tile.ahead_lines = 0) {
         const int64_t m = item.m + r * kernels.rows;
@@ -362,16 +568,24 @@ void Products::run(float scale, bool accumulate, bool bf16) {
     const Settings& settings;
   } job{*this, settings};
   // One captured reference, so that std::function does not allocate.
-  pool_.for_each(static_cast<int64_t>(items_.size()), [&job](int64_t i, int thread) {
-    const auto index = static_cast<size_t>(i);
-    const Item& item = job.products.items_[index];
-    if (streams(*item.product, *job.settings.kernels))
-      job.products.stream(index, job.settings, thread);
-    else if (has_few_rows(*item.product, *job.settings.kernels))
-      job.products.compute_few(item, job.settings, thread);
-    else
-      job.products.compute(item, job.settings, thread);
-  });
+  pool_.for_each(std::min<int64_t>(pool_.size(), static_cast<int64_t>(items_.size())),
+                 [&job](int64_t, int thread) { job.products.work(job.settings, thread); });
+}
+
+void Products::work(const Settings& settings, int thread) {
+  const Kernels& kernels = *settings.kernels;
+  Hand hand;
+  while (const Item* item = take(hand)) {
+    if (streams(*item->product, kernels)) {
+      hand.packed = nullptr;
+      stream(static_cast<size_t>(item - items_.data()), settings, thread);
+    } else if (has_few_rows(*item->product, kernels)) {
+      hand.packed = nullptr;
+      compute_few(*item, settings, thread);
+    } else {
+      compute(*item, settings, thread, hand);
+    }
+  }
 }
 
 void CpuBackend::run(const ops::GroupedMatmul& op) {

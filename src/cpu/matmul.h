@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "base/threads.h"
@@ -37,6 +38,17 @@ class Products {
     const Product* product;
     int64_t m, m_end, n, n_end;
   };
+  /// Items [begin, end), which have the block that stays in common.
+  struct Group {
+    size_t begin, end;
+  };
+  /// Where a thread is, and which block that stays lies packed in its scratch memory.
+  struct Hand {
+    size_t group = static_cast<size_t>(-1);
+    const Product* packed = nullptr;
+    int64_t line = 0;   // its first
+    int64_t bytes = 0;  // of scratch memory that the thread has asked for
+  };
   struct Settings {
     const Kernels* kernels;
     float scale;
@@ -44,7 +56,14 @@ class Products {
   };
 
   void plan(const Kernels& kernels);
-  void compute(const Item& item, const Settings& settings, int thread);
+  /// A thread's part of the work.
+  void work(const Settings& settings, int thread);
+  /// The thread's next item: of its group, of the next group, or of another thread's; null where
+  /// none is left.
+  const Item* take(Hand& hand);
+  /// What the thread probably takes next.
+  const Item* expected(const Hand& hand) const;
+  void compute(const Item& item, const Settings& settings, int thread, Hand& hand);
   void compute_few(const Item& item, const Settings& settings, int thread);
   void stream(size_t item, const Settings& settings, int thread);
 
@@ -52,6 +71,9 @@ class Products {
   Scratch& scratch_;
   std::vector<Product> products_;
   std::vector<Item> items_;
+  std::vector<Group> groups_;
+  std::vector<std::atomic<size_t>> taken_;  // of each group, the next item to take
+  std::atomic<size_t> next_group_{0};
 };
 
 }  // namespace mixtral::cpu

@@ -337,10 +337,17 @@ void run_tile(const Tile& t) {
   const auto* a = static_cast<const int*>(t.a);
   const auto* b = static_cast<const Unit*>(t.b);
   const auto* b_half = b + t.b_half;
+  const char* ahead = t.ahead;
+  int64_t in_row = t.ahead_row;
   for (int64_t u = 0; u < t.units; ++u, a += kUnitStep, b += t.b_step, b_half += t.b_step) {
     if (u < t.ahead_lines) {
-      __builtin_prefetch(t.ahead + 64 * u, 0, 2);
-      __builtin_prefetch(t.ahead + t.ahead_half + 64 * u, 0, 2);
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + t.ahead_half, 0, 2);
+      ahead += 64;
+      if (--in_row == 0) {
+        in_row = t.ahead_row;
+        ahead += t.ahead_jump;
+      }
     }
     const __m512bh b0 = as_pairs(_mm512_loadu_si512(b));
     const __m512bh b1 = as_pairs(_mm512_loadu_si512(b_half));

@@ -227,6 +227,9 @@ HWY_INLINE void finish_transposed(const Tile& t) {
   }
 }
 
+constexpr bool kSpreads = kRows * kColumns >= 256;  // c's rows over the units,
+constexpr int64_t kUnitsPerRow = 4;                 // this many for one
+
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   const F f;
@@ -238,20 +241,40 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns);
     sum[r][1] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns + kLanes);
   }
-  if (t.last && !t.transposed)  // c is needed when the sums are done
+  // c is needed when the sums are done. Where a unit takes long enough, its rows are fetched one
+  // after another, so that they do not stand in the way of a and b.
+  const bool fetches = t.last && !t.transposed;
+  const float* c_row = fetches ? t.c : static_cast<const float*>(t.a);
+  const int64_t c_step = fetches ? t.c_stride : 0, c_end = fetches ? t.columns - 1 : 0;
+  if constexpr (!kSpreads)
     for (int r = 0; r < kM; ++r) {
-      __builtin_prefetch(t.c + r * t.c_stride);
-      __builtin_prefetch(t.c + r * t.c_stride + t.columns - 1);
+      __builtin_prefetch(c_row + r * c_step);
+      __builtin_prefetch(c_row + r * c_step + c_end);
     }
   const auto* a = static_cast<const float*>(t.a);
   const auto* b = static_cast<const float*>(t.b);
   const auto* b_half = b + t.b_half;
   const int64_t b_step = t.b_step;
+  const char* ahead = t.ahead;
+  const int64_t ahead_lines = t.ahead_lines, ahead_half = t.ahead_half;
+  int64_t in_row = t.ahead_row;
   for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += b_step, b_half += b_step) {
-    if (k < t.ahead_lines) {
-      __builtin_prefetch(t.ahead + 64 * k, 0, 2);
-      __builtin_prefetch(t.ahead + t.ahead_half + 64 * k, 0, 2);
+    if (k < ahead_lines) {
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + ahead_half, 0, 2);
+      ahead += 64;
+      if (--in_row == 0) {
+        in_row = t.ahead_row;
+        ahead += t.ahead_jump;
+      }
     }
+    if constexpr (kSpreads) {
+      const float* row = c_row + HWY_MIN(k / kUnitsPerRow, int64_t{kM - 1}) * c_step;
+      __builtin_prefetch(row);
+      __builtin_prefetch(row + c_end);
+    }
+    __builtin_prefetch(b + kPrefetchUnits * b_step);
+    if constexpr (kColumns * 4 > 64) __builtin_prefetch(b_half + kPrefetchUnits * b_step);
     const V b0 = hn::LoadU(f, b);
     const V b1 = hn::LoadU(f, b_half);
 #pragma GCC unroll 16

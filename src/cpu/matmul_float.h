@@ -43,6 +43,7 @@ constexpr int kBlocks = kLanes / 4;  // of 128 bits in a vector
 constexpr int64_t kPanelUnits = panel_units(kColumns);
 constexpr int64_t kRowTileUnits = row_tile_units(kRows);
 constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kPrefetchUnits = 8;
 constexpr int64_t kMaxAhead = 512 << 10;  // bytes
 constexpr int kStreamRows = kRows > 8 ? 8 : 4;
 

@@ -48,9 +48,11 @@ struct Tile {
   const void* b = nullptr;  // panel, or weights in place: unit u of the first half of the columns
   int64_t b_step = 0;       // at b[u * b_step], of the second half at b[b_half + u * b_step]
   int64_t b_half = 0;
-  // Cache lines that are needed soon, of each half of the columns; fetched one each a unit.
+  // Cache lines that are needed soon, in pairs of rows; fetched one of each row a unit.
   const char* ahead = nullptr;
-  int64_t ahead_half = 0;  // bytes
+  int64_t ahead_half = 0;  // bytes from a row to the other of its pair
+  int64_t ahead_row = 0;   // lines in a row
+  int64_t ahead_jump = 0;  // bytes from behind a row to the next pair
   int64_t ahead_lines = 0;
   int64_t units = 0;
   int rows = 0;
@@ -86,9 +88,11 @@ inline constexpr int64_t kBlockUnits = 512;
 inline constexpr int64_t kRowStride = kBlockUnits + 16;
 
 /// Units from one packed panel, or row tile, to the next: off a power of two as well, and the
-/// latter with room for a vector past its end.
+/// latter an odd number of cache lines, with room for a vector past its end.
 constexpr int64_t panel_units(int64_t columns) { return kBlockUnits * columns + 64; }
-constexpr int64_t row_tile_units(int64_t rows) { return (rows * kRowStride + 16 + 63) / 64 * 64; }
+constexpr int64_t row_tile_units(int64_t rows) {
+  return (rows * kRowStride + 16 + 31) / 32 * 32 + 16;
+}
 
 using StreamKernel = void (*)(const Stream& stream);
 
