@@ -55,6 +55,12 @@ bool in_place(const Product& p, const Kernels& kernels, bool round) {
          !round;
 }
 
+/// Whether tiles take A's rows where they stand: each unit of k is then one or two cache lines.
+bool rows_in_place(const Product& p, const Kernels& kernels, bool round) {
+  return p.a.layout == Layout::k_strided && p.a.element == Element::f32 && kernels.unit == 1 &&
+         !round;
+}
+
 /// The word of an interleaved B that holds element k of a column. The same word of the bundle's
 /// next columns follows.
 const char* word_of(const Product& p, int64_t column, int64_t k) {
@@ -341,6 +347,7 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
   const int64_t block = block_units(p, kernels) * kernels.unit;
   const int64_t k_blocks = divide_up(p.k, block);
   const bool unpacked = in_place(p, kernels, settings.round);
+  const bool unpacked_rows = rows_in_place(p, kernels, settings.round);
   // What passes is packed a row tile or panel at a time; several at once where k is strided, so
   // that longer pieces of memory are read.
   const int64_t passing = rows ? panels : tiles, staying = rows ? tiles : panels;
@@ -401,6 +408,7 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
   tile.b_step = kernels.columns;
   tile.b_half = kernels.columns / 2;
   tile.layout = p.a.layout;
+  tile.a_step = unpacked_rows ? p.a.stride : kernels.rows;
   tile.c_stride = p.c_stride;
   tile.transposed = p.transposed;
   tile.scale = settings.scale;
@@ -410,9 +418,9 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
     tile.units = divide_up(count, kernels.unit);
     tile.first = i == 0;
     tile.last = i == k_blocks - 1;
-    if (!there && rows)
+    if (!there && rows && !unpacked_rows)
       kernels.pack_rows(staying_block(item, k), a);
-    else if (!there && !unpacked)
+    else if (!there && !rows && !unpacked)
       kernels.pack_columns(staying_block(item, k), b);
     // After this block comes the next one in k, or the next item.
     const Item* after = tile.last ? next : &item;
@@ -424,9 +432,9 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
     for (int64_t t = 0; t < passing; ++t) {
       if (t % group == 0) {
         const Block packed = passing_block(item, t, k);
-        if (!rows)
+        if (!rows && !unpacked_rows)
           kernels.pack_rows(packed, a);
-        else if (!unpacked)
+        else if (rows && !unpacked)
           kernels.pack_columns(packed, b);
         if (t + group < passing)
           soon = Ahead(passing_block(item, t + group, k));
@@ -437,7 +445,8 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
       for (int64_t s = 0; s < staying; ++s) {
         const int64_t r = rows ? s : t, j = rows ? t : s;
         const int64_t m = item.m + r * kernels.rows, n = item.n + j * kernels.columns;
-        tile.a = a + (rows ? r : r % group) * row_step;
+        tile.a = unpacked_rows ? static_cast<const float*>(p.a.data) + k * p.a.stride + m
+                               : a + (rows ? r : r % group) * row_step;
         tile.rows = static_cast<int>(std::min<int64_t>(kernels.rows, item.m_end - m));
         tile.partial = partial + (k_blocks > 1 ? r * panels + j : 0) * partial_step;
         tile.c = p.c + (p.transposed ? n * p.c_stride + m : m * p.c_stride + n);
@@ -484,6 +493,7 @@ void Products::compute_few(const Item& item, const Settings& settings, int threa
   tile.b_step = kernels.columns;
   tile.b_half = kernels.columns / 2;
   tile.layout = p.a.layout;
+  tile.a_step = kernels.rows;
   tile.c_stride = p.c_stride;
   tile.transposed = p.transposed;
   tile.scale = settings.scale;

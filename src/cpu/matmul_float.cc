@@ -234,7 +234,7 @@ template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
   const F f;
   constexpr int64_t kRowStep = kLayout == Layout::k_contiguous ? kRowStride : 1;
-  constexpr int64_t kUnitStep = kLayout == Layout::k_contiguous ? 1 : kRows;
+  const int64_t a_step = kLayout == Layout::k_contiguous ? 1 : t.a_step;
   V sum[kM][2];
 #pragma GCC unroll 16
   for (int r = 0; r < kM; ++r) {
@@ -258,7 +258,7 @@ void run_tile(const Tile& t) {
   const char* ahead = t.ahead;
   const int64_t ahead_lines = t.ahead_lines, ahead_half = t.ahead_half;
   int64_t in_row = t.ahead_row;
-  for (int64_t k = 0; k < t.units; ++k, a += kUnitStep, b += b_step, b_half += b_step) {
+  for (int64_t k = 0; k < t.units; ++k, a += a_step, b += b_step, b_half += b_step) {
     if (k < ahead_lines) {
       __builtin_prefetch(ahead, 0, 2);
       __builtin_prefetch(ahead + ahead_half, 0, 2);
@@ -272,6 +272,10 @@ void run_tile(const Tile& t) {
       const float* row = c_row + HWY_MIN(k / kUnitsPerRow, int64_t{kM - 1}) * c_step;
       __builtin_prefetch(row);
       __builtin_prefetch(row + c_end);
+    }
+    if constexpr (kLayout == Layout::k_strided) {
+      __builtin_prefetch(a + kPrefetchUnits * a_step);
+      if constexpr (kM > 8) __builtin_prefetch(a + kPrefetchUnits * a_step + kM - 1);
     }
     __builtin_prefetch(b + kPrefetchUnits * b_step);
     if constexpr (kColumns * 4 > 64) __builtin_prefetch(b_half + kPrefetchUnits * b_step);

@@ -46,6 +46,7 @@ struct Block {
 struct Tile {
   const void* a = nullptr;  // row tile
   const void* b = nullptr;  // panel, or weights in place: unit u of the first half of the columns
+  int64_t a_step = 0;       // units from one of k to the next in a k_strided row tile
   int64_t b_step = 0;       // at b[u * b_step], of the second half at b[b_half + u * b_step]
   int64_t b_half = 0;
   // Cache lines that are needed soon, in pairs of rows; fetched one of each row a unit.
