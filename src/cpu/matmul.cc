@@ -16,7 +16,8 @@ namespace {
 // The packed block that stays in the L2 cache, of A or of B, has at most kStayLines lines; those of
 // the other operand pass over it. Its length in k leaves room for the partial sums of C.
 constexpr int64_t kStayLines = 304;
-constexpr int64_t kCutUnits = 384;          // of k in a block, at most about, where k is cut
+constexpr int64_t kCutUnits = 384;   // of k in a block, at most about, where k is cut
+constexpr int64_t kFetchUnits = 48;  // fewer are done sooner than what they would fetch comes
 constexpr int64_t kPartialSums = 64 << 10;  // of an item then
 constexpr int64_t kStridedTiles = 8;        // row tiles that are packed at once where k is strided,
 constexpr int64_t kStridedPanels = 2;       // or panels
@@ -428,7 +429,9 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
     Ahead soon, later;  // the next group, and the next block of what stays
     const bool other =
         !tile.last || (next && (next->product != &p || hand.line != (rows ? next->m : next->n)));
-    if (after && other && (rows || !unpacked)) later = Ahead(staying_block(*after, after_k));
+    const bool fetches = tile.units >= kFetchUnits;
+    if (fetches && after && other && (rows || !unpacked))
+      later = Ahead(staying_block(*after, after_k));
     for (int64_t t = 0; t < passing; ++t) {
       if (t % group == 0) {
         const Block packed = passing_block(item, t, k);
@@ -436,9 +439,9 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
           kernels.pack_rows(packed, a);
         else if (rows && !unpacked)
           kernels.pack_columns(packed, b);
-        if (t + group < passing)
+        if (fetches && t + group < passing)
           soon = Ahead(passing_block(item, t + group, k));
-        else if (after)
+        else if (fetches && after)
           soon = Ahead(passing_block(*after, 0, after_k));
       }
       const int64_t left = (passing - t) * staying;

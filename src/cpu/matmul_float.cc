@@ -227,8 +227,9 @@ HWY_INLINE void finish_transposed(const Tile& t) {
   }
 }
 
-constexpr bool kSpreads = kRows * kColumns >= 256;  // c's rows over the units,
-constexpr int64_t kUnitsPerRow = 4;                 // this many for one
+// Whether a unit takes long enough to fetch lines of b and c besides; c's next row after so many.
+constexpr bool kWide = kRows * kColumns >= 256;
+constexpr int64_t kUnitsPerRow = 4;
 
 template <int kM, Layout kLayout>
 void run_tile(const Tile& t) {
@@ -241,12 +242,12 @@ void run_tile(const Tile& t) {
     sum[r][0] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns);
     sum[r][1] = t.first ? hn::Zero(f) : hn::Load(f, t.partial + r * kColumns + kLanes);
   }
-  // c is needed when the sums are done. Where a unit takes long enough, its rows are fetched one
-  // after another, so that they do not stand in the way of a and b.
+  // c is needed when the sums are done. Its rows are fetched one after another where there is time,
+  // so that they do not stand in the way of a and b.
   const bool fetches = t.last && !t.transposed;
   const float* c_row = fetches ? t.c : static_cast<const float*>(t.a);
   const int64_t c_step = fetches ? t.c_stride : 0, c_end = fetches ? t.columns - 1 : 0;
-  if constexpr (!kSpreads)
+  if constexpr (!kWide)
     for (int r = 0; r < kM; ++r) {
       __builtin_prefetch(c_row + r * c_step);
       __builtin_prefetch(c_row + r * c_step + c_end);
@@ -268,17 +269,19 @@ void run_tile(const Tile& t) {
         ahead += t.ahead_jump;
       }
     }
-    if constexpr (kSpreads) {
+    if constexpr (kWide) {
       const float* row = c_row + HWY_MIN(k / kUnitsPerRow, int64_t{kM - 1}) * c_step;
       __builtin_prefetch(row);
       __builtin_prefetch(row + c_end);
+    }
+    if constexpr (kWide) {
+      __builtin_prefetch(b + kPrefetchUnits * b_step);
+      __builtin_prefetch(b_half + kPrefetchUnits * b_step);
     }
     if constexpr (kLayout == Layout::k_strided) {
       __builtin_prefetch(a + kPrefetchUnits * a_step);
       if constexpr (kM > 8) __builtin_prefetch(a + kPrefetchUnits * a_step + kM - 1);
     }
-    __builtin_prefetch(b + kPrefetchUnits * b_step);
-    if constexpr (kColumns * 4 > 64) __builtin_prefetch(b_half + kPrefetchUnits * b_step);
     const V b0 = hn::LoadU(f, b);
     const V b1 = hn::LoadU(f, b_half);
 #pragma GCC unroll 16
