@@ -94,7 +94,8 @@ void fetch_columns(const Product& p, const Kernels& kernels, int64_t column, int
   tile.ahead_row = tile.ahead_lines;
 }
 
-/// Cache lines of a block that is packed next: tiles fetch them into the L2 cache, a part each.
+/// The rows of memory of a block that is needed next. Tiles fetch them into the L2 cache, a part
+/// each, so that packing does not wait for memory.
 class Ahead {
  public:
   Ahead() = default;

@@ -19,9 +19,11 @@ struct Product {
   bool transposed = false;  // C[m, n] lies at c[n * c_stride + m]
 };
 
-/// Computes groups of products with all threads. Each thread owns a block of a C at a time: it
-/// packs the part of B that the block needs, a panel at a time, and the rows of A that pass over
-/// it; no packed data is shared, so threads never wait for one another.
+/// Computes groups of products with all threads. An item is a part of one C: a block of one operand
+/// stays packed in the L2 cache, and the other operand's lines pass over it, a panel or row tile at
+/// a time. Items with the same block are a group. A thread takes the items of a group one by one,
+/// so that it packs the block once, then those of the next group; at the end threads help one
+/// another. Packed data is not shared.
 class Products {
  public:
   Products(ThreadPool& pool, Scratch& scratch) : pool_(pool), scratch_(scratch) {}

@@ -6,9 +6,10 @@ namespace mixtral::cpu {
 
 // The inner loops of products C = A Bᵀ-or-B on blocks that fit the caches. A block of A is packed
 // into row tiles of `rows` rows and a block of B into panels of `columns` columns, both of 32-bit
-// units: a float, or (with bf16 dot products) a pair of bf16 that are neighbours in k. Every
-// element of C is one chain of fused multiply-adds in order of k; where k is cut into blocks, the
-// chain goes on through memory. So the bits do not depend on tile, blocking or row count.
+// units: a float, or (with bf16 dot products) a pair of bf16 that are neighbours in k. Floats whose
+// lines are side by side may be taken where they stand. Every element of C is one chain of fused
+// multiply-adds in order of k; where k is cut into blocks, the chain goes on through memory. So the
+// bits do not depend on tile, blocking or row count.
 //
 // This header is included by files that are compiled for one instruction set: nothing in it may
 // become a function that is shared with others.
