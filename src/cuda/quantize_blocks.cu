@@ -145,8 +145,8 @@ __global__ void __launch_bounds__(kThreads)
       blocks == Blocks::q8_0 ? __fdiv_rn(largest, 127.0f) : __fdiv_rn(extreme, -8.0f);
   const float reciprocal = scale != 0 ? __fdiv_rn(1.0f, scale) : 0.0f;
   uint8_t* to = weight + index * p.block_bytes();
-  // By way of a pair: of a single half, CUDA 13.0's ptxas stores the number itself, as an integer of
-  // 8 bits, in place of the lower byte.
+  // By way of a pair: of a single half, CUDA 13.0's ptxas stores the number itself, as an integer
+  // of 8 bits, in place of the lower byte.
   const __half2 rounded = __floats2half2_rn(scale, 0.0f);
   const auto word = reinterpret_cast<const uint32_t&>(rounded);
   to[0] = static_cast<uint8_t>(word);
