@@ -123,11 +123,11 @@ Service::Service(const ModelSource& source, OpenOptions open, const Options& opt
   id_ = options.name.empty() ? name_of(source) : options.name;
   for (const auto& [name, file] : adapters) (void)add_adapter(name, file);
   format_ = std::make_unique<ChatFormat>(source);
-  Engine::Options engine = opened_.engine_options();
-  engine.context = context_;
-  engine.sequences = options.parallel;
-  engine.count_experts = true;
-  engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model, engine);
+  Engine::Options engine_options = opened_.engine_options();
+  engine_options.context = context_;
+  engine_options.sequences = options.parallel;
+  engine_options.count_experts = true;
+  engine_ = std::make_unique<Engine>(*opened_.backend, *opened_.model, engine_options);
   if (opened_.backend->kind() != DeviceKind::gpu) claim_memory(engine_->cache());
   engine_thread_ = std::make_unique<EngineThread>(
       *engine_, *tokenizer_,
