@@ -94,7 +94,7 @@ Value cycler(Interpreter&, Arguments& given) {
   result.callee().attributes = {
       {"next", Value::function("next",
                                [place, items](Interpreter&, Arguments&) {
-                                 const Value item = items[*place];
+                                 const Value& item = items[*place];
                                  *place = (*place + 1) % items.size();
                                  return item;
                                })},

@@ -100,6 +100,7 @@ Value Interpreter::evaluate(const Expression& e, const ScopePointer& scope) {
     case ExpressionKind::list:
     case ExpressionKind::tuple: {
       std::vector<Value> items;
+      items.reserve(e.parts.size());
       for (const auto& item : e.parts) items.push_back(evaluate(*item, scope));
       return list(std::move(items),
                   e.kind == ExpressionKind::list ? Value::Kind::list : Value::Kind::tuple);

@@ -262,7 +262,7 @@ void Interpreter::run_items(const Statement& statement, const Value& iterated,
 }
 
 Value Interpreter::make_macro(const Statement& statement, const ScopePointer& scope,
-                              std::string name) {
+                              const std::string& name) {
   // The macro is a variable of this scope, and would keep it alive for ever.
   const std::weak_ptr<Scope> defined_in = scope;
   Value macro =
@@ -272,6 +272,7 @@ Value Interpreter::make_macro(const Statement& statement, const ScopePointer& sc
         return run_macro(statement, outer, given);
       });
   std::vector<Value> names;
+  names.reserve(statement.parameters.names.size());
   for (const std::string& parameter : statement.parameters.names)
     names.push_back(Value::of(parameter));
   macro.callee().attributes = {{"name", Value::of(name)}, {"arguments", Value::tuple(names)}};

@@ -90,7 +90,7 @@ class Interpreter {
   std::string capture(const Body& body, const ScopePointer& scope);
   void write(std::string_view text, std::string& out);
   void assign(const Expression& target, const Value& value, const ScopePointer& scope);
-  Value make_macro(const Statement& statement, const ScopePointer& scope, std::string name);
+  Value make_macro(const Statement& statement, const ScopePointer& scope, const std::string& name);
   Value run_macro(const Statement& statement, const ScopePointer& scope, Arguments& arguments);
   void run_call_block(const Statement& statement, const ScopePointer& scope, std::string& out);
   Arguments arguments(const ArgumentExpressions& expressions, const ScopePointer& scope);

@@ -59,6 +59,7 @@ Value rstrip(Interpreter& run, const Value& self, Arguments& given) {
 
 Value texts(Interpreter& run, const std::vector<std::string_view>& parts) {
   std::vector<Value> items;
+  items.reserve(parts.size());
   for (const std::string_view part : parts) items.push_back(run.text(std::string(part)));
   return run.list(std::move(items));
 }

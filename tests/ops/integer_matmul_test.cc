@@ -273,10 +273,11 @@ TEST_F(IntegerMatmul, RoundsXAsTheReferenceDoes) {
       cpu::RoundedBlock small[8];
       ops::round_to_integers(rows[r], 32, expected);
       kernels->round(rows[r].data(), 8, small, 1);
-      for (size_t i = 0; i < 256; ++i)
-        ASSERT_TRUE(same(static_cast<float>(small[i / 32].codes[i % 32]) * small[i / 32].scale,
-                         expected[i]))
+      for (size_t i = 0; i < 256; ++i) {
+        const cpu::RoundedBlock& block = small[i / 32];
+        ASSERT_TRUE(same(static_cast<float>(block.codes[i % 32]) * block.scale, expected[i]))
             << kernels->name << ", row " << r << ", element " << i;
+      }
       for (const cpu::RoundedBlock& block : small)
         EXPECT_EQ(block.sum, std::accumulate(block.codes, block.codes + 32, 0));
     }

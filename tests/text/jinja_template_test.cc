@@ -1,5 +1,6 @@
 #include "text/jinja_template.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -224,11 +225,13 @@ TEST(JinjaTemplate, LookingThroughLargeValuesAgainAndAgainEndsSoon) {
   const std::string text = "{% set s = 'a' * 900000 %}" + again;
   for (const char* test : {"s.isdigit()", "s|length", "s[1]", "s|int", "'b' in s", "{'a': 1}[s]",
                            "s.endswith(s)", "s == s + 'b'"})
-    EXPECT_THAT(error_of(text + "{% if " + test + " %}{% endif %}" + end), HasSubstr("too m"))
+    EXPECT_THAT(error_of(fmt::format("{}{{% if {} %}}{{% endif %}}{}", text, test, end)),
+                HasSubstr("too m"))
         << test;
   const std::string list = "{% set l = range(90000)|list %}" + again;
   for (const char* test : {"-1 in l", "l|sum", "l == l", "l[5:6]"})
-    EXPECT_THAT(error_of(list + "{% if " + test + " %}{% endif %}" + end), HasSubstr("too m"))
+    EXPECT_THAT(error_of(fmt::format("{}{{% if {} %}}{{% endif %}}{}", list, test, end)),
+                HasSubstr("too m"))
         << test;
   // Nearly the right place each time.
   EXPECT_THAT(error_of("{% set s = 'a' * 900000 %}{{ ('a' * 400000 + 'b') in s }}"),
