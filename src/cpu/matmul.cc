@@ -1,5 +1,3 @@
-#include "cpu/matmul.h"
-
 #include <fmt/format.h>
 #include <hwy/targets.h>
 
@@ -9,46 +7,15 @@
 #include "base/advice.h"
 #include "cpu/backend.h"
 #include "cpu/instruction_sets.h"
+#include "cpu/matmul_ahead.h"
+#include "cpu/matmul_plan.h"
 
 namespace mixtral::cpu {
 namespace {
 
-// The packed block that stays in the L2 cache, of A or of B, has at most kStayLines lines; those of
-// the other operand pass over it. Its length in k leaves room for the partial sums of C.
-constexpr int64_t kStayLines = 304;
 constexpr int64_t kCutUnits = 384;   // of k in a block, at most about, where k is cut
 constexpr int64_t kFetchUnits = 48;  // fewer are done sooner than what they would fetch comes
-constexpr int64_t kPartialSums = 64 << 10;  // of an item then
-constexpr int64_t kStridedTiles = 8;        // row tiles that are packed at once where k is strided,
-constexpr int64_t kStridedPanels = 2;       // or panels
-constexpr int64_t kFewTiles = 4;            // at most, of a product with few rows,
-constexpr int64_t kFewBlocks = 16;          // packed row tiles,
-constexpr int64_t kFewUnits = 128;          // and units of k in a panel
-constexpr int64_t kItemsPerThread = 8;
-constexpr int64_t kReusingItemsPerThread = 24;  // of items that find packed what they need
-constexpr double kMinItemWork = 1 << 19;        // multiply-adds: a few microseconds
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-
-/// The length, a multiple of `grain`, of nearly equal parts of `total`, each at most about `limit`.
-int64_t even_part(int64_t total, int64_t limit, int64_t grain) {
-  return round_up(divide_up(total, divide_up(total, std::max(limit, grain))), grain);
-}
-
-/// Whether few rows meet lines of B that are contiguous in k: then B is read once, unpacked.
-bool streams(const Product& p, const Kernels& kernels) {
-  return p.m <= kernels.stream_rows && p.a.layout == Layout::k_contiguous &&
-         p.b.layout != Layout::k_strided && !p.transposed;
-}
-
-/// Whether A's packed rows leave room in the L2 cache, so that a panel of B is used while it is in
-/// the L1 cache and need not be kept: for few rows. (Where B is strided, packing one panel at a
-/// time would read too little of each of its rows.)
-bool has_few_rows(const Product& p, const Kernels& kernels) {
-  return p.m <= kFewTiles * kernels.rows && p.b.layout != Layout::k_strided &&
-         divide_up(p.m, kernels.rows) * divide_up(p.k, kBlockUnits * kernels.unit) <= kFewBlocks;
-}
+constexpr int64_t kFewUnits = 128;   // of k in a panel, of a product with few rows
 
 /// Whether tiles take B's columns where they stand. Others are packed first.
 bool in_place(const Product& p, const Kernels& kernels, bool round) {
@@ -94,71 +61,10 @@ void fetch_columns(const Product& p, const Kernels& kernels, int64_t column, int
   tile.ahead_row = tile.ahead_lines;
 }
 
-/// The rows of memory of a block that is needed next. Tiles fetch them into the L2 cache, a part
-/// each, so that packing does not wait for memory.
-class Ahead {
- public:
-  Ahead() = default;
-  explicit Ahead(const Block& block) {
-    const Operand& operand = block.operand;
-    const int64_t size = operand.element == Element::f32 ? 4 : 2;
-    const bool strided = operand.layout == Layout::k_strided;
-    int64_t length = 0;
-    if (operand.layout == Layout::interleaved) {
-      rows_ = divide_up(block.lines, kInterleavedLines);
-      stride_ = operand.stride * kInterleavedLines * size;
-      first_ = static_cast<const char*>(operand.data) + block.line / kInterleavedLines * stride_ +
-               block.k * kInterleavedLines * size;
-      length = block.count * kInterleavedLines * size;
-    } else {
-      rows_ = strided ? block.count : block.lines;
-      stride_ = operand.stride * size;
-      first_ = static_cast<const char*>(operand.data) + (strided ? block.k : block.line) * stride_ +
-               (strided ? block.line : block.k) * size;
-      length = (strided ? block.lines : block.count) * size;
-    }
-    const auto skew = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first_) % kLine);
-    first_ -= skew;
-    lines_ = divide_up(skew + length, kLine);
-  }
-
-  int64_t rows() const { return rows_; }  // that are left
-
-  /// Gives a tile its part of the rows, where so many tiles are there to fetch them.
-  void give(Tile& tile, int64_t tiles) {
-    if (rows_ <= 0) {
-      tile.ahead_lines = 0;
-      return;
-    }
-    const int64_t pairs = std::clamp(divide_up(rows_, 2 * std::max<int64_t>(tiles, 1)), int64_t{1},
-                                     std::max<int64_t>(tile.units / lines_, 1));
-    tile.ahead = first_;
-    tile.ahead_half = rows_ > 1 ? stride_ : 0;
-    tile.ahead_row = lines_;
-    tile.ahead_jump = 2 * stride_ - lines_ * kLine;
-    tile.ahead_lines = std::min(pairs, divide_up(rows_, 2)) * lines_;
-    first_ += 2 * pairs * stride_;
-    rows_ -= 2 * pairs;
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* first_ = nullptr;
-  int64_t rows_ = 0, stride_ = 0, lines_ = 0;
-};
-
-/// Whether a block of A stays in the cache while the columns of B pass over it, or the reverse.
-bool rows_stay(const Product& p) { return p.m <= p.n; }
-
 /// The units of k in a block of A or B.
 int64_t block_units(const Product& p, const Kernels& kernels) {
   const int64_t units = divide_up(p.k, kernels.unit);
   return units <= kBlockUnits ? round_up(units, 16) : even_part(units, kCutUnits, 16);
-}
-
-/// Part `i` of `parts` nearly equal ones of [0, total), in multiples of `grain`.
-int64_t part_begin(int64_t total, int64_t grain, int64_t parts, int64_t i) {
-  return std::min(total, divide_up(total, grain) * i / parts * grain);
 }
 
 /// Where a column of B begins whose elements are contiguous in k, or a bundle of interleaved ones.
@@ -235,111 +141,6 @@ const Kernels* bf16_kernels() {
   return nullptr;
 }
 
-void Products::plan(const Kernels& kernels) {
-  items_.clear();
-  groups_.clear();
-  double work = 0;
-  for (Product& p : products_) {
-    CHECK(p.m > 0 && p.n > 0 && p.k > 0);
-    // A panel is computed whole: where C has few columns (a router's, an adapter's) but many rows,
-    // its transpose wastes less. The sums are the same.
-    if (4 * p.n <= 3 * kernels.columns && p.m >= kernels.columns &&
-        p.b.layout != Layout::interleaved) {
-      std::swap(p.m, p.n);
-      std::swap(p.a, p.b);
-      p.transposed = !p.transposed;
-    }
-    work += static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  }
-  const auto share = [&](int64_t items) {
-    return std::max(work / static_cast<double>(items * pool_.size()), kMinItemWork);
-  };
-  const double target = share(kItemsPerThread), reusing_target = share(kReusingItemsPerThread);
-  // The largest products first, so that the small ones fill the gaps at the end. In which order
-  // equal ones stand makes no difference to any result.
-  std::sort(products_.begin(), products_.end(),
-            [](const Product& x, const Product& y) { return x.m * x.k > y.m * y.k; });
-  for (const Product& p : products_) {
-    const auto part = [&](int64_t lines, double most) {
-      const double line = static_cast<double>(p.k) * static_cast<double>(lines);
-      return static_cast<int64_t>(std::clamp(most / line, 1.0, 1e9));
-    };
-    if (streams(p, kernels) || has_few_rows(p, kernels)) {
-      const int64_t columns = even_part(p.n, part(p.m, target), kernels.columns);
-      for (int64_t n = 0; n < p.n; n += columns) {
-        groups_.push_back({items_.size(), items_.size() + 1});
-        items_.push_back({&p, 0, p.m, n, std::min(n + columns, p.n)});
-      }
-      continue;
-    }
-    const bool rows = rows_stay(p), cut = divide_up(p.k, kernels.unit) > kBlockUnits;
-    const int64_t stay = rows ? p.m : p.n, pass = rows ? p.n : p.m;
-    const int64_t stay_grain = rows ? kernels.rows : kernels.columns;
-    const int64_t pass_grain =
-        rows ? kernels.columns * (p.b.layout == Layout::k_strided ? kStridedPanels : 1)
-             : kernels.rows * (p.a.layout == Layout::k_strided ? kStridedTiles : 1);
-    const int64_t stay_parts = divide_up(stay, std::max(kStayLines, stay_grain));
-    const int64_t stay_lines = divide_up(stay, stay_parts);
-    const int64_t most = cut ? std::min(part(stay_lines, target), kPartialSums / stay_lines)
-                             : part(stay_lines, reusing_target);
-    const int64_t pass_parts =
-        std::min(divide_up(pass, std::max(most, pass_grain)), divide_up(pass, pass_grain));
-    for (int64_t i = 0; i < stay_parts; ++i) {
-      const int64_t s = part_begin(stay, stay_grain, stay_parts, i);
-      const int64_t s_end = part_begin(stay, stay_grain, stay_parts, i + 1);
-      if (s == s_end) continue;
-      groups_.push_back({items_.size(), items_.size()});
-      for (int64_t j = 0; j < pass_parts; ++j) {
-        const int64_t t = part_begin(pass, pass_grain, pass_parts, j);
-        const int64_t t_end = part_begin(pass, pass_grain, pass_parts, j + 1);
-        if (t == t_end) continue;
-        items_.push_back(rows ? Item{&p, s, s_end, t, t_end} : Item{&p, t, t_end, s, s_end});
-      }
-      groups_.back().end = items_.size();
-    }
-  }
-  if (taken_.size() < groups_.size()) taken_ = std::vector<std::atomic<size_t>>(2 * groups_.size());
-  for (size_t g = 0; g < groups_.size(); ++g)
-    taken_[g].store(groups_[g].begin, std::memory_order_relaxed);
-  next_group_.store(0, std::memory_order_relaxed);
-}
-
-const Products::Item* Products::take(Hand& hand) {
-  const auto take_of = [&](size_t group) -> const Item* {
-    // Looked at first, so that it does not grow without end.
-    if (taken_[group].load(std::memory_order_relaxed) >= groups_[group].end) return nullptr;
-    const size_t item = taken_[group].fetch_add(1, std::memory_order_relaxed);
-    if (item >= groups_[group].end) return nullptr;
-    hand.group = group;
-    return &items_[item];
-  };
-  if (hand.group < groups_.size())
-    if (const Item* item = take_of(hand.group)) return item;
-  while (next_group_.load(std::memory_order_relaxed) < groups_.size()) {
-    const size_t group = next_group_.fetch_add(1, std::memory_order_relaxed);
-    if (group >= groups_.size()) break;
-    if (const Item* item = take_of(group)) return item;
-  }
-  while (true) {  // help with the group that has most left
-    size_t most = 0, best = groups_.size();
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      const size_t taken = taken_[g].load(std::memory_order_relaxed);
-      if (taken >= groups_[g].end || groups_[g].end - taken <= most) continue;
-      most = groups_[g].end - taken;
-      best = g;
-    }
-    if (best == groups_.size()) return nullptr;
-    if (const Item* item = take_of(best)) return item;
-  }
-}
-
-const Products::Item* Products::expected(const Hand& hand) const {
-  const size_t item = taken_[hand.group].load(std::memory_order_relaxed);
-  if (item < groups_[hand.group].end) return &items_[item];
-  const size_t group = next_group_.load(std::memory_order_relaxed);
-  return group < groups_.size() ? &items_[groups_[group].begin] : nullptr;
-}
-
 void Products::compute(const Item& item, const Settings& settings, int thread, Hand& hand) {
   const Kernels& kernels = *settings.kernels;
   const Product& p = *item.product;
@@ -376,30 +177,20 @@ void Products::compute(const Item& item, const Settings& settings, int thread, H
   hand.line = rows ? item.m : item.n;
   hand.bytes = std::max(bytes, hand.bytes);
 
-  // Blocks of the operands of an item: what stays, and a group of what passes.
-  const auto rows_block = [&](const Item& of, int64_t tile, int64_t count, int64_t k) {
-    const int64_t m = of.m + tile * kernels.rows;
-    return Block{of.product->a,
-                 m,
-                 std::min(count * kernels.rows, of.m_end - m),
-                 k,
-                 std::min(block, of.product->k - k),
-                 settings.round};
-  };
-  const auto columns_block = [&](const Item& of, int64_t panel, int64_t count, int64_t k) {
-    const int64_t n = of.n + panel * kernels.columns;
-    return Block{of.product->b,
-                 n,
-                 std::min(count * kernels.columns, of.n_end - n),
-                 k,
-                 std::min(block, of.product->k - k),
-                 settings.round};
+  /// `count` row tiles of A, or panels of B, of an item, from the `first` and from k on.
+  const auto block_of = [&](const Item& of, bool of_rows, int64_t first, int64_t count, int64_t k) {
+    const int64_t grain = of_rows ? kernels.rows : kernels.columns;
+    const int64_t line = (of_rows ? of.m : of.n) + first * grain;
+    const int64_t end = of_rows ? of.m_end : of.n_end;
+    return Block{of_rows ? of.product->a : of.product->b, line,
+                 std::min(count * grain, end - line),     k,
+                 std::min(block, of.product->k - k),      settings.round};
   };
   const auto staying_block = [&](const Item& of, int64_t k) {
-    return rows ? rows_block(of, 0, tiles, k) : columns_block(of, 0, panels, k);
+    return block_of(of, rows, 0, staying, k);
   };
   const auto passing_block = [&](const Item& of, int64_t first, int64_t k) {
-    return rows ? columns_block(of, first, group, k) : rows_block(of, first, group, k);
+    return block_of(of, !rows, first, group, k);
   };
   const Item* next = expected(hand);
   if (next && (rows_stay(*next->product) != rows || streams(*next->product, kernels) ||

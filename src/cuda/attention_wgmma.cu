@@ -116,7 +116,8 @@ __device__ void produce(const Source& op, const CacheMaps& maps, Shared<width>& 
     TransactionBarrier::arrive_and_expect_tx(
         full, static_cast<uint32_t>(boxes * box_rows * width * static_cast<int>(sizeof(Bf16))));
     for (int i = 0; i < boxes; ++i) {
-      // A page in front of the first key may be gone: what is read in its place is not used.
+      // A page in front of the first key may be gone. Then the first key's page is loaded for it,
+      // and masked.
       const int entry = op.place(run.sequence, max(t + i * box_rows, run.first)) & -box_rows;
 #pragma unroll
       for (int box = 0; box < width / 64; ++box)
@@ -222,7 +223,7 @@ class Consumer {
     cute::warpgroup_commit_batch();
   }
 
-  /// sums += p · the stage's values, of which the first `valid` are values of keys.
+  /// sums += p · the stage's values. Rows from `valid` on hold no values: they become 0.
   __device__ __forceinline__ void issue_values(const uint32_t (&p)[kKeys / 4],
                                                const PipelineState<kStages>& stage, int valid) {
     Barrier::wait(&s_.full_v[stage.index], stage.phase);

@@ -85,7 +85,7 @@ TEST(KTypes, KeepNormalNumbersToAFewPercentOfTheirDeviation) {
     EXPECT_LT(error(values, through(type, values), {}), 0.05 * type.most_error) << type.name;
 }
 
-// The search of ggml's own quantize (quantize_row_q4_K_ref and the like), one number at a time.
+// How ggml searches for scales, in scalar code (quantize_row_q4_K_ref, quantize_row_q6_K_ref).
 // Each block tries steps of its scale, with weights that ggml defines. Scales and minima get the
 // nearest codes. Numbers are then rounded again under these.
 struct AffineGuess {
