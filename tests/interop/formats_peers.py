@@ -243,10 +243,10 @@ def check_llama_quantizes(folder, values):
         report(f"llama.cpp: its {kind} runs here as the gguf package decodes it", off < 1e-5, f"{off:.1e} of the largest")
 
 
-def check_llama_adapter(folder):
-    """An adapter of PEFT's form as a GGUF file."""
+def make_peft_adapter(folder):
+    """An adapter of PEFT's form with random weights."""
     rng, rank, peft = np.random.default_rng(6), 4, WORK / "peft"
-    peft.mkdir()
+    peft.mkdir(exist_ok=True)
     d, f, tensors = SHAPE["hidden_size"], SHAPE["intermediate_size"], {}
     shapes = {"self_attn.q_proj": (d, d), "self_attn.k_proj": (d // 2, d), "self_attn.o_proj": (d, d)}
     for e in range(SHAPE["num_local_experts"]):
@@ -261,7 +261,12 @@ def check_llama_adapter(folder):
         {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(folder), "r": rank,
          "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none",
          "target_modules": ["q_proj", "k_proj", "o_proj", "w1", "w2"]}))
-    out = WORK / "adapter.gguf"
+    return peft
+
+
+def check_llama_adapter(folder):
+    """An adapter of PEFT's form as a GGUF file."""
+    peft, out = make_peft_adapter(folder), WORK / "adapter.gguf"
     mixtral("convert", "--model", folder, "--adapter", peft, "--to", "gguf", "--out", out, "-q")
     base, tuned = logits(folder, PROMPT), logits(folder, PROMPT, "--adapter", peft)
     theirs = Llama(WORK / "llama-f32.gguf", out).logits(PROMPT)
@@ -276,6 +281,40 @@ def check_llama(folder, values):
     check_llama_reads(folder)
     check_llama_quantizes(folder, values)
     check_llama_adapter(folder)
+
+
+def check_mlx_adapters(folder):
+    """An adapter of PEFT's form as mlx-lm's, and one that mlx-lm writes."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+    from mlx_lm.utils import load_model, save_config
+
+    def with_mlx(model):
+        return np.array(model(mx.array([PROMPT])))[0]
+
+    def compare(what, theirs, ours):
+        off, change = off_by(theirs, ours), off_by(logits(folder, PROMPT), ours)
+        report(f"mlx-lm: {what}", off < 1e-4 < 0.01 < change, f"{off:.1e} of the largest; the adapter changes {change:.1e}")
+
+    peft, out = make_peft_adapter(folder), WORK / "ours-mlx-adapter"
+    mixtral("convert", "--model", folder, "--adapter", peft, "--to", "mlx", "--out", out, "-q")
+    model = load_adapters(load_model(WORK / "mlx-f32")[0], str(out))
+    compare("an adapter loads, and its logits are ours", with_mlx(model), logits(folder, PROMPT, "--adapter", peft))
+
+    model, out = load_model(WORK / "mlx-f32")[0], WORK / "their-mlx-adapter"
+    out.mkdir()
+    experts = "block_sparse_moe.switch_mlp."
+    settings = {"rank": 4, "scale": 3.0, "dropout": 0.0,
+                "keys": ["self_attn.q_proj", "self_attn.v_proj", experts + "gate_proj", experts + "down_proj"]}
+    model.freeze()
+    linear_to_lora_layers(model, SHAPE["num_hidden_layers"] - 1, settings)
+    mx.random.seed(7)
+    model.update(tree_map(lambda x: 0.05 * mx.random.normal(x.shape), model.trainable_parameters()))
+    mx.save_safetensors(str(out / "adapters.safetensors"), dict(tree_flatten(model.trainable_parameters())))
+    save_config({"fine_tune_type": "lora", "num_layers": SHAPE["num_hidden_layers"] - 1, "lora_parameters": settings},
+                out / "adapter_config.json")
+    compare("its adapter gives its logits here", with_mlx(model), logits(folder, PROMPT, "--adapter", out))
 
 
 def check_mlx(folder, values):
@@ -304,6 +343,7 @@ def check_mlx(folder, values):
             if not np.array_equal(got, want):
                 wrong.append(path)
         report(f"mlx-lm: {kind} decoded here is what MLX decodes, to the bit", not wrong, str(wrong[:3]))
+    check_mlx_adapters(folder)
 
 
 folder, values = make_model()
