@@ -159,7 +159,7 @@ void CudaBackend::run(const ops::GroupedMatmul& op) {
   }
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
+  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, scratch(), stream_))
     return chained();
   if (!op.weight.dense() && scaled_product(op, scratch(), stream_)) return;
   const Product product =
@@ -183,7 +183,7 @@ void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, stream_))
+  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, scratch(), stream_))
     return chained();
   if (!op.weight.dense()) {
     if (scaled_product(op, scratch(), stream_)) return;

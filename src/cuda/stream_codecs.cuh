@@ -4,9 +4,10 @@
 #include "cuda/stream_task.h"
 #include "ops/format_nf4.h"
 
-/// How streamed products read weights of each format: in registers, never as a copy. Codes become
-/// pairs of bf16 in which they are exact (nf4's levels are rounded), tensor cores sum their
-/// products over 64 columns, and the sums are scaled in f32.
+/// How streamed products read weights of each format: in registers, never as a copy. Integer codes
+/// stay integers of 8 bits and are multiplied by x in fixed point (fixed_rows.h). fp8's codes
+/// become pairs of bf16 in which they are exact; nf4's levels are rounded. Tensor cores sum the
+/// products over the columns that share a scale, at most 64, and the sums are scaled in f32.
 namespace mixtral::cuda {
 
 template <StreamCodec codec>
@@ -20,7 +21,8 @@ struct StreamTraits {
   static constexpr bool kQ4k = codec == StreamCodec::q4_k;
   static constexpr bool kQ4 = codec == StreamCodec::q4_0 || kQ4k;
   static constexpr bool kPlanes = kQ8 || kQ4;
-  static constexpr bool kFours = kInt4 || kQ4;  // integers of 4 bits
+  /// Integers, multiplied by x in fixed point.
+  static constexpr bool kInteger = kInt4 || kInt8 || kPlanes;
   static constexpr int kBits = codec == StreamCodec::bf16 ? 16 : kFp8 || kInt8 || kQ8 ? 8 : 4;
   static constexpr int kColumns = 64 * 8 / kBits;         // of half a step
   static constexpr int kGroups = kBits == 4 ? 2 : 1;      // of 64 columns; a lane's load of codes
@@ -31,8 +33,10 @@ struct StreamTraits {
   static constexpr bool kScaled = codec != StreamCodec::bf16;
   static constexpr bool kMinimum = kInt4 || kInt8 || kQ4k;
   static constexpr bool kMinima = kInt4 || kInt8;  // which stand apart from the scales
-  /// Whether the pairs have more than the codes (kStreamOffset).
-  static constexpr bool kOffset = kInt4 || kInt8 || kQ4;
+  /// Codes are integers with a sign: those of q8_0, and those of q4_0 less 8.
+  static constexpr bool kSigned = kQ8 || codec == StreamCodec::q4_0;
+  /// Sums of x that minima are multiplied by: of 64 columns or of 32.
+  static constexpr int kXSums = !kMinimum ? 0 : kQ4k ? 2 : 1;  // in 64 columns
   /// Words of scales of a row and step (of each of scales and minima), at most.
   static constexpr int kScaleWords = kTable || kQ4 ? 4 : kInt4 || kQ8 ? 2 : 1;
   /// Lanes that copy them: one a row, or one a row for the scales and one for the minima.
@@ -65,13 +69,6 @@ __device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(a),
                                          reinterpret_cast<const __nv_bfloat162&>(b));
   return reinterpret_cast<const uint32_t&>(product);
-}
-
-__device__ inline uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
-  const __nv_bfloat162 sum = __hfma2(reinterpret_cast<const __nv_bfloat162&>(a),
-                                     reinterpret_cast<const __nv_bfloat162&>(b),
-                                     reinterpret_cast<const __nv_bfloat162&>(c));
-  return reinterpret_cast<const uint32_t&>(sum);
 }
 
 /// (a & b) | c, and (a & b) ^ c: one instruction each, with both constants in registers.
@@ -110,8 +107,14 @@ __device__ inline uint4 shared_words4(uint32_t address) {
   return words;
 }
 
-/// A word of codes as pairs of bf16. In 4-bit integers, a pair is of columns i and i + 4 of the
-/// word's eight; in codes of 8 bits, of i and i + 2 of its four; in nf4, of neighbours.
+/// Has the first-level cache fetch what is around `from`.
+__device__ inline void fetch_word(const void* from) {
+  [[maybe_unused]] uint32_t unused;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(unused) : "l"(from));
+}
+
+/// A word of codes as pairs of bf16. In fp8 a pair is of columns i and i + 2 of the word's four; in
+/// nf4, of neighbours.
 template <StreamCodec codec>
 struct StreamWord {
   using Traits = StreamTraits<codec>;
@@ -124,34 +127,13 @@ struct StreamWord {
       // Sign, exponent and fraction to their places in a bf16: 2^-120 of the number.
       pair[0] = and_or(word << 4, 0x07f007f0u, word << 8 & 0x80008000u);
       pair[1] = and_or(word >> 4, 0x07f007f0u, word & 0x80008000u);
-    } else if constexpr (Traits::kTable) {
+    } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         pair[i] = shared_word(table + __byte_perm(word, 0, 0x4440 + i) * (kWarp * 4));
-    } else if constexpr (Traits::kFours) {
-      // 128 + code: its last place is 1.
-#pragma unroll
-      for (int i = 0; i < 4; ++i) pair[i] = and_or(word >> (4 * i), 0x000f000fu, 0x43004300u);
-    } else {
-      // 128 + the low seven bits, and 128 less where the high bit is set, 256 less elsewhere; of
-      // codes with a sign the other way round.
-      constexpr uint32_t kClear = Traits::kQ8 ? 0xbf00bf00u : 0xbf80bf80u;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t codes = word >> (8 * i);
-        const uint32_t low = and_or(codes, 0x007f007fu, 0x43004300u);
-        const uint32_t high = and_xor(codes, 0x00800080u, kClear);  // -1/2 or -1
-        pair[i] = multiply_add_bf16(high, 0x43804380u, low);
-      }
     }
   }
 };
-
-/// What the pairs of integers have more than the codes; in q4_0 a code stands for 8 less.
-template <StreamCodec codec>
-constexpr float kStreamOffset = StreamTraits<codec>::kInt8   ? -128
-                                : codec == StreamCodec::q4_0 ? 136
-                                                             : 128;
 
 /// fp8's pairs are 2^-120 of the numbers. x is multiplied by 2^80 and the sums by 2^40, so that
 /// products neither overflow nor become subnormal.

@@ -6,6 +6,7 @@
 
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
+#include "cuda/stream_integer.cuh"
 #include "cuda/stream_multiply.cuh"
 #include "cuda/stream_shape.cuh"
 
@@ -83,8 +84,11 @@ class Stream {
   /// A load has its tiles one after another; gated, all of its gates' rows in front of all ups'.
   static constexpr int kTileBytes = gated ? 8 * kStreamStepBytes : Shape::kWeights;
   static constexpr int kFar = 8 * kStreamStepBytes * (gated ? Shape::kTogether : 1);
-  using Multiplier = StreamMultiplier<codec, tiles, row_tiles, kFar>;
+  using Multiplier =
+      std::conditional_t<Traits::kInteger, StreamIntegers<codec, tiles, row_tiles, kFar, wide>,
+                         StreamNumbers<codec, tiles, row_tiles, kFar, wide>>;
   using Columns = typename Multiplier::Columns;
+  using Rows = typename Multiplier::Rows;
   using X = typename Multiplier::X;
 
  public:
@@ -128,22 +132,20 @@ class Stream {
     for (int turn = 0; !here_.at_end(); here_.advance(stride_), ++turn) {
       float sums[tiles][row_tiles][4] = {};
       const int count = here_.count(), first_row = here_.first_row();
-      const Bf16* x[row_tiles];
-      // What is computed of rows that are not there is not used.
-#pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
-        x[r] = op_.x + int64_t{first_row + min(r * 8 + group_, count - 1)} * op_.inputs;
+      const Rows x(op_, first_row, count);
+      constexpr int kAll = Multiplier::kXTiles;
       if (first_row != warmed) {
         warmed = first_row;
-        warm(op_.x + int64_t{first_row} * op_.inputs, count);
-        if constexpr (Shape::kAhead) load_x<row_tiles>(x, warp_, 0, next);
+        const int steps = steps_ > warp_ ? (steps_ - warp_ + Shape::kWarps - 1) / Shape::kWarps : 0;
+        Multiplier::warm(op_, first_row, count, warp_, steps);
+        if constexpr (Shape::kAhead) multiplier_.template load<kAll>(op_, x, warp_, 0, next);
       }
-      if (Traits::kScaled && row_tiles == 1 && count == 1)
-        multiply_steps<1, Traits::kScaled>(x, next, sums);
-      else if (row_tiles == 2 && count <= 8)
-        multiply_steps<1, false>(x, next, sums);
+      if (Multiplier::kOneRow && row_tiles == 1 && count == 1)
+        multiply_steps<kAll, Multiplier::kOneRow>(x, next, sums);
+      else if (kAll > 1 && row_tiles <= 2 && count <= 4 * row_tiles)
+        multiply_steps<(kAll > 1 ? kAll / 2 : 1), false>(x, next, sums);
       else
-        multiply_steps<row_tiles, false>(x, next, sums);
+        multiply_steps<kAll, false>(x, next, sums);
       leave(sums, turn);
       if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
     }
@@ -155,23 +157,22 @@ class Stream {
   static constexpr int kRowTiles = Shape::kBoxes ? 1 : tiles;
   static constexpr int kCopies = Shape::kBoxes ? 1 : 4;  // of 16 bytes a lane: four rows each
 
-  /// The product of an item's weights and its first 8 · active rows of x, of this warp's steps.
+  /// The product of an item's weights and its first `active` tiles of x, of this warp's steps.
   template <int active, bool one>
-  __device__ void multiply_steps(const Bf16* const (&x)[row_tiles], Columns& next,
-                                 float (&sums)[tiles][row_tiles][4]) {
+  __device__ void multiply_steps(const Rows& x, Columns& next, float (&sums)[tiles][row_tiles][4]) {
     for (int step = warp_; step < steps_; step += Shape::kWarps) {
       const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
       const auto compute = [&](auto piece) {
         [[maybe_unused]] Columns now;
         X arranged;
         if constexpr (!Shape::kAhead) {
-          load_x<active>(x, step, piece, now);
+          multiplier_.template load<active>(op_, x, step, piece, now);
         } else {
           Multiplier::template arrange<active>(next, arranged);
           if (piece + 1 < Shape::kPieces)
-            load_x<active>(x, step, piece + 1, next);
+            multiplier_.template load<active>(op_, x, step, piece + 1, next);
           else
-            load_x<active>(x, after, 0, next);
+            multiplier_.template load<active>(op_, x, after, 0, next);
         }
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
@@ -317,56 +318,16 @@ class Stream {
     }
   }
 
-  /// Has the cache fetch the columns of x that this warp will read, of so many rows, at one time.
-  __device__ void warm(const Bf16* x, int count) const {
-    constexpr int kSector = 16;                               // elements
-    constexpr int kSectors = 2 * Traits::kColumns / kSector;  // of a step
-    const int steps = steps_ > warp_ ? (steps_ - warp_ + Shape::kWarps - 1) / Shape::kWarps : 0;
-    const int of_row = steps * kSectors;
-#pragma unroll 4
-    for (int i = lane_; i < count * of_row; i += kWarp) {
-      const int row = i / of_row, rest = i - row * of_row;
-      const int step = warp_ + rest / kSectors * Shape::kWarps;
-      const int column = (step * kSectors + rest % kSectors) * kSector;
-      if (column >= op_.inputs) continue;
-      uint32_t unused;
-      asm volatile("ld.global.u32 %0, [%1];"
-                   : "=r"(unused)
-                   : "l"(x + int64_t{row} * op_.inputs + column));
-    }
-  }
-
-  /// The lane's columns of x for a piece of a step; zeros behind the end.
-  template <int active>
-  __device__ void load_x(const Bf16* const (&x)[row_tiles], int step, int piece,
-                         Columns& to) const {
-    const int first = (2 * step + piece * Shape::kHalves) * Traits::kColumns;
-    const auto load = [&](auto whole) {
-#pragma unroll
-      for (int h = 0; h < Shape::kHalves; ++h)
-#pragma unroll
-        for (int r = 0; r < active; ++r)
-#pragma unroll
-          for (int part = 0; part < Traits::kXParts; ++part) {
-            const int column = first + h * Traits::kColumns + multiplier_.column_of(part);
-            if (whole || column < op_.inputs)
-              to[h][r][part] = *reinterpret_cast<const uint4*>(x[r] + column);
-            else
-              to[h][r][part] = {0, 0, 0, 0};
-          }
-    };
-    if (first + Shape::kHalves * Traits::kColumns <= op_.inputs)
-      load(std::true_type{});
-    else
-      load(std::false_type{});
-  }
-
-  // A part's results: lane (g, q) of a fragment has rows 2q and 2q + 1 of x, at outputs g and g + 8
-  // of a tile (with SwiGLU, at gate and up of output g). One warp writes them, in as many rounds.
+  // A part's results: lane (g, q) of a fragment has two rows of x, 2q and 2q + 1 or of fixed-point
+  // rows q and q + 4, at outputs g and g + 8 of a tile (with SwiGLU, at gate and up of output g).
+  // One warp writes them, in as many rounds.
   static constexpr int kEach = gated ? 2 : 4;  // results of a fragment's lane
 
   /// The row of x that a lane writes, of a tile of rows: the same in every round.
-  __device__ int result_row() const { return lane_ / kEach % 4 * 2 + lane_ % 2; }
+  __device__ int result_row() const {
+    const int quarter = lane_ / kEach % 4, second = lane_ % 2;
+    return Traits::kInteger ? quarter + second * 4 : quarter * 2 + second;
+  }
 
   __device__ float* sums_of(int turn) const {
     return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kParts * kWarp * 4);

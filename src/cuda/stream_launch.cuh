@@ -65,14 +65,24 @@ void start_stream(StreamTask<Y>& task, const StreamRun& run) {
 
 template <StreamCodec codec, class Y>
 void launch_stream(StreamTask<Y> task, const StreamRun& run) {
+  using Traits = StreamTraits<codec>;
+  if constexpr (Traits::kInteger) {
+    constexpr FixedLayout kLayout = {.bits = Traits::kBits,
+                                     .planes = Traits::kPlanes,
+                                     .sums = Traits::kXSums,
+                                     .pad_columns = 2 * Traits::kColumns};
+    task.fixed = make_fixed_rows(task.rows, task.inputs, kLayout, run.scratch);
+    fix_rows(task.x, task.rows, task.inputs, task.fixed, run.stream);
+    task.early = true;
+  }
   const auto start = [&](auto wide) {
     if constexpr (std::is_same_v<Y, Bf16>)
       if (run.gated) return start_stream<codec, true, wide()>(task, run);
     start_stream<codec, false, wide()>(task, run);
   };
-  if constexpr (StreamTraits<codec>::kScaled)
+  if constexpr (Traits::kScaled)
     if (has_wide_scales<codec>(run.weight, task.scale_words)) return start(std::true_type{});
-  if constexpr (!StreamTraits<codec>::kPlanes) start(std::false_type{});
+  if constexpr (!Traits::kPlanes) start(std::false_type{});
 }
 
 }  // namespace mixtral::cuda

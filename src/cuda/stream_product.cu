@@ -110,7 +110,7 @@ bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
          aligned(weight.scales, 4) && aligned(weight.minima, 4) && aligned(x, 16);
 }
 
-bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
+bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors, Scratch& scratch,
                     cudaStream_t stream) {
   const bool grouped = !op.offsets.empty();
   if (!streams(op.weight, op.x, grouped)) return false;
@@ -127,7 +127,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
     task.scale = static_cast<float>(op.scale);
     task.accumulate = op.accumulate;
     task.early = settled;
-    launch_stream<codec()>(task, {op.weight, grouped, false, processors, stream});
+    launch_stream<codec()>(task, {op.weight, grouped, false, processors, scratch, stream});
   };
   if (f32)
     run(Type<float>{}, std::integral_constant<StreamCodec, StreamCodec::bf16>{});
@@ -138,7 +138,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
 }
 
 bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int processors,
-                    cudaStream_t stream) {
+                    Scratch& scratch, cudaStream_t stream) {
   static_assert(kStreamGroupedRows <= kMostGatedRows);
   if (op.keep_gate_up || op.offsets.empty() || !streams(op.weight, op.x, true)) return false;
   StreamTask<Bf16> task = task_of<Bf16>(op.weight, op.x, op.offsets);
@@ -149,7 +149,7 @@ bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int proces
   task.y_stride = op.h.dim(1);
   task.early = settled;
   with_codec(*codec_of(op.weight.format), [&](auto codec) {
-    launch_stream<codec()>(task, {op.weight, true, true, processors, stream});
+    launch_stream<codec()>(task, {op.weight, true, true, processors, scratch, stream});
   });
   check_launch("grouped_matmul_swiglu");
   return true;

@@ -6,6 +6,8 @@
 
 namespace mixtral::cuda {
 
+class Scratch;
+
 /// Rows of x that stream_product is meant for: with more, tensor cores are bound by arithmetic and
 /// other kernels are faster. Those of dense weights take over sooner: they need not unpack them.
 inline constexpr int64_t kStreamRows = 32, kStreamDenseRows = 16, kStreamGroupedRows = 64;
@@ -17,10 +19,10 @@ bool streams(const ops::Weight& weight, const Tensor& x, bool grouped);
 /// bound by reading the weights, each of them once. False when it does not take the product.
 /// `settled`: the kernel in front was launched with `chain` and writes neither weights nor offsets,
 /// so that these can be read before it has ended.
-bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
+bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors, Scratch& scratch,
                     cudaStream_t stream);
 /// The same with SwiGlu behind it, in one kernel. gate_up is not written.
 bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int processors,
-                    cudaStream_t stream);
+                    Scratch& scratch, cudaStream_t stream);
 
 }  // namespace mixtral::cuda

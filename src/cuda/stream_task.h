@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/fixed_rows.h"
+
 /// What streamed products (stream_kernel.cuh) are given.
 namespace mixtral::cuda {
 
@@ -21,6 +23,7 @@ struct StreamTask {
   const char* rows_of_codes;
   const char *scales, *minima;
   const __nv_bfloat16* x;
+  FixedRows fixed;  // the same, where codes are integers
   Y* y;
   const int* offsets;    // [G+1], or null: one group of `rows`
   const float* weights;  // of SwiGLU's results

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <numeric>
 
 #include "base/random.h"
@@ -275,6 +276,70 @@ TEST_P(Streamed, ARowHasTheSameBitsAlone) {
     EXPECT_EQ(static_cast<float>(all.as<bf16>()[(rows - 1) * c.outputs + o]),
               static_cast<float>(one.as<bf16>()[o]))
         << o;
+}
+
+/// Integer codes are multiplied by x in fixed point: as good as that is, whatever x's magnitude.
+TEST_P(Streamed, NumbersOfAnySizeKeepTheirPlaces) {
+  const Case& c = GetParam();
+  if (c.rows.size() > 1) GTEST_SKIP() << "of one group";
+  std::vector<float> numbers;
+  const ops::Weight weights = weight(c, c.outputs, numbers);
+  const int64_t rows = c.rows[0];
+  const Tensor x = host({rows, c.inputs}, Dtype::bf16);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    // Of each 64 columns, a few are a thousand times as large as the others; some are all zero.
+    const auto magnitude = static_cast<int>(i / 64 % 5) * 20 - 60 + (i % 37 == 0 ? 10 : 0);
+    const double number = i / 64 % 7 == 6 ? 0 : random_.normal();
+    x.as<bf16>()[i] = bf16(static_cast<float>(std::ldexp(number, magnitude)));
+  }
+  const ops::GroupedMatmul op{.x = on_device(x),
+                              .weight = weights,
+                              .offsets = {},
+                              .y = room({rows, c.outputs}, Dtype::bf16)};
+  gpu().run(op);
+  const Tensor y = host({rows, c.outputs}, Dtype::bf16);
+  gpu().download(op.y, y);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t o = 0; o < c.outputs; ++o) {
+      const bf16* const row = x.as<bf16>() + r * c.inputs;
+      const float* const w = numbers.data() + o * c.inputs;
+      const auto [expected, size] = dot(row, w, c.inputs);
+      double slack = tolerance(c) * size;
+      for (int64_t first = 0; first < c.inputs; first += 64) {
+        double most = 0, weight = 0;
+        for (int64_t i = first; i < std::min(first + 64, c.inputs); ++i) {
+          most = std::max(most, std::abs(static_cast<double>(static_cast<float>(row[i]))));
+          weight += std::abs(static_cast<double>(w[i]));
+        }
+        slack += std::ldexp(most, -14) * weight;
+      }
+      const auto got = static_cast<double>(static_cast<float>(y.as<bf16>()[r * c.outputs + o]));
+      ASSERT_NEAR(got, expected, std::abs(expected) / 250 + slack)
+          << "row " << r << " output " << o;
+    }
+}
+
+TEST_P(Streamed, ANumberThatIsNotFiniteSpoilsItsRowAlone) {
+  const Case& c = GetParam();
+  if (c.rows.size() > 1 || c.rows[0] < 3) GTEST_SKIP() << "of one group of some rows";
+  std::vector<float> numbers;
+  const ops::Weight weights = weight(c, c.outputs, numbers);
+  const int64_t rows = c.rows[0];
+  const Tensor x = random_bf16({rows, c.inputs}, 1);
+  x.as<bf16>()[c.inputs / 2] = bf16(std::numeric_limits<float>::quiet_NaN());
+  x.as<bf16>()[2 * c.inputs + 3] = bf16(std::numeric_limits<float>::infinity());
+  const ops::GroupedMatmul op{.x = on_device(x),
+                              .weight = weights,
+                              .offsets = {},
+                              .y = room({rows, c.outputs}, Dtype::bf16)};
+  gpu().run(op);
+  const Tensor y = host({rows, c.outputs}, Dtype::bf16);
+  gpu().download(op.y, y);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t o = 0; o < c.outputs; ++o)
+      ASSERT_EQ(std::isfinite(static_cast<float>(y.as<bf16>()[r * c.outputs + o])),
+                r != 0 && r != 2)
+          << "row " << r << " output " << o;
 }
 
 INSTANTIATE_TEST_SUITE_P(Gpu, Streamed, testing::ValuesIn(cases()));

@@ -1,0 +1,60 @@
+#pragma once
+
+#include "cuda/device.cuh"
+#include "cuda/fixed_rows.h"
+
+namespace mixtral::cuda {
+
+constexpr int kFixedUnit = 8;   // columns of a lane
+constexpr int kFixedUnits = 8;  // lanes that share a scale
+
+/// Writes a lane's unit of a row in fixed point: eight numbers of bf16, as they lie. All lanes of a
+/// warp take part, and have units side by side, the first of 64 columns in a lane that is a
+/// multiple of 8. Those for which `inside` is false write nothing.
+__device__ inline void fix_unit(const uint4& numbers, int64_t row, int unit, bool inside,
+                                const FixedRows& to) {
+  // The largest of 64 numbers comes to 2^13 or more, below 2^14.
+  constexpr uint32_t kPlaces = 13, kBias = 127, kLeastExponent = 27, kNotFinite = 255;
+  constexpr uint32_t kMagnitudes = 0x7fff7fffu;
+  const uint32_t most = __vmaxu2(__vmaxu2(numbers.x & kMagnitudes, numbers.y & kMagnitudes),
+                                 __vmaxu2(numbers.z & kMagnitudes, numbers.w & kMagnitudes));
+  const uint32_t exponent = warp_reduce<kFixedUnits>(max(most & 0xffffu, most >> 16), Max{}) >> 7;
+  const bool finite = exponent < kNotFinite;
+  const uint32_t used = min(max(exponent, kLeastExponent), kNotFinite - 1);
+  const float factor = __uint_as_float((2 * kBias + kPlaces - used) << 23);
+  const float scale =
+      finite ? __uint_as_float((used - kPlaces) << 23) : __uint_as_float(0x7fc00000u);
+
+  const bool fours = to.layout.bits == 4;
+  const uint32_t pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
+  uint32_t high[2] = {}, low[2] = {};
+  int total = 0;
+#pragma unroll
+  for (int i = 0; i < kFixedUnit; ++i) {
+    const float number =
+        __uint_as_float(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u);
+    const int value = finite ? __float2int_rn(number * factor) : 0;
+    total += value;
+    high[i / 4] |= static_cast<uint32_t>((value + 128) >> 8 & 0xff) << (i % 4 * 8);
+    low[i / 4] |= static_cast<uint32_t>(value & 0xff) << (i % 4 * 8);
+  }
+  if (to.layout.sums == 1) total = warp_sum<kFixedUnits>(total);
+  if (to.layout.sums == 2) total = warp_sum<kFixedUnits / 2>(total);
+  if (!inside) return;
+  const auto arranged = [&](const uint32_t(&bytes)[2]) -> uint2 {
+    if (!fours) return {bytes[0], bytes[1]};
+    return {__byte_perm(bytes[0], bytes[1], 0x6420), __byte_perm(bytes[0], bytes[1], 0x7531)};
+  };
+  const int group = unit / kFixedUnits, of_group = unit % kFixedUnits;
+  const int place = to.layout.planes ? of_group % 4 * 2 + of_group / 4 : of_group;
+  char* const bytes = to.bytes + row * 2 * to.padded + group * 64 + place * kFixedUnit;
+  *reinterpret_cast<uint2*>(bytes) = arranged(high);
+  *reinterpret_cast<uint2*>(bytes + to.padded) = arranged(low);
+  const int64_t at = row * (to.padded / 64) + group;
+  if (of_group == 0) to.scales[at] = fours ? scale / 16 : scale;
+  const float sum = static_cast<float>(total) * scale;
+  if (to.layout.sums == 1 && of_group == 0) to.sums[at] = sum;
+  if (to.layout.sums == 2 && of_group % 4 == 0) to.sums[at * 2 + of_group / 4] = sum;
+}
+
+}  // namespace mixtral::cuda
