@@ -149,8 +149,10 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
+void CudaBackend::make_current() const { cuda::make_current(device_); }
+
 void CudaBackend::use_device() const {
-  make_current(device_);
+  make_current();
   launch_waiting();
   behind_chained_ = std::exchange(chained_, false);
 }
@@ -158,10 +160,11 @@ void CudaBackend::use_device() const {
 void CudaBackend::launch_waiting(const ops::GatherRows* gather) const {
   if (!waiting_.combine && !waiting_.norm && !waiting_.rope) return;
   const Waiting ops = std::exchange(waiting_, {});
-  make_current(device_);
+  make_current();
   const auto given = [](const auto& op) { return op ? &*op : nullptr; };
   if (ops.norm)
-    norm_few(*ops.norm, given(ops.combine), given(ops.router), given(ops.route), gather, stream_);
+    norm_few(*ops.norm, given(ops.combine), given(ops.router), given(ops.route), gather,
+             given(ops.fixed), stream_);
   else if (ops.combine)
     combine_rows(*ops.combine, stream_);
   else

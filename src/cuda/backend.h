@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "cuda/fixed_rows.h"
 #include "cuda_plan/attention_part.h"
 #include "cuda_plan/figures.h"
 #include "ops/backend.h"
@@ -115,9 +116,12 @@ class CudaBackend final : public Backend {
     std::optional<ops::GroupedMatmul> router;
     std::optional<ops::Route> route;
     std::optional<ops::Rope> rope;
+    std::optional<FixedRows> fixed;  // which norm fills, too
   };
 
-  /// Makes this GPU the calling thread's current device, and launches what waits. Every call from
+  /// Makes this GPU the calling thread's current device.
+  void make_current() const;
+  /// Does that, and launches what waits. Every call from
   /// outside begins so, but those of ops that join what waits.
   void use_device() const;
   /// Launches what waits, and with it the gathering of one token's rows.

@@ -157,9 +157,20 @@ void CudaBackend::run(const ops::GroupedMatmul& op) {
     waiting_.router = op;
     return;
   }
+  // A norm that waits can make the product's fixed-point rows, too.
+  std::optional<FixedRows> fixed;
+  if (waiting_.norm && !waiting_.router && !batch_invariant_)
+    if (const auto layout = fixed_layout(op); layout && joins(*waiting_.norm, op.x, *layout)) {
+      make_current();
+      fixed = make_fixed_rows(static_cast<int>(op.x.dim(0)), static_cast<int>(op.x.dim(1)), *layout,
+                              scratch());
+      waiting_.fixed = fixed;
+    }
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, scratch(), stream_))
+  if (!batch_invariant_ &&
+      stream_product(op, behind_chained_, processors_, fixed ? &*fixed : nullptr,
+                     fixed ? *scratch_ : scratch(), stream_))
     return chained();
   if (!op.weight.dense() && scaled_product(op, scratch(), stream_)) return;
   const Product product =

@@ -3,6 +3,7 @@
 #include "cuda/combine_rows.cuh"
 #include "cuda/device.cuh"
 #include "cuda/dispatch.h"
+#include "cuda/fixed_rows.cuh"
 #include "cuda/norm_few.h"
 #include "cuda/route.cuh"
 #include "cuda/row_shape.h"
@@ -35,7 +36,8 @@ struct Few {
   float* weights;
   int *expert, *slots, *source, *offsets;
   int chosen;
-  Bf16* gathered;  // [chosen, width], or null
+  Bf16* gathered;   // [chosen, width], or null
+  FixedRows fixed;  // of y; or without bytes
 };
 
 /// Adds up eight values of each lane over the warp: lane l gets the sum of value l / 4.
@@ -155,15 +157,25 @@ __global__ void __launch_bounds__(kMostThreads) norm_few_rows(const __grid_const
   const float mean = block_sum(squares) / static_cast<float>(op.width);
   const float scale = 1.0f / sqrtf(mean + op.eps);
   if (op.rstd && thread == 0) op.rstd[row] = scale;
+  const auto normalised = [&](int i, int j) {
+    return widen<float>(weight[i].at[j]) * (s[i][j] * scale);
+  };
 #pragma unroll
   for (int i = 0; i < items; ++i) {
     const int column = column_of(i);
-    if (column >= op.width) break;
+    const bool inside = column < op.width;
+    if (op.fixed.bytes) {  // by all lanes
+      static_assert(kPack == kFixedUnit);
+      uint32_t pairs[kPack / 2] = {};
+      if (inside)
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      const float y = widen<float>(weight[i].at[j]) * (s[i][j] * scale);
-      s[i][j] = widen<float>(narrow<Bf16>(y));
+        for (int j = 0; j < kPack / 2; ++j)
+          pairs[j] = pack_bf16(normalised(i, 2 * j), normalised(i, 2 * j + 1));
+      fix_unit({pairs[0], pairs[1], pairs[2], pairs[3]}, row, column / kPack, inside, op.fixed);
     }
+    if (!inside) continue;
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) s[i][j] = widen<float>(narrow<Bf16>(normalised(i, j)));
     store(op.y + start + column, s[i]);
     if (op.gathered)
       for (int j = 0; j < op.chosen; ++j) store(op.gathered + int64_t{j} * op.width + column, s[i]);
@@ -252,9 +264,14 @@ bool joins(const ops::RmsNorm& norm, const ops::Route& route, const ops::GatherR
          rows.divisor == route.weights.dim(1) && rows.y.dim(0) == rows.divisor && is_bf16(rows.y);
 }
 
+bool joins(const ops::RmsNorm& norm, const Tensor& x, const FixedLayout& layout) {
+  return x.data() == norm.y.data() && x.shape() == norm.y.shape() &&
+         x.dim(1) % layout.pad_columns == 0;
+}
+
 void norm_few(const ops::RmsNorm& norm, const ops::CombineRows* combine,
               const ops::GroupedMatmul* router, const ops::Route* route,
-              const ops::GatherRows* gather, cudaStream_t stream) {
+              const ops::GatherRows* gather, const FixedRows* fixed, cudaStream_t stream) {
   const int64_t width = norm.x.dim(1);
   Few few = {};
   few.x = data<Bf16>(combine ? combine->y : norm.x);
@@ -281,6 +298,7 @@ void norm_few(const ops::RmsNorm& norm, const ops::CombineRows* combine,
     few.offsets = data<int>(route->offsets);
     few.chosen = static_cast<int>(route->weights.dim(1));
   }
+  if (fixed) few.fixed = *fixed;
   if (gather) few.gathered = data<Bf16>(gather->y);
   const RowShape shape = shape_of(width, kPack);
   const auto launch = [&](auto items) {

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/fixed_rows.h"
 #include "ops/moe.h"
 #include "ops/norm.h"
 
@@ -22,12 +23,15 @@ bool joins(const ops::CombineRows& rows, const ops::RmsNorm& norm);
 bool joins(const ops::RmsNorm& norm, const ops::GroupedMatmul& router);
 bool joins(const ops::GroupedMatmul& router, const ops::Route& route);
 bool joins(const ops::RmsNorm& norm, const ops::Route& route, const ops::GatherRows& rows);
+/// Whether the norm can also make fixed-point rows of x.
+bool joins(const ops::RmsNorm& norm, const Tensor& x, const FixedLayout& layout);
 
 /// A norm and what joins it, in one launch; the others may be null, and each needs the one before
-/// it in this order: router, route, gather. All results are written, with the bits that the ops
-/// have one by one, logits excepted, which are summed in another order.
+/// it in this order: router, route, gather. `fixed`: the result in fixed point, or null. All
+/// results are written, with the bits that the ops have one by one, logits excepted, which are
+/// summed in another order.
 void norm_few(const ops::RmsNorm& norm, const ops::CombineRows* combine,
               const ops::GroupedMatmul* router, const ops::Route* route,
-              const ops::GatherRows* gather, cudaStream_t stream);
+              const ops::GatherRows* gather, const FixedRows* fixed, cudaStream_t stream);
 
 }  // namespace mixtral::cuda

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/fixed_rows.h"
 #include "cuda/stream_task.h"
 #include "ops/format_nf4.h"
 
@@ -45,6 +46,13 @@ struct StreamTraits {
                                       codec == StreamCodec::int8_half ||
                                       codec == StreamCodec::q4_0 || kQ8;
 };
+
+/// How x is laid out for integer codes.
+template <StreamCodec codec>
+constexpr FixedLayout kFixedLayout = {.bits = StreamTraits<codec>::kBits,
+                                      .planes = StreamTraits<codec>::kPlanes,
+                                      .sums = StreamTraits<codec>::kXSums,
+                                      .pad_columns = 2 * StreamTraits<codec>::kColumns};
 
 /// Bytes of nf4's table in shared memory: the pair of levels of each byte, once a lane, so that
 /// lanes never wait for each other.

@@ -7,11 +7,10 @@ namespace mixtral::cuda {
 /// A lane's codes and scales of a step that its warp has copied (see stream_kernel.cuh), where the
 /// lane has rows group_ and 8 more of a tile. Rows 8 to 15 of a tile are `far` bytes behind the
 /// others. `wide`: blocks are as long as make Traits::kScaleWords words of scales a step.
-template <StreamCodec codec, int tiles, int row_tiles, int far, bool wide>
+template <StreamCodec codec, class Shape, int far, bool wide>
 class StreamCodes {
  protected:
   using Traits = StreamTraits<codec>;
-  using Shape = StreamShape<codec, tiles, row_tiles>;
   static constexpr int kGroups = Traits::kGroups;
   static constexpr int kScaleGroups = Traits::kScaleGroups;
 
@@ -33,7 +32,7 @@ class StreamCodes {
   };
 
   __device__ Scales read_scales(uint32_t at) const {
-    Scales scales;
+    Scales scales = {};
     if constexpr (Traits::kInt4) {
       const uint4 low = shared_words4(at + group_ * 32);
       const uint4 high = shared_words4<16>(at + group_ * 32);

@@ -22,18 +22,18 @@ __device__ inline void integer_mma(int (&c)[4], const uint32_t (&a)[4], uint32_t
 /// What a lane does with steps of integer codes: products with x in fixed point (fixed_rows.h).
 /// The high and the low bytes of a row of x are two columns of tensor cores' products, so that a
 /// tile has four rows. A lane gets both results of a row, and their sum is exact.
-template <StreamCodec codec, int tiles, int row_tiles, int far, bool wide>
-class StreamIntegers : StreamCodes<codec, tiles, row_tiles, far, wide> {
-  using Base = StreamCodes<codec, tiles, row_tiles, far, wide>;
+template <StreamCodec codec, class Shape, int far, bool wide>
+class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
+  using Base = StreamCodes<codec, Shape, far, wide>;
   using Base::group_, Base::kGroups, Base::kScaleGroups, Base::lane_, Base::quarter_;
-  using typename Base::Scales, typename Base::Shape, typename Base::Traits;
+  using typename Base::Scales, typename Base::Traits;
   static constexpr int kPieceGroups = Shape::kHalves * kGroups;  // of 64 columns
   static constexpr int kXSums = Traits::kXSums;                  // in 64 columns
 
  public:
   using Base::row_at;
   static constexpr int kTileRows = 4;
-  static constexpr int kXTiles = 8 * row_tiles / kTileRows;
+  static constexpr int kXTiles = Shape::kRows / kTileRows;
   static constexpr bool kOneRow = false;
 
   /// A lane's numbers of x for a piece of a step.
@@ -111,7 +111,7 @@ class StreamIntegers : StreamCodes<codec, tiles, row_tiles, far, wide> {
   /// A piece of a step of one tile, whose codes and scales are there. Of x, `active` tiles.
   template <int active, bool one>
   __device__ void multiply(uint32_t codes, uint32_t scales_at, int piece, int step, const X& x,
-                           float (&sums)[row_tiles][4]) const {
+                           float (&sums)[Shape::kRowTiles][4]) const {
     const Scales scales = this->read_scales(scales_at);
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h) {

@@ -76,25 +76,25 @@ struct StreamMeeting {
 };
 
 /// `wide`: the scales of each step are side by side, and aligned to what they come to.
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
+template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
 class Stream {
   using Traits = StreamTraits<codec>;
-  using Shape = StreamShape<codec, tiles, row_tiles>;
-  using Place = StreamPlace<8 * row_tiles>;
+  using Shape = StreamShape<codec, tiles, rows>;
+  using Place = StreamPlace<rows>;
   /// A load has its tiles one after another; gated, all of its gates' rows in front of all ups'.
   static constexpr int kTileBytes = gated ? 8 * kStreamStepBytes : Shape::kWeights;
   static constexpr int kFar = 8 * kStreamStepBytes * (gated ? Shape::kTogether : 1);
-  using Multiplier =
-      std::conditional_t<Traits::kInteger, StreamIntegers<codec, tiles, row_tiles, kFar, wide>,
-                         StreamNumbers<codec, tiles, row_tiles, kFar, wide>>;
+  using Multiplier = std::conditional_t<Traits::kInteger, StreamIntegers<codec, Shape, kFar, wide>,
+                                        StreamNumbers<codec, Shape, kFar, wide>>;
   using Columns = typename Multiplier::Columns;
   using Rows = typename Multiplier::Rows;
   using X = typename Multiplier::X;
 
  public:
-  /// `shared`: the team's; `offsets`, `shares` (of h, a row of x): in shared memory.
+  /// `shared`: the team's; `offsets`: in shared memory, as `shares`: the team's room for what the
+  /// rows of h are multiplied by.
   __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
-                    const float* shares, StreamMeeting<Shape>& meeting)
+                    float* shares, StreamMeeting<Shape>& meeting)
       : op_(op),
         meeting_(meeting),
         shares_(shares),
@@ -127,10 +127,15 @@ class Stream {
   }
 
   __device__ void run() {
+    static_assert(kMostGatedRows <= Shape::kTeamThreads);
+    const int thread = warp_ * kWarp + lane_;
+    [[maybe_unused]] int source = 0;
+    [[maybe_unused]] float share = 0;
+    if (gated && thread < op_.rows) source = op_.source[thread];
     int warmed = -1;
     Columns next;
     for (int turn = 0; !here_.at_end(); here_.advance(stride_), ++turn) {
-      float sums[tiles][row_tiles][4] = {};
+      float sums[tiles][kRowTiles][4] = {};
       const int count = here_.count(), first_row = here_.first_row();
       const Rows x(op_, first_row, count);
       constexpr int kAll = Multiplier::kXTiles;
@@ -140,26 +145,30 @@ class Stream {
         Multiplier::warm(op_, first_row, count, warp_, steps);
         if constexpr (Shape::kAhead) multiplier_.template load<kAll>(op_, x, warp_, 0, next);
       }
-      if (Multiplier::kOneRow && row_tiles == 1 && count == 1)
+      // A share waits for memory twice: behind the first loads of x, and used after the first item.
+      if (gated && turn == 0 && thread < op_.rows) share = op_.weights[source];
+      if (Multiplier::kOneRow && rows == 8 && count == 1)
         multiply_steps<kAll, Multiplier::kOneRow>(x, next, sums);
-      else if (kAll > 1 && row_tiles <= 2 && count <= 4 * row_tiles)
+      else if (kAll > 1 && rows <= 16 && 2 * count <= rows)
         multiply_steps<(kAll > 1 ? kAll / 2 : 1), false>(x, next, sums);
       else
         multiply_steps<kAll, false>(x, next, sums);
+      if (gated && turn == 0 && thread < op_.rows) shares_[thread] = share;
       leave(sums, turn);
       if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
     }
   }
 
  private:
+  static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kOutputs = (gated ? 8 : 16) * tiles;  // of an item
   static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
-  static constexpr int kRowTiles = Shape::kBoxes ? 1 : tiles;
+  static constexpr int kCopiedTiles = Shape::kBoxes ? 1 : tiles;
   static constexpr int kCopies = Shape::kBoxes ? 1 : 4;  // of 16 bytes a lane: four rows each
 
   /// The product of an item's weights and its first `active` tiles of x, of this warp's steps.
   template <int active, bool one>
-  __device__ void multiply_steps(const Rows& x, Columns& next, float (&sums)[tiles][row_tiles][4]) {
+  __device__ void multiply_steps(const Rows& x, Columns& next, float (&sums)[tiles][kRowTiles][4]) {
     for (int step = warp_; step < steps_; step += Shape::kWarps) {
       const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
       const auto compute = [&](auto piece) {
@@ -226,7 +235,7 @@ class Stream {
   /// The addresses of the rows that the lane copies, 16 bytes at a time.
   __device__ void find_rows(int first) {
 #pragma unroll
-    for (int t = 0; t < kRowTiles; ++t)
+    for (int t = 0; t < kCopiedTiles; ++t)
 #pragma unroll
       for (int c = 0; c < kCopies; ++c)
         rows_[t][c] = op_.rows_of_codes + row_of(first, t, 4 * c + lane_ / 8) * op_.code_bytes +
@@ -334,14 +343,14 @@ class Stream {
   }
 
   /// Leaves this warp's sums of an item, once there is room for them.
-  __device__ void leave(const float (&sums)[tiles][row_tiles][4], int turn) {
+  __device__ void leave(const float (&sums)[tiles][kRowTiles][4], int turn) {
     await(&meeting_.free[turn % kStreamTurns], (turn / kStreamTurns & 1) ^ 1);
     auto* all = reinterpret_cast<float4*>(sums_of(turn));
 #pragma unroll
     for (int i = 0; i < tiles; ++i)
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
-        all[(warp_ * Shape::kParts + i * row_tiles + r) * kWarp + lane_] = {
+      for (int r = 0; r < kRowTiles; ++r)
+        all[(warp_ * Shape::kParts + i * kRowTiles + r) * kWarp + lane_] = {
             sums[i][r][0], sums[i][r][1], sums[i][r][2], sums[i][r][3]};
     arrive(&meeting_.full[turn % kStreamTurns]);
   }
@@ -359,7 +368,7 @@ class Stream {
 #pragma unroll
     for (int i = 0; i < tiles; ++i)
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
+      for (int r = 0; r < kRowTiles; ++r)
 #pragma unroll
         for (int round = 0; round < kEach; ++round) {
           const int at = round * kWarp + lane_, j = at % kEach, lane = at / kEach;
@@ -367,7 +376,7 @@ class Stream {
           const int of_eight = Multiplier::row_at(lane / 4);
           const int output = gated ? tile * 8 + of_eight : tile * 16 + j / 2 * 8 + of_eight;
           if (row >= count || output >= op_.outputs) continue;
-          const int index = ((i * row_tiles + r) * kWarp + lane) * 4 + j;
+          const int index = ((i * kRowTiles + r) * kWarp + lane) * 4 + j;
           Y* to = op_.y + int64_t{first_row + row} * op_.y_stride + output;
           if constexpr (gated) {
             *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares_[first_row + row]));
@@ -381,7 +390,7 @@ class Stream {
 
   const StreamTask<Y>& op_;
   StreamMeeting<Shape>& meeting_;
-  const float* shares_;
+  float* shares_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
   const int warp_ = static_cast<int>(threadIdx.x) / kWarp % Shape::kWarps;
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
@@ -396,19 +405,19 @@ class Stream {
   int phase_ = 0;       // of its barrier
   bool more_ = false;   // there is more to copy
   int row_ = 0;         // the first of the item that is copied, among all groups'
-  const char* rows_[kRowTiles][kCopies];
+  const char* rows_[kCopiedTiles][kCopies];
   const char* scales_[Traits::kScaled ? tiles : 1];
 };
 
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
-__global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads,
-                                  StreamShape<codec, tiles, row_tiles>::kBlocks)
+template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
+__global__ void __launch_bounds__(StreamShape<codec, tiles, rows>::kThreads,
+                                  StreamShape<codec, tiles, rows>::kBlocks)
     stream(const __grid_constant__ StreamTask<Y> op) {
-  using Shape = StreamShape<codec, tiles, row_tiles>;
+  using Shape = StreamShape<codec, tiles, rows>;
   extern __shared__ char memory[];
   __shared__ StreamMeeting<Shape> meetings[Shape::kTeams];
   __shared__ int offsets[kMostStreamGroups + 1];
-  __shared__ float shares[gated ? kMostGatedRows : 1];
+  __shared__ float shares[Shape::kTeams][gated ? kMostGatedRows : 1];
   char* const shared = memory + (-shared_address(memory) & (Shape::kAlign - 1));
   if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
   if (threadIdx.x == 0) {
@@ -432,18 +441,13 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, row_tiles>::kThreads
     offsets[i] = op.offsets ? __ldcg(op.offsets + i) : i * op.rows;
   __syncthreads();
   const int team = static_cast<int>(threadIdx.x) / Shape::kTeamThreads;
-  Stream<codec, tiles, row_tiles, gated, wide, Y> work(
-      op, shared + Shape::kTable + team * Shape::kTeamBytes, shared, offsets, shares,
-      meetings[team]);
+  Stream<codec, tiles, rows, gated, wide, Y> work(op,
+                                                  shared + Shape::kTable + team * Shape::kTeamBytes,
+                                                  shared, offsets, shares[team], meetings[team]);
   work.begin();
   if (op.early) {
     wait_for_previous();
     allow_next();
-  }
-  if constexpr (gated) {
-    for (int i = static_cast<int>(threadIdx.x); i < op.rows; i += Shape::kThreads)
-      shares[i] = op.weights[op.source[i]];
-    __syncthreads();
   }
   work.run();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <type_traits>
 
 #include "cuda/aligned.h"
@@ -25,23 +26,33 @@ bool has_wide_scales(const ops::Weight& weight, int scale_words) {
          aligned(weight.minima, 4 * kWords);
 }
 
-template <StreamCodec codec, int tiles, int row_tiles, bool gated, bool wide, class Y>
+template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
 void start_stream(StreamTask<Y>& task, const StreamRun& run) {
-  using Shape = StreamShape<codec, tiles, row_tiles>;
+  using Shape = StreamShape<codec, tiles, rows>;
   if constexpr (Shape::kBoxes)
     task.codes =
         map_of(run.weight.codes.data(), Dtype::u8, {task.code_bytes, run.weight.rows()},
                {run.weight.codes.dim(1)}, {kStreamStepBytes, (gated ? 8 : 16) * Shape::kTogether});
-  const auto kernel = stream<codec, tiles, row_tiles, gated, wide, Y>;
+  const auto kernel = stream<codec, tiles, rows, gated, wide, Y>;
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "grouped_matmul");
   // At most one item a tile, group and chunk of rows.
-  const int64_t chunks = divide_up(task.rows, 8 * row_tiles) + std::min(task.groups, task.rows);
+  const int64_t chunks = divide_up(task.rows, rows) + std::min(task.groups, task.rows);
   const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
   const int64_t most = int64_t{run.processors} * Shape::kBlocks;
   chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, run.stream,
         task);
+}
+
+/// Items of two tiles of weights, or of one where those would be too few for all teams.
+template <int rows, StreamCodec codec, bool gated, bool wide, class Y>
+void start_stream_of(StreamTask<Y>& task, const StreamRun& run) {
+  if constexpr (!gated)
+    if (!run.grouped && 2 * divide_up(task.outputs, 32) <=
+                            int64_t{run.processors} * StreamShape<codec, 1, rows>::kAllTeams)
+      return start_stream<codec, 1, rows, gated, wide>(task, run);
+  start_stream<codec, 2, rows, gated, wide>(task, run);
 }
 
 /// Chooses how many tiles of weights and of rows of x an item has. A group of several has a share
@@ -49,31 +60,30 @@ void start_stream(StreamTask<Y>& task, const StreamRun& run) {
 template <StreamCodec codec, bool gated, bool wide, class Y>
 void start_stream(StreamTask<Y>& task, const StreamRun& run) {
   using Traits = StreamTraits<codec>;
-  if (task.rows <= (run.grouped ? 32 : 8)) {
-    if constexpr (!Traits::kScaled) return start_stream<codec, 1, 1, gated, wide>(task, run);
-    // Where there are too few items of two tiles for all teams, items of one.
-    if constexpr (!gated)
-      if (!run.grouped && 2 * divide_up(task.outputs, 32) <=
-                              int64_t{run.processors} * StreamShape<codec, 1, 1>::kAllTeams)
-        return start_stream<codec, 1, 1, gated, wide>(task, run);
-    if constexpr (Traits::kScaled) return start_stream<codec, 2, 1, gated, wide>(task, run);
+  if constexpr (Traits::kInteger)
+    if (task.rows <= 4) return start_stream_of<4, codec, gated, wide>(task, run);
+  if (task.rows <= (run.grouped ? (getenv("ROWS8") ? 64 : 32) : 8)) {
+    if constexpr (Traits::kScaled)
+      return start_stream_of<8, codec, gated, wide>(task, run);
+    else
+      return start_stream<codec, 1, 8, gated, wide>(task, run);
   }
   if constexpr (Traits::kScaled && !gated)
-    if (!run.grouped && task.rows > 16) return start_stream<codec, 2, 4, gated, wide>(task, run);
-  start_stream<codec, 2, 2, gated, wide>(task, run);
+    if (!run.grouped && task.rows > 16) return start_stream<codec, 2, 32, gated, wide>(task, run);
+  start_stream<codec, 2, 16, gated, wide>(task, run);
 }
 
 template <StreamCodec codec, class Y>
 void launch_stream(StreamTask<Y> task, const StreamRun& run) {
   using Traits = StreamTraits<codec>;
   if constexpr (Traits::kInteger) {
-    constexpr FixedLayout kLayout = {.bits = Traits::kBits,
-                                     .planes = Traits::kPlanes,
-                                     .sums = Traits::kXSums,
-                                     .pad_columns = 2 * Traits::kColumns};
-    task.fixed = make_fixed_rows(task.rows, task.inputs, kLayout, run.scratch);
-    fix_rows(task.x, task.rows, task.inputs, task.fixed, run.stream);
-    task.early = true;
+    if (run.fixed) {
+      task.fixed = *run.fixed;
+    } else {
+      task.fixed = make_fixed_rows(task.rows, task.inputs, kFixedLayout<codec>, run.scratch);
+      fix_rows(task.x, task.rows, task.inputs, task.fixed, run.stream);
+      task.early = true;
+    }
   }
   const auto start = [&](auto wide) {
     if constexpr (std::is_same_v<Y, Bf16>)

@@ -11,6 +11,7 @@ struct StreamRun {
   const ops::Weight& weight;
   bool grouped, gated;  // with offsets; with SwiGLU
   int processors;
+  const FixedRows* fixed;  // x in fixed point, where it already is
   Scratch& scratch;
   cudaStream_t stream;
 };

@@ -23,36 +23,37 @@ __device__ inline void stream_mma_first(float (&c)[4], const uint32_t (&a)[4], u
 }
 
 /// What a lane does with steps of bf16, fp8 and nf4: products with x in bf16.
-template <StreamCodec codec, int tiles, int row_tiles, int far, bool wide>
-class StreamNumbers : StreamCodes<codec, tiles, row_tiles, far, wide> {
-  using Base = StreamCodes<codec, tiles, row_tiles, far, wide>;
+template <StreamCodec codec, class Shape, int far, bool wide>
+class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
+  using Base = StreamCodes<codec, Shape, far, wide>;
   using Base::kGroups, Base::lane_, Base::quarter_;
-  using typename Base::Scales, typename Base::Shape, typename Base::Traits;
+  using typename Base::Scales, typename Base::Traits;
+  static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kPartsOfGroup = Traits::kXParts / kGroups;
 
  public:
   using Base::row_at;
   static constexpr int kTileRows = 8;
-  static constexpr int kXTiles = row_tiles;
+  static constexpr int kXTiles = kRowTiles;
   static constexpr bool kOneRow = Traits::kScaled;  // one row of x spares some of the scaling
 
   /// Of x, of a lane, for a piece of a step: as they lie.
-  using Columns = uint4[Shape::kHalves][row_tiles][Traits::kXParts];
+  using Columns = uint4[Shape::kHalves][kRowTiles][Traits::kXParts];
   /// The same for tensor cores, in the order of the pairs of codes.
   struct X {
-    uint32_t words[Shape::kHalves][kGroups][row_tiles][Traits::kXWords];
+    uint32_t words[Shape::kHalves][kGroups][kRowTiles][Traits::kXWords];
   };
 
   /// Where a lane's rows of x are.
   struct Rows {
-    const Bf16* x[row_tiles];
+    const Bf16* x[kRowTiles];
 
     template <class Task>
     __device__ Rows(const Task& op, int first_row, int count) {
       const int lane = static_cast<int>(threadIdx.x) % kWarp;
       // What is computed of rows that are not there is not used.
 #pragma unroll
-      for (int r = 0; r < row_tiles; ++r)
+      for (int r = 0; r < kRowTiles; ++r)
         x[r] = op.x + int64_t{first_row + min(r * 8 + lane / 4, count - 1)} * op.inputs;
     }
   };
@@ -118,7 +119,7 @@ class StreamNumbers : StreamCodes<codec, tiles, row_tiles, far, wide> {
   /// the first row alone.
   template <int active, bool one>
   __device__ void multiply(uint32_t codes, uint32_t scales_at, int piece, int step, const X& x,
-                           float (&sums)[row_tiles][4]) const {
+                           float (&sums)[kRowTiles][4]) const {
     const Scales scales = this->read_scales(scales_at);
 #pragma unroll
     for (int h = 0; h < Shape::kHalves; ++h) {
@@ -139,7 +140,7 @@ class StreamNumbers : StreamCodes<codec, tiles, row_tiles, far, wide> {
           const uint32_t from = codes + this->codes_at(half, g);
           Base::template read_codes<0>(from, low);
           Base::template read_codes<far>(from, high);
-          float raw[row_tiles][4];
+          float raw[kRowTiles][4];
           multiply_codes<active>(low, high, x.words[h][g], raw);
 #pragma unroll
           for (int side = 0; side < 2; ++side) {
@@ -183,8 +184,8 @@ class StreamNumbers : StreamCodes<codec, tiles, row_tiles, far, wide> {
   template <int active>
   __device__ void multiply_codes(const uint32_t (&low)[Traits::kWords],
                                  const uint32_t (&high)[Traits::kWords],
-                                 const uint32_t (&x)[row_tiles][Traits::kXWords],
-                                 float (&raw)[row_tiles][4]) const {
+                                 const uint32_t (&x)[kRowTiles][Traits::kXWords],
+                                 float (&raw)[kRowTiles][4]) const {
 #pragma unroll
     for (int w = 0; w < Traits::kWords; ++w) {
       const StreamWord<codec> a(low[w], table_), b(high[w], table_);

@@ -8,6 +8,7 @@
 #include "cuda/dispatch.h"
 #include "cuda/quantize_groups.h"
 #include "cuda/status.h"
+#include "cuda/stream_codecs.cuh"
 #include "cuda/stream_launch.h"
 #include "cuda/stream_product.h"
 #include "ops/block_planes.h"
@@ -110,8 +111,19 @@ bool streams(const ops::Weight& weight, const Tensor& x, bool grouped) {
          aligned(weight.scales, 4) && aligned(weight.minima, 4) && aligned(x, 16);
 }
 
-bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors, Scratch& scratch,
-                    cudaStream_t stream) {
+std::optional<FixedLayout> fixed_layout(const ops::GroupedMatmul& op) {
+  std::optional<FixedLayout> layout;
+  if (op.weight.dense() || !op.offsets.empty() || op.y.dtype() != Dtype::bf16 ||
+      !streams(op.weight, op.x, false))
+    return layout;
+  with_codec(*codec_of(op.weight.format), [&](auto codec) {
+    if constexpr (StreamTraits<codec()>::kInteger) layout = kFixedLayout<codec()>;
+  });
+  return layout;
+}
+
+bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors,
+                    const FixedRows* fixed, Scratch& scratch, cudaStream_t stream) {
   const bool grouped = !op.offsets.empty();
   if (!streams(op.weight, op.x, grouped)) return false;
   // With few outputs, as a router has, blocks are few: others spread them better.
@@ -127,7 +139,7 @@ bool stream_product(const ops::GroupedMatmul& op, bool settled, int processors, 
     task.scale = static_cast<float>(op.scale);
     task.accumulate = op.accumulate;
     task.early = settled;
-    launch_stream<codec()>(task, {op.weight, grouped, false, processors, scratch, stream});
+    launch_stream<codec()>(task, {op.weight, grouped, false, processors, fixed, scratch, stream});
   };
   if (f32)
     run(Type<float>{}, std::integral_constant<StreamCodec, StreamCodec::bf16>{});
@@ -149,7 +161,7 @@ bool stream_product(const ops::GroupedMatmulSwiGlu& op, bool settled, int proces
   task.y_stride = op.h.dim(1);
   task.early = settled;
   with_codec(*codec_of(op.weight.format), [&](auto codec) {
-    launch_stream<codec()>(task, {op.weight, true, true, processors, scratch, stream});
+    launch_stream<codec()>(task, {op.weight, true, true, processors, nullptr, scratch, stream});
   });
   check_launch("grouped_matmul_swiglu");
   return true;

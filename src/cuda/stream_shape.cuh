@@ -10,35 +10,38 @@ namespace mixtral::cuda {
 constexpr int kStreamStepBytes = 128;  // of a row of codes: a line of memory
 constexpr int kStreamTurns = 2;        // items whose sums are kept at once
 
-/// How a product is divided into items, and what a block's shared memory is divided into.
-template <StreamCodec codec, int tiles, int row_tiles>
+/// How a product is divided into items, and what a block's shared memory is divided into. An item
+/// has `tiles` of weights and up to `rows` rows of x: 4 (of integer codes alone), 8, 16 or 32.
+template <StreamCodec codec, int tiles, int rows>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
+  static constexpr int kRows = rows;
+  static constexpr int kRowTiles = rows <= 8 ? 1 : rows / 8;
   /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
   /// registers are faster than more with few: they wait less for each other at an item's end. fp8
   /// is unpacked in so few instructions that more warps are faster.
-  static constexpr int kWarps = !Traits::kScaled || (Traits::kFp8 && row_tiles == 1) ? 8 : 4;
+  static constexpr int kWarps = !Traits::kScaled || (Traits::kFp8 && kRowTiles == 1) ? 8 : 4;
   static constexpr int kTeamThreads = kWarps * kWarp;
   /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
   /// share a table. With what a block has beside, they come to the 196 KB that `chain` asks for.
-  static constexpr int kAllTeams = row_tiles == 1 && Traits::kTable    ? 4
-                                   : row_tiles == 1 || Traits::kScaled ? 2
+  static constexpr int kAllTeams = kRowTiles == 1 && Traits::kTable    ? 4
+                                   : kRowTiles == 1 || Traits::kScaled ? 2
                                                                        : 1;
   static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
   static constexpr int kBlocks = kAllTeams / kTeams;
   static constexpr int kThreads = kTeams * kTeamThreads;
   /// A lane's columns of x are kept for all tiles: of a step, or of half a step where they are
   /// many.
-  static constexpr int kPieces = Traits::kBits == 4 && row_tiles > 1 ? 2 : 1;  // of a step
+  static constexpr int kPieces = Traits::kBits == 4 && kRowTiles > 1 ? 2 : 1;  // of a step
   static constexpr int kHalves = 2 / kPieces;                                  // of a piece
-  static constexpr int kXRegisters = kHalves * Traits::kGroups * row_tiles * Traits::kXWords;
+  static constexpr int kXRegisters = kHalves * Traits::kGroups * rows * Traits::kXWords / 8;
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
   static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
   static constexpr int kScales =
       Traits::kScaled ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
-  static constexpr int kParts = tiles * row_tiles;  // of sums: four of each lane
+  static constexpr int kParts = tiles * kRowTiles;  // of sums: four of each lane
   static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
   static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
