@@ -12,11 +12,11 @@
 
 /// The kernel of streamed products. Reading the weights bounds them, so that as many bytes as
 /// possible have to be on their way all the time. Teams of warps stay for the whole product and
-/// take items in turn: 16 or 32 rows of weights by up to 8 rows of x (or 32 by 16 or 32), over all
-/// columns. A step of an item is a line of 128 bytes of each row. The team's warps take steps in
-/// turn. Each warp has a ring buffer in shared memory and copies its lines and their scales there,
-/// several steps ahead and on into the team's next items, so that the stream never stops. Where
-/// instructions are the bound, TMA copies the lines of all rows at once. A lane's codes go to
+/// take items in turn: 16 or 32 rows of weights by up to 4 or 8 rows of x (or 32 by 16 or 32), over
+/// all columns. A step of an item is a line of 128 bytes of each row. The team's warps take steps
+/// in turn. Each warp has a ring buffer in shared memory and copies its lines and their scales
+/// there, several steps ahead and on into the team's next items, so that the stream never stops.
+/// Where instructions are the bound, TMA copies the lines of all rows at once. A lane's codes go to
 /// tensor cores as they arrive: the same columns of x go along, so their order within a step does
 /// not matter. x comes from the first-level cache, which each warp has fetch what it will need of
 /// the group's rows: all teams read the same few lines, too many for the second-level cache to

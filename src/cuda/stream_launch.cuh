@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <type_traits>
 
 #include "cuda/aligned.h"
@@ -62,7 +61,7 @@ void start_stream(StreamTask<Y>& task, const StreamRun& run) {
   using Traits = StreamTraits<codec>;
   if constexpr (Traits::kInteger)
     if (task.rows <= 4) return start_stream_of<4, codec, gated, wide>(task, run);
-  if (task.rows <= (run.grouped ? (getenv("ROWS8") ? 64 : 32) : 8)) {
+  if (task.rows <= (run.grouped ? 32 : 8)) {
     if constexpr (Traits::kScaled)
       return start_stream_of<8, codec, gated, wide>(task, run);
     else
