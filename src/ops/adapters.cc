@@ -1,14 +1,8 @@
 #include "ops/adapters.h"
 
 namespace mixtral::ops {
-namespace {
 
-void expect_index(std::string_view name, const Tensor& tensor, Shape shape) {
-  detail::expect_shape(name, tensor, shape);
-  detail::expect_dtype(name, tensor, Dtype::i32);
-}
-
-}  // namespace
+using detail::expect_index;
 
 void check(const SortByAdapter& op) {
   expect_index("adapters", op.adapters, {-1});

@@ -17,6 +17,11 @@ void expect_dtype(std::string_view name, const Tensor& tensor, Dtype dtype) {
                                      std::string(to_string(dtype)));
 }
 
+void expect_index(std::string_view name, const Tensor& tensor, Shape shape) {
+  expect_shape(name, tensor, shape);
+  expect_dtype(name, tensor, Dtype::i32);
+}
+
 void expect_float(std::string_view name, const Tensor& tensor) {
   CHECK(is_float(tensor.dtype()), std::string(name) + " is not of a floating-point type");
 }

@@ -48,5 +48,7 @@ namespace detail {
 void expect_shape(std::string_view name, const Tensor& tensor, Shape shape);
 void expect_dtype(std::string_view name, const Tensor& tensor, Dtype dtype);
 void expect_float(std::string_view name, const Tensor& tensor);
+/// The first two, for indices in i32.
+void expect_index(std::string_view name, const Tensor& tensor, Shape shape);
 }  // namespace detail
 }  // namespace mixtral::ops

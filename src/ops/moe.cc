@@ -4,12 +4,8 @@ namespace mixtral::ops {
 namespace {
 
 using detail::expect_dtype;
+using detail::expect_index;
 using detail::expect_shape;
-
-void expect_index(std::string_view name, const Tensor& tensor, Shape shape) {
-  expect_shape(name, tensor, shape);
-  expect_dtype(name, tensor, Dtype::i32);
-}
 
 void check_rows(const Tensor& gate_up, const Tensor& weights, const Tensor& source,
                 const Tensor& h) {
