@@ -92,6 +92,32 @@ TEST_P(CudaJoined, CombinedRowsAreNormalised) {
   EXPECT_EQ(joined, apart);
 }
 
+/// The norm also makes the fixed-point rows of a product by integer codes.
+TEST_P(CudaJoined, NormalisedRowsAreMultipliedByIntegers) {
+  const auto [tokens, width, experts, chosen, padded] = GetParam();
+  for (const auto& format :
+       {*ops::find_weight_format("int4_g64_bf16"), *ops::find_weight_format("int8_g64_bf16")}) {
+    if (width % format.row().block != 0) continue;
+    const Tensor x = floats({tokens, width}, Dtype::bf16),
+                 residual = floats({tokens, width}, Dtype::bf16),
+                 scales = floats({width}, Dtype::bf16), sum = room({tokens, width}, Dtype::bf16),
+                 norm = room({tokens, width}, Dtype::bf16), y = room({tokens, 272}, Dtype::bf16);
+    const ops::Weight weight = ops::make_weight(
+        {1, 272, width}, format, [&](Shape shape, Dtype dtype) { return room(shape, dtype); });
+    const ops::GroupedMatmul product{.x = norm, .weight = weight, .offsets = {}, .y = y};
+    if (!backend_->computes_directly(product)) continue;
+    backend_->run(ops::Quantize{.x = floats({272, width}, Dtype::bf16), .weight = weight});
+    const auto [joined, apart] =
+        both({[&] {
+                backend_->run(ops::RmsNorm{
+                    .x = x, .residual = residual, .weight = scales, .sum = sum, .y = norm});
+              },
+              [&] { backend_->run(product); }},
+             [&] { return std::vector{floats_of(sum), floats_of(norm), floats_of(y)}; });
+    EXPECT_EQ(joined, apart) << format.row().name;
+  }
+}
+
 TEST_P(CudaJoined, NormalisedTokensAreRouted) {
   const auto [tokens, width, experts, chosen, padded] = GetParam();
   const int64_t rows = tokens * chosen;
