@@ -54,7 +54,7 @@ int available_cores() {
   return std::max(1, static_cast<int>(cores.size()) + unknown);
 }
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, std::function<void(int thread)> idle) : idle_(std::move(idle)) {
   if (threads <= 0) threads = available_cores();
   if (threads > kMostThreads)
     throw AdvisedUsageError("‹threads›: expected at most " + std::to_string(kMostThreads) +
@@ -70,6 +70,11 @@ ThreadPool::~ThreadPool() {
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
+}
+
+void ThreadPool::wait_a_moment(int thread) {
+  if (idle_) idle_(thread);
+  pause();
 }
 
 void ThreadPool::run_item(int64_t item, int thread) {
@@ -105,7 +110,7 @@ void ThreadPool::work(int thread) {
   uint64_t seen = 0;  // the loop that this thread knows has nothing left
   auto news = [&] { return (ticket_.load() >> kItemBits) != seen; };
   while (!stop_.load(std::memory_order_acquire)) {
-    for (int spin = 0; spin < kSpins && !news() && !stop_; ++spin) pause();
+    for (int spin = 0; spin < kSpins && !news() && !stop_; ++spin) wait_a_moment(thread);
     if (!news()) {
       std::unique_lock lock(mutex_);
       sleeping_.fetch_add(1);
@@ -142,7 +147,7 @@ void ThreadPool::for_each(int64_t count, const std::function<void(int64_t, int)>
   take_items(0);
   for (int spin = 0; done_.load(std::memory_order_acquire) < count; ++spin) {
     if (spin < kSpins)
-      pause();
+      wait_a_moment(0);
     else
       std::this_thread::yield();
   }

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "cpu/expected_weights.h"
 #include "cpu/integer_matmul.h"
 #include "cpu/matmul.h"
 #include "cpu/scratch.h"
@@ -14,7 +15,9 @@ namespace mixtral::cpu {
 /// same inputs give the same bits with any number of threads and any batch around a row.
 class CpuBackend final : public HostBackend {
  public:
-  explicit CpuBackend(int threads = 0) : pool_(threads) {}
+  explicit CpuBackend(int threads = 0)
+      : expected_(threads > 0 ? threads : available_cores()),
+        pool_(expected_.threads(), [this](int thread) { expected_.fetch(thread); }) {}
   std::string name() const override { return "cpu"; }
   std::string description() const override;  // "AMD EPYC, 2 threads, AVX3_ZEN4"
   DeviceKind kind() const override { return DeviceKind::cpu; }
@@ -69,11 +72,13 @@ class CpuBackend final : public HostBackend {
   };
   void multiply_integers(const ops::GroupedMatmul& op);
 
+  ExpectedWeights expected_;
   ThreadPool pool_;
   Scratch scratch_{pool_.size()};
   Scratch shared_{1};  // one block for all threads of an op
   Products products_{pool_, scratch_};
   std::vector<IntegerItem> integer_items_;
+  std::vector<ExpectedWeights::Place> places_;
   // The best that the processor has; null: none. Asking it takes a virtual machine microseconds.
   const IntegerKernels* const integer_kernels_ = integer_kernels();
   const IntegerKernels* const narrow_integer_kernels_ = narrow_integer_kernels();

@@ -186,6 +186,20 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
               .scale = static_cast<float>(op.scale),
               .accumulate = op.accumulate});
   };
+  if (rows <= ExpectedWeights::kMostRows) {
+    places_.clear();
+    int64_t group = 0;
+    for (size_t i = 0; i < integer_items_.size() && i < static_cast<size_t>(pool_.size()); ++i) {
+      const IntegerItem& item = integer_items_[i];
+      if (i > 0 && item.group != integer_items_[i - 1].group) ++group;
+      places_.push_back({.group = group,
+                         .offset = item.begin * kBundle * row_bytes,
+                         .bytes = (item.end - item.begin) * kBundle * row_bytes});
+    }
+    expected_.begin(
+        {.data = codes, .groups = op.weight.groups(), .group_bytes = outputs * row_bytes},
+        op.offsets.empty() ? nullptr : op.offsets.as<int32_t>(), places_);
+  }
   // One captured reference, so that std::function does not allocate.
   pool_.for_each(static_cast<int64_t>(integer_items_.size()),
                  [&compute](int64_t i, int) { compute(static_cast<size_t>(i)); });

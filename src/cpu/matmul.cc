@@ -361,13 +361,31 @@ void Products::stream(size_t index, const Settings& settings, int thread) {
   kernels.stream(s);
 }
 
-void Products::run(float scale, bool accumulate, bool bf16) {
+void Products::plan(bool bf16) {
   const Kernels* pairs = bf16 ? bf16_kernels() : nullptr;
-  const Settings settings{pairs ? pairs : float_kernels(), scale, accumulate, bf16 && !pairs};
-  if (!settings.kernels)
+  kernels_ = pairs ? pairs : float_kernels();
+  round_ = bf16 && !pairs;
+  if (!kernels_)
     throw AdvisedError(
         "the cpu backend needs a processor with AVX2 and FMA, or NEON; use ‹device ref›");
-  plan(*settings.kernels);
+  divide(*kernels_);
+}
+
+void Products::find_places(std::vector<ExpectedWeights::Place>& places) const {
+  places.clear();
+  int64_t ordinal = 0;
+  for (size_t i = 0; i < items_.size() && i < static_cast<size_t>(pool_.size()); ++i) {
+    const Item& item = items_[i];
+    const Operand& b = item.product->b;
+    if (i > 0 && item.product != items_[i - 1].product) ++ordinal;
+    const int64_t line = b.stride * (b.element == Element::f32 ? 4 : 2);
+    places.push_back(
+        {.group = ordinal, .offset = item.n * line, .bytes = (item.n_end - item.n) * line});
+  }
+}
+
+void Products::run(float scale, bool accumulate) {
+  const Settings settings{kernels_, scale, accumulate, round_};
   struct Job {
     Products& products;
     const Settings& settings;
@@ -415,7 +433,14 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
                    .c = y + row * y_width + op.y_begin,
                    .c_stride = y_width});
   });
-  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
+  products_.plan(op.operands == ops::Operands::bf16);
+  if (op.x.dim(0) <= ExpectedWeights::kMostRows) {
+    products_.find_places(places_);
+    expected_.begin(
+        {.data = weight.data(), .groups = op.weight.groups(), .group_bytes = weight_bytes},
+        op.offsets.empty() ? nullptr : op.offsets.as<int32_t>(), places_);
+  }
+  products_.run(static_cast<float>(op.scale), op.accumulate);
 }
 
 void CpuBackend::run(const ops::GroupedMatmulInput& op) {
@@ -437,7 +462,8 @@ void CpuBackend::run(const ops::GroupedMatmulInput& op) {
          .c = dx + row * inputs,
          .c_stride = inputs});
   });
-  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
+  products_.plan(op.operands == ops::Operands::bf16);
+  products_.run(static_cast<float>(op.scale), op.accumulate);
 }
 
 void CpuBackend::run(const ops::GroupedMatmulWeight& op) {
@@ -461,7 +487,8 @@ void CpuBackend::run(const ops::GroupedMatmulWeight& op) {
     if (!op.accumulate) std::fill_n(dweight + group * size, size, 0.f);
   };
   for_each_group(op.offsets, op.x.dim(0), multiply, clear);
-  products_.run(static_cast<float>(op.scale), op.accumulate, op.operands == ops::Operands::bf16);
+  products_.plan(op.operands == ops::Operands::bf16);
+  products_.run(static_cast<float>(op.scale), op.accumulate);
 }
 
 }  // namespace mixtral::cpu

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "cpu/expected_weights.h"
 #include "cpu/matmul_kernels.h"
 #include "cpu/scratch.h"
 
@@ -31,8 +32,12 @@ class Products {
   /// Empties the list of products, keeping its memory.
   void clear() { products_.clear(); }
   void add(const Product& product) { products_.push_back(product); }
-  /// Computes what was added. With `bf16`, operands are rounded to bf16 first.
-  void run(float scale, bool accumulate, bool bf16);
+  /// How to compute what was added: with `bf16`, operands are rounded to bf16 first.
+  void plan(bool bf16);
+  /// Where in a weight's groups the threads begin, in a plan of one product of few rows by each.
+  void find_places(std::vector<ExpectedWeights::Place>& places) const;
+  /// Computes what was planned.
+  void run(float scale, bool accumulate);
 
  private:
   /// Rows [m, m_end) and columns [n, n_end) of one product's C.
@@ -57,7 +62,7 @@ class Products {
     bool accumulate, round;
   };
 
-  void plan(const Kernels& kernels);
+  void divide(const Kernels& kernels);
   /// A thread's part of the work.
   void work(const Settings& settings, int thread);
   /// The thread's next item: of its group, of the next group, or of another thread's; null where
@@ -76,6 +81,8 @@ class Products {
   std::vector<Group> groups_;
   std::vector<std::atomic<size_t>> taken_;  // of each group, the next item to take
   std::atomic<size_t> next_group_{0};
+  const Kernels* kernels_ = nullptr;
+  bool round_ = false;  // operands to bf16, by kernels of floats
 };
 
 }  // namespace mixtral::cpu

@@ -34,7 +34,7 @@ bool has_few_rows(const Product& p, const Kernels& kernels) {
 
 bool rows_stay(const Product& p) { return p.m <= p.n; }
 
-void Products::plan(const Kernels& kernels) {
+void Products::divide(const Kernels& kernels) {
   items_.clear();
   groups_.clear();
   double work = 0;

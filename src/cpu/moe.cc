@@ -227,6 +227,7 @@ void CpuBackend::run(const ops::Route& op) {
     HWY_DYNAMIC_DISPATCH(choose_experts)(op, begin, end);
   });
   sort_rows(op);
+  expected_.route(op.offsets.as<int32_t>(), op.logits.dim(1));
 }
 
 void CpuBackend::run(const ops::RouteBackward& op) {

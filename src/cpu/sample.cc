@@ -81,6 +81,35 @@ double weigh(const double* logits, int64_t n, double largest, double temperature
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
+/// The first of the largest logits; a NaN counts as −∞. `n` is at least 1.
+int64_t find_largest(const float* logits, int64_t n) {
+  const hn::CappedTag<float, 16> tag;
+  constexpr int64_t kWidth = static_cast<int64_t>(hn::MaxLanes(decltype(tag)()));
+  constexpr int kChains = 4;
+  const auto none = hn::Set(tag, -std::numeric_limits<float>::infinity());
+  const auto number = [&](const float* from) HWY_ATTR {
+    const auto x = hn::LoadU(tag, from);
+    return hn::IfThenElse(hn::Eq(x, x), x, none);
+  };
+  hn::Vec<decltype(tag)> most[kChains] = {none, none, none, none};
+  int64_t i = 0;
+  for (; i + kChains * kWidth <= n; i += kChains * kWidth)
+    for (int c = 0; c < kChains; ++c) most[c] = hn::Max(most[c], number(logits + i + c * kWidth));
+  float lanes[kChains * kWidth];
+  for (int c = 0; c < kChains; ++c) hn::StoreU(most[c], tag, lanes + c * kWidth);
+  float largest = *std::max_element(lanes, lanes + kChains * kWidth);
+  for (; i < n; ++i)
+    if (logits[i] > largest) largest = logits[i];
+  if (largest == -std::numeric_limits<float>::infinity()) return 0;
+  const auto top = hn::Set(tag, largest);
+  for (i = 0; i + kWidth <= n; i += kWidth) {
+    const auto found = hn::Eq(hn::LoadU(tag, logits + i), top);
+    if (!hn::AllFalse(tag, found)) return i + static_cast<int64_t>(hn::FindFirstTrue(tag, found));
+  }
+  while (logits[i] != largest) ++i;
+  return i;
+}
+
 /// buckets[i] = ⌊(largest − logits[i]) · scale⌋, at most `last`. `n` is a multiple of 8.
 void choose_buckets(const double* logits, int64_t n, double largest, double scale, int32_t last,
                     int32_t* buckets) {
@@ -104,6 +133,7 @@ namespace {
 
 HWY_EXPORT(weigh);
 HWY_EXPORT(choose_buckets);
+HWY_EXPORT(find_largest);
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
@@ -224,12 +254,12 @@ int32_t draw(const ops::SamplingSettings& settings, int32_t position, int64_t vo
   return ranking.shortest(kept.tokens, target).last;
 }
 
-void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
+/// The logits that tokens are drawn by: with bias and penalty, −∞ where a token is not allowed.
+void adjust_logits(const ops::Sample& op, int64_t s, const ops::SamplingSettings& settings,
+                   const Room& room) {
   const int64_t vocabulary = op.logits.dim(1), count = padded(vocabulary);
   const int32_t position = op.positions.as<int32_t>()[s];
   const float* logits = op.logits.as<float>() + s * vocabulary;
-  ops::SamplingSettings settings;
-  std::memcpy(&settings, op.settings[s].data(), sizeof settings);
   double* z = room.logits;
   const float* bias = op.bias ? op.bias.as<float>() + s * vocabulary : nullptr;
   const auto biased = [&](int64_t v) {
@@ -262,11 +292,29 @@ void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
   // An infinite logit times a penalty of 0 is NaN, too.
   for (int64_t v = 0; penalty == 0 && v < vocabulary; ++v)
     if (std::isnan(z[v])) z[v] = kMinusInfinity;
-  const int32_t token = draw(settings, position, vocabulary, room);
+}
+
+void sample_row(const ops::Sample& op, int64_t s, const Room& room) {
+  const int64_t vocabulary = op.logits.dim(1), count = padded(vocabulary);
+  const int32_t position = op.positions.as<int32_t>()[s];
+  const float* logits = op.logits.as<float>() + s * vocabulary;
+  ops::SamplingSettings settings;
+  std::memcpy(&settings, op.settings[s].data(), sizeof settings);
+  double* z = room.logits;
+  const bool penalised = op.history && settings.repeat_penalty != 1;
+  int32_t token = 0;
+  if (settings.temperature <= 0 && !op.bias && !penalised && !op.allowed) {
+    token = static_cast<int32_t>(HWY_DYNAMIC_DISPATCH(find_largest)(logits, vocabulary));
+  } else {
+    adjust_logits(op, s, settings, room);
+    token = draw(settings, position, vocabulary, room);
+  }
   op.tokens.as<int32_t>()[s] = token;
   if (!op.log_probability) return;
+  const auto largest =
+      static_cast<double>(logits[HWY_DYNAMIC_DISPATCH(find_largest)(logits, vocabulary)]);
   std::copy(logits, logits + vocabulary, z);
-  const double largest = *std::max_element(z, z + vocabulary);
+  std::fill(z + vocabulary, z + count, kMinusInfinity);
   const double sum = HWY_DYNAMIC_DISPATCH(weigh)(z, count, largest, 1, room.weights);
   op.log_probability.as<float>()[s] = static_cast<float>(z[token] - (largest + std::log(sum)));
 }

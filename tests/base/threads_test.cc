@@ -46,6 +46,22 @@ TEST(ThreadPool, RangesCoverAndKeepTheGrain) {
   }
 }
 
+TEST(ThreadPool, ThreadsThatWaitAreIdle) {
+  std::atomic<int64_t> calls{0}, others{0};
+  ThreadPool pool(3, [&](int thread) {
+    ASSERT_GE(thread, 0);
+    ASSERT_LT(thread, 3);
+    ++(thread == 0 ? calls : others);
+  });
+  // The calling thread waits for the end of another's item.
+  for (int round = 0; round < 100 && (calls == 0 || others == 0); ++round)
+    pool.for_each(3, [&](int64_t, int thread) {
+      if (thread != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+  EXPECT_GT(calls, 0);
+  EXPECT_GT(others, 0);
+}
+
 // Hundreds of short loops in a row, and pauses long enough for the workers to fall asleep.
 TEST(ThreadPool, LoopsFollowOneAnother) {
   ThreadPool pool(4);

@@ -290,7 +290,8 @@ TEST_P(Batch, CachedAttentionEqualsAttention) {
   const int64_t count = 83;
   for (const Layout& layout :
        {Layout{{1, 1, 2}, 0, 1}, Layout{{4, 2, 16}, 0, 16}, Layout{{4, 2, 16}, 0, 64},
-        Layout{{4, 1, 64}, 7, 16}, Layout{{2, 2, 6}, 1, 1}}) {
+        Layout{{4, 1, 64}, 7, 16}, Layout{{2, 2, 6}, 1, 1}, Layout{{21, 3, 20}, 0, 16},
+        Layout{{10, 1, 48}, 70, 16}, Layout{{40, 20, 4}, 0, 16}}) {
     const ops::Heads& heads = layout.heads;
     const int64_t width = int64_t{heads.query} * heads.width;
     const double scale = 1 / std::sqrt(static_cast<double>(heads.width));
