@@ -96,9 +96,12 @@ class RowsAhead {
   }
 
  private:
+  /// Into the L2 cache: requests for the L1 cache are soon too many, and then dropped.
   HWY_INLINE void fetch() {
     if (tile_ == end_) return;
-    (values_ ? value_rows_ : key_rows_).prefetch(position_, tile_->width);
+    constexpr int64_t kLine = 64 / int64_t{sizeof(T)};
+    const T* row = (values_ ? value_rows_ : key_rows_)[position_];
+    for (int64_t i = 0; i < tile_->width; i += kLine) __builtin_prefetch(row + i, 0, 2);
     if (++position_ < block_end_) return;
     values_ = !values_;
     if (!values_) {

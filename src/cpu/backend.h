@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "base/threads.h"
@@ -26,6 +27,7 @@ class CpuBackend final : public HostBackend {
   ops::WeightLayout preferred_layout(ops::WeightFormat format, const Shape& shape) const override;
 
   void run(const ops::GroupedMatmul&) override;
+  void run_all(std::span<const ops::GroupedMatmul> products) override;
   void run(const ops::GroupedMatmulInput&) override;
   void run(const ops::GroupedMatmulWeight&) override;
   void run(const ops::RmsNorm&) override;
@@ -68,9 +70,11 @@ class CpuBackend final : public HostBackend {
  private:
   /// Part of a group's product: some rows, and the bundles [begin, end) of outputs.
   struct IntegerItem {
+    size_t product;
     int64_t group, row, rows, begin, end;
   };
-  void multiply_integers(const ops::GroupedMatmul& op);
+  /// Several products of one x: all of one group, or one alone.
+  void multiply_integers(std::span<const ops::GroupedMatmul> products);
 
   ExpectedWeights expected_;
   ThreadPool pool_;

@@ -21,8 +21,9 @@
 namespace mixtral::cpu {
 namespace {
 
-constexpr int64_t kBundle = 8;  // outputs side by side
-constexpr int64_t kRows = 128;  // of x at once: they stay in the L2 cache
+constexpr int64_t kBundle = 8;                     // outputs side by side
+constexpr int64_t kBlock = 32, kSuperBlock = 256;  // of x that are rounded together
+constexpr int64_t kRows = 128;                     // of x at once: they stay in the L2 cache
 // Rows that are sooner computed with one stream of weights than with wider vectors and two.
 constexpr int64_t kNarrowRows = 2;
 constexpr int64_t kShares = 2;  // of a thread's part of the work that is left: an item takes one
@@ -104,27 +105,41 @@ ops::WeightLayout CpuBackend::preferred_layout(ops::WeightFormat format, const S
   return has ? kInterleaved : ops::WeightLayout::rows;
 }
 
-void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
-  expect_f32(op.kName, {op.x, op.y});
-  CHECK(computes_directly(op), "a weight that has no integer kernels");
-  const IntegerKernels& kernels = *integer_kernels_;
-  const ops::WeightFormat format = op.weight.format;
-  const int64_t rows = op.x.dim(0), inputs = op.weight.inputs(), outputs = op.weight.outputs();
-  const int64_t size = format.unit(), blocks = inputs / size, y_width = op.y.dim(1);
-  if (rows == 0) return;
+void CpuBackend::run_all(std::span<const ops::GroupedMatmul> products) {
+  const bool together = std::ranges::all_of(products, [&](const ops::GroupedMatmul& op) {
+    return !op.weight.dense() && op.weight.groups() == 1 && computes_directly(op);
+  });
+  if (together) return multiply_integers(products);
+  for (const ops::GroupedMatmul& product : products) run(product);
+}
 
-  const bool super = format.row().super_block > 0;
-  const int64_t block_bytes =
-      static_cast<int64_t>(super ? sizeof(RoundedSuperBlock) : sizeof(RoundedBlock));
-  auto* rounded = static_cast<char*>(shared_.get(0, rows * blocks * block_bytes));
+void CpuBackend::multiply_integers(std::span<const ops::GroupedMatmul> products) {
+  const IntegerKernels& kernels = *integer_kernels_;
+  const Tensor& x = products.front().x;
+  const Tensor& offsets = products.front().offsets;
+  const int64_t rows = x.dim(0), inputs = x.dim(1);
+  if (rows == 0) return;
+  bool plain = false, super = false;
+  double left = 0;  // multiply-adds
+  for (const ops::GroupedMatmul& op : products) {
+    expect_f32(op.kName, {op.x, op.y});
+    CHECK(computes_directly(op), "a weight that has no integer kernels");
+    CHECK(op.x.data() == x.data() && op.x.dim(0) == rows);
+    (op.weight.format.row().super_block > 0 ? super : plain) = true;
+    left += static_cast<double>(rows * inputs) * static_cast<double>(op.weight.outputs());
+  }
+
+  const int64_t blocks = inputs / kBlock, super_blocks = inputs / kSuperBlock;
+  const int64_t plain_bytes = plain ? rows * blocks * int64_t{sizeof(RoundedBlock)} : 0;
+  const int64_t super_bytes = super ? rows * super_blocks * int64_t{sizeof(RoundedSuperBlock)} : 0;
+  auto* const rounded = static_cast<std::byte*>(shared_.get(0, plain_bytes + super_bytes));
+  auto* const plain_x = reinterpret_cast<RoundedBlock*>(rounded);
+  auto* const super_x = reinterpret_cast<RoundedSuperBlock*>(rounded + plain_bytes);
   const auto round = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const float* x = op.x.as<float>() + r * inputs;
-      char* const to = rounded + r * block_bytes;
-      if (super)
-        kernels.round_super(x, blocks, reinterpret_cast<RoundedSuperBlock*>(to), rows);
-      else
-        kernels.round(x, blocks, reinterpret_cast<RoundedBlock*>(to), rows);
+      const float* row = x.as<float>() + r * inputs;
+      if (plain) kernels.round(row, blocks, plain_x + r, rows);
+      if (super) kernels.round_super(row, super_blocks, super_x + r, rows);
     }
   };
   if (rows * inputs <= kRoundAlone)
@@ -134,71 +149,80 @@ void CpuBackend::multiply_integers(const ops::GroupedMatmul& op) {
 
   // Items of whole bundles, each a share of the work that is left: long streams of weights first,
   // short ones last, so that threads end together whatever they were held up by.
-  const int64_t bundles = outputs / kBundle;
-  const double per_output = static_cast<double>(inputs);
-  double left = static_cast<double>(rows) * static_cast<double>(outputs) * per_output;
   const double share = 1.0 / static_cast<double>(kShares * pool_.size());
   integer_items_.clear();
-  const auto add_group = [&](int64_t group, int64_t first, int64_t end) {
+  const auto add_group = [&](size_t product, int64_t group, int64_t first, int64_t end) {
+    const int64_t bundles = products[product].weight.outputs() / kBundle;
     for (int64_t row = first; row < end; row += kRows) {
       const int64_t count = std::min(kRows, end - row);
-      const double each = static_cast<double>(count * kBundle) * per_output;
+      const double each = static_cast<double>(count * kBundle * inputs);
       for (int64_t begin = 0; begin < bundles;) {
         // Pairs of bundles stay together: wide vectors compute two at once.
         const auto taken = static_cast<int64_t>(std::max(left * share, kMinItemWork) / each);
         const int64_t stop = std::min(bundles, begin + std::max<int64_t>(taken / 2 * 2, 2));
-        integer_items_.push_back({group, row, count, begin, stop});
+        integer_items_.push_back({product, group, row, count, begin, stop});
         left -= static_cast<double>(stop - begin) * each;
         begin = stop;
       }
     }
   };
-  if (op.offsets.empty()) {
-    add_group(0, 0, rows);
-  } else {
-    const int32_t* offsets = op.offsets.as<int32_t>();
-    for (int64_t g = 0; g < op.weight.groups(); ++g) add_group(g, offsets[g], offsets[g + 1]);
+  for (size_t product = 0; product < products.size(); ++product) {
+    if (offsets.empty()) {
+      add_group(product, 0, 0, rows);
+      continue;
+    }
+    const int32_t* starts = offsets.as<int32_t>();
+    for (int64_t g = 0; g < products[product].weight.groups(); ++g)
+      add_group(product, g, starts[g], starts[g + 1]);
   }
 
-  const auto* codes = op.weight.codes.as<uint8_t>();
-  const int64_t row_bytes = format.row_bytes(inputs);
-  const auto index = static_cast<int>(*integer_format(format));
-  const auto multiply_many = kernels.multiply[index];
-  const auto multiply_few = narrow_integer_kernels_->multiply[index];
+  const auto bundle_bytes = [&](const IntegerItem& item) {
+    return kBundle * products[item.product].weight.format.row_bytes(inputs);
+  };
   const auto weight_of = [&](const IntegerItem& item) {
-    return codes + (item.group * outputs + item.begin * kBundle) * row_bytes;
+    const ops::Weight& weight = products[item.product].weight;
+    return weight.codes.as<uint8_t>() +
+           (item.group * weight.outputs() / kBundle + item.begin) * bundle_bytes(item);
   };
   const auto compute = [&](size_t at) {
     const IntegerItem& item = integer_items_[at];
+    const ops::GroupedMatmul& op = products[item.product];
+    const ops::WeightFormat format = op.weight.format;
+    const auto index = static_cast<int>(*integer_format(format));
     // Threads of equal speed take items in turn.
     const size_t next = at + static_cast<size_t>(pool_.size());
-    const auto multiply = item.rows <= kNarrowRows ? multiply_few : multiply_many;
-    multiply({.weight = weight_of(item),
-              .bundles = item.end - item.begin,
-              .bundle_bytes = kBundle * row_bytes,
-              .next = next < integer_items_.size() ? weight_of(integer_items_[next]) : nullptr,
-              .blocks = blocks,
-              .x = rounded + item.row * block_bytes,
-              .x_rows = rows,
-              .rows = item.rows,
-              .y = op.y.as<float>() + item.row * y_width + op.y_begin + item.begin * kBundle,
-              .y_stride = y_width,
-              .scale = static_cast<float>(op.scale),
-              .accumulate = op.accumulate});
+    const bool is_super = format.row().super_block > 0;
+    const IntegerKernels& used = item.rows <= kNarrowRows ? *narrow_integer_kernels_ : kernels;
+    used.multiply[index](
+        {.weight = weight_of(item),
+         .bundles = item.end - item.begin,
+         .bundle_bytes = bundle_bytes(item),
+         .next = next < integer_items_.size() ? weight_of(integer_items_[next]) : nullptr,
+         .blocks = is_super ? super_blocks : blocks,
+         .x = is_super ? static_cast<const void*>(super_x + item.row) : plain_x + item.row,
+         .x_rows = rows,
+         .rows = item.rows,
+         .y = op.y.as<float>() + item.row * op.y.dim(1) + op.y_begin + item.begin * kBundle,
+         .y_stride = op.y.dim(1),
+         .scale = static_cast<float>(op.scale),
+         .accumulate = op.accumulate});
   };
   if (rows <= ExpectedWeights::kMostRows) {
+    const ops::Weight& first = products.front().weight;
+    const auto* data = first.codes.as<uint8_t>();
+    const int64_t group_bytes = first.outputs() * first.format.row_bytes(inputs);
     places_.clear();
     int64_t group = 0;
     for (size_t i = 0; i < integer_items_.size() && i < static_cast<size_t>(pool_.size()); ++i) {
       const IntegerItem& item = integer_items_[i];
       if (i > 0 && item.group != integer_items_[i - 1].group) ++group;
+      // Other products have other weights, but one group.
       places_.push_back({.group = group,
-                         .offset = item.begin * kBundle * row_bytes,
-                         .bytes = (item.end - item.begin) * kBundle * row_bytes});
+                         .offset = weight_of(item) - data - item.group * group_bytes,
+                         .bytes = (item.end - item.begin) * bundle_bytes(item)});
     }
-    expected_.begin(
-        {.data = codes, .groups = op.weight.groups(), .group_bytes = outputs * row_bytes},
-        op.offsets.empty() ? nullptr : op.offsets.as<int32_t>(), places_);
+    expected_.begin({.data = data, .groups = first.groups(), .group_bytes = group_bytes},
+                    offsets.empty() ? nullptr : offsets.as<int32_t>(), places_);
   }
   // One captured reference, so that std::function does not allocate.
   pool_.for_each(static_cast<int64_t>(integer_items_.size()),

@@ -412,7 +412,7 @@ void Products::work(const Settings& settings, int thread) {
 }
 
 void CpuBackend::run(const ops::GroupedMatmul& op) {
-  if (!op.weight.dense()) return multiply_integers(op);
+  if (!op.weight.dense()) return multiply_integers({&op, 1});
   const float* x = floats(op.x, "x");
   float* y = const_cast<float*>(floats(op.y, "y"));
   const Tensor& weight = op.weight.codes;

@@ -114,9 +114,10 @@ constexpr bool kTransposesBlocks = false;
 
 /// Reads kN · 16 bytes from each of kLanes lines (line l at base + l · stride bytes) and transposes
 /// them as 32-bit words: out[w] holds word w of every line. Each vector first gathers one 128-bit
-/// block from each of kBlocks lines, so that 4 × 4 transposes within blocks suffice.
+/// block from each of kBlocks lines, so that 4 × 4 transposes within blocks suffice. Where there
+/// are fewer lines, 4 · `blocks`, the first ones stand for the others, too.
 template <int kN>
-HWY_INLINE void transpose(const uint8_t* base, int64_t stride, V* out) {
+HWY_INLINE void transpose(const uint8_t* base, int64_t stride, V* out, int blocks = kBlocks) {
   const F f;
   const W w;
   const auto lane = hn::Iota(f, 0.0f);
@@ -127,9 +128,9 @@ HWY_INLINE void transpose(const uint8_t* base, int64_t stride, V* out) {
       transpose_blocks(base, 4 * stride, v[0][j], v[1][j], v[2][j], v[3][j]);
       continue;
     }
-    const uint8_t* line = base;
 #pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b, line += 4 * stride) {
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint8_t* const line = base + (b < blocks ? 4 * b : 0) * stride;
 #pragma GCC unroll 4
       for (int n = 0; n < kN; ++n) {
         const V block = hn::LoadDup128(f, reinterpret_cast<const float*>(line + 16 * n));

@@ -36,9 +36,18 @@ void Linear::multiply(Context& ctx, Op op) const {
   ctx.run(op);
 }
 
+ops::GroupedMatmul Linear::product(const Context& ctx, const Tensor& x, const RowGroups& rows,
+                                   const Tensor& y) const {
+  return {.x = x,
+          .weight = weight(),
+          .offsets = rows.offsets,
+          .y = y,
+          .y_begin = begin_,
+          .operands = operands(ctx)};
+}
+
 void Linear::forward(Context& ctx, const Tensor& x, const RowGroups& rows, const Tensor& y) const {
-  multiply(ctx, ops::GroupedMatmul{
-                    .x = x, .weight = {}, .offsets = rows.offsets, .y = y, .y_begin = begin_});
+  multiply(ctx, product(ctx, x, rows, y));
 }
 
 void Linear::forward_swiglu(Context& ctx, ops::GroupedMatmulSwiGlu op,

@@ -41,6 +41,9 @@ class Linear : public Projection {
                       Write write) const override;
   void backward_weight(Context& ctx, const Tensor& dy, const Tensor& x,
                        const RowGroups& rows) const override;
+  /// What `forward` runs.
+  ops::GroupedMatmul product(const Context& ctx, const Tensor& x, const RowGroups& rows,
+                             const Tensor& y) const;
   Tensor plain_weight() const override;
   bool reads_input() const override { return !parameter_->grad.empty(); }
   void for_each_parameter(const ParameterVisitor& visit) override;

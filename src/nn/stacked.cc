@@ -16,6 +16,11 @@ Stacked::Stacked(std::vector<Parameter> parameters) {
 }
 
 void Stacked::forward(Context& ctx, const Tensor& x, const RowGroups& rows, const Tensor& y) const {
+  std::vector<ops::GroupedMatmul> products;
+  products.reserve(parts_.size());
+  for (const auto& part : parts_) products.push_back(part->product(ctx, x, rows, y));
+  const auto direct = [&](const auto& product) { return ctx.backend().computes_directly(product); };
+  if (std::ranges::all_of(products, direct)) return ctx.run_all(products);
   for (const auto& part : parts_) part->forward(ctx, x, rows, y);
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -152,6 +153,10 @@ class Backend : public Allocator {
   virtual std::unique_ptr<Program> record(std::function<void()> work);
 
   virtual void run(const ops::GroupedMatmul&) = 0;
+  /// Several products of the same x, rows and offsets, one after another or at the same time.
+  virtual void run_all(std::span<const ops::GroupedMatmul> products) {
+    for (const ops::GroupedMatmul& product : products) run(product);
+  }
   virtual void run(const ops::GroupedMatmulInput&) = 0;
   virtual void run(const ops::GroupedMatmulWeight&) = 0;
   virtual void run(const ops::RmsNorm&) = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <utility>
 
 #include "ops/backend.h"
@@ -50,6 +51,16 @@ class Context {
     profiler_->begin();
     backend_.run(op);
     profiler_->end(ops::describe(op), cost(op));
+  }
+
+  /// Products of the same x, rows and offsets.
+  void run_all(std::span<const ops::GroupedMatmul> products) {
+    if (profiler_) {
+      for (const ops::GroupedMatmul& product : products) run(product);
+      return;
+    }
+    for (const ops::GroupedMatmul& product : products) check(product);
+    backend_.run_all(products);
   }
 
  private:

@@ -1,9 +1,9 @@
-#include "cpu/expected_weights.h"
-
 #include <gtest/gtest.h>
 
 #include <cstdint>
 #include <vector>
+
+#include "cpu/expected_weights.h"
 
 namespace mixtral::cpu {
 namespace {
@@ -20,9 +20,7 @@ struct Model {
 class Steps {
  public:
   explicit Steps(ExpectedWeights& expected) : expected_(expected) {}
-  void dense() {
-    expected_.begin({model.dense.data(), 1, 4096}, nullptr, model.dense_places);
-  }
+  void dense() { expected_.begin({model.dense.data(), 1, 4096}, nullptr, model.dense_places); }
   void router() { expected_.begin({model.router.data(), 1, 256}, nullptr, model.router_places); }
   void up(const std::vector<int32_t>& offsets) {
     expected_.begin({model.up.data(), 4, 8192}, offsets.data(), model.up_places);
@@ -43,8 +41,7 @@ class Steps {
   ExpectedWeights& expected_;
 };
 
-void expect_target(const ExpectedWeights& expected, int thread, const uint8_t* data,
-                   size_t bytes) {
+void expect_target(const ExpectedWeights& expected, int thread, const uint8_t* data, size_t bytes) {
   const auto target = expected.target(thread);
   EXPECT_EQ(target.size(), bytes);
   if (bytes > 0) {

@@ -192,6 +192,41 @@ TEST_F(IntegerMatmul, HoldsTheLargestCodes) {
   }
 }
 
+/// Products of one x, whose formats round it in blocks of both sizes; some are dense.
+TEST_F(IntegerMatmul, TogetherEqualsOneAfterAnother) {
+  const std::vector<std::vector<std::string_view>> lists{
+      {"q4_0", "q8_0", "q5_1"}, {"q4_k", "q6_k"}, {"q8_0", "q6_k", "q4_0", "q4_k"}, {"q4_0", ""}};
+  for (const auto& names : lists)
+    for (const int64_t rows : {1, 2, 19, 140}) {
+      const ArenaScope scope(arena_);
+      constexpr int64_t kOutputs = 600, kInputs = 512;
+      const Tensor x = normal({rows, kInputs});
+      const Shape shape{rows, kOutputs * static_cast<int64_t>(names.size())};
+      const Tensor y = normal(shape), expected = normal(shape);
+      std::vector<ops::GroupedMatmul> products;
+      for (const std::string_view name : names) {
+        const auto all = formats();
+        const auto found = std::ranges::find(all, name, &WeightFormat::name);
+        const Shape weights{1, kOutputs, kInputs};
+        products.push_back({.x = x,
+                            .weight = found == all.end()
+                                          ? ops::Weight(normal(weights))
+                                          : interleaved(random_weight(weights, *found)),
+                            .offsets = {},
+                            .y = y,
+                            .y_begin = kOutputs * static_cast<int64_t>(products.size()),
+                            .operands = Operands::integers});
+      }
+      cpu_->run_all(products);
+      for (ops::GroupedMatmul& product : products) {
+        product.y = expected;
+        cpu_->run(product);
+      }
+      EXPECT_EQ(std::memcmp(y.data(), expected.data(), static_cast<size_t>(y.bytes())), 0)
+          << names.front() << " and others, " << rows << " rows";
+    }
+}
+
 TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
   const auto sets = cpu::integer_kernel_sets();
   for (const WeightFormat format : formats()) {

@@ -50,6 +50,9 @@ const std::vector<Case>& cases() {
       {70, 1030, {5, 6, 7, 2}, 0, 0},
       {306, 16, {515}},
       {20, 310, {515}},
+      {8, 1030, {1}, 0, 0, false},
+      {12, 70, {2, 0, 3}, 1, 0},
+      {4, 64, {7}, 0, 0, false},
   };
   return kCases;
 }
@@ -262,6 +265,7 @@ TEST(Matmul, InterleavedWeightsEqualThoseInRowsBitForBit) {
       {16, 16, {1}, 0, 0, false},    {32, 40, {9}, 1, 2, false}, {48, 256, {14, 28, 0, 1}, 3, 0},
       {64, 130, {3, 0, 8, 15}},      {80, 1030, {5, 6, 7, 2}},   {112, 514, {30, 70}, 0, 5},
       {16, 600, {300}, 0, 0, false}, {304, 20, {0, 520}},        {144, 1200, {40, 2, 57, 4}},
+      {80, 258, {2, 1, 0, 3}},
   };
   for (const int64_t set : instruction_sets()) {
     const InstructionSet scope(set);
