@@ -97,12 +97,34 @@ TEST(CpuSample, SurvivesLogitsThatAreNotFinite) {
   for (std::vector<float> logits : rows) {
     for (float penalty : {1.f, 1.5f}) {
       for (uint64_t seed = 0; seed < 20; ++seed) {
-        const ops::SamplingSettings settings{
-            .top_p = seed % 2 == 0 ? 1.f : 0.8f, .repeat_penalty = penalty, .seed = seed};
+        const ops::SamplingSettings settings{.temperature = seed % 5 == 0 ? 0.f : 1.f,
+                                             .top_p = seed % 2 == 0 ? 1.f : 0.8f,
+                                             .repeat_penalty = penalty,
+                                             .seed = seed};
         const Draw want = draw(*reference, logits, settings, history, 5);
         const Draw got = draw(*cpu, logits, settings, history, 5);
         ASSERT_EQ(got.token, want.token) << logits[0] << ", " << logits[1] << ", seed " << seed;
       }
+    }
+  }
+}
+
+TEST(CpuSample, TakesTheFirstOfTheLargest) {
+  RandomStream random(20261130);
+  const auto reference = make_backend("ref"), cpu = make_backend("cpu", 1);
+  const ops::SamplingSettings settings{.temperature = 0};
+  std::vector<int32_t> history;
+  for (const size_t size : {1, 2, 7, 8, 15, 16, 17, 63, 64, 65, 300}) {
+    for (int trial = 0; trial < 50; ++trial) {
+      std::vector<float> logits(size);
+      for (float& logit : logits) {
+        logit = static_cast<float>(random.below(9)) - 4;
+        if (random.below(size + 8) == 0) logit = NAN;
+        if (random.below(4) == 0) logit = -kInfinity;
+      }
+      const Draw want = draw(*reference, logits, settings, history, 0);
+      const Draw got = draw(*cpu, logits, settings, history, 0);
+      ASSERT_EQ(got.token, want.token) << size << " tokens, trial " << trial;
     }
   }
 }
