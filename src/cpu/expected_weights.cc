@@ -6,7 +6,7 @@ namespace mixtral::cpu {
 namespace {
 
 constexpr size_t kMostProducts = 1 << 14;
-constexpr int64_t kMostBytes = 256 << 10;  // that a thread fetches: a part of its L2 cache
+constexpr int64_t kMostBytes = 512 << 10;  // that a thread fetches: a part of its L2 cache
 constexpr int64_t kLine = 64;
 // With a pause behind them about as fast as memory gives them to one thread. Of more at once the
 // processor drops some.

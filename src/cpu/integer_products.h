@@ -91,20 +91,31 @@ class Ahead {
     at_ = t.weight + (kLeastAhead + bytes - 1) / bytes * bytes;
   }
 
-  /// What lies ahead of a block at `w` with `bytes` of each bundle.
-  [[gnu::always_inline]] void fetch(Place w, int64_t bytes) {
+  /// Begins with what lies ahead of a block at `w` with `bytes` of each bundle.
+  [[gnu::always_inline]] void begin(Place w, int64_t bytes) {
     if (linear_) {
       if (at_ >= end_ && next_) {
         at_ = next_ + (at_ - end_);
         next_ = nullptr;
       }
-      for (int64_t i = 0; i < kBundles * bytes; i += 64) prefetch(at_ + i);
+      from_ = at_;
       at_ += kBundles * bytes;
-      return;
+      stop_ = at_;
+      other_ = 0;
+    } else {
+      from_ = w.at + kLeastAhead;
+      stop_ = from_ + bytes;
+      other_ = kBundles == 2 ? w.next : 0;
     }
-    for (int64_t i = kLeastAhead; i < kLeastAhead + bytes; i += 64) {
-      prefetch(w.at + i);
-      if constexpr (kBundles == 2) prefetch(w.at + w.next + i);
+  }
+  /// Fetches the rest of that, `bytes` of each stream at most. What lies ahead of large blocks of
+  /// two bundles is fetched beside their arithmetic, a little at a time: the processor drops what
+  /// is too much at once. (One bundle at a time was measured to be as fast or faster all at once.)
+  [[gnu::always_inline]] void fetch(int64_t bytes) {
+    const uint8_t* const stop = stop_ - from_ < bytes ? stop_ : from_ + bytes;
+    for (; from_ < stop; from_ += 64) {
+      prefetch(from_);
+      if (kBundles == 2 && other_ != 0) prefetch(from_ + other_);
     }
   }
 
@@ -115,21 +126,25 @@ class Ahead {
 
   bool linear_;
   const uint8_t *at_, *end_, *next_;
+  const uint8_t *from_ = nullptr, *stop_ = nullptr;  // what is left of a block's
+  int64_t other_ = 0;                                // bytes from there to the second stream
 };
 
 // Each format adds one block's products to the sums of `rows` rows. x[r] is row r's block.
-// kInOrder: a block is read from front to back, more or less.
+// kInOrder: a block is read from front to back, more or less. kLarge: what lies ahead is fetched
+// in eight parts.
 
 /// Blocks of 32: a scale, of some a minimum, of some fifth bits, and codes of four bits.
 template <int kBits, bool kMinimum>
 struct Fours {
   using X = RoundedBlock;
-  static constexpr bool kInOrder = true;
+  static constexpr bool kInOrder = true, kLarge = false;
   static constexpr int64_t kHeader = kMinimum ? 32 : 16;
   static constexpr int64_t kBytes = kHeader + (kBits == 5 ? kGranule : 0) + 4 * kGranule;
 
   template <int kRows>
-  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead&) {
     Reals scale, minimum;
     if constexpr (kMinimum) {
       const Ints pair = load_ints(w);
@@ -178,11 +193,12 @@ struct Fours {
 /// Blocks of 32: a scale and codes of eight bits with a sign.
 struct Eights {
   using X = RoundedBlock;
-  static constexpr bool kInOrder = true;
+  static constexpr bool kInOrder = true, kLarge = false;
   static constexpr int64_t kBytes = 16 + 8 * kGranule;
 
   template <int kRows>
-  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead&) {
     const Reals scale = load_halves(w);
     SignedBytes codes[8];
 #pragma GCC unroll 8
@@ -219,7 +235,7 @@ struct Eights {
 template <int kBits>
 struct SuperFours {
   using X = RoundedSuperBlock;
-  static constexpr bool kInOrder = true;
+  static constexpr bool kInOrder = true, kLarge = kBundles > 1;
   static constexpr int64_t kFifths = 4 * kGranule;
   static constexpr int64_t kCodesAt = kFifths + (kBits == 5 ? 8 * kGranule : 0);
   static constexpr int64_t kBytes = kCodesAt + 32 * kGranule;
@@ -251,7 +267,8 @@ struct SuperFours {
   }
 
   template <int kRows>
-  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead& ahead) {
     const Ints first = load_ints(w + kGranule), second = load_ints(w + 2 * kGranule),
                third = load_ints(w + 3 * kGranule);
     const Ints six = broadcast(0x3f3f3f3f), four = broadcast(0x0f0f0f0f),
@@ -261,13 +278,22 @@ struct SuperFours {
     const Ints minima[2] = {both(second, six), either(both(shift_right<4>(third), four),
                                                       both(shift_right<2>(second), top))};
     Ints totals[kRowsAtOnce];
+    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 0>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 1>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 2>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 3>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 4>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 5>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 6>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 7>(w, scales[1], x, rows, totals);
     Ints minimum[8];  // each twice, in 16 bits
     const auto twice = [](Ints a) { return either(a, shift_left<16>(a)); };
@@ -297,7 +323,7 @@ struct SuperFours {
 /// elements 32 apart.
 struct SuperSixes {
   using X = RoundedSuperBlock;
-  static constexpr bool kInOrder = false;
+  static constexpr bool kInOrder = false, kLarge = kBundles > 1;
   static constexpr int64_t kBytes = 16 + 52 * kGranule;
 
   /// Products of 16 elements, the kPart-th of each quarter, of the quarters kQuarter and
@@ -334,18 +360,28 @@ struct SuperSixes {
   }
 
   template <int kRows>
-  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums) {
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead& ahead) {
     Ints scales[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) scales[i] = load_ints(w + (16 + (48 + i) * kGranule));
     Ints totals[kRowsAtOnce];
+    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 0, 0, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 0, 0, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 0, 1, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 0, 1, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 1, 0, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 1, 0, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 1, 1, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
     add_part<kRows, 1, 1, 1>(w, scales, x, rows, totals);
     Ints pairs[8];  // two scales of 16 elements, in 16 bits each
     const auto pair = [](Ints low, Ints high) {
@@ -388,8 +424,11 @@ template <class Format, int kRows>
       for (int64_t r = 0; r < rows; ++r) sums[r] = zero_reals();
       for (int64_t block = 0; block < t.blocks; ++block) {
         const Place w = first + block * Format::kBytes;
-        if (kFetches<Format> && row == 0) ahead.fetch(w, Format::kBytes);
-        Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums);
+        if (kFetches<Format> && row == 0) {
+          ahead.begin(w, Format::kBytes);
+          if (!Format::kLarge) ahead.fetch(kBundles * Format::kBytes);
+        }
+        Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums, ahead);
       }
       float* y = t.y + row * t.y_stride + 8 * bundle;
       const Reals scale = broadcast(t.scale);
