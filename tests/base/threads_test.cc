@@ -47,19 +47,24 @@ TEST(ThreadPool, RangesCoverAndKeepTheGrain) {
 }
 
 TEST(ThreadPool, ThreadsThatWaitAreIdle) {
-  std::atomic<int64_t> calls{0}, others{0};
-  ThreadPool pool(3, [&](int thread) {
+  std::atomic<int64_t> callers{0}, workers{0};
+  ThreadPool pool(2, [&](int thread) {
     ASSERT_GE(thread, 0);
-    ASSERT_LT(thread, 3);
-    ++(thread == 0 ? calls : others);
+    ASSERT_LT(thread, 2);
+    ++(thread == 0 ? callers : workers);
   });
-  // The calling thread waits for the end of another's item.
-  for (int round = 0; round < 100 && (calls == 0 || others == 0); ++round)
-    pool.for_each(3, [&](int64_t, int thread) {
-      if (thread != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    });
-  EXPECT_GT(calls, 0);
-  EXPECT_GT(others, 0);
+  // Each thread takes one item, as both begin before either ends. The caller waits for the other.
+  std::atomic<int> begun{0};
+  pool.for_each(2, [&](int64_t, int thread) {
+    ++begun;
+    while (begun < 2) std::this_thread::yield();
+    if (thread != 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  });
+  EXPECT_GT(callers, 0);
+  // The other waits for the next loop.
+  for (int i = 0; i < 10'000 && workers == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_GT(workers, 0);
 }
 
 // Hundreds of short loops in a row, and pauses long enough for the workers to fall asleep.
