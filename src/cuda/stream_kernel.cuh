@@ -7,7 +7,7 @@
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
 #include "cuda/stream_integer.cuh"
-#include "cuda/stream_multiply.cuh"
+#include "cuda/stream_numbers.cuh"
 #include "cuda/stream_shape.cuh"
 
 /// The kernel of streamed products. Reading the weights bounds them, so that as many bytes as
