@@ -148,9 +148,24 @@ class Streamed : public GpuTest<Case> {
     return values;
   }
 
+  /// x · weightᵀ of one group, on the host.
+  Tensor product(const ops::Weight& weights, const Tensor& x) {
+    const ops::GroupedMatmul op{.x = on_device(x),
+                                .weight = weights,
+                                .offsets = {},
+                                .y = room({x.dim(0), weights.outputs()}, Dtype::bf16)};
+    gpu().run(op);
+    const Tensor y = host(op.y.shape(), Dtype::bf16);
+    gpu().download(op.y, y);
+    return y;
+  }
+
   RandomStream random_{7, 0};
   std::deque<Buffer> buffers_, host_;
 };
+class StreamedExperts : public Streamed {};
+class StreamedAlone : public Streamed {};  // one group
+class StreamedRows : public Streamed {};   // of at least three rows
 
 /// Σ x · w of a row of x and one of w, and Σ |x · w|.
 std::pair<double, double> dot(const bf16* x, const float* w, int64_t count) {
@@ -211,9 +226,8 @@ TEST_P(Streamed, ProductsEqualSumsInDoublePrecision) {
   }
 }
 
-TEST_P(Streamed, GatedProductsEqualSumsInDoublePrecision) {
+TEST_P(StreamedExperts, GatedProductsEqualSumsInDoublePrecision) {
   const Case& c = GetParam();
-  if (c.rows.size() == 1) GTEST_SKIP() << "experts have offsets";
   std::vector<float> numbers;
   const ops::Weight weights = weight(c, 2 * c.outputs, numbers);
   std::vector<int32_t> offsets = offsets_of(c.rows);
@@ -254,24 +268,13 @@ TEST_P(Streamed, GatedProductsEqualSumsInDoublePrecision) {
 }
 
 /// As decoding needs it: what a row comes to does not depend on the rows beside it.
-TEST_P(Streamed, ARowHasTheSameBitsAlone) {
+TEST_P(StreamedAlone, ARowHasTheSameBitsAlone) {
   const Case& c = GetParam();
-  if (c.rows.size() > 1) GTEST_SKIP() << "of one group";
   std::vector<float> numbers;
   const ops::Weight weights = weight(c, c.outputs, numbers);
   const int64_t rows = c.rows[0];
   const Tensor x = random_bf16({rows, c.inputs}, 1);
-  const auto product = [&](int64_t begin, int64_t end) {
-    const ops::GroupedMatmul op{.x = on_device(x.slice(begin, end)),
-                                .weight = weights,
-                                .offsets = {},
-                                .y = room({end - begin, c.outputs}, Dtype::bf16)};
-    gpu().run(op);
-    const Tensor y = host({end - begin, c.outputs}, Dtype::bf16);
-    gpu().download(op.y, y);
-    return y;
-  };
-  const Tensor all = product(0, rows), one = product(rows - 1, rows);
+  const Tensor all = product(weights, x), one = product(weights, x.slice(rows - 1, rows));
   for (int64_t o = 0; o < c.outputs; ++o)
     EXPECT_EQ(static_cast<float>(all.as<bf16>()[(rows - 1) * c.outputs + o]),
               static_cast<float>(one.as<bf16>()[o]))
@@ -279,9 +282,8 @@ TEST_P(Streamed, ARowHasTheSameBitsAlone) {
 }
 
 /// Integer codes are multiplied by x in fixed point: as good as that is, whatever x's magnitude.
-TEST_P(Streamed, NumbersOfAnySizeKeepTheirPlaces) {
+TEST_P(StreamedAlone, NumbersOfAnySizeKeepTheirPlaces) {
   const Case& c = GetParam();
-  if (c.rows.size() > 1) GTEST_SKIP() << "of one group";
   std::vector<float> numbers;
   const ops::Weight weights = weight(c, c.outputs, numbers);
   const int64_t rows = c.rows[0];
@@ -292,13 +294,7 @@ TEST_P(Streamed, NumbersOfAnySizeKeepTheirPlaces) {
     const double number = i / 64 % 7 == 6 ? 0 : random_.normal();
     x.as<bf16>()[i] = bf16(static_cast<float>(std::ldexp(number, magnitude)));
   }
-  const ops::GroupedMatmul op{.x = on_device(x),
-                              .weight = weights,
-                              .offsets = {},
-                              .y = room({rows, c.outputs}, Dtype::bf16)};
-  gpu().run(op);
-  const Tensor y = host({rows, c.outputs}, Dtype::bf16);
-  gpu().download(op.y, y);
+  const Tensor y = product(weights, x);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t o = 0; o < c.outputs; ++o) {
       const bf16* const row = x.as<bf16>() + r * c.inputs;
@@ -319,22 +315,15 @@ TEST_P(Streamed, NumbersOfAnySizeKeepTheirPlaces) {
     }
 }
 
-TEST_P(Streamed, ANumberThatIsNotFiniteSpoilsItsRowAlone) {
+TEST_P(StreamedRows, ANumberThatIsNotFiniteSpoilsItsRowAlone) {
   const Case& c = GetParam();
-  if (c.rows.size() > 1 || c.rows[0] < 3) GTEST_SKIP() << "of one group of some rows";
   std::vector<float> numbers;
   const ops::Weight weights = weight(c, c.outputs, numbers);
   const int64_t rows = c.rows[0];
   const Tensor x = random_bf16({rows, c.inputs}, 1);
   x.as<bf16>()[c.inputs / 2] = bf16(std::numeric_limits<float>::quiet_NaN());
   x.as<bf16>()[2 * c.inputs + 3] = bf16(std::numeric_limits<float>::infinity());
-  const ops::GroupedMatmul op{.x = on_device(x),
-                              .weight = weights,
-                              .offsets = {},
-                              .y = room({rows, c.outputs}, Dtype::bf16)};
-  gpu().run(op);
-  const Tensor y = host({rows, c.outputs}, Dtype::bf16);
-  gpu().download(op.y, y);
+  const Tensor y = product(weights, x);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t o = 0; o < c.outputs; ++o)
       ASSERT_EQ(std::isfinite(static_cast<float>(y.as<bf16>()[r * c.outputs + o])),
@@ -342,7 +331,19 @@ TEST_P(Streamed, ANumberThatIsNotFiniteSpoilsItsRowAlone) {
           << "row " << r << " output " << o;
 }
 
+/// The cases of several groups, or of one with so many rows.
+std::vector<Case> cases_of(bool several, int32_t least_rows = 0) {
+  std::vector<Case> all = cases();
+  std::erase_if(all, [&](const Case& c) {
+    return several != (c.rows.size() > 1) || (!several && c.rows[0] < least_rows);
+  });
+  return all;
+}
+
 INSTANTIATE_TEST_SUITE_P(Gpu, Streamed, testing::ValuesIn(cases()));
+INSTANTIATE_TEST_SUITE_P(Gpu, StreamedExperts, testing::ValuesIn(cases_of(true)));
+INSTANTIATE_TEST_SUITE_P(Gpu, StreamedAlone, testing::ValuesIn(cases_of(false)));
+INSTANTIATE_TEST_SUITE_P(Gpu, StreamedRows, testing::ValuesIn(cases_of(false, 3)));
 
 class Planes : public Streamed {};
 
