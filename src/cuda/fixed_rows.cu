@@ -28,7 +28,7 @@ FixedRows make_fixed_rows(int rows, int inputs, const FixedLayout& layout, Scrat
   const int64_t groups = int64_t{rows} * padded / 64;
   return {.bytes = scratch.take<char>(int64_t{rows} * 2 * padded),
           .scales = scratch.take<float>(groups),
-          .sums = layout.sums > 0 ? scratch.take<float>(groups * layout.sums) : nullptr,
+          .sums = layout.sums > 0 ? scratch.take<float2>(groups * layout.sums) : nullptr,
           .padded = padded,
           .layout = layout};
 }

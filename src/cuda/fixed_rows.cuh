@@ -47,12 +47,14 @@ __device__ inline void fix_unit(const uint4& numbers, int64_t row, int unit, boo
   };
   const int group = unit / kFixedUnits, of_group = unit % kFixedUnits;
   const int place = to.layout.planes ? of_group % 4 * 2 + of_group / 4 : of_group;
-  char* const bytes = to.bytes + row * 2 * to.padded + group * 64 + place * kFixedUnit;
+  char* const bytes = to.bytes + row * 2 * to.padded + group * 128 + place * kFixedUnit;
   *reinterpret_cast<uint2*>(bytes) = arranged(high);
-  *reinterpret_cast<uint2*>(bytes + to.padded) = arranged(low);
+  *reinterpret_cast<uint2*>(bytes + 64) = arranged(low);
   const int64_t at = row * (to.padded / 64) + group;
   if (of_group == 0) to.scales[at] = fours ? scale / 16 : scale;
-  const float sum = static_cast<float>(total) * scale;
+  const float all = static_cast<float>(total) * scale;
+  const float rounded = __uint_as_float(__float_as_uint(all) & 0xffffe000u);
+  const float2 sum = {rounded, all - rounded};
   if (to.layout.sums == 1 && of_group == 0) to.sums[at] = sum;
   if (to.layout.sums == 2 && of_group % 4 == 0) to.sums[at * 2 + of_group / 4] = sum;
 }

@@ -23,9 +23,10 @@ struct FixedLayout {
 /// where it is at least 2^-6 of the largest of its 64, and off by at most 2^-14 of that elsewhere.
 /// A NaN or an infinity makes the scale of its 64 columns NaN.
 struct FixedRows {
-  char* bytes;    // [rows, 2, padded]: high bytes, then low ones
+  char* bytes;    // [rows, padded / 64, 2, 64]: high bytes, then low ones
   float* scales;  // [rows, padded / 64]
-  float* sums;    // [rows, padded / 64, layout.sums]: of the numbers; or null
+  float2* sums;   // [rows, padded / 64, layout.sums]: of the numbers, or null. A sum is x + y, and
+                  // x is exact as tf32
   int padded;     // columns: zeros behind a row's end
   FixedLayout layout;
 };

@@ -27,10 +27,6 @@ class StreamCodes {
     uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
     float super_scale[2], super_minimum[2];  // of q4_k
   };
-  struct Scale {
-    float scale, minimum;
-  };
-
   __device__ Scales read_scales(uint32_t at) const {
     Scales scales = {};
     if constexpr (Traits::kInt4) {
@@ -57,27 +53,40 @@ class StreamCodes {
     return scales;
   }
 
-  /// Of one of the two rows, for a scale group of a group of half a step.
-  __device__ Scale scale_of(const Scales& scales, int side, int step, int half, int group,
+  /// The scale of one of the two rows, for a scale group of a group of half a step.
+  __device__ float scale_of(const Scales& scales, int side, int step, int half, int group,
                             int scale_group) const {
     // Of the step's blocks of 32.
     [[maybe_unused]] const int number = (half * kGroups + group) * kScaleGroups + scale_group;
     if constexpr (Traits::kQ4k) {
-      return {scaled_byte(scales.of[side], number, scales.super_scale[side]),
-              scaled_byte(scales.minima[side], number, scales.super_minimum[side])};
+      return scaled_byte(scales.of[side], number, scales.super_scale[side]);
     } else if constexpr (Traits::kPlanes) {
-      return {half_of(scales.of[side][number / 2], number % 2), 0};
+      return half_of(scales.of[side][number / 2], number % 2);
     } else if constexpr (Traits::kMinima) {
       // int4: a word for each half.
       const int word = Traits::kInt4 ? half : 0;
-      // Which of a word's two the block has.
-      const int block =
-          wide ? (Traits::kInt4 ? group : half)
-               : ((2 * step + half) * Traits::kColumns + group * 64) >> block_shift_ & 1;
-      return {half_of(scales.of[side][word], block), half_of(scales.minima[side][word], block)};
+      const int block = wide ? (Traits::kInt4 ? group : half) : block_of(step, half, group);
+      return half_of(scales.of[side][word], block);
     } else {
       // nf4: a word for each group.
-      return {__uint_as_float(scales.of[side][Traits::kTable ? 2 * half + group : 0]), 0};
+      return __uint_as_float(scales.of[side][Traits::kTable ? 2 * half + group : 0]);
+    }
+  }
+
+  /// Of one of the two rows, the minimum that lane `quarter` of a fragment of tensor cores has: of
+  /// four blocks in turn of a step, those from 4 · `four` on. It is exact as tf32, but of q4_k not
+  /// yet times super_minimum.
+  __device__ float minimum_of(const Scales& scales, int side, int step, int four) const {
+    if constexpr (Traits::kQ4k) {
+      return number_of(scales.minima[side][four], quarter_) - 0x1p23f;
+    } else if constexpr (Traits::kInt4) {
+      // A word for each half, of two groups.
+      const uint32_t word = quarter_ < 2 ? scales.minima[side][0] : scales.minima[side][1];
+      return half_of(word, wide ? quarter_ % 2 : block_of(step, quarter_ / 2, quarter_ % 2));
+    } else {
+      const float minimum =
+          half_of(scales.minima[side][0], wide ? quarter_ % 2 : block_of(step, quarter_, 0));
+      return quarter_ < 2 ? minimum : 0;
     }
   }
 
@@ -123,9 +132,16 @@ class StreamCodes {
   /// Byte `index` of words, times `factor`: exact, where that has no more bits than an f16.
   __device__ static float scaled_byte(const uint32_t (&words)[Traits::kScaleWords], int index,
                                       float factor) {
-    // 2^23 + the byte.
-    const uint32_t number = __byte_perm(words[index / 4], 0x4b000000u, 0x7540 + index % 4);
-    return fmaf(__uint_as_float(number), factor, -0x1p23f * factor);
+    return fmaf(number_of(words[index / 4], index % 4), factor, -0x1p23f * factor);
+  }
+  /// 2^23 + byte `index` of a word.
+  __device__ static float number_of(uint32_t word, int index) {
+    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7540 + static_cast<uint32_t>(index)));
+  }
+
+  /// Which of a word's two scales a group's block has.
+  __device__ int block_of(int step, int half, int group) const {
+    return ((2 * step + half) * Traits::kColumns + group * 64) >> block_shift_ & 1;
   }
 
   /// The first or the second number of 16 bits in a word.

@@ -3,6 +3,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "cuda/chain.cuh"
 #include "cuda/device.cuh"
@@ -202,8 +203,9 @@ class Stream {
               step, arranged, sums[tile]);
         }
       };
-      compute(std::integral_constant<int, 0>{});
-      if constexpr (Shape::kPieces == 2) compute(std::integral_constant<int, 1>{});
+      [&]<int... piece>(std::integer_sequence<int, piece...>) {
+        (compute(std::integral_constant<int, piece>{}), ...);
+      }(std::make_integer_sequence<int, Shape::kPieces>{});
       next_load();
     }
   }

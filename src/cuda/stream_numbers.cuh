@@ -29,6 +29,7 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
   using Base::kGroups, Base::lane_, Base::quarter_;
   using typename Base::Scales, typename Base::Traits;
   static constexpr int kRowTiles = Shape::kRowTiles;
+  static constexpr int kHalves = Shape::kPieceGroups / kGroups;  // of a piece
   static constexpr int kPartsOfGroup = Traits::kXParts / kGroups;
 
  public:
@@ -38,10 +39,10 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
   static constexpr bool kOneRow = Traits::kScaled;  // one row of x spares some of the scaling
 
   /// Of x, of a lane, for a piece of a step: as they lie.
-  using Columns = uint4[Shape::kHalves][kRowTiles][Traits::kXParts];
+  using Columns = uint4[kHalves][kRowTiles][Traits::kXParts];
   /// The same for tensor cores, in the order of the pairs of codes.
   struct X {
-    uint32_t words[Shape::kHalves][kGroups][kRowTiles][Traits::kXWords];
+    uint32_t words[kHalves][kGroups][kRowTiles][Traits::kXWords];
   };
 
   /// Where a lane's rows of x are.
@@ -81,10 +82,10 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
   /// The lane's columns of x for a piece of a step; zeros behind the end.
   template <int active, class Task>
   __device__ void load(const Task& op, const Rows& rows, int step, int piece, Columns& to) const {
-    const int first = (2 * step + piece * Shape::kHalves) * Traits::kColumns;
+    const int first = (2 * step + piece * kHalves) * Traits::kColumns;
     const auto load_columns = [&](auto whole) {
 #pragma unroll
-      for (int h = 0; h < Shape::kHalves; ++h)
+      for (int h = 0; h < kHalves; ++h)
 #pragma unroll
         for (int r = 0; r < active; ++r)
 #pragma unroll
@@ -96,7 +97,7 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
               to[h][r][part] = {0, 0, 0, 0};
           }
     };
-    if (first + Shape::kHalves * Traits::kColumns <= op.inputs)
+    if (first + kHalves * Traits::kColumns <= op.inputs)
       load_columns(std::true_type{});
     else
       load_columns(std::false_type{});
@@ -105,7 +106,7 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
   template <int active>
   __device__ static void arrange(const Columns& columns, X& x) {
 #pragma unroll
-    for (int h = 0; h < Shape::kHalves; ++h)
+    for (int h = 0; h < kHalves; ++h)
 #pragma unroll
       for (int g = 0; g < kGroups; ++g)
 #pragma unroll
@@ -122,8 +123,8 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
                            float (&sums)[kRowTiles][4]) const {
     const Scales scales = this->read_scales(scales_at);
 #pragma unroll
-    for (int h = 0; h < Shape::kHalves; ++h) {
-      const int half = piece * Shape::kHalves + h;
+    for (int h = 0; h < kHalves; ++h) {
+      const int half = piece * kHalves + h;
       if constexpr (!Traits::kScaled) {
         const uint32_t from = codes + this->codes_at(half, 0);
         const uint4 low = shared_words4(from), high = shared_words4<far>(from);
@@ -144,7 +145,7 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
           multiply_codes<active>(low, high, x.words[h][g], raw);
 #pragma unroll
           for (int side = 0; side < 2; ++side) {
-            float scale = this->scale_of(scales, side, step, half, g, 0).scale;
+            float scale = this->scale_of(scales, side, step, half, g, 0);
             if constexpr (Traits::kFp8) scale *= kFp8SumFactor;
 #pragma unroll
             for (int r = 0; r < active; ++r)

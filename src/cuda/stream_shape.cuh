@@ -30,11 +30,12 @@ struct StreamShape {
   static constexpr int kTeams = Traits::kTable ? kAllTeams : 1;  // of a block
   static constexpr int kBlocks = kAllTeams / kTeams;
   static constexpr int kThreads = kTeams * kTeamThreads;
-  /// A lane's columns of x are kept for all tiles: of a step, or of half a step where they are
-  /// many.
-  static constexpr int kPieces = Traits::kBits == 4 && kRowTiles > 1 ? 2 : 1;  // of a step
-  static constexpr int kHalves = 2 / kPieces;                                  // of a piece
-  static constexpr int kXRegisters = kHalves * Traits::kGroups * rows * Traits::kXWords / 8;
+  /// A lane's columns of x are kept for all tiles: of a step, or of a part where they are many.
+  static constexpr int kPieces = Traits::kInteger && rows == 32              ? 2 * Traits::kGroups
+                                 : Traits::kBits == 4 && kRowTiles > 1 ? 2
+                                                                       : 1;  // of a step
+  static constexpr int kPieceGroups = 2 * Traits::kGroups / kPieces;         // of 64 columns
+  static constexpr int kXRegisters = kPieceGroups * rows * Traits::kXWords / 8;
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
