@@ -170,7 +170,7 @@ __device__ __forceinline__ void each_subtile(const Work& work,
 /// Sums a tile of e4m3, transposed: the weight's rows are those of the accumulators, so that a
 /// thread needs two scales a step. Tensor cores sum such products in fewer bits than f32 has, so
 /// each inner step's sum is taken alone, multiplied by the scales of the weight's blocks, and added
-/// in f32. Meanwhile the other consumer's products keep the tensor cores busy.
+/// in f32. Meanwhile the tensor cores compute the next step's, in other registers.
 template <class P, int count, class Release>
 __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState<P::stages>& stage,
                                            int steps, int consumer, int thread, float (&d)[count],
@@ -182,34 +182,52 @@ __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState
   const uint64_t weight = operand(s.b[0] + consumer * kBoxBytes, kBoxBytes);
   const uint64_t x = operand(s.a[0], kBoxBytes);
   const int row = consumer * kRows + thread / 32 * 16 + thread % 32 / 4;  // and 8 more
-  float part[count];
-#pragma unroll
-  for (int i = 0; i < count; ++i) part[i] = 0;
-  for (int step = 0; step < steps; ++step, stage.advance()) {
+  struct Step {
+    float part[count], scales[2];
+    int stage;
+  };
+  // `step`: of those whose scales arrive together.
+  const auto start = [&](Step& to, int step) {
     Barrier::wait(&s.full[stage.index], stage.phase);
-    keep_in_order(part);
+    keep_in_order(to.part);
     cute::warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kParts; ++k)
       multiply_add<Mma>(weight + stage.index * (P::boxes_b * kBoxBytes / 16) + k * 2,
-                        x + stage.index * (kBoxesA * kBoxBytes / 16) + k * 2, part,
+                        x + stage.index * (kBoxesA * kBoxBytes / 16) + k * 2, to.part,
                         std::make_index_sequence<count>{}, k == 0 ? ScaleOut::Zero : ScaleOut::One);
     cute::warpgroup_commit_batch();
     // Loaded by volatile instructions: they must stay in front of the stage's release.
     const uint32_t from = cute::cast_smem_ptr_to_uint(s.scales[stage.index]) +
-                          static_cast<uint32_t>(row * kScaleRowBytes + step % kScalesOfRow * 4);
-    float scales[2];
+                          static_cast<uint32_t>(row * kScaleRowBytes + step * 4);
 #pragma unroll
     for (int h = 0; h < 2; ++h)
       asm volatile("ld.shared.f32 %0, [%1];"
-                   : "=f"(scales[h])
+                   : "=f"(to.scales[h])
                    : "r"(from + static_cast<uint32_t>(h * 8 * kScaleRowBytes)));
-    cute::warpgroup_wait<0>();
-    keep_in_order(part);
+    to.stage = stage.index;
+    stage.advance();
+  };
+  const auto add = [&](Step& from) {
+    keep_in_order(from.part);
     __syncwarp();  // all lanes have their scales
-    release(stage.index);
+    release(from.stage);
 #pragma unroll
-    for (int i = 0; i < count; ++i) d[i] = fmaf(part[i], scales[i / 2 % 2], d[i]);
+    for (int i = 0; i < count; ++i) d[i] = fmaf(from.part[i], from.scales[i / 2 % 2], d[i]);
+  };
+  // The compiler lets products wait for each other where one's sums are read in the next round of a
+  // loop, so each round ends without one under way.
+  for (int step = 0; step < steps; step += kScalesOfRow) {
+    Step parts[2];
+    start(parts[0], 0);
+#pragma unroll
+    for (int i = 1; i < kScalesOfRow; ++i) {
+      start(parts[i % 2], i);
+      cute::warpgroup_wait<1>();
+      add(parts[(i - 1) % 2]);
+    }
+    cute::warpgroup_wait<0>();
+    add(parts[(kScalesOfRow - 1) % 2]);
   }
 }
 
@@ -373,9 +391,9 @@ __global__ void __cluster_dims__(P::cluster, 1, 1) __launch_bounds__(kGroupedThr
   cute::cluster_wait();
   __syncthreads();
   // The producer's warpgroup gives registers to the consumers: 88 + 2 · 208 = 504 for three
-  // threads, as it was with 168 each.
+  // threads, as it was with 168 each. Those of e4m3 have two steps' sums beside the tile's.
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<88>();
+    cutlass::arch::warpgroup_reg_dealloc<P::scaled ? 56 : 88>();
     const int warp = thread / 32;
     if (warp < kConsumers) {
       Epilogue<P>(args, s, warp, thread % 32).run(rank);
@@ -385,7 +403,7 @@ __global__ void __cluster_dims__(P::cluster, 1, 1) __launch_bounds__(kGroupedThr
       load_tiles<P>(args, s, rank);
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<208>();
+    cutlass::arch::warpgroup_reg_alloc<P::scaled ? 224 : 208>();
     multiply_tiles<P>(args, s, rank, warpgroup - 1, thread);
   }
   // Wait until the cluster's other block no longer needs this one's shared memory.

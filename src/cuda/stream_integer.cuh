@@ -187,7 +187,8 @@ class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
 #pragma unroll
     for (int f = 0; f < kFours; ++f)
 #pragma unroll
-      for (int side = 0; side < 2; ++side) minima[f][side] = this->minimum_of(scales, side, step, f);
+      for (int side = 0; side < 2; ++side)
+        minima[f][side] = this->minimum_of(scales, side, step, f);
 #pragma unroll
     for (int r = 0; r < row_tiles(active); ++r) {
       float raw[4] = {};

@@ -31,7 +31,7 @@ struct StreamShape {
   static constexpr int kBlocks = kAllTeams / kTeams;
   static constexpr int kThreads = kTeams * kTeamThreads;
   /// A lane's columns of x are kept for all tiles: of a step, or of a part where they are many.
-  static constexpr int kPieces = Traits::kInteger && rows == 32              ? 2 * Traits::kGroups
+  static constexpr int kPieces = Traits::kInteger && rows == 32        ? 2 * Traits::kGroups
                                  : Traits::kBits == 4 && kRowTiles > 1 ? 2
                                                                        : 1;  // of a step
   static constexpr int kPieceGroups = 2 * Traits::kGroups / kPieces;         // of 64 columns
