@@ -73,9 +73,8 @@ class StreamCodes {
     }
   }
 
-  /// Of one of the two rows, the minimum that lane `quarter` of a fragment of tensor cores has: of
-  /// four blocks in turn of a step, those from 4 · `four` on. It is exact as tf32, but of q4_k not
-  /// yet times super_minimum.
+  /// The minimum of block 4 · `four` + quarter of a step, of one of the two rows. It is exact as
+  /// tf32. That of q4_k is still to be multiplied by super_minimum.
   __device__ float minimum_of(const Scales& scales, int side, int step, int four) const {
     if constexpr (Traits::kQ4k) {
       return number_of(scales.minima[side][four], quarter_) - 0x1p23f;

@@ -38,8 +38,8 @@ class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
   using Base::group_, Base::kGroups, Base::kScaleGroups, Base::lane_, Base::quarter_;
   using typename Base::Scales, typename Base::Traits;
   static constexpr int kPieceGroups = Shape::kPieceGroups;
-  static constexpr int kStepSums = 2 * kGroups * Traits::kXSums;
-  static constexpr int kFours = (kStepSums + 3) / 4;  // of these
+  static constexpr int kStepSums = 2 * kGroups * Traits::kXSums;  // of x
+  static constexpr int kFours = (kStepSums + 3) / 4;              // of these
 
  public:
   using Base::row_at;
