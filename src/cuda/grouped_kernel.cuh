@@ -215,8 +215,8 @@ __device__ __forceinline__ void sum_scaled(typename P::Storage& s, PipelineState
 #pragma unroll
     for (int i = 0; i < count; ++i) d[i] = fmaf(from.part[i], from.scales[i / 2 % 2], d[i]);
   };
-  // The compiler lets products wait for each other where one's sums are read in the next round of a
-  // loop, so each round ends without one under way.
+  // Where a product's sums are read in the next round of a loop, ptxas makes all products wait for
+  // each other (C7514). So no product is under way at a round's end.
   for (int step = 0; step < steps; step += kScalesOfRow) {
     Step parts[2];
     start(parts[0], 0);

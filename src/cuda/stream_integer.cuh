@@ -39,7 +39,7 @@ class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
   using typename Base::Scales, typename Base::Traits;
   static constexpr int kPieceGroups = Shape::kPieceGroups;
   static constexpr int kStepSums = 2 * kGroups * Traits::kXSums;  // of x
-  static constexpr int kFours = (kStepSums + 3) / 4;              // of these
+  static constexpr int kFours = (kStepSums + 3) / 4;              // four sums each, at most
 
  public:
   using Base::row_at;
