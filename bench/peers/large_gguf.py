@@ -9,7 +9,9 @@ import sys
 import gguf
 import numpy as np
 
-VOCAB, WIDTH, INNER, HEADS, KV_HEADS, EXPERTS, TOP_K = 32000, 4096, 14336, 32, 8, 8, 2
+from gguf_header import Shape, writer_of
+
+WIDTH, INNER = 4096, 14336
 BLOCK, BLOCK_BYTES = 32, 18
 Q4_0, F32 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.F32
 
@@ -17,34 +19,11 @@ Q4_0, F32 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.F32
 def main():
     out, layers = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 32
     random = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(out, "llama")
-    writer.add_block_count(layers)
-    writer.add_context_length(32768)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(1e6)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(TOP_K)
-    writer.add_vocab_size(VOCAB)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    words = [f"\u2581w{i}" for i in range(VOCAB - 3 - len(bytes_))]
-    kinds = gguf.TokenType
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(["<unk>", "<s>", "</s>"] + bytes_ + words)
-    writer.add_token_scores([0.0] * (3 + len(bytes_)) + [-float(i) for i in range(len(words))])
-    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * len(bytes_) +
-                           [kinds.NORMAL] * len(words))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    model = Shape(layers=layers, width=WIDTH, inner=INNER, heads=32, context=32768, eps=1e-5)
+    writer = writer_of(out, model, gguf.LlamaFileType.MOSTLY_Q4_0)
 
     # Blocks with the same scale and random codes: numbers of deviation 0.02.
-    count = EXPERTS * INNER * WIDTH // BLOCK
+    count = model.experts * INNER * WIDTH // BLOCK
     blocks = random.integers(0, 256, (count, BLOCK_BYTES), dtype=np.uint8)
     blocks[:, :2] = np.array([0.0043], dtype=np.float16).view(np.uint8)
     tensors = []
@@ -63,23 +42,23 @@ def main():
         tensors.append((name, values.shape, F32, lambda: values))
 
     norm = np.ones(WIDTH, dtype=np.float32)
-    kv = WIDTH // HEADS * KV_HEADS
-    embedding("token_embd.weight", VOCAB, WIDTH)
+    kv = model.kv_width
+    embedding("token_embd.weight", model.vocab, WIDTH)
     for layer in range(layers):
         block = f"blk.{layer}."
         plain(block + "attn_norm.weight", norm)
         plain(block + "ffn_norm.weight", norm)
         plain(block + "ffn_gate_inp.weight",
-              random.standard_normal((EXPERTS, WIDTH), dtype=np.float32) * np.float32(0.02))
+              random.standard_normal((model.experts, WIDTH), dtype=np.float32) * np.float32(0.02))
         packed(block + "attn_q.weight", WIDTH, WIDTH)
         packed(block + "attn_k.weight", kv, WIDTH)
         packed(block + "attn_v.weight", kv, WIDTH)
         packed(block + "attn_output.weight", WIDTH, WIDTH)
-        packed(block + "ffn_gate_exps.weight", EXPERTS, INNER, WIDTH)
-        packed(block + "ffn_up_exps.weight", EXPERTS, INNER, WIDTH)
-        packed(block + "ffn_down_exps.weight", EXPERTS, WIDTH, INNER)
+        packed(block + "ffn_gate_exps.weight", model.experts, INNER, WIDTH)
+        packed(block + "ffn_up_exps.weight", model.experts, INNER, WIDTH)
+        packed(block + "ffn_down_exps.weight", model.experts, WIDTH, INNER)
     plain("output_norm.weight", norm)
-    packed("output.weight", VOCAB, WIDTH)
+    packed("output.weight", model.vocab, WIDTH)
     for name, shape, kind, values in tensors:
         size = int(np.prod(shape))
         width = size * 4 if kind == F32 else size // BLOCK * BLOCK_BYTES
