@@ -1,4 +1,6 @@
+#include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "bench/cuda/bench.h"
 

@@ -1,4 +1,5 @@
 #include <numeric>
+#include <utility>
 
 #include "bench/cuda/bench.h"
 #include "nn/linear.h"
@@ -103,7 +104,8 @@ void grouped(const Bench& bench) {
   products(bench, "seed up f32", 4096, 1024, 4096, even_offsets(4096, 8), Dtype::f32, Dtype::f32);
 }
 
-/// Few rows: bound by reading weights, of which several sets take turns so that none is cached.
+/// Products of few rows, which reading the weights bounds. Each run takes other weights than the
+/// one before, so that none are in a cache.
 void decoding(const Bench& bench) {
   for (const int64_t tokens : {1, 2, 8, 32}) {
     Operands operands(bench.backend);
