@@ -57,7 +57,10 @@ Ceilings measure_ceilings(Backend& backend, const Precision& precision, int thre
     ceilings.f32 = peaks.f32;
     ceilings.bf16 = peaks.bf16;
     ceilings.int8 = peaks.int8;
-    ceilings.product = precision.operands == ops::Operands::bf16 ? peaks.bf16 : peaks.f32;
+    const bool bf16 =
+        precision.operands == ops::Operands::bf16 ||
+        (precision.operands == ops::Operands::as_weight && precision.weights == Dtype::bf16);
+    ceilings.product = bf16 ? peaks.bf16 : peaks.f32;
   } else {
     const int64_t side = gpu ? 8192 : 128;
     ceilings.product =

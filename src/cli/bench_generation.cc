@@ -346,7 +346,7 @@ void bench_generation(const BenchOptions& o, const ModelSource& source, const Mo
   const double time = median(seconds);
   ceilings.raise(measure_ceilings(backend, precision, o.common.threads));
   // Codes are multiplied as integers.
-  if (ceilings.int8 > 0 && precision.operands == ops::Operands::integers &&
+  if (ceilings.int8 > 0 && precision.operands == ops::Operands::as_weight &&
       (options.quantization || !options.formats.empty()))
     ceilings.product = ceilings.int8;
   report_ceilings(report, ceilings);

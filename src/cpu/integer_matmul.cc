@@ -89,8 +89,9 @@ std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
 
 bool CpuBackend::computes_directly(const ops::GroupedMatmul& op) const {
   if (op.weight.dense())
-    return op.weight.layout == ops::WeightLayout::rows || op.operands != ops::Operands::bf16;
-  return op.operands == ops::Operands::integers && op.x.dtype() == Dtype::f32 &&
+    return op.weight.layout == ops::WeightLayout::rows ||
+           op.weight.format == ops::WeightFormat::bf16 || op.operands != ops::Operands::bf16;
+  return op.operands == ops::Operands::as_weight && op.x.dtype() == Dtype::f32 &&
          op.weight.layout == ops::WeightLayout::interleaved8 && integer_format(op.weight.format) &&
          integer_kernels_;
 }

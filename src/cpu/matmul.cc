@@ -17,10 +17,10 @@ constexpr int64_t kCutUnits = 384;   // of k in a block, at most about, where k 
 constexpr int64_t kFetchUnits = 48;  // fewer are done sooner than what they would fetch comes
 constexpr int64_t kFewUnits = 128;   // of k in a panel, of a product with few rows
 
-/// Whether tiles take B's columns where they stand. Others are packed first.
+/// Whether tiles take B's columns where they stand: its words are units. Others are packed first.
 bool in_place(const Product& p, const Kernels& kernels, bool round) {
-  return p.b.layout == Layout::interleaved && p.b.element == Element::f32 && kernels.unit == 1 &&
-         !round;
+  if (p.b.layout != Layout::interleaved) return false;
+  return kernels.unit == 1 ? p.b.element == Element::f32 && !round : p.b.element == Element::bf16;
 }
 
 /// Whether tiles take A's rows where they stand: each unit of k is then one or two cache lines.
@@ -362,9 +362,8 @@ void Products::stream(size_t index, const Settings& settings, int thread) {
 }
 
 void Products::plan(bool bf16) {
-  const Kernels* pairs = bf16 ? bf16_kernels() : nullptr;
-  kernels_ = pairs ? pairs : float_kernels();
-  round_ = bf16 && !pairs;
+  kernels_ = bf16 && pairs_ ? pairs_ : float_kernels();
+  round_ = bf16 && !pairs_;
   if (!kernels_)
     throw AdvisedError(
         "the cpu backend needs a processor with AVX2 and FMA, or NEON; use ‹device ref›");
@@ -418,8 +417,9 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
   const Tensor& weight = op.weight.codes;
   const Element element = element_of(weight, "weight");
   const bool interleaved = op.weight.layout == ops::WeightLayout::interleaved16;
-  CHECK(!interleaved || op.operands != ops::Operands::bf16,
-        "interleaved weights are not multiplied in bf16");
+  const bool bf16 = ops::rounds_to_bf16(op.operands, op.weight);
+  CHECK(!interleaved || !bf16 || element == Element::bf16,
+        "interleaved weights are not rounded to bf16");
   const int64_t outputs = op.weight.outputs(), inputs = op.weight.inputs(), y_width = op.y.dim(1);
   const int64_t weight_bytes = outputs * inputs * size_of(weight.dtype());
   products_.clear();
@@ -433,7 +433,7 @@ void CpuBackend::run(const ops::GroupedMatmul& op) {
                    .c = y + row * y_width + op.y_begin,
                    .c_stride = y_width});
   });
-  products_.plan(op.operands == ops::Operands::bf16);
+  products_.plan(bf16);
   if (op.x.dim(0) <= ExpectedWeights::kMostRows) {
     products_.find_places(places_);
     expected_.begin(

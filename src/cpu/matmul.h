@@ -82,6 +82,8 @@ class Products {
   std::vector<std::atomic<size_t>> taken_;  // of each group, the next item to take
   std::atomic<size_t> next_group_{0};
   const Kernels* kernels_ = nullptr;
+  // Asking the processor takes a virtual machine microseconds.
+  const Kernels* const pairs_ = bf16_kernels();
   bool round_ = false;  // operands to bf16, by kernels of floats
 };
 

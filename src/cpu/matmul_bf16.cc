@@ -1,7 +1,8 @@
 // Products of bf16 pairs with f32 sums, for processors with AVX512_BF16. A unit is a pair of
 // neighbours in k; vdpbf16ps adds both products of a pair to the sum. The plan is that of
-// matmul_float.cc: 14 × 2 vectors of sums. This file alone is compiled for these instructions, and
-// nothing in it runs before `bf16_kernels` has looked at the processor.
+// matmul_float.cc: 14 × 2 vectors of sums. Interleaved bf16 are units already. This file alone is
+// compiled for these instructions, and nothing in it runs before `bf16_kernels` has looked at the
+// processor.
 
 #include "cpu/matmul_kernels.h"
 
@@ -452,9 +453,64 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
              s.accumulate);
 }
 
+/// Few rows need one bundle at a time, which the processor itself reads ahead; see
+/// matmul_float_stream.cc.
+constexpr int kBundleRows = 2;
+
+/// The same of kGroups bundles of interleaved bf16, whose words are units.
+template <int kM, int kGroups>
+void stream_bundles(const Stream& s, int64_t done) {
+  constexpr int kWords = 4;  // at a time
+  const int64_t words = s.b.count / 2, bundle = words * kLanes;
+  const Unit* from =
+      static_cast<const Unit*>(s.b.operand.data) + (s.b.line + done) / kInterleavedLines * bundle;
+  const auto* a = static_cast<const int*>(s.a);
+  __m512 sum[kM][kGroups];
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
+  const int64_t bytes = 4 * kGroups * bundle;
+  const int64_t fetch = kM > kBundleRows && bytes <= kMaxAhead ? 64 * kGroups * kWords : 0;
+  const bool last = done + kGroups * kLanes == s.b.lines && s.next;
+  const auto* ahead =
+      last ? static_cast<const uint8_t*>(s.next) : reinterpret_cast<const uint8_t*>(from) + bytes;
+  const auto multiply = [&](int64_t word) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) {
+      const __m512bh b = as_pairs(_mm512_loadu_si512(from + g * bundle + word * kLanes));
+#pragma GCC unroll 8
+      for (int r = 0; r < kM; ++r)
+        sum[r][g] =
+            _mm512_dpbf16_ps(sum[r][g], as_pairs(_mm512_set1_epi32(a[r * s.a_stride + word])), b);
+    }
+  };
+  int64_t w = 0;
+  for (; w + kWords <= words; w += kWords) {
+    for (const uint8_t* end = ahead + fetch; ahead < end; ahead += 64)
+      __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 4
+    for (int i = 0; i < kWords; ++i) multiply(w + i);
+  }
+  for (; w < words; ++w) multiply(w);
+  const __m512 scale = _mm512_set1_ps(s.scale);
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g)
+      finish(sum[r][g], s.c + done + g * kLanes + r * s.c_stride, kLanes, scale, s.accumulate);
+}
+
 template <Element kElement, int kM>
 void stream_rows(const Stream& s) {
   int64_t done = 0;
+  if (kElement == Element::bf16 && s.b.operand.layout == Layout::interleaved) {
+    constexpr int kGroups = kM <= kBundleRows ? 1 : 2;
+    for (; done + kGroups * kLanes <= s.b.lines; done += kGroups * kLanes)
+      stream_bundles<kM, kGroups>(s, done);
+    for (; done < s.b.lines; done += kLanes) stream_bundles<kM, 1>(s, done);
+    return;
+  }
   for (; done + 2 * kLanes <= s.b.lines; done += 2 * kLanes)
     stream_lines<kElement, kM, 2>(s, done, 2 * kLanes);
   for (; done < s.b.lines; done += kLanes)

@@ -106,9 +106,9 @@ Precision choose_precision(std::string_view dtype, const Backend& backend, Purpo
                            Dtype stored) {
   const bool gpu = backend.kind() == DeviceKind::gpu;
   Precision p;
-  // A CPU multiplies the codes of quantized weights, unless everything is asked for in f32.
+  // A CPU multiplies the weights as they are stored, unless everything is asked for in f32.
   if (purpose == Purpose::inference && backend.kind() == DeviceKind::cpu && dtype != "fp32")
-    p.operands = ops::Operands::integers;
+    p.operands = ops::Operands::as_weight;
   if (dtype == "fp64") {
     if (backend.kind() != DeviceKind::reference)
       throw AdvisedUsageError(

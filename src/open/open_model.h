@@ -34,11 +34,12 @@ enum class Purpose {
 
 /// What the setting `dtype` means on a device. fp32: everything in f32 (on `ref`, f32 storage).
 /// fp64: `ref` only. bf16: on a GPU, weights and activations in bf16; on a CPU, weights in bf16 for
-/// inference (the arithmetic stays f32), and products of bf16-rounded operands for training. auto:
-/// bf16 on a GPU; on a CPU f32, except that a model stored in 16 bits stays so where its weights
-/// are not trained. Beside quantized weights, a CPU rounds activations to 8 bits for inference
-/// (ops::Operands::integers), except in fp32. fp8: as bf16, on a GPU, for inference alone, and
-/// activations beside weights in fp8 are rounded to it (ops::Operands::fp8). Throws UsageError.
+/// inference, and products of bf16-rounded operands. auto: bf16 on a GPU; on a CPU f32, except that
+/// a model stored in 16 bits stays so where its weights are not trained. For inference, a CPU
+/// rounds activations as the weights beside them are: to 8 bits beside quantized ones, to bf16
+/// beside bf16 (ops::Operands::as_weight), except in fp32. fp8: as bf16, on a GPU, for inference
+/// alone, and activations beside weights in fp8 are rounded to it (ops::Operands::fp8). Throws
+/// UsageError.
 Precision choose_precision(std::string_view dtype, const Backend& backend, Purpose purpose,
                            Dtype stored);
 

@@ -30,9 +30,10 @@ constexpr Dtype statistics_dtype(Dtype dtype) {
 enum class Operands : uint8_t {
   exact,
   bf16,
-  /// Where the backend multiplies by the weight's codes directly, x is rounded to whole numbers of
-  /// 8 bits with a scale a block (ops/rounding.h). Beside other weights x is exact.
-  integers,
+  /// As the weight is. Where the backend multiplies by the weight's codes directly, x is rounded to
+  /// whole numbers of 8 bits with a scale a block (ops/rounding.h). Beside weights in bf16 it is
+  /// rounded to bf16. Beside other weights it is exact.
+  as_weight,
   /// Where the backend multiplies by fp8 codes directly, x is rounded to e4m3 with a power of two a
   /// row (ops/rounding.h); products of so few rows that they are bound by reading the weight may
   /// take x as it is. Beside other weights as bf16.

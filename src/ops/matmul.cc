@@ -40,6 +40,11 @@ Cost cost_product(const Tensor& narrow, const Tensor& wide, const Weight& weight
 
 }  // namespace
 
+bool rounds_to_bf16(Operands operands, const Weight& weight) {
+  return operands == Operands::bf16 || operands == Operands::fp8 ||
+         (operands == Operands::as_weight && weight.format == WeightFormat::bf16);
+}
+
 void check(const GroupedMatmul& op) {
   check_product(op.x, op.y, op.weight, op.offsets, op.y_begin);
 }

@@ -56,6 +56,9 @@ struct GroupedMatmulWeight {
   Operands operands = Operands::exact;
 };
 
+/// Whether x is rounded to bf16 before it is multiplied by `weight`. The weight then is, too.
+bool rounds_to_bf16(Operands operands, const Weight& weight);
+
 void check(const GroupedMatmul&);
 void check(const GroupedMatmulInput&);
 void check(const GroupedMatmulWeight&);

@@ -4,7 +4,7 @@
 
 #include "ops/weight_format.h"
 
-/// The rounding of activations: the scalar reference of Operands::integers and Operands::fp8.
+/// The rounding of activations: the scalar reference of Operands::as_weight and Operands::fp8.
 namespace mixtral::ops {
 
 /// Below it, a block's magnitudes are rounded to 0: 127 / magnitude must be finite.

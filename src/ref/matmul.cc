@@ -10,21 +10,25 @@
 namespace mixtral::ref {
 namespace {
 
-/// An operand of a product in f64, rounded first as the op asks.
-std::vector<double> operand(const Tensor& tensor, ops::Operands rounding) {
+/// Whether both operands of a gradient's product are rounded to bf16.
+bool rounds(ops::Operands operands) {
+  return operands == ops::Operands::bf16 || operands == ops::Operands::fp8;
+}
+
+/// An operand of a product in f64, rounded to bf16 first or not.
+std::vector<double> operand(const Tensor& tensor, bool round) {
   const Floats elements(tensor);
   std::vector<double> values(static_cast<size_t>(tensor.numel()));
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = elements[static_cast<int64_t>(i)];
-    if (rounding == ops::Operands::bf16 || rounding == ops::Operands::fp8)
-      values[i] = static_cast<double>(static_cast<float>(round_to<bf16>(values[i])));
+    if (round) values[i] = static_cast<double>(static_cast<float>(round_to<bf16>(values[i])));
   }
   return values;
 }
 
-/// The numbers of a group's weight, rounded first as the op asks.
-std::vector<double> weight_of(const ops::Weight& weight, int64_t group, ops::Operands rounding) {
-  if (weight.dense()) return operand(weight.tensor()[group], rounding);
+/// The numbers of a group's weight; dense ones are rounded to bf16 first or not.
+std::vector<double> weight_of(const ops::Weight& weight, int64_t group, bool round) {
+  if (weight.dense()) return operand(weight.tensor()[group], round);
   std::vector<double> values;
   std::vector<float> row(static_cast<size_t>(weight.inputs()));
   for (int64_t o = 0; o < weight.outputs(); ++o) {
@@ -34,11 +38,13 @@ std::vector<double> weight_of(const ops::Weight& weight, int64_t group, ops::Ope
   return values;
 }
 
-/// Rows of x beside a weight of this format.
-std::vector<double> rows_beside(ops::WeightFormat format, const Tensor& x, ops::Operands rounding) {
-  std::vector<double> values = operand(x, rounding);
+/// Rows of x, rounded as the op asks beside this weight.
+std::vector<double> rows_beside(const ops::Weight& weight, const Tensor& x,
+                                ops::Operands rounding) {
+  const ops::WeightFormat format = weight.format;
+  std::vector<double> values = operand(x, ops::rounds_to_bf16(rounding, weight));
   const int block =
-      format.dense() || rounding != ops::Operands::integers ? 0 : ops::activation_block(format);
+      format.dense() || rounding != ops::Operands::as_weight ? 0 : ops::activation_block(format);
   const bool fp8 = rounding == ops::Operands::fp8 && format == ops::WeightFormat::fp8;
   if (block == 0 && !fp8) return values;
   std::vector<float> row(static_cast<size_t>(x.dim(1)));
@@ -73,9 +79,9 @@ void RefBackend::run(const ops::GroupedMatmul& op) {
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
     if (begin == end) continue;
-    const std::vector<double> weight = weight_of(op.weight, g, op.operands);
-    const std::vector<double> x =
-        rows_beside(op.weight.format, op.x.slice(begin, end), op.operands);
+    const std::vector<double> weight =
+        weight_of(op.weight, g, ops::rounds_to_bf16(op.operands, op.weight));
+    const std::vector<double> x = rows_beside(op.weight, op.x.slice(begin, end), op.operands);
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t o = 0; o < outputs; ++o) {
         const double* x_row = x.data() + (r - begin) * inputs;
@@ -97,8 +103,8 @@ void RefBackend::run(const ops::GroupedMatmulInput& op) {
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.dx.dim(0));
     if (begin == end) continue;
-    const std::vector<double> weight = operand(values[g], op.operands);
-    const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
+    const std::vector<double> weight = operand(values[g], rounds(op.operands));
+    const std::vector<double> dy = operand(op.dy.slice(begin, end), rounds(op.operands));
     for (int64_t r = begin; r < end; ++r) {
       std::vector<double> sum(static_cast<size_t>(inputs), 0.0);
       for (int64_t o = 0; o < outputs; ++o) {
@@ -121,8 +127,8 @@ void RefBackend::run(const ops::GroupedMatmulWeight& op) {
   for (int64_t g = 0; g < groups; ++g) {
     const auto [begin, end] = rows_of(op.offsets, g, op.x.dim(0));
     if (begin == end && op.accumulate) continue;
-    const std::vector<double> x = operand(op.x.slice(begin, end), op.operands);
-    const std::vector<double> dy = operand(op.dy.slice(begin, end), op.operands);
+    const std::vector<double> x = operand(op.x.slice(begin, end), rounds(op.operands));
+    const std::vector<double> dy = operand(op.dy.slice(begin, end), rounds(op.operands));
     for (int64_t o = 0; o < outputs; ++o) {
       std::vector<double> sum(static_cast<size_t>(inputs), 0.0);
       for (int64_t r = 0; r < end - begin; ++r) {

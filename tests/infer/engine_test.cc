@@ -37,7 +37,7 @@ struct Rig {
       : backend(make_backend(device, 2)),
         model(*backend, testing::small_config(kVocabulary, window),
               {.quantization = ops::find_weight_format(format),
-               .operands = ops::Operands::integers,
+               .operands = ops::Operands::as_weight,
                .cache = cache}) {
     nn::initialise(
         *backend, model.parameters(),

@@ -113,7 +113,7 @@ class ExpertCacheTest : public ::testing::Test {
     else
       write_gguf(file(c), config, weights, c.format, c.down);
     tensors_ = open_tensors(*find_model_files(c.format == "off" ? scratch_.path() : file(c)));
-    options_ = {.weights = c.weights, .operands = ops::Operands::integers};
+    options_ = {.weights = c.weights, .operands = ops::Operands::as_weight};
     if (c.format != "off")
       options_.formats = stored_formats(*tensors_, config, [](ops::WeightFormat) { return true; });
   }

@@ -124,7 +124,7 @@ struct Rig {
   }
   static Mixtral::Options options(std::string_view format) {
     if (format == "bf16") return {.weights = Dtype::bf16};
-    return {.quantization = ops::find_weight_format(format), .operands = ops::Operands::integers};
+    return {.quantization = ops::find_weight_format(format), .operands = ops::Operands::as_weight};
   }
   void initialise(Mixtral& drawn, uint64_t seed) const {
     nn::initialise(

@@ -61,7 +61,7 @@ int64_t interleaved(Mixtral& model) {
 void expect_same(const ModelConfig& config, const TensorSource* tensors, int64_t moved) {
   const auto backend = make_backend("cpu", 2);
   for (const Dtype weights : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
-    Mixtral::Options options{.weights = weights, .operands = ops::Operands::integers};
+    Mixtral::Options options{.weights = weights, .operands = ops::Operands::as_weight};
     Mixtral rows(*backend, config, options);
     options.fixed_weights = true;
     Mixtral fixed(*backend, config, options);

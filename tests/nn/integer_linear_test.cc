@@ -74,7 +74,7 @@ TEST(IntegerLinear, IsChosenByTheOperandsAndTheLayout) {
       const Tensor expected = arena.allocate({5, 24}, Dtype::f32);
       backend->run(ops::GroupedMatmul{
           .x = x, .weight = dense.reshape(shape), .offsets = offsets, .y = expected});
-      for (const Operands operands : {Operands::exact, Operands::integers}) {
+      for (const Operands operands : {Operands::exact, Operands::as_weight}) {
         Context ctx(*backend, arena, Dtype::f32);
         ctx.set_operands(operands);
         const Tensor y = arena.allocate({5, 24}, Dtype::f32);
@@ -85,7 +85,7 @@ TEST(IntegerLinear, IsChosenByTheOperandsAndTheLayout) {
           error += std::pow(static_cast<double>(y.as<float>()[i]) - want, 2);
           size += want * want;
         }
-        const bool direct = layout == WeightLayout::interleaved8 && operands == Operands::integers;
+        const bool direct = layout == WeightLayout::interleaved8 && operands == Operands::as_weight;
         EXPECT_EQ(error > 0, direct) << row.name;
         EXPECT_LT(error, 4e-4 * size) << row.name;  // 2%
       }

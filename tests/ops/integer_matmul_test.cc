@@ -133,7 +133,7 @@ TEST_F(IntegerMatmul, EqualsTheReferenceInEveryFormat) {
                             .y_begin = c.begin,
                             .scale = c.scale,
                             .accumulate = c.accumulate,
-                            .operands = Operands::integers};
+                            .operands = Operands::as_weight};
       if (groups > 1) op.offsets = tensor({groups + 1}, Dtype::i32, test::offsets_of(c.rows));
       ASSERT_TRUE(cpu_->computes_directly(op));
       cpu_->run(op);
@@ -173,7 +173,7 @@ TEST_F(IntegerMatmul, HoldsTheLargestCodes) {
                               .weight = interleaved(weight),
                               .offsets = {},
                               .y = y,
-                              .operands = Operands::integers};
+                              .operands = Operands::as_weight};
         cpu_->run(op);
         op.y = expected;
         reference_->run(op);
@@ -215,7 +215,7 @@ TEST_F(IntegerMatmul, TogetherEqualsOneAfterAnother) {
                             .offsets = {},
                             .y = y,
                             .y_begin = kOutputs * static_cast<int64_t>(products.size()),
-                            .operands = Operands::integers});
+                            .operands = Operands::as_weight});
       }
       cpu_->run_all(products);
       for (ops::GroupedMatmul& product : products) {
@@ -327,7 +327,7 @@ TEST_F(IntegerMatmul, GivesARowTheSameBitsInEveryBatchAndWithAnyThreads) {
     const Tensor x = normal({rows, inputs}), whole = room({rows, outputs});
     const auto multiply = [&](Backend& backend, const Tensor& some, const Tensor& y) {
       backend.run(ops::GroupedMatmul{
-          .x = some, .weight = weight, .offsets = {}, .y = y, .operands = Operands::integers});
+          .x = some, .weight = weight, .offsets = {}, .y = y, .operands = Operands::as_weight});
     };
     multiply(*cpu_, x, whole);
     const auto one_thread = make_backend("cpu", 1);
@@ -354,7 +354,7 @@ TEST_F(IntegerMatmul, MakesWhatIsNotFiniteNotANumberOnItsRowAlone) {
                                  .weight = interleaved(random_weight({1, 8, inputs}, format)),
                                  .offsets = {},
                                  .y = y,
-                                 .operands = Operands::integers});
+                                 .operands = Operands::as_weight});
     for (int64_t i = 0; i < 24; ++i)
       EXPECT_EQ(std::isnan(y.as<float>()[i]), i / 8 == 1) << format.name() << " " << i;
   }

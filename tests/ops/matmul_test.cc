@@ -273,7 +273,10 @@ TEST(Matmul, InterleavedWeightsEqualThoseInRowsBitForBit) {
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
       for (const Case& c : all) {
         SCOPED_TRACE(std::string(hwy::TargetName(set)) + " " + to_string(c));
-        for (const bool accumulate : {false, true}) {
+        for (const auto& [accumulate, operands] : {std::pair(false, ops::Operands::exact),
+                                                   {true, ops::Operands::exact},
+                                                   {false, ops::Operands::as_weight},
+                                                   {true, ops::Operands::as_weight}}) {
           Problem rows(c, dtype), mixed(c, dtype);
           ops::GroupedMatmul want = rows.forward(), got = mixed.forward();
           std::vector<char> room(static_cast<size_t>(got.weight.bytes()));
@@ -283,6 +286,7 @@ TEST(Matmul, InterleavedWeightsEqualThoseInRowsBitForBit) {
           ops::change_layout(want.weight, got.weight);
           want.accumulate = got.accumulate = accumulate;
           want.scale = got.scale = accumulate ? 0.75f : 1.0f;
+          want.operands = got.operands = operands;
           ASSERT_TRUE(backend.computes_directly(got));
           backend.run(want);
           backend.run(got);
@@ -348,6 +352,25 @@ TEST(Matmul, Bf16OperandsAreRoundedAndSumsAreNot) {
         for (size_t i = 0; i < got.weight.size(); ++i)
           ASSERT_NEAR(got.weight[i], want.weight[i], 1e-5 * static_cast<double>(want.rows))
               << "dweight " << i;
+      }
+    }
+  }
+}
+
+TEST(Matmul, OperandsAsTheWeightAreBf16BesideBf16AndOtherwiseExact) {
+  for (const int64_t set : instruction_sets()) {
+    const InstructionSet scope(set);
+    cpu::CpuBackend backend(2);
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
+      for (const Case& c : cases()) {
+        SCOPED_TRACE(std::string(hwy::TargetName(set)) + " " + to_string(c));
+        Problem got(c, dtype), want(c, dtype);
+        ops::GroupedMatmul as_weight = got.forward(), other = want.forward();
+        as_weight.operands = ops::Operands::as_weight;
+        other.operands = dtype == Dtype::bf16 ? ops::Operands::bf16 : ops::Operands::exact;
+        backend.run(as_weight);
+        backend.run(other);
+        ASSERT_TRUE(same_bits(got.y, want.y));
       }
     }
   }
