@@ -10,9 +10,10 @@ namespace {
 constexpr int kFixedThreads = 128;
 
 __global__ void __launch_bounds__(kFixedThreads)
-    fix(const Bf16* x, int inputs, const __grid_constant__ FixedRows to) {
+    fix(const Bf16* x, int inputs, bool at_once, const __grid_constant__ FixedRows to) {
+  if (at_once) allow_next();
   wait_for_previous();
-  allow_next();
+  if (!at_once) allow_next();
   const int unit = static_cast<int>(blockIdx.x * kFixedThreads + threadIdx.x);
   const int64_t row = blockIdx.y;
   uint4 numbers = {0, 0, 0, 0};
@@ -33,9 +34,10 @@ FixedRows make_fixed_rows(int rows, int inputs, const FixedLayout& layout, Scrat
           .layout = layout};
 }
 
-void fix_rows(const Bf16* x, int rows, int inputs, const FixedRows& to, cudaStream_t stream) {
+void fix_rows(const Bf16* x, int rows, int inputs, const FixedRows& to, bool at_once,
+              cudaStream_t stream) {
   const dim3 grid(blocks(divide_up(to.padded / kFixedUnit, kFixedThreads)), blocks(rows));
-  chain(fix, grid, kFixedThreads, 0, stream, x, inputs, to);
+  chain(fix, grid, kFixedThreads, 0, stream, x, inputs, at_once, to);
   check_launch("fixed-point rows");
 }
 

@@ -34,9 +34,9 @@ struct FixedRows {
 /// Room for rows of `inputs` columns in scratch memory.
 FixedRows make_fixed_rows(int rows, int inputs, const FixedLayout& layout, Scratch& scratch);
 
-/// Fills them with x [rows, inputs]. `inputs` is a multiple of 8, x aligned to 16 bytes. When the
-/// kernel behind may begin, everything in front has ended.
-void fix_rows(const __nv_bfloat16* x, int rows, int inputs, const FixedRows& to,
+/// Fills them with x [rows, inputs]. `inputs` is a multiple of 8, x aligned to 16 bytes. The kernel
+/// behind may begin at once, or when everything in front has ended (see chain.cuh).
+void fix_rows(const __nv_bfloat16* x, int rows, int inputs, const FixedRows& to, bool at_once,
               cudaStream_t stream);
 
 }  // namespace mixtral::cuda

@@ -6,8 +6,9 @@ namespace mixtral::cuda {
 
 /// A lane's codes and scales of a step that its warp has copied (see stream_kernel.cuh), where the
 /// lane has rows group_ and 8 more of a tile. Rows 8 to 15 of a tile are `far` bytes behind the
-/// others. `wide`: blocks are as long as make Traits::kScaleWords words of scales a step.
-template <StreamCodec codec, class Shape, int far, bool wide>
+/// others, and their scales `far_scales` bytes. `wide`: blocks are as long as make
+/// Traits::kScaleWords words of scales a step.
+template <StreamCodec codec, class Shape, int far, int far_scales, bool wide>
 class StreamCodes {
  protected:
   using Traits = StreamTraits<codec>;
@@ -27,7 +28,9 @@ class StreamCodes {
     uint32_t of[2][Traits::kScaleWords], minima[2][Traits::kScaleWords];
     float super_scale[2], super_minimum[2];  // of q4_k
   };
-  __device__ Scales read_scales(uint32_t at) const {
+  /// `at`: of a tile in the chunk of this step, or the step's own.
+  __device__ Scales read_scales(uint32_t at, int step) const {
+    if constexpr (Shape::kChunks) return read_chunk(at + scale_place(step));
     Scales scales = {};
     if constexpr (Traits::kInt4) {
       const uint4 low = shared_words4(at + group_ * 32);
@@ -117,6 +120,33 @@ class StreamCodes {
   const int group_ = lane_ / 4, quarter_ = lane_ % 4;  // of a fragment of mma
 
  private:
+  /// Where the lane's scales of a step are in a tile's part of a chunk, of its row of the first
+  /// eight.
+  __device__ uint32_t scale_place(int step) const {
+    constexpr uint32_t kBytes = 4 * Traits::kScaleWords;
+    return scale_row_ + (static_cast<uint32_t>(step) % Shape::kChunkSteps * kBytes ^ scale_swap_);
+  }
+
+  /// A step's scales and minima in a chunk.
+  __device__ static Scales read_chunk(uint32_t from) {
+    Scales scales = {};
+    read_words<0>(from, scales.of[0]);
+    read_words<far_scales>(from, scales.of[1]);
+    read_words<Shape::kMinimaAt>(from, scales.minima[0]);
+    read_words<Shape::kMinimaAt + far_scales>(from, scales.minima[1]);
+    return scales;
+  }
+  template <int offset>
+  __device__ static void read_words(uint32_t from, uint32_t (&words)[Traits::kScaleWords]) {
+    if constexpr (Traits::kScaleWords == 2) {
+      const uint2 two = shared_words2<offset>(from);
+      words[0] = two.x;
+      words[1] = two.y;
+    } else {
+      words[0] = shared_word<offset>(from);
+    }
+  }
+
   /// The header of a super-block of q4_k: eight scales and eight minima of 6 bits, as bytes.
   __device__ static void unpack_scales(const uint4& header, int side, Scales& to) {
     constexpr uint32_t kSix = 0x3f3f3f3fu, kFour = 0x0f0f0f0fu, kTop = 0x30303030u;
@@ -155,6 +185,8 @@ class StreamCodes {
   const uint32_t codes_ =
       static_cast<uint32_t>(row_at(group_) * kStreamStepBytes +
                             ((Traits::kBits == 4 ? quarter_ / 2 : quarter_) ^ row_at(group_)) * 16);
+  const uint32_t scale_row_ = static_cast<uint32_t>(row_at(group_) * Shape::kChunkBytes);
+  const uint32_t scale_swap_ = static_cast<uint32_t>(row_at(group_) * 16);  // by TMA
   int block_shift_;
 };
 

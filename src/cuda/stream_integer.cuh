@@ -32,9 +32,9 @@ __device__ inline void tf32_mma(float (&c)[4], const float (&a)[4], float b0, fl
 /// The high and the low bytes of a row of x are two columns of tensor cores' products, so that a
 /// tile has four rows. A lane gets both results of a row, and their sum is exact. What minima add
 /// is one more product, of a step's minima and the sums of the columns that share them.
-template <StreamCodec codec, class Shape, int far, bool wide>
-class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
-  using Base = StreamCodes<codec, Shape, far, wide>;
+template <StreamCodec codec, class Shape, int far, int far_scales, bool wide>
+class StreamIntegers : StreamCodes<codec, Shape, far, far_scales, wide> {
+  using Base = StreamCodes<codec, Shape, far, far_scales, wide>;
   using Base::group_, Base::kGroups, Base::kScaleGroups, Base::lane_, Base::quarter_;
   using typename Base::Scales, typename Base::Traits;
   static constexpr int kPieceGroups = Shape::kPieceGroups;
@@ -133,7 +133,7 @@ class StreamIntegers : StreamCodes<codec, Shape, far, wide> {
   template <int active, bool one>
   __device__ void multiply(uint32_t codes, uint32_t scales_at, int piece, int step, const X& x,
                            float (&sums)[Shape::kRowTiles][4]) const {
-    const Scales scales = this->read_scales(scales_at);
+    const Scales scales = this->read_scales(scales_at, step);
     if constexpr (kFours > 0)
       if (piece == 0) add_minima<active>(scales, step, x, sums);
 #pragma unroll

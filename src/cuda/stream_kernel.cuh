@@ -21,7 +21,8 @@
 /// tensor cores as they arrive: the same columns of x go along, so their order within a step does
 /// not matter. x comes from the first-level cache, which each warp has fetch what it will need of
 /// the group's rows: all teams read the same few lines, too many for the second-level cache to
-/// answer.
+/// answer. Scales and minima that lanes copy go through that cache, too: each takes a line of it,
+/// and holds up the loads of x behind it. So TMA copies them where that pays.
 ///
 /// At an item's end each warp leaves its sums, and one of them, another for each item, adds all of
 /// them in a fixed order; the others are not held up. The order of a sum depends on the inner index
@@ -74,27 +75,36 @@ template <class Shape>
 struct StreamMeeting {
   uint64_t full[kStreamTurns], free[kStreamTurns];  // the places for sums
   uint64_t arrived[Shape::kWarps][Shape::kLoads];   // codes of each warp's loads
+  uint64_t chunk_full[Shape::kChunkPlaces], chunk_free[Shape::kChunkPlaces];
+  // How far the first lane is with having chunks copied (fetch_chunk).
+  int group, item, chunks_of_rows, chunk, place, phase;
 };
 
-/// `wide`: the scales of each step are side by side, and aligned to what they come to.
+/// `wide`: the scales of each step are side by side, and aligned to be copied at once.
 template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
 class Stream {
   using Traits = StreamTraits<codec>;
-  using Shape = StreamShape<codec, tiles, rows>;
+  using Shape = StreamShape<codec, tiles, rows, wide>;
   using Place = StreamPlace<rows>;
   /// A load has its tiles one after another; gated, all of its gates' rows in front of all ups'.
   static constexpr int kTileBytes = gated ? 8 * kStreamStepBytes : Shape::kWeights;
   static constexpr int kFar = 8 * kStreamStepBytes * (gated ? Shape::kTogether : 1);
-  using Multiplier = std::conditional_t<Traits::kInteger, StreamIntegers<codec, Shape, kFar, wide>,
-                                        StreamNumbers<codec, Shape, kFar, wide>>;
+  // In a chunk, the same of scales.
+  static constexpr int kTileScales = (gated ? 8 : 16) * Shape::kChunkBytes;
+  static constexpr int kFarScales = 8 * Shape::kChunkBytes * (gated ? tiles : 1);
+  using Multiplier =
+      std::conditional_t<Traits::kInteger, StreamIntegers<codec, Shape, kFar, kFarScales, wide>,
+                         StreamNumbers<codec, Shape, kFar, kFarScales, wide>>;
   using Columns = typename Multiplier::Columns;
   using Rows = typename Multiplier::Rows;
   using X = typename Multiplier::X;
 
  public:
+  using Task = std::conditional_t<Shape::kChunks, ChunkedStreamTask<Y>, StreamTask<Y>>;
+
   /// `shared`: the team's; `offsets`: in shared memory, as `shares`: the team's room for what the
   /// rows of h are multiplied by.
-  __device__ Stream(const StreamTask<Y>& op, char* shared, const char* table, const int* offsets,
+  __device__ Stream(const Task& op, char* shared, const char* table, const int* offsets,
                     float* shares, StreamMeeting<Shape>& meeting)
       : op_(op),
         meeting_(meeting),
@@ -105,6 +115,7 @@ class Stream {
         scales_at_(shared_address(shared) + Shape::kScalesAt +
                    warp_ * (Shape::kLoads * Shape::kScalesOfLoad)),
         arrived_(shared_address(meeting.arrived[warp_])),
+        chunks_at_(shared_address(shared) + Shape::kChunksAt),
         steps_((op.code_bytes + kStreamStepBytes - 1) / kStreamStepBytes),
         stride_(static_cast<int>(gridDim.x) * Shape::kTeams),
         // Teams of one block are far apart, so that few items go to many multiprocessors.
@@ -114,16 +125,22 @@ class Stream {
     find_item();
   }
 
-  __device__ static int item_tiles(const StreamTask<Y>& op) {
+  __device__ static int item_tiles(const Task& op) {
     return (op.outputs + kOutputs - 1) / kOutputs;
   }
 
   /// Starts the copies that fill the ring, of weights only: they are the same at any time.
   __device__ void begin() {
+    if constexpr (Shape::kChunks)
+      if (warp_ == 0 && lane_ == 0) {
+        leave_place(here_);
+        meeting_.chunk = meeting_.place = meeting_.phase = 0;
+        for (int i = 0; i < Shape::kChunkPlaces - 1; ++i) fetch_chunk();
+      }
 #pragma unroll
     for (int i = 0; i < Shape::kLoads - 1; ++i) {
       fetch(i % kLoadsOfStep);
-      __pipeline_commit();
+      commit();
     }
   }
 
@@ -154,6 +171,11 @@ class Stream {
         multiply_steps<(kAll > 1 ? kAll / 2 : 1), false>(x, next, sums);
       else
         multiply_steps<kAll, false>(x, next, sums);
+      if constexpr (Shape::kChunks) {
+        enter_chunk(chunks_of_item() - 1);
+        leave_chunk();
+        chunk_ = -1;
+      }
       if (gated && turn == 0 && thread < op_.rows) shares_[thread] = share;
       leave(sums, turn);
       if (turn % Shape::kWarps == warp_) finish(turn, first_row, count);
@@ -166,12 +188,15 @@ class Stream {
   static constexpr int kLoadsOfStep = tiles / Shape::kTogether;
   static constexpr int kCopiedTiles = Shape::kBoxes ? 1 : tiles;
   static constexpr int kCopies = Shape::kBoxes ? 1 : 4;  // of 16 bytes a lane: four rows each
+  static constexpr bool kOwnScales = Traits::kScaled && !Shape::kChunks;
+  static constexpr bool kAsynchronous = !Shape::kBoxes || kOwnScales;  // lanes copy, too
 
   /// The product of an item's weights and its first `active` tiles of x, of this warp's steps.
   template <int active, bool one>
   __device__ void multiply_steps(const Rows& x, Columns& next, float (&sums)[tiles][kRowTiles][4]) {
     for (int step = warp_; step < steps_; step += Shape::kWarps) {
       const int after = step + Shape::kWarps < steps_ ? step + Shape::kWarps : warp_;
+      if constexpr (Shape::kChunks) enter_chunk(step / Shape::kChunkSteps);
       const auto compute = [&](auto piece) {
         [[maybe_unused]] Columns now;
         X arranged;
@@ -188,19 +213,22 @@ class Stream {
         for (int tile = 0; tile < tiles; ++tile) {
           if (piece == 0 && tile % Shape::kTogether == 0) {
             if (tile > 0) next_load();
-            __pipeline_wait_prior(Shape::kLoads - 2);
+            if constexpr (kAsynchronous) __pipeline_wait_prior(Shape::kLoads - 2);
             if constexpr (Shape::kBoxes) await(arrived_ + 8 * load_, phase_);
             __syncwarp();  // all lanes' copies have arrived, and the load that is filled was read
             fetch((tile / Shape::kTogether + Shape::kLoads - 1) % kLoadsOfStep);
-            __pipeline_commit();
+            commit();
           }
           if constexpr (!Shape::kAhead)
             if (tile == 0) Multiplier::template arrange<active>(now, arranged);
           constexpr int kMask = Shape::kTogether - 1;
           multiplier_.template multiply<active, one>(
               codes_ + load_ * Shape::kCodesOfLoad + (tile & kMask) * kTileBytes,
-              scales_at_ + load_ * Shape::kScalesOfLoad + (tile & kMask) * Shape::kScales, piece,
-              step, arranged, sums[tile]);
+              Shape::kChunks
+                  ? chunks_at_ +
+                        static_cast<uint32_t>(chunk_place_ * Shape::kChunk + tile * kTileScales)
+                  : scales_at_ + load_ * Shape::kScalesOfLoad + (tile & kMask) * Shape::kScales,
+              piece, step, arranged, sums[tile]);
         }
       };
       [&]<int... piece>(std::integer_sequence<int, piece...>) {
@@ -208,6 +236,68 @@ class Stream {
       }(std::make_integer_sequence<int, Shape::kPieces>{});
       next_load();
     }
+  }
+
+  // Chunks of scales, for all warps of a team. The first lane has them copied ahead.
+
+  __device__ int chunks_of_item() const {
+    return (steps_ + Shape::kChunkSteps - 1) / Shape::kChunkSteps;
+  }
+
+  /// Goes on to a chunk of the item, through those between.
+  __device__ void enter_chunk(int chunk) {
+    while (chunk_ < chunk) {
+      if (chunk_ >= 0) leave_chunk();
+      ++chunk_;
+      await(&meeting_.chunk_full[chunk_place_], chunk_phase_);
+      if (warp_ == 0 && lane_ == 0) fetch_chunk();
+    }
+  }
+  /// Says that this warp has read all of a chunk.
+  __device__ void leave_chunk() {
+    __syncwarp();
+    if (lane_ == 0) arrive(&meeting_.chunk_free[chunk_place_]);
+    chunk_place_ = (chunk_place_ + 1) % Shape::kChunkPlaces;
+    if (chunk_place_ == 0) chunk_phase_ ^= 1;
+  }
+
+  /// Starts copying the team's next chunk, once all warps have left the one that was in its place.
+  __device__ void fetch_chunk() {
+    Place ahead = here_;
+    ahead.group = meeting_.group;
+    ahead.item = meeting_.item;
+    ahead.chunks = meeting_.chunks_of_rows;
+    if (ahead.at_end()) return;
+    const int place = meeting_.place;
+    await(&meeting_.chunk_free[place], meeting_.phase ^ 1);
+    const uint32_t full = shared_address(&meeting_.chunk_full[place]);
+    const uint32_t to = chunks_at_ + static_cast<uint32_t>(place * Shape::kChunk);
+    const int column = meeting_.chunk * Shape::kChunkBytes;
+    const int row = ahead.group * (gated ? 2 : 1) * op_.outputs + ahead.tile() * kOutputs;
+    expect_bytes(full, Shape::kChunk);
+    const auto copy = [&](const CUtensorMap& map, uint32_t place_of_kind) {
+      copy_box(map, column, row, place_of_kind, full);
+      if constexpr (gated)
+        copy_box(map, column, row + op_.outputs, place_of_kind + kFarScales, full);
+    };
+    copy(op_.scale_chunks, to);
+    copy(op_.minimum_chunks, to + Shape::kMinimaAt);
+    meeting_.place = (place + 1) % Shape::kChunkPlaces;
+    if (meeting_.place == 0) meeting_.phase ^= 1;
+    if (++meeting_.chunk < chunks_of_item()) return;
+    meeting_.chunk = 0;
+    ahead.advance(stride_);
+    leave_place(ahead);
+  }
+  __device__ void leave_place(const Place& place) {
+    meeting_.group = place.group;
+    meeting_.item = place.item;
+    meeting_.chunks_of_rows = place.chunks;
+  }
+
+  /// Ends a group of a lane's own copies.
+  __device__ static void commit() {
+    if constexpr (kAsynchronous) __pipeline_commit();
   }
 
   /// Goes on to the next load of the ring.
@@ -223,7 +313,7 @@ class Stream {
     const int first = ahead_.tile() * kOutputs;
     row_ = ahead_.group * (gated ? 2 : 1) * op_.outputs + first;
     if constexpr (!Shape::kBoxes) find_rows(first);
-    if constexpr (Traits::kScaled) find_scales(first);
+    if constexpr (kOwnScales) find_scales(first);
   }
 
   /// Row `row` of 16 of a tile, among all groups' rows, of the item that begins with output
@@ -281,7 +371,7 @@ class Stream {
                  rows_[load * Shape::kTogether + i][c] + byte);
         }
     }
-    if constexpr (Traits::kScaled)
+    if constexpr (kOwnScales)
 #pragma unroll
       for (int i = 0; i < Shape::kTogether; ++i)
         fetch_scales(scales_[load * Shape::kTogether + i],
@@ -390,7 +480,7 @@ class Stream {
     arrive(&meeting_.free[turn % kStreamTurns]);
   }
 
-  const StreamTask<Y>& op_;
+  const Task& op_;
   StreamMeeting<Shape>& meeting_;
   float* shares_;
   const int lane_ = static_cast<int>(threadIdx.x) % kWarp;
@@ -399,6 +489,7 @@ class Stream {
   float* sums_;
   Multiplier multiplier_;
   uint32_t codes_, scales_at_, arrived_;  // this warp's rings and their barriers, in shared memory
+  uint32_t chunks_at_;                    // the team's
   int steps_, stride_;
   Place ahead_, here_;  // what is copied next, and what is computed
   int step_ = warp_;    // of ahead_
@@ -408,14 +499,15 @@ class Stream {
   bool more_ = false;   // there is more to copy
   int row_ = 0;         // the first of the item that is copied, among all groups'
   const char* rows_[kCopiedTiles][kCopies];
-  const char* scales_[Traits::kScaled ? tiles : 1];
+  const char* scales_[kOwnScales ? tiles : 1];
+  int chunk_ = -1, chunk_place_ = 0, chunk_phase_ = 0;  // in the item; in the team's memory
 };
 
 template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
-__global__ void __launch_bounds__(StreamShape<codec, tiles, rows>::kThreads,
-                                  StreamShape<codec, tiles, rows>::kBlocks)
-    stream(const __grid_constant__ StreamTask<Y> op) {
-  using Shape = StreamShape<codec, tiles, rows>;
+__global__ void __launch_bounds__(StreamShape<codec, tiles, rows, wide>::kThreads,
+                                  StreamShape<codec, tiles, rows, wide>::kBlocks)
+    stream(const __grid_constant__ typename Stream<codec, tiles, rows, gated, wide, Y>::Task op) {
+  using Shape = StreamShape<codec, tiles, rows, wide>;
   extern __shared__ char memory[];
   __shared__ StreamMeeting<Shape> meetings[Shape::kTeams];
   __shared__ int offsets[kMostStreamGroups + 1];
@@ -423,8 +515,12 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, rows>::kThreads,
   char* const shared = memory + (-shared_address(memory) & (Shape::kAlign - 1));
   if constexpr (StreamTraits<codec>::kTable) make_level_table(reinterpret_cast<uint32_t*>(shared));
   if (threadIdx.x == 0) {
-    if constexpr (Shape::kBoxes)
-      asm volatile("prefetch.tensormap [%0];" ::"l"(&op.codes) : "memory");
+    const auto prefetch = [](const CUtensorMap& map) {
+      asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+    };
+    if constexpr (Shape::kBoxes) prefetch(op.codes);
+    if constexpr (Shape::kChunks) prefetch(op.scale_chunks);
+    if constexpr (Shape::kChunks) prefetch(op.minimum_chunks);
     for (StreamMeeting<Shape>& meeting : meetings) {
       for (int i = 0; i < kStreamTurns; ++i) {
         make_barrier(&meeting.full[i], Shape::kWarps * kWarp);
@@ -432,6 +528,10 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, rows>::kThreads,
       }
       for (auto& warp : meeting.arrived)
         for (uint64_t& barrier : warp) make_barrier(&barrier, 1);
+      for (int i = 0; i < Shape::kChunkPlaces; ++i) {
+        make_barrier(&meeting.chunk_full[i], 1);
+        make_barrier(&meeting.chunk_free[i], Shape::kWarps);
+      }
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");  // TMA sees them
   }

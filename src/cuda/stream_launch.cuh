@@ -14,24 +14,27 @@
 namespace mixtral::cuda {
 
 /// Whether the words of scales of each step are side by side, at an address that is a multiple of
-/// what they come to, and so can be copied at once.
+/// what they come to, and so can be copied at once. Where minima stand apart, TMA must be able to
+/// copy both.
 template <StreamCodec codec>
 bool has_wide_scales(const ops::Weight& weight, int scale_words) {
   using Traits = StreamTraits<codec>;
   if constexpr (Traits::kPlanes) return true;
   constexpr int kWords = Traits::kScaleWords, kScalesOfWord = Traits::kMinima ? 2 : 1;
+  constexpr int kAligned = Traits::kMinima ? 4 : kWords;
   return weight.format.row().block * kWords * kScalesOfWord == 2 * Traits::kColumns &&
-         scale_words % kWords == 0 && aligned(weight.scales, 4 * kWords) &&
-         aligned(weight.minima, 4 * kWords);
+         scale_words % kAligned == 0 && aligned(weight.scales, 4 * kAligned) &&
+         aligned(weight.minima, 4 * kAligned);
 }
 
 template <StreamCodec codec, int tiles, int rows, bool gated, bool wide, class Y>
 void start_stream(StreamTask<Y>& task, const StreamRun& run) {
-  using Shape = StreamShape<codec, tiles, rows>;
+  using Shape = StreamShape<codec, tiles, rows, wide>;
+  constexpr int kTileRows = gated ? 8 : 16;  // of one part of the weights
   if constexpr (Shape::kBoxes)
     task.codes =
         map_of(run.weight.codes.data(), Dtype::u8, {task.code_bytes, run.weight.rows()},
-               {run.weight.codes.dim(1)}, {kStreamStepBytes, (gated ? 8 : 16) * Shape::kTogether});
+               {run.weight.codes.dim(1)}, {kStreamStepBytes, kTileRows * Shape::kTogether});
   const auto kernel = stream<codec, tiles, rows, gated, wide, Y>;
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
@@ -40,8 +43,19 @@ void start_stream(StreamTask<Y>& task, const StreamRun& run) {
   const int64_t chunks = divide_up(task.rows, rows) + std::min(task.groups, task.rows);
   const int64_t items = chunks * divide_up(task.outputs, (gated ? 8 : 16) * tiles);
   const int64_t most = int64_t{run.processors} * Shape::kBlocks;
-  chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, run.stream,
-        task);
+  const auto launch = [&](const auto& whole) {
+    chain(kernel, dim3(blocks(std::min(items, most))), Shape::kThreads, Shape::kBytes, run.stream,
+          whole);
+  };
+  if constexpr (Shape::kChunks) {
+    const auto chunks_of = [&](const char* scales) {
+      return map_of(scales, Dtype::u8, {task.scale_stride, run.weight.rows()}, {task.scale_stride},
+                    {Shape::kChunkBytes, kTileRows * tiles});
+    };
+    launch(ChunkedStreamTask<Y>{task, chunks_of(task.scales), chunks_of(task.minima)});
+  } else {
+    launch(task);
+  }
 }
 
 /// Items of two tiles of weights, or of one where those would be too few for all teams.
@@ -49,7 +63,7 @@ template <int rows, StreamCodec codec, bool gated, bool wide, class Y>
 void start_stream_of(StreamTask<Y>& task, const StreamRun& run) {
   if constexpr (!gated)
     if (!run.grouped && 2 * divide_up(task.outputs, 32) <=
-                            int64_t{run.processors} * StreamShape<codec, 1, rows>::kAllTeams)
+                            int64_t{run.processors} * StreamShape<codec, 1, rows, wide>::kAllTeams)
       return start_stream<codec, 1, rows, gated, wide>(task, run);
   start_stream<codec, 2, rows, gated, wide>(task, run);
 }
@@ -80,7 +94,10 @@ void launch_stream(StreamTask<Y> task, const StreamRun& run) {
       task.fixed = *run.fixed;
     } else {
       task.fixed = make_fixed_rows(task.rows, task.inputs, kFixedLayout<codec>, run.scratch);
-      fix_rows(task.x, task.rows, task.inputs, task.fixed, run.stream);
+      // What the product may read before the kernel in front has ended, it may read before this one
+      // begins. With few or many rows that was measured to be slower.
+      const bool at_once = task.early && task.rows > 4 && task.rows < 32;
+      fix_rows(task.x, task.rows, task.inputs, task.fixed, at_once, run.stream);
       task.early = true;
     }
   }

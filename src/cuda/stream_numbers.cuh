@@ -23,9 +23,9 @@ __device__ inline void stream_mma_first(float (&c)[4], const uint32_t (&a)[4], u
 }
 
 /// What a lane does with steps of bf16, fp8 and nf4: products with x in bf16.
-template <StreamCodec codec, class Shape, int far, bool wide>
-class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
-  using Base = StreamCodes<codec, Shape, far, wide>;
+template <StreamCodec codec, class Shape, int far, int far_scales, bool wide>
+class StreamNumbers : StreamCodes<codec, Shape, far, far_scales, wide> {
+  using Base = StreamCodes<codec, Shape, far, far_scales, wide>;
   using Base::kGroups, Base::lane_, Base::quarter_;
   using typename Base::Scales, typename Base::Traits;
   static constexpr int kRowTiles = Shape::kRowTiles;
@@ -121,7 +121,7 @@ class StreamNumbers : StreamCodes<codec, Shape, far, wide> {
   template <int active, bool one>
   __device__ void multiply(uint32_t codes, uint32_t scales_at, int piece, int step, const X& x,
                            float (&sums)[kRowTiles][4]) const {
-    const Scales scales = this->read_scales(scales_at);
+    const Scales scales = this->read_scales(scales_at, step);
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
       const int half = piece * kHalves + h;

@@ -12,7 +12,8 @@ constexpr int kStreamTurns = 2;        // items whose sums are kept at once
 
 /// How a product is divided into items, and what a block's shared memory is divided into. An item
 /// has `tiles` of weights and up to `rows` rows of x: 4 (of integer codes alone), 8, 16 or 32.
-template <StreamCodec codec, int tiles, int rows>
+/// `wide`: the scales of each step are side by side, and aligned to be copied at once.
+template <StreamCodec codec, int tiles, int rows, bool wide>
 struct StreamShape {
   using Traits = StreamTraits<codec>;
   static constexpr int kRows = rows;
@@ -39,24 +40,35 @@ struct StreamShape {
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
+  /// TMA copies scales and minima in chunks of several steps, for all warps of a team. Where rows
+  /// of x are fewer, or scales stand together, what the warps then wait for each other is more.
+  static constexpr bool kChunks = wide && Traits::kMinima && rows >= 8;
   static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
   static constexpr int kScales =
-      Traits::kScaled ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
+      Traits::kScaled && !kChunks ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
+  // A chunk: a line of scales of each row of an item, then of minima.
+  static constexpr int kChunkBytes = 128;
+  static constexpr int kChunkSteps = kChunkBytes / (4 * Traits::kScaleWords);
+  static constexpr int kMinimaAt = 16 * tiles * kChunkBytes;
+  static constexpr int kChunk = kChunks ? 2 * kMinimaAt : 0;
+  static constexpr int kChunkPlaces = 2;
   static constexpr int kParts = tiles * kRowTiles;  // of sums: four of each lane
   static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
   static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
   static constexpr bool kBoxes = Traits::kScaled;  // codes are copied by TMA
   static constexpr int kAlign = 1024;              // of what TMA swaps 16 bytes in
-  static constexpr int kTeamRoom = (kRoom - kTable - kAlign) / kTeams / kAlign * kAlign - kSums;
+  static constexpr int kTeamRoom =
+      (kRoom - kTable - kAlign) / kTeams / kAlign * kAlign - kSums - kChunkPlaces * kChunk;
   static constexpr int kMostTiles = kTeamRoom / ((kWeights + kScales) * kWarps);
   /// Tiles that are copied at one time: all of a step where the ring has room for two.
   static constexpr int kTogether = kMostTiles >= 2 * tiles ? tiles : 1;
   static constexpr int kMostLoads = kMostTiles / kTogether;
   static constexpr int kLoads = kMostLoads < 8 ? kMostLoads : 8;  // of a ring
   static constexpr int kCodesOfLoad = kTogether * kWeights, kScalesOfLoad = kTogether * kScales;
-  // A team has all rings' codes, then all rings' scales, then the sums.
-  static constexpr int kScalesAt = kWarps * kLoads * kCodesOfLoad;
+  // A team has all rings' codes, then the chunks or all rings' scales, then the sums.
+  static constexpr int kChunksAt = kWarps * kLoads * kCodesOfLoad;
+  static constexpr int kScalesAt = kChunksAt + kChunkPlaces * kChunk;
   static constexpr int kSumsAt = kScalesAt + kWarps * kLoads * kScalesOfLoad;
   static constexpr int kTeamBytes = (kSumsAt + kSums + kAlign - 1) / kAlign * kAlign;
   static constexpr int kBytes = kTable + kTeams * kTeamBytes + kAlign;
