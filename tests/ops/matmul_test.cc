@@ -277,6 +277,7 @@ TEST(Matmul, InterleavedWeightsEqualThoseInRowsBitForBit) {
                                                    {true, ops::Operands::exact},
                                                    {false, ops::Operands::as_weight},
                                                    {true, ops::Operands::as_weight}}) {
+          if (operands == ops::Operands::as_weight && dtype != Dtype::bf16) continue;  // exact
           Problem rows(c, dtype), mixed(c, dtype);
           ops::GroupedMatmul want = rows.forward(), got = mixed.forward();
           std::vector<char> room(static_cast<size_t>(got.weight.bytes()));
