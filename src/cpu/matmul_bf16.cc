@@ -389,6 +389,27 @@ void tile(const Tile& t) {
                                     : kTiles<Layout::k_strided>)[t.rows - 1](t);
 }
 
+template <int kM, int kGroups>
+[[gnu::always_inline]] inline void clear(__m512 (&sum)[kM][kGroups]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
+}
+
+/// Writes the results of `lines` lines from `done` on.
+template <int kM, int kGroups>
+[[gnu::always_inline]] inline void finish_lines(const Stream& s, int64_t done, int64_t lines,
+                                                const __m512 (&sum)[kM][kGroups]) {
+  const __m512 scale = _mm512_set1_ps(s.scale);
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g)
+      finish(sum[r][g], s.c + done + g * kLanes + r * s.c_stride, lines - g * kLanes, scale,
+             s.accumulate);
+}
+
 /// kGroups vectors of lines for kM rows at a time; `lines` may be fewer in the last.
 template <Element kElement, int kM, int kGroups>
 void stream_lines(const Stream& s, int64_t done, int64_t lines) {
@@ -401,10 +422,7 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
   const auto* base = static_cast<const uint8_t*>(s.b.operand.data) + (s.b.line + done) * stride;
   const auto* a = static_cast<const int*>(s.a);
   __m512 sum[kM][kGroups];
-#pragma GCC unroll 8
-  for (int r = 0; r < kM; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
+  clear(sum);
   __m512i v[kUnits];
   const auto multiply = [&](int64_t unit, int64_t units, int g) __attribute__((always_inline)) {
 #pragma GCC unroll 16
@@ -444,13 +462,7 @@ void stream_lines(const Stream& s, int64_t done, int64_t lines) {
       multiply(k / 2, (rest + 1) / 2, g);
     }
   }
-  const __m512 scale = _mm512_set1_ps(s.scale);
-#pragma GCC unroll 8
-  for (int r = 0; r < kM; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g)
-      finish(sum[r][g], s.c + done + g * kLanes + r * s.c_stride, lines - g * kLanes, scale,
-             s.accumulate);
+  finish_lines(s, done, lines, sum);
 }
 
 /// Few rows need one bundle at a time, which the processor itself reads ahead; see
@@ -466,10 +478,7 @@ void stream_bundles(const Stream& s, int64_t done) {
       static_cast<const Unit*>(s.b.operand.data) + (s.b.line + done) / kInterleavedLines * bundle;
   const auto* a = static_cast<const int*>(s.a);
   __m512 sum[kM][kGroups];
-#pragma GCC unroll 8
-  for (int r = 0; r < kM; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) sum[r][g] = _mm512_setzero_ps();
+  clear(sum);
   const int64_t bytes = 4 * kGroups * bundle;
   const int64_t fetch = kM > kBundleRows && bytes <= kMaxAhead ? 64 * kGroups * kWords : 0;
   const bool last = done + kGroups * kLanes == s.b.lines && s.next;
@@ -493,12 +502,7 @@ void stream_bundles(const Stream& s, int64_t done) {
     for (int i = 0; i < kWords; ++i) multiply(w + i);
   }
   for (; w < words; ++w) multiply(w);
-  const __m512 scale = _mm512_set1_ps(s.scale);
-#pragma GCC unroll 8
-  for (int r = 0; r < kM; ++r)
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g)
-      finish(sum[r][g], s.c + done + g * kLanes + r * s.c_stride, kLanes, scale, s.accumulate);
+  finish_lines(s, done, kGroups * kLanes, sum);
 }
 
 template <Element kElement, int kM>
