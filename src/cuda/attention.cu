@@ -92,6 +92,7 @@ void CudaBackend::run(const ops::Rope& op) {
   if (op.qkv.dim(0) == 0) return;
   if (may_append(op)) {
     waiting_.rope = op;
+    last_ = behind_;
     return;
   }
   rotate(op, stream_);

@@ -251,8 +251,9 @@ ops::CachedAttention tokens_of(const ops::CachedAttention& op, int64_t begin, in
 }
 
 template <class K>
-void decode(const ops::CachedAttention& op, int processors, Scratch& scratch, cudaStream_t stream) {
-  if (mma_decode_attention(op, processors, scratch, stream)) return;
+void decode(const ops::CachedAttention& op, int processors, bool early, Scratch& scratch,
+            cudaStream_t stream) {
+  if (mma_decode_attention(op, processors, early, scratch, stream)) return;
   const int64_t tokens = op.qkv.dim(0);
   const int group = op.heads.query / op.heads.kv;
   const auto source = cached_source<K>(op);
@@ -283,9 +284,13 @@ void CudaBackend::run(const ops::CachedAttention& op) {
   const int64_t tokens = op.qkv.dim(0);
   const int64_t split = batch_invariant_ ? 0 : cuda_plan::split_kv_tokens(op);
   require_head_width(op.heads.width);
+  // Of several tokens, one may see what another one has just written.
+  const bool early = tokens == 1 && behind_ == Launch::append &&
+                     appended_positions_ == op.positions.data() &&
+                     appended_keys_ == op.cache.keys.data();
   with_cache_type(op.cache.type, [&](auto k) {
     using K = type_of<decltype(k)>;
-    if (split > 0) decode<K>(tokens_of(op, 0, split), processors_, scratch(), stream_);
+    if (split > 0) decode<K>(tokens_of(op, 0, split), processors_, early, scratch(), stream_);
     if (split < tokens) prefill<K>(tokens_of(op, split, tokens), stream_);
   });
   check_launch("cached_attention");

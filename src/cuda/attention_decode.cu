@@ -13,6 +13,9 @@
 // head with up to 8 of its query heads, and one split of the keys. Its warps go through tiles of 16
 // keys of their own, and meet only at the end.
 //
+// Where one token's keys are few enough, the blocks of a kv head are a cluster and combine what
+// they found in shared memory. A kernel behind them would take longer than attention itself.
+//
 // Each lane copies (cp.async) the bytes of a tile that it multiplies itself. So 12 to 16 KB of keys
 // and values are in flight for each warp, without registers and without synchronization.
 // The products are transposed, S^T = K q^T and o^T = V^T p^T, so that keys and values are the
@@ -27,10 +30,13 @@
 namespace mixtral::cuda {
 namespace {
 
-constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
 constexpr int kDecodeHeads = 8;  // query heads of a block, at most
 constexpr int kTileKeys = 16;    // of a warp
-constexpr int kBlocks = 3;       // of a multiprocessor
+constexpr int kWarps = 4;        // of a block, three to a multiprocessor
+constexpr int kBlocks = 3;
+constexpr int kCluster = 8;             // blocks, at most
+constexpr int kClusterWarps = 8;        // of each, which has a multiprocessor alone
+constexpr int64_t kClusterKeys = 2560;  // at most; more are read faster by more blocks
 
 /// Bytes of keys and values under way for a warp: as many as leave room for all blocks.
 template <class K>
@@ -177,18 +183,155 @@ struct Query {
   }
 };
 
-template <class K, int width>
-__global__ void __launch_bounds__(kDecodeThreads, kBlocks)
-    mma_decode(CachedSource<K> op, Splits to) {
+/// What a warp found: of each head the largest score (of codes, of a score and the logarithm of its
+/// value's scale), in units of log 2, the total of the weights, and the sums.
+template <int width>
+struct Found {
+  float largest[kDecodeHeads], total[kDecodeHeads];
+  float sums[kDecodeHeads][width + 4];
+};
+
+/// What the blocks of a cluster found, of this block's share of the results.
+template <int width>
+struct Shares {
+  float sums[kDecodeHeads * width + kCluster];  // [blocks, share]
+  float2 totals[kCluster][kDecodeHeads];        // the largest score, and the total
+};
+
+__device__ inline void arrive_in_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ inline void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// The address of `place` in the shared memory of a block of the cluster.
+__device__ inline uint32_t place_in_block(const void* place, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(place))), "r"(rank));
+  return there;
+}
+__device__ inline void store_in_cluster(uint32_t place, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(place), "f"(value) : "memory");
+}
+__device__ inline void store_in_cluster(uint32_t place, float2 values) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(place), "f"(values.x),
+               "f"(values.y)
+               : "memory");
+}
+
+/// What the warps of a block found, one after another in shared memory.
+template <int width, int warps>
+struct WarpsFound {
+  static constexpr int kThreads = warps * kWarp;
+  const char* memory;
+  int stride;
+
+  __device__ const Found<width>& of(int warp) const {
+    return *reinterpret_cast<const Found<width>*>(memory + warp * stride);
+  }
+  /// A head's largest score. Calls use(warp, what its weights are multiplied by to be relative to
+  /// that).
+  template <class F>
+  __device__ float merge(int head, F&& use) const {
+    float most = -INFINITY;
+#pragma unroll
+    for (int w = 0; w < warps; ++w) most = fmaxf(most, of(w).largest[head]);
+    const float base = most == -INFINITY ? 0.0f : most;
+#pragma unroll
+    for (int w = 0; w < warps; ++w) use(w, exp2_fast(of(w).largest[head] - base));
+    return most;
+  }
+};
+
+/// Writes the results of a block that has all keys of its heads, or what it found of its split.
+template <int width, int warps>
+__device__ void leave_results(const WarpsFound<width, warps>& found, const Splits& to, int count,
+                              int head_width, int64_t first_row) {
+  for (int i = static_cast<int>(threadIdx.x); i < count * width; i += found.kThreads) {
+    const int head = i / width, column = i % width;
+    if (column >= head_width) continue;
+    float sum = 0, all = 0;
+    const float most = found.merge(head, [&](int w, float weight) {
+      sum += found.of(w).sums[head][column] * weight;
+      all += found.of(w).total[head] * weight;
+    });
+    const int64_t row = first_row + head;
+    if (!to.sums) {
+      to.out.write(row * head_width + column, sum / all);
+      continue;
+    }
+    const int64_t part = row * to.splits + blockIdx.z;
+    to.sums[part * head_width + column] = sum;
+    if (column == 0) to.totals[part] = make_float2(most, all);
+  }
+}
+
+/// The blocks of a cluster tell each other what they found of their splits, `used` of which have
+/// keys, and each writes its share of the results.
+template <int width, int warps>
+__device__ void combine_in_cluster(const WarpsFound<width, warps>& found, const Splits& to,
+                                   int used, int count, int head_width, int64_t first_row) {
+  __shared__ Shares<width> shares;
+  const int thread = static_cast<int>(threadIdx.x), rank = static_cast<int>(blockIdx.z);
+  const int results = count * head_width, share = (results + to.splits - 1) / to.splits;
+  wait_for_cluster();  // all of its blocks have begun
+  if (rank < used) {
+    for (int i = thread; i < results; i += found.kThreads) {
+      const int head = i / head_width, column = i % head_width;
+      float sum = 0;
+      found.merge(head,
+                  [&](int w, float weight) { sum += found.of(w).sums[head][column] * weight; });
+      store_in_cluster(place_in_block(shares.sums + rank * share + i % share, i / share), sum);
+    }
+    for (int i = thread; i < count * to.splits; i += found.kThreads) {
+      const int head = i % count;
+      float total = 0;
+      const float most = found.merge(
+          head, [&](int w, float weight) { total += found.of(w).total[head] * weight; });
+      store_in_cluster(place_in_block(&shares.totals[rank][head], i / count),
+                       make_float2(most, total));
+    }
+  }
+  arrive_in_cluster();
+  wait_for_cluster();
+  for (int i = thread; i < share; i += found.kThreads) {
+    const int result = rank * share + i, head = result / head_width;
+    if (result >= results) return;
+    float most = -INFINITY;
+    for (int s = 0; s < used; ++s) most = fmaxf(most, shares.totals[s][head].x);
+    const float base = most == -INFINITY ? 0.0f : most;
+    float sum = 0, total = 0;
+    for (int s = 0; s < used; ++s) {
+      const float weight = exp2_fast(shares.totals[s][head].x - base);
+      sum = fmaf(shares.sums[s * share + i], weight, sum);
+      total = fmaf(shares.totals[s][head].y, weight, total);
+    }
+    to.out.write(first_row * head_width + result, sum / total);
+  }
+}
+
+/// `clustered`: the blocks of all splits of a head are a cluster. `early`: the kernel in front
+/// writes no more of what is read than q, and the last key and value of the only token.
+template <class K, int width, int warps, bool clustered>
+__global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
+    mma_decode(CachedSource<K> op, Splits to, bool early) {
   using R = Ring<K, width>;
+  using Found = mixtral::cuda::Found<width>;
   constexpr bool kBf16 = std::is_same_v<K, Bf16>, kCoded = kIsCode<K>;
   constexpr int kElements = 16 / static_cast<int>(sizeof(K));  // of a piece of a key
   constexpr int kValueElements = R::kValueBytes / static_cast<int>(sizeof(K));
   constexpr int kTiles = width / 16;  // of 16 columns of o
+  constexpr int kThreads = warps * kWarp;
   constexpr float kLeastLogScale = -60;
+  // Copies of fewer bytes than 16 go through the first-level cache, and would leave there what is
+  // beside the last key before that is written.
+  constexpr bool kCopiesEarly = !kCoded && R::kValueBytes == 16;
   extern __shared__ __align__(16) char memory[];
   allow_next();
-  wait_for_previous();
+  if (!early) wait_for_previous();
+  if constexpr (clustered) arrive_in_cluster();
   const int token = static_cast<int>(blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, r = lane / 4, c = lane % 4;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -199,8 +342,10 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
   const int64_t first_row = int64_t{token} * op.heads + first_head;
   const int last = op.last_seen(token);
   if (last < 0) {  // padding
-    if (to.sums) return;
-    for (int i = static_cast<int>(threadIdx.x); i < count * op.width; i += kDecodeThreads)
+    if (early) wait_for_previous();
+    if constexpr (clustered) wait_for_cluster();
+    if (to.sums || blockIdx.z > 0) return;
+    for (int i = static_cast<int>(threadIdx.x); i < count * op.width; i += kThreads)
       to.out.write(first_row * op.width + i, 0);
     return;
   }
@@ -208,13 +353,13 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
   const int split_keys = to.keys(last + 1 - first);
   const int begin = first + static_cast<int>(blockIdx.z) * split_keys;
   const int end = min(begin + split_keys, last + 1);
-  if (begin >= end) return;
+  if (!clustered && begin >= end) return;
 
   char* const ring = memory + warp * R::kBytes;
   const char* const keys = reinterpret_cast<const char*>(op.keys(kv));
   const char* const values = reinterpret_cast<const char*>(op.values(kv));
   const int row_bytes = op.width * static_cast<int>(sizeof(K));
-  const int tiles = (end - begin + kTileKeys - 1) / kTileKeys;
+  const int tiles = begin < end ? (end - begin + kTileKeys - 1) / kTileKeys : 0;
 
   // Lanes l and l + 16 know the entry of the tile's key l.
   const auto entry_of = [&](int tile) {
@@ -259,21 +404,28 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
 
   int entries[R::kStages];
 #pragma unroll
-  for (int s = 0; s < R::kStages; ++s) entries[s] = entry_of(warp + s * kDecodeWarps);
-#pragma unroll
-  for (int s = 0; s < R::kStages; ++s) {
-    if (warp + s * kDecodeWarps < tiles) issue(entries[s], s);
+  for (int s = 0; s < R::kStages; ++s) entries[s] = entry_of(warp + s * warps);
+  int next_entry = entry_of(warp + R::kStages * warps);
+  const auto start = [&](int s) {
+    if (warp + s * warps < tiles) issue(entries[s], s);
     __pipeline_commit();
-  }
-  int next_entry = entry_of(warp + R::kStages * kDecodeWarps);
+  };
+  // Tiles in front of the last key's.
+  const int old_tiles = kCopiesEarly && early ? max(0, last - begin) / kTileKeys : 0;
+#pragma unroll
+  for (int s = 0; s < R::kStages; ++s)
+    if (warp + s * warps < old_tiles) start(s);
+  if (early) wait_for_previous();
+#pragma unroll
+  for (int s = 0; s < R::kStages; ++s)
+    if (warp + s * warps >= old_tiles) start(s);
   const Query<K, width> query(op, token, first_head, count);
 
-  // Of heads 2c and 2c + 1: the largest score (of codes, of a score and the logarithm of its
-  // value's scale), in units of log 2, and a lane's part of the total.
+  // Of heads 2c and 2c + 1, and of the total a lane's part (see Found).
   float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
   float sums[kTiles][4] = {};  // columns row(t) and row(t) + 1 of head 2c, 2c + 1; see below
   int stage = 0;
-  for (int tile = warp; tile < tiles; tile += kDecodeWarps) {
+  for (int tile = warp; tile < tiles; tile += warps) {
     wait_for_oldest<R::kStages>();
     char* const slots = ring + stage * R::kStage;
     // Of keys r (head 2c, 2c + 1) and r + 8; two chains of products.
@@ -382,17 +534,13 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
       }
     }
     // All of the stage is in registers by now.
-    if (tile + R::kStages * kDecodeWarps < tiles) issue(next_entry, stage);
+    if (tile + R::kStages * warps < tiles) issue(next_entry, stage);
     __pipeline_commit();
-    next_entry = entry_of(tile + (R::kStages + 1) * kDecodeWarps);
+    next_entry = entry_of(tile + (R::kStages + 1) * warps);
     stage = stage + 1 == R::kStages ? 0 : stage + 1;
   }
 
   // Each warp puts down what it found, in the place of its slots.
-  struct Found {
-    float largest[kDecodeHeads], total[kDecodeHeads];
-    float sums[kDecodeHeads][width + 4];
-  };
   static_assert(sizeof(Found) <= R::kBytes && R::kBytes % 16 == 0);
 #pragma unroll
   for (int i = 0; i < 2; ++i)
@@ -414,51 +562,44 @@ __global__ void __launch_bounds__(kDecodeThreads, kBlocks)
     }
   }
   __syncthreads();
-  const auto found = [&](int w) -> const Found& {
-    return *reinterpret_cast<const Found*>(memory + w * R::kBytes);
-  };
-  for (int i = static_cast<int>(threadIdx.x); i < count * width; i += kDecodeThreads) {
-    const int head = i / width, column = i % width;
-    if (column >= op.width) continue;
-    float most = -INFINITY;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) most = fmaxf(most, found(w).largest[head]);
-    const float base = most == -INFINITY ? 0.0f : most;
-    float sum = 0, all = 0;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const float share = exp2_fast(found(w).largest[head] - base);
-      sum += found(w).sums[head][column] * share;
-      all += found(w).total[head] * share;
-    }
-    const int64_t row = first_row + head;
-    if (!to.sums) {
-      to.out.write(row * op.width + column, sum / all);
-      continue;
-    }
-    const int64_t part = row * to.splits + blockIdx.z;
-    to.sums[part * op.width + column] = sum;
-    if (column == 0) to.totals[part] = make_float2(most, all);
-  }
+  const WarpsFound<width, warps> found{memory, R::kBytes};
+  if constexpr (clustered)
+    combine_in_cluster(found, to, to.used(last + 1 - first), count, op.width, first_row);
+  else
+    leave_results(found, to, count, op.width, first_row);
 }
 
 template <class K, int width>
-void launch(const ops::CachedAttention& op, int processors, Scratch& scratch, cudaStream_t stream) {
-  constexpr size_t kBytes = kDecodeWarps * Ring<K, width>::kBytes;
-  const auto kernel = mma_decode<K, width>;
-  allow_shared(kernel, kBytes, "cached_attention");
+void launch(const ops::CachedAttention& op, int processors, bool early, Scratch& scratch,
+            cudaStream_t stream) {
   const auto source = cached_source<K>(op);
+  const int64_t tokens = op.qkv.dim(0), context = op.cache.context();
   const int64_t grid_heads = op.heads.kv * divide_up(op.heads.query / op.heads.kv, kDecodeHeads);
+  const auto run = [&](auto kernel, auto warps, const Splits& to, unsigned cluster) {
+    constexpr size_t kBytes = warps() * Ring<K, width>::kBytes;
+    allow_shared(kernel, kBytes, "cached_attention");
+    chain_clusters(kernel, dim3(blocks(tokens), blocks(grid_heads), blocks(to.splits)), cluster,
+                   warps() * kWarp, kBytes, stream, source, to, early);
+  };
+  const int64_t seen = op.window > 0 ? std::min(op.window, context) : context;
+  const int64_t splits = std::min<int64_t>(divide_up(seen, kLeastSplitKeys), kCluster);
+  // Not all multiprocessors have a place in some cluster.
+  if (splits > 1 && seen <= kClusterKeys && tokens * grid_heads * splits <= processors * 3 / 4) {
+    const Splits to = {
+        {op.out.data(), op.out.dtype() == Dtype::bf16}, nullptr, nullptr, static_cast<int>(splits)};
+    const std::integral_constant<int, kClusterWarps> warps;
+    return run(mma_decode<K, width, kClusterWarps, true>, warps, to, static_cast<unsigned>(splits));
+  }
   const Splits to = split_keys(op, grid_heads, int64_t{processors} * kBlocks, scratch);
-  chain(kernel, dim3(blocks(op.qkv.dim(0)), blocks(grid_heads), blocks(to.splits)), kDecodeThreads,
-        kBytes, stream, source, to);
+  const std::integral_constant<int, kWarps> warps;
+  run(mma_decode<K, width, kWarps, false>, warps, to, 1);
   if (to.sums) launch_combine(source, to, stream);
 }
 
 }  // namespace
 
-bool mma_decode_attention(const ops::CachedAttention& op, int processors, Scratch& scratch,
-                          cudaStream_t stream) {
+bool mma_decode_attention(const ops::CachedAttention& op, int processors, bool early,
+                          Scratch& scratch, cudaStream_t stream) {
   const bool takes = op.qkv.dtype() == Dtype::bf16 && op.heads.width % 16 == 0 &&
                      op.heads.width <= 128 && packs(8, op.heads.width, {op.qkv}) &&
                      has_aligned_rows(op.cache, op.heads);
@@ -466,9 +607,9 @@ bool mma_decode_attention(const ops::CachedAttention& op, int processors, Scratc
   const auto run = [&](auto k) {
     using K = type_of<decltype(k)>;
     if (op.heads.width <= 64)
-      launch<K, 64>(op, processors, scratch, stream);
+      launch<K, 64>(op, processors, early, scratch, stream);
     else
-      launch<K, 128>(op, processors, scratch, stream);
+      launch<K, 128>(op, processors, early, scratch, stream);
     return true;
   };
   switch (op.cache.type) {

@@ -8,8 +8,10 @@
 namespace mixtral::cuda {
 
 /// Attention of decode rows over a cache on tensor cores: bf16 activations; a cache in bf16, f16 or
-/// codes; heads up to 128 wide in multiples of 16, in aligned rows. False for others.
-bool mma_decode_attention(const ops::CachedAttention& op, int processors, Scratch& scratch,
-                          cudaStream_t stream);
+/// codes; heads up to 128 wide in multiples of 16, in aligned rows. False for others. `early`: of
+/// all that the op reads, the kernel in front, and others that may still run, write q and the rows'
+/// own keys and values alone.
+bool mma_decode_attention(const ops::CachedAttention& op, int processors, bool early,
+                          Scratch& scratch, cudaStream_t stream);
 
 }  // namespace mixtral::cuda

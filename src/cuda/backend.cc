@@ -154,7 +154,7 @@ void CudaBackend::make_current() const { cuda::make_current(device_); }
 void CudaBackend::use_device() const {
   make_current();
   launch_waiting();
-  behind_chained_ = std::exchange(chained_, false);
+  behind_ = std::exchange(last_, Launch::plain);
 }
 
 void CudaBackend::launch_waiting(const ops::GatherRows* gather) const {
@@ -169,7 +169,7 @@ void CudaBackend::launch_waiting(const ops::GatherRows* gather) const {
     combine_rows(*ops.combine, stream_);
   else
     rotate(*ops.rope, stream_);
-  chained_ = !ops.route;  // which writes offsets
+  last_ = ops.route ? Launch::plain : Launch::chained;  // a route writes offsets
 }
 
 std::string CudaBackend::name() const { return fmt::format("cuda:{}", index_); }

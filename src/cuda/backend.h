@@ -126,9 +126,15 @@ class CudaBackend final : public Backend {
   void use_device() const;
   /// Launches what waits, and with it the gathering of one token's rows.
   void launch_waiting(const ops::GatherRows* gather = nullptr) const;
-  /// Says that the op's last kernel was launched with `chain` (chain.cuh), and that it writes
-  /// neither weights nor a router's offsets.
-  void chained() { chained_ = true; }
+  /// How the last kernel of a call was launched.
+  enum class Launch : uint8_t {
+    plain,
+    chained,  // with `chain` (chain.cuh); it writes neither weights nor a router's offsets
+    product,  // the same, by stream_product: the next begins when all in front of it has ended
+    append,   // as chained, behind a product: tokens of a cache
+  };
+  void chained(Launch how = Launch::chained) { last_ = how; }
+  bool settled() const { return behind_ != Launch::plain; }  // see stream_product
   /// The scratch memory, for an op that begins.
   Scratch& scratch();
 
@@ -140,8 +146,10 @@ class CudaBackend final : public Backend {
   bool recording_ = false;
   bool batch_invariant_ = false;
   mutable Waiting waiting_;
-  mutable bool chained_ = false;         // the last kernel of this call
-  mutable bool behind_chained_ = false;  // the one in front of this call: see stream_product
+  mutable Launch last_ = Launch::plain;    // of this call
+  mutable Launch behind_ = Launch::plain;  // of what is in front of this call
+  // The positions and keys of a CacheAppend, while last_ or behind_ tells of it.
+  const void *appended_positions_ = nullptr, *appended_keys_ = nullptr;
   std::unique_ptr<Scratch> scratch_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<SideCopies> side_copies_;

@@ -25,19 +25,27 @@ __device__ inline void fix_unit(const uint4& numbers, int64_t row, int unit, boo
   const float scale =
       finite ? __uint_as_float((used - kPlaces) << 23) : __uint_as_float(0x7fc00000u);
 
+  // A number in fixed point and 1.5 · 2^23 is a float that ends in the integer's bits; with 128
+  // more, its second byte is the high byte. What comes of numbers that are not finite is not used.
+  constexpr float kInteger = 12582912.0f, kHalf = 128;
   const bool fours = to.layout.bits == 4;
   const uint32_t pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
-  uint32_t high[2] = {}, low[2] = {};
-  int total = 0;
+  uint32_t low_of[kFixedUnit], high_of[kFixedUnit], all_bits = 0;
 #pragma unroll
   for (int i = 0; i < kFixedUnit; ++i) {
     const float number =
         __uint_as_float(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u);
-    const int value = finite ? __float2int_rn(number * factor) : 0;
-    total += value;
-    high[i / 4] |= static_cast<uint32_t>((value + 128) >> 8 & 0xff) << (i % 4 * 8);
-    low[i / 4] |= static_cast<uint32_t>(value & 0xff) << (i % 4 * 8);
+    low_of[i] = __float_as_uint(fmaf(number, factor, kInteger));
+    high_of[i] = __float_as_uint(fmaf(number, factor, kInteger + kHalf));
+    all_bits += low_of[i] - __float_as_uint(kInteger);
   }
+  auto total = static_cast<int>(all_bits);
+  const auto bytes_of = [](const uint32_t(&of)[kFixedUnit], int first, uint32_t pair) {
+    return __byte_perm(__byte_perm(of[first], of[first + 1], pair),
+                       __byte_perm(of[first + 2], of[first + 3], pair), 0x5410);
+  };
+  const uint32_t low[2] = {bytes_of(low_of, 0, 0x40), bytes_of(low_of, 4, 0x40)};
+  const uint32_t high[2] = {bytes_of(high_of, 0, 0x51), bytes_of(high_of, 4, 0x51)};
   if (to.layout.sums == 1) total = warp_sum<kFixedUnits>(total);
   if (to.layout.sums == 2) total = warp_sum<kFixedUnits / 2>(total);
   if (!inside) return;

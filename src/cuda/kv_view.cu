@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) cache_append(Append<T, K> op) {
 }
 
 constexpr int64_t kFewTokens = 64;
-constexpr int kRotateThreads = 256;
+constexpr int kRotateThreads = 512;
 
 struct RotateAppend {
   Bf16* qkv;
@@ -58,6 +58,8 @@ struct RotateAppend {
   PageTable table;
   void *keys, *values;
   int columns, heads, query_heads, half;  // heads: of queries and keys
+  bool early;  // the kernel in front writes neither positions nor the page table, nor does one that
+               // may still run
 };
 
 /// Rope and CacheAppend; a block a token. Packs of pairs of queries and keys first, then of values.
@@ -65,7 +67,7 @@ template <class K>
 __global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppend op) {
   constexpr int n = 8;
   allow_next();
-  wait_for_previous();
+  if (!op.early) wait_for_previous();
   const int64_t token = blockIdx.x;
   const int position = op.positions[token];
   if (position == ops::kPadding) return;
@@ -74,7 +76,17 @@ __global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppe
   const float* cosines = op.rotations + int64_t{position} * 2 * op.half;
   Bf16* const row = op.qkv + token * op.columns;
   const int packs = op.half / n, pairs = op.heads * packs;
-  for (int i = static_cast<int>(threadIdx.x); i < pairs + kv_columns / n; i += kRotateThreads) {
+  const int thread = static_cast<int>(threadIdx.x);
+  float cosine[n], sine[n];
+  const auto load_rotation = [&](int i) {
+    if (i >= pairs) return;
+    load(cosines + i % packs * n, cosine);
+    load(cosines + op.half + i % packs * n, sine);
+  };
+  load_rotation(thread);
+  if (op.early) wait_for_previous();
+  for (int i = thread; i < pairs + kv_columns / n; i += kRotateThreads) {
+    if (i > thread) load_rotation(i);
     if (i >= pairs) {
       const int column = (i - pairs) * n;
       float x[n];
@@ -84,11 +96,9 @@ __global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppe
     }
     const int column = i % packs * n, head = i / packs;
     Bf16* const pair = row + head * 2 * op.half + column;
-    float a[n], b[n], cosine[n], sine[n];
+    float a[n], b[n];
     load(pair, a);
     load(pair + op.half, b);
-    load(cosines + column, cosine);
-    load(cosines + op.half + column, sine);
     rotate_pairs(a, b, cosine, sine);
 #pragma unroll
     for (int j = 0; j < n; ++j) {
@@ -226,7 +236,8 @@ bool joins(const ops::Rope& rope, const ops::CacheAppend& append) {
          packs(8, rope.heads.width / 2, {append.cache.keys, append.cache.values});
 }
 
-void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, cudaStream_t stream) {
+void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, bool early,
+                       cudaStream_t stream) {
   const RotateAppend both{data<Bf16>(rope.qkv),
                           data<int>(rope.positions),
                           data<int>(append.rows),
@@ -237,7 +248,8 @@ void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, cu
                           static_cast<int>(rope.qkv.dim(1)),
                           rope.heads.query + rope.heads.kv,
                           rope.heads.query,
-                          rope.heads.width / 2};
+                          rope.heads.width / 2,
+                          early};
   with_weight(append.cache.keys.dtype(), [&](auto k) {
     chain(rotate_append<type_of<decltype(k)>>, dim3(blocks(rope.qkv.dim(0))), kRotateThreads, 0,
           stream, both);
@@ -246,11 +258,16 @@ void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, cu
 }
 
 void CudaBackend::run(const ops::CacheAppend& op) {
+  const auto appended = [&] {
+    chained(behind_ == Launch::product ? Launch::append : Launch::chained);
+    appended_positions_ = op.positions.data();
+    appended_keys_ = op.cache.keys.data();
+  };
   if (waiting_.rope && joins(*waiting_.rope, op)) {
     const ops::Rope rope = *std::exchange(waiting_.rope, std::nullopt);
     use_device();
-    rotate_and_append(rope, op, stream_);
-    return chained();
+    rotate_and_append(rope, op, behind_ == Launch::product, stream_);
+    return appended();
   }
   use_device();
   const int64_t tokens = op.qkv.dim(0);
@@ -271,7 +288,7 @@ void CudaBackend::run(const ops::CacheAppend& op) {
     });
   });
   check_launch("cache_append");
-  chained();
+  appended();
 }
 
 void CudaBackend::run(const ops::CopyPage& op) {

@@ -168,10 +168,9 @@ void CudaBackend::run(const ops::GroupedMatmul& op) {
     }
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (!batch_invariant_ &&
-      stream_product(op, behind_chained_, processors_, fixed ? &*fixed : nullptr,
-                     fixed ? *scratch_ : scratch(), stream_))
-    return chained();
+  if (!batch_invariant_ && stream_product(op, settled(), processors_, fixed ? &*fixed : nullptr,
+                                          fixed ? *scratch_ : scratch(), stream_))
+    return chained(Launch::product);
   if (!op.weight.dense() && scaled_product(op, scratch(), stream_)) return;
   const Product product =
       product_of(Product::Form::forward, op.y, op.y_begin, op.x, op.weight.tensor(), op);
@@ -194,8 +193,8 @@ void CudaBackend::run(const ops::GroupedMatmulWeight& op) {
 void CudaBackend::run(const ops::GroupedMatmulSwiGlu& op) {
   use_device();
   if (op.x.dim(0) == 0) return;
-  if (!batch_invariant_ && stream_product(op, behind_chained_, processors_, scratch(), stream_))
-    return chained();
+  if (!batch_invariant_ && stream_product(op, settled(), processors_, scratch(), stream_))
+    return chained(Launch::product);
   if (!op.weight.dense()) {
     if (scaled_product(op, scratch(), stream_)) return;
     run(op.product());

@@ -14,7 +14,9 @@ void rotate(const ops::Rope& op, cudaStream_t stream);
 bool may_append(const ops::Rope& op);
 /// Whether the append reads what the rotation writes, in types that rotate_and_append takes.
 bool joins(const ops::Rope& rope, const ops::CacheAppend& append);
-/// Both in one launch, with the same bits.
-void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, cudaStream_t stream);
+/// Both in one launch, with the same bits. `early`: a streamed product is in front, so that the
+/// positions and the page table can be read before it has ended.
+void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, bool early,
+                       cudaStream_t stream);
 
 }  // namespace mixtral::cuda

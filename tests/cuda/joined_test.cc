@@ -265,5 +265,72 @@ TEST_P(CudaWaiting, IsLaunchedBeforeReplaysFencesAndCopies) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaWaiting, testing::Values(Joined{2, 256, 8, 2, false}));
 
+// Attention to one token reads what is older before the kernels in front of it have ended.
+class CudaSteps : public CudaJoined {};
+
+TEST_P(CudaSteps, AttendsToTheTokenThatWasAppended) {
+  const auto [tokens, inputs, experts, chosen, padded] = GetParam();
+  const ops::Heads heads{.query = 8, .kv = 2, .width = 128};
+  const int64_t columns = heads.columns(), page = 16;
+  const Tensor x = floats({tokens, inputs}, Dtype::bf16),
+               matrix = floats({1, columns, inputs}, Dtype::bf16), rows = integers({1}, {0}),
+               qkv = room({1, columns}, Dtype::bf16),
+               out = room({tokens, heads.query * heads.width}, Dtype::bf16);
+  struct Case {
+    int64_t first, context, window;
+    ops::CacheType type;
+  };
+  // In one block, in a cluster, and divided among blocks.
+  for (const auto& [first, context, window, type] :
+       {Case{0, 64, 0, ops::CacheType::bf16}, Case{0, 512, 0, ops::CacheType::bf16},
+        Case{500, 1024, 0, ops::CacheType::f16}, Case{700, 1024, 100, ops::CacheType::bf16},
+        Case{1000, 4096, 0, ops::CacheType::bf16}, Case{300, 512, 0, ops::CacheType::int8},
+        Case{300, 8192, 0, ops::CacheType::fp8}}) {
+    const int64_t pages = context / page, width = ops::cached_width(type, heads.width);
+    const Shape shape{pages, page, heads.kv, width};
+    const Tensor keys = room(shape, stored_dtype(type)), values = room(shape, stored_dtype(type)),
+                 rotations = floats({context, heads.width}, Dtype::f32),
+                 older = floats({context, columns}, Dtype::bf16);
+    std::vector<int32_t> table(static_cast<size_t>(pages)), places(static_cast<size_t>(context));
+    std::iota(table.rbegin(), table.rend(), 0);
+    std::iota(places.begin(), places.end(), 0);
+    const Tensor positions = integers({context}, places),
+                 zeros = integers({context}, std::vector<int32_t>(static_cast<size_t>(context), 0));
+    const ops::KvView cache{
+        .keys = keys, .values = values, .table = integers({1, pages}, table), .type = type};
+    const auto run_steps = [&](const auto& behind_op) {
+      backend_->run(ops::CacheAppend{
+          .qkv = older, .positions = positions, .rows = zeros, .cache = cache, .heads = heads});
+      for (int64_t t = 0; t < tokens; ++t) {
+        const Tensor place = positions.slice(first + t, first + t + 1);
+        const auto op = [&](const auto& what) {
+          backend_->run(what);
+          behind_op();
+        };
+        op(ops::GroupedMatmul{
+            .x = x.slice(t, t + 1), .weight = ops::Weight(matrix), .offsets = {}, .y = qkv});
+        op(ops::Rope{.qkv = qkv, .positions = place, .table = rotations, .heads = heads});
+        op(ops::CacheAppend{
+            .qkv = qkv, .positions = place, .rows = rows, .cache = cache, .heads = heads});
+        op(ops::CachedAttention{.qkv = qkv,
+                                .positions = place,
+                                .rows = rows,
+                                .cache = cache,
+                                .out = out.slice(t, t + 1),
+                                .heads = heads,
+                                .decode_rows = 1,
+                                .window = window,
+                                .scale = 0.1});
+      }
+      return floats_of(out);
+    };
+    const auto expected = run_steps([&] { backend_->synchronize(); });
+    for (int i = 0; i < 3; ++i)
+      ASSERT_EQ(run_steps([] {}), expected) << first << " of " << context << ", window " << window;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaSteps, testing::Values(Joined{40, 512, 8, 2, false}));
+
 }  // namespace
 }  // namespace mixtral
