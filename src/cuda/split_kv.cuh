@@ -48,19 +48,19 @@ inline Splits split_keys(const ops::CachedAttention& op, int64_t grid_heads, int
   return to;
 }
 
-constexpr int kCombineThreads = 128;
+constexpr int kCombineParts = 4;  // of a warp, whose loads are under way at once
 
-/// A block a head of a token. Each warp takes every fourth split, with packs of n columns a lane;
-/// all of its loads are under way at once.
-template <int n, class K>
-__global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K> op, Splits to) {
-  constexpr int kWarps = kCombineThreads / kWarp, kTotals = kMostSplits / kWarp, kParts = 12;
-  __shared__ float shares[kWarps][kMostSplits];
-  __shared__ float parts[kWarps][kMostHeadWidth];
+/// A block a head of a token. The warps take splits in turn, with packs of n columns a lane. The
+/// kernel is small, because its instructions come from memory, too: weights have gone through all
+/// caches since it last ran.
+template <int n, int warps, class K>
+__global__ void __launch_bounds__(warps* kWarp) combine_splits(CachedSource<K> op, Splits to) {
+  constexpr int kThreads = warps * kWarp, kTotals = kMostSplits / kWarp, kParts = kCombineParts;
+  __shared__ float shares[kMostSplits];
+  __shared__ float parts[warps][kMostHeadWidth];
   allow_next();
   wait_for_previous();
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int64_t row = blockIdx.x;
   const int token = static_cast<int>(row / op.heads);
   const int last = op.last_seen(token);
@@ -73,17 +73,18 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K
     const int s = i * kWarp + lane;
     totals[i] = s < to.splits ? to.totals[row * to.splits + s] : make_float2(0, 0);
   }
-  Pack<float, n> first[kParts];
+  Pack<float, n> part[kParts];
+  const auto load_parts = [&](int from, int column) {
 #pragma unroll
-  for (int u = 0; u < kParts; ++u) {
-    const int s = warp + u * kWarps;
-    first[u] = {};
-    if (s < to.splits && lane * n < op.width)
-      first[u] = *reinterpret_cast<const Pack<float, n>*>(sums + s * op.width + lane * n);
-  }
+    for (int u = 0; u < kParts; ++u) {
+      const int s = from + u * warps;
+      if (s < to.splits && column < op.width)
+        part[u] = *reinterpret_cast<const Pack<float, n>*>(sums + s * op.width + column);
+    }
+  };
+  load_parts(warp, lane * n);
   if (last < 0) {  // padding
-    for (int c = static_cast<int>(threadIdx.x); c < op.width; c += kCombineThreads)
-      to.out.write(row * op.width + c, 0);
+    for (int c = thread; c < op.width; c += kThreads) to.out.write(row * op.width + c, 0);
     return;
   }
   const int used = to.used(last + 1 - op.first_seen(token));
@@ -99,38 +100,30 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K
     const bool inside = i * kWarp + lane < used;
     const float share = inside ? exp2_fast(totals[i].x - base) : 0.0f;
     if (inside) total += totals[i].y * share;
-    shares[warp][i * kWarp + lane] = share;
+    if (warp == 0) shares[i * kWarp + lane] = share;
   }
   total = warp_sum(total);
-  __syncwarp();
+  __syncthreads();
   for (int column = lane * n; column < op.width; column += kWarp * n) {
     float sum[n] = {};
-    for (int from = warp; from < used; from += kParts * kWarps) {
-      Pack<float, n> part[kParts];
+    for (int from = warp; from < used; from += kParts * warps) {
+      if (from > warp || column > lane * n) load_parts(from, column);
 #pragma unroll
       for (int u = 0; u < kParts; ++u) {
-        const int s = from + u * kWarps;
-        if (from == warp && column == lane * n)
-          part[u] = first[u];
-        else if (s < used)
-          part[u] = *reinterpret_cast<const Pack<float, n>*>(sums + s * op.width + column);
-      }
-#pragma unroll
-      for (int u = 0; u < kParts; ++u) {
-        const int s = from + u * kWarps;
+        const int s = from + u * warps;
         if (s >= used) continue;
 #pragma unroll
-        for (int j = 0; j < n; ++j) sum[j] = fmaf(part[u].at[j], shares[warp][s], sum[j]);
+        for (int j = 0; j < n; ++j) sum[j] = fmaf(part[u].at[j], shares[s], sum[j]);
       }
     }
 #pragma unroll
     for (int j = 0; j < n; ++j) parts[warp][column + j] = sum[j];
   }
   __syncthreads();
-  for (int c = static_cast<int>(threadIdx.x); c < op.width; c += kCombineThreads) {
+  for (int c = thread; c < op.width; c += kThreads) {
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += parts[w][c];
+    for (int w = 0; w < warps; ++w) sum += parts[w][c];
     to.out.write(row * op.width + c, sum / total);
   }
 }
@@ -138,13 +131,22 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits(CachedSource<K
 template <class K>
 void launch_combine(const CachedSource<K>& source, const Splits& to, cudaStream_t stream) {
   const int64_t rows = int64_t{source.tokens} * source.heads;
-  const auto launch = [&](auto n) {
-    chain(combine_splits<n(), K>, dim3(blocks(rows)), kCombineThreads, 0, stream, source, to);
+  const auto launch = [&](auto n, auto warps) {
+    chain(combine_splits<n(), warps(), K>, dim3(blocks(rows)), warps() * kWarp, 0, stream, source,
+          to);
+  };
+  const auto with_warps = [&](auto n) {
+    const std::integral_constant<int, 4> few;
+    const std::integral_constant<int, 16> many;
+    if (to.splits <= few() * kCombineParts)
+      launch(n, few);
+    else
+      launch(n, many);
   };
   if (source.width % 4 == 0)
-    launch(std::integral_constant<int, 4>{});
+    with_warps(std::integral_constant<int, 4>{});
   else
-    launch(std::integral_constant<int, 1>{});
+    with_warps(std::integral_constant<int, 1>{});
 }
 
 }  // namespace mixtral::cuda

@@ -95,8 +95,8 @@ void launch_stream(StreamTask<Y> task, const StreamRun& run) {
     } else {
       task.fixed = make_fixed_rows(task.rows, task.inputs, kFixedLayout<codec>, run.scratch);
       // What the product may read before the kernel in front has ended, it may read before this one
-      // begins. With few or many rows that was measured to be slower.
-      const bool at_once = task.early && task.rows > 4 && task.rows < 32;
+      // begins. With many rows that was measured to be slower.
+      const bool at_once = task.early && task.rows < 32;
       fix_rows(task.x, task.rows, task.inputs, task.fixed, at_once, run.stream);
       task.early = true;
     }
