@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kCutUnits = 384;   // of k in a block, at most about, where k is cut
 constexpr int64_t kFetchUnits = 48;  // fewer are done sooner than what they would fetch comes
+constexpr int kInPlaceRows = 12;     // of a tile, at least, where A's are not packed
 constexpr int64_t kFewUnits = 128;   // of k in a panel, of a product with few rows
 
 /// Whether tiles take B's columns where they stand: its words are units. Others are packed first.
@@ -24,9 +25,11 @@ bool in_place(const Product& p, const Kernels& kernels, bool round) {
 }
 
 /// Whether tiles take A's rows where they stand: each unit of k is then one or two cache lines.
+/// With few rows, most of a line would be left, to be read again for other tiles, each unit from
+/// another page.
 bool rows_in_place(const Product& p, const Kernels& kernels, bool round) {
   return p.a.layout == Layout::k_strided && p.a.element == Element::f32 && kernels.unit == 1 &&
-         !round;
+         kernels.rows >= kInPlaceRows && !round;
 }
 
 /// The word of an interleaved B that holds element k of a column. The same word of the bundle's
