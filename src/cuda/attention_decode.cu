@@ -14,7 +14,7 @@
 // keys of their own, and meet only at the end.
 //
 // Where one token's keys are few enough, the blocks of a kv head are a cluster and combine what
-// they found in shared memory. A kernel behind them would take longer than attention itself.
+// they found in shared memory. A kernel of its own for that took longer than attention itself.
 //
 // Each lane copies (cp.async) the bytes of a tile that it multiplies itself. So 12 to 16 KB of keys
 // and values are in flight for each warp, without registers and without synchronization.
