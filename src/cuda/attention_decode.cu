@@ -231,8 +231,8 @@ struct WarpsFound {
   __device__ const Found<width>& of(int warp) const {
     return *reinterpret_cast<const Found<width>*>(memory + warp * stride);
   }
-  /// A head's largest score. Calls use(warp, what its weights are multiplied by to be relative to
-  /// that).
+  /// Returns a head's largest score in the block. Calls use(warp, factor) for each warp; the factor
+  /// makes the warp's sums and total relative to that score.
   template <class F>
   __device__ float merge(int head, F&& use) const {
     float most = -INFINITY;
@@ -312,8 +312,8 @@ __device__ void combine_in_cluster(const WarpsFound<width, warps>& found, const 
   }
 }
 
-/// `clustered`: the blocks of all splits of a head are a cluster. `early`: the kernel in front
-/// writes no more of what is read than q, and the last key and value of the only token.
+/// `clustered`: the blocks of all splits of a head are a cluster. `early`: there is one token, and
+/// kernels that may still run write only its q, key and value of what is read.
 template <class K, int width, int warps, bool clustered>
 __global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
     mma_decode(CachedSource<K> op, Splits to, bool early) {
@@ -325,8 +325,8 @@ __global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
   constexpr int kTiles = width / 16;  // of 16 columns of o
   constexpr int kThreads = warps * kWarp;
   constexpr float kLeastLogScale = -60;
-  // Copies of fewer bytes than 16 go through the first-level cache, and would leave there what is
-  // beside the last key before that is written.
+  // Copies of fewer than 16 bytes go through the first-level cache. Made early, they could leave a
+  // line there that holds the last key as it was before it is written.
   constexpr bool kCopiesEarly = !kCoded && R::kValueBytes == 16;
   extern __shared__ __align__(16) char memory[];
   allow_next();

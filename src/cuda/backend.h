@@ -130,7 +130,8 @@ class CudaBackend final : public Backend {
   enum class Launch : uint8_t {
     plain,
     chained,  // with `chain` (chain.cuh); it writes neither weights nor a router's offsets
-    product,  // the same, by stream_product: the next begins when all in front of it has ended
+    product,  // as chained, by stream_product: the next kernel begins only when all kernels in
+              // front of the product have ended
     append,   // as chained, behind a product: tokens of a cache
   };
   void chained(Launch how = Launch::chained) { last_ = how; }

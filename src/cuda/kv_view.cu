@@ -58,8 +58,7 @@ struct RotateAppend {
   PageTable table;
   void *keys, *values;
   int columns, heads, query_heads, half;  // heads: of queries and keys
-  bool early;  // the kernel in front writes neither positions nor the page table, nor does one that
-               // may still run
+  bool early;  // no kernel that may still run writes positions or the page table
 };
 
 /// Rope and CacheAppend; a block a token. Packs of pairs of queries and keys first, then of values.
