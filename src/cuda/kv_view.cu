@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppe
   if (!op.early) wait_for_previous();
   const int64_t token = blockIdx.x;
   const int position = op.positions[token];
-  if (position == ops::kPadding) return;
+  // Were all tokens padding, this kernel would otherwise end before the one in front of it.
+  if (position == ops::kPadding) return wait_for_previous();
   const int kv_heads = op.heads - op.query_heads, kv_columns = kv_heads * 2 * op.half;
   const int64_t place = int64_t{op.table.entry(op.rows[token], position)} * kv_columns;
   const float* cosines = op.rotations + int64_t{position} * 2 * op.half;
