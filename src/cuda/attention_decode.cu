@@ -1,10 +1,10 @@
-#include <cuda_fp8.h>
 #include <cuda_pipeline_primitives.h>
 
 #include "cuda/attention_decode.h"
 #include "cuda/chain.cuh"
+#include "cuda/decode_operands.cuh"
+#include "cuda/decode_results.cuh"
 #include "cuda/flash.cuh"
-#include "cuda/mma.cuh"
 #include "cuda/sequences.cuh"
 #include "cuda/split_kv.cuh"
 #include "cuda/status.h"
@@ -13,8 +13,8 @@
 // head with up to 8 of its query heads, and one split of the keys. Its warps go through tiles of 16
 // keys of their own, and meet only at the end.
 //
-// Where one token's keys are few enough, the blocks of a kv head are a cluster and combine what
-// they found in shared memory. A kernel of its own for that took longer than attention itself.
+// Where there is one token with few keys, the blocks of a kv head are a cluster. They combine their
+// results in shared memory, because a second kernel for that took longer than attention itself.
 //
 // Each lane copies (cp.async) the bytes of a tile that it multiplies itself. So 12 to 16 KB of keys
 // and values are in flight for each warp, without registers and without synchronization.
@@ -30,12 +30,10 @@
 namespace mixtral::cuda {
 namespace {
 
-constexpr int kDecodeHeads = 8;  // query heads of a block, at most
-constexpr int kTileKeys = 16;    // of a warp
-constexpr int kWarps = 4;        // of a block, three to a multiprocessor
-constexpr int kBlocks = 3;
-constexpr int kCluster = 8;             // blocks, at most
-constexpr int kClusterWarps = 8;        // of each, which has a multiprocessor alone
+constexpr int kTileKeys = 16;           // of a warp
+constexpr int kWarps = 4;               // of a block
+constexpr int kBlocks = 3;              // of a multiprocessor
+constexpr int kClusterWarps = 8;        // of a block of a cluster, which has a multiprocessor alone
 constexpr int64_t kClusterKeys = 2560;  // at most; more are read faster by more blocks
 
 /// Bytes of keys and values under way for a warp: as many as leave room for all blocks.
@@ -56,264 +54,8 @@ struct Ring {
   static constexpr int kBytes = kStages * kStage;
 };
 
-template <int bytes>
-struct alignas(bytes) Words {
-  uint32_t at[bytes / 4];
-};
-
-/// A word of codes as two pairs of f16, or of 16-bit numbers as themselves.
-template <class K>
-__device__ inline uint2 pairs_of_codes(uint32_t word) {
-  if constexpr (std::is_same_v<K, Fp8Code>) {
-    const __half2_raw low =
-        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word), __NV_E4M3);
-    const __half2_raw high =
-        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word >> 16), __NV_E4M3);
-    return {low.x | uint32_t{low.y} << 16, high.x | uint32_t{high.y} << 16};
-  } else {
-    // 1024 + (128 + code) in f16, less 1152.
-    const uint32_t codes = word ^ 0x80808080u;
-    const auto pair = [&](unsigned selector) {
-      const uint32_t biased = __byte_perm(codes, 0x64646464u, selector), bias = 0x64806480u;
-      const __half2 exact =
-          __hsub2(reinterpret_cast<const __half2&>(biased), reinterpret_cast<const __half2&>(bias));
-      return reinterpret_cast<const uint32_t&>(exact);
-    };
-    return {pair(0x4140), pair(0x4342)};
-  }
-}
-
-/// c += a b for 16 × 16 by 16 × 8, in bf16 or in f16.
-template <bool bf16>
-__device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                     uint32_t b1) {
-  if constexpr (bf16)
-    mma(c, a, b0, b1);
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/// Transposes an 8 × 8 matrix of 16-bit numbers in which each lane holds a pair; returns its pair.
-__device__ inline uint32_t transpose(uint32_t pair) {
-  uint32_t result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-  return result;
-}
-
-template <bool bf16>
-__device__ inline uint32_t pack_pair(float low, float high) {
-  if constexpr (bf16) {
-    return pack_bf16(low, high);
-  } else {
-    const __half2 both = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(both);
-  }
-}
-
-template <int stages>
-__device__ inline void wait_for_oldest() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(stages - 1) : "memory");
-}
-
-__device__ inline float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/// A block's query heads as the products' second operand: a lane has head lane / 4, and of every
-/// step of 16 columns those that it has of the keys.
-template <class K, int width>
-struct Query {
-  static constexpr int kSteps = width / 16, kElements = 16 / static_cast<int>(sizeof(K));
-  static constexpr bool kBf16 = std::is_same_v<K, Bf16>;
-  uint32_t pair[kSteps][2];
-  float factor[2];  // of the scores of heads 2 (lane mod 4) and + 1, to units of log 2
-
-  __device__ Query(const CachedSource<K>& op, int token, int first_head, int count) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp, head = lane / 4, c = lane % 4;
-    Words<8> words[kSteps];
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      constexpr int kOfPiece = kElements / 4;
-      const int column = (s / kOfPiece * 4 + c) * kElements + s % kOfPiece * 4;
-      words[s] = {};
-      if (head < count && column < op.width)
-        words[s] = *reinterpret_cast<const Words<8>*>(op.query(token, first_head + head) + column);
-    }
-    factor[0] = factor[1] = op.scale * kLog2E;
-    if constexpr (kBf16) {
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) pair[s][i] = words[s].at[i];
-    } else {
-      narrow(words);
-    }
-  }
-
- private:
-  /// Divides by the power of two that is next below the head's largest number, for f16's range.
-  __device__ void narrow(const Words<8> (&words)[kSteps]) {
-    const auto value = [&](int s, int i) {
-      const uint32_t word = words[s].at[i / 2];
-      return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
-    };
-    float largest = 0;
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(value(s, i)));
-    largest = warp_reduce<4>(largest, Max{});
-    const uint32_t exponent = min(max(__float_as_uint(largest) >> 23, 1u), 253u);
-    const float inverse = __uint_as_float((254 - exponent) << 23);
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        pair[s][i] = pack_pair<false>(value(s, 2 * i) * inverse, value(s, 2 * i + 1) * inverse);
-    const float power = __uint_as_float(exponent << 23);
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      factor[i] *= __shfl_sync(kAllLanes, power, (2 * (threadIdx.x % 4) + i) * 4);
-  }
-};
-
-/// What a warp found: of each head the largest score (of codes, of a score and the logarithm of its
-/// value's scale), in units of log 2, the total of the weights, and the sums.
-template <int width>
-struct Found {
-  float largest[kDecodeHeads], total[kDecodeHeads];
-  float sums[kDecodeHeads][width + 4];
-};
-
-/// What the blocks of a cluster found, of this block's share of the results.
-template <int width>
-struct Shares {
-  float sums[kDecodeHeads * width + kCluster];  // [blocks, share]
-  float2 totals[kCluster][kDecodeHeads];        // the largest score, and the total
-};
-
-__device__ inline void arrive_in_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ inline void wait_for_cluster() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-/// The address of `place` in the shared memory of a block of the cluster.
-__device__ inline uint32_t place_in_block(const void* place, int rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;"
-      : "=r"(there)
-      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(place))), "r"(rank));
-  return there;
-}
-__device__ inline void store_in_cluster(uint32_t place, float value) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(place), "f"(value) : "memory");
-}
-__device__ inline void store_in_cluster(uint32_t place, float2 values) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(place), "f"(values.x),
-               "f"(values.y)
-               : "memory");
-}
-
-/// What the warps of a block found, one after another in shared memory.
-template <int width, int warps>
-struct WarpsFound {
-  static constexpr int kThreads = warps * kWarp;
-  const char* memory;
-  int stride;
-
-  __device__ const Found<width>& of(int warp) const {
-    return *reinterpret_cast<const Found<width>*>(memory + warp * stride);
-  }
-  /// Returns a head's largest score in the block. Calls use(warp, factor) for each warp; the factor
-  /// makes the warp's sums and total relative to that score.
-  template <class F>
-  __device__ float merge(int head, F&& use) const {
-    float most = -INFINITY;
-#pragma unroll
-    for (int w = 0; w < warps; ++w) most = fmaxf(most, of(w).largest[head]);
-    const float base = most == -INFINITY ? 0.0f : most;
-#pragma unroll
-    for (int w = 0; w < warps; ++w) use(w, exp2_fast(of(w).largest[head] - base));
-    return most;
-  }
-};
-
-/// Writes the results of a block that has all keys of its heads, or what it found of its split.
-template <int width, int warps>
-__device__ void leave_results(const WarpsFound<width, warps>& found, const Splits& to, int count,
-                              int head_width, int64_t first_row) {
-  for (int i = static_cast<int>(threadIdx.x); i < count * width; i += found.kThreads) {
-    const int head = i / width, column = i % width;
-    if (column >= head_width) continue;
-    float sum = 0, all = 0;
-    const float most = found.merge(head, [&](int w, float weight) {
-      sum += found.of(w).sums[head][column] * weight;
-      all += found.of(w).total[head] * weight;
-    });
-    const int64_t row = first_row + head;
-    if (!to.sums) {
-      to.out.write(row * head_width + column, sum / all);
-      continue;
-    }
-    const int64_t part = row * to.splits + blockIdx.z;
-    to.sums[part * head_width + column] = sum;
-    if (column == 0) to.totals[part] = make_float2(most, all);
-  }
-}
-
-/// The blocks of a cluster tell each other what they found of their splits, `used` of which have
-/// keys, and each writes its share of the results.
-template <int width, int warps>
-__device__ void combine_in_cluster(const WarpsFound<width, warps>& found, const Splits& to,
-                                   int used, int count, int head_width, int64_t first_row) {
-  __shared__ Shares<width> shares;
-  const int thread = static_cast<int>(threadIdx.x), rank = static_cast<int>(blockIdx.z);
-  const int results = count * head_width, share = (results + to.splits - 1) / to.splits;
-  wait_for_cluster();  // all of its blocks have begun
-  if (rank < used) {
-    for (int i = thread; i < results; i += found.kThreads) {
-      const int head = i / head_width, column = i % head_width;
-      float sum = 0;
-      found.merge(head,
-                  [&](int w, float weight) { sum += found.of(w).sums[head][column] * weight; });
-      store_in_cluster(place_in_block(shares.sums + rank * share + i % share, i / share), sum);
-    }
-    for (int i = thread; i < count * to.splits; i += found.kThreads) {
-      const int head = i % count;
-      float total = 0;
-      const float most = found.merge(
-          head, [&](int w, float weight) { total += found.of(w).total[head] * weight; });
-      store_in_cluster(place_in_block(&shares.totals[rank][head], i / count),
-                       make_float2(most, total));
-    }
-  }
-  arrive_in_cluster();
-  wait_for_cluster();
-  for (int i = thread; i < share; i += found.kThreads) {
-    const int result = rank * share + i, head = result / head_width;
-    if (result >= results) return;
-    float most = -INFINITY;
-    for (int s = 0; s < used; ++s) most = fmaxf(most, shares.totals[s][head].x);
-    const float base = most == -INFINITY ? 0.0f : most;
-    float sum = 0, total = 0;
-    for (int s = 0; s < used; ++s) {
-      const float weight = exp2_fast(shares.totals[s][head].x - base);
-      sum = fmaf(shares.sums[s * share + i], weight, sum);
-      total = fmaf(shares.totals[s][head].y, weight, total);
-    }
-    to.out.write(first_row * head_width + result, sum / total);
-  }
-}
-
-/// `clustered`: the blocks of all splits of a head are a cluster. `early`: there is one token, and
-/// kernels that may still run write only its q, key and value of what is read.
+/// `clustered`: the blocks of all splits of a head are a cluster. `early`: there is one token.
+/// Kernels that may still run write its q, key and value, but nothing else that is read here.
 template <class K, int width, int warps, bool clustered>
 __global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
     mma_decode(CachedSource<K> op, Splits to, bool early) {
@@ -331,7 +73,7 @@ __global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
   extern __shared__ __align__(16) char memory[];
   allow_next();
   if (!early) wait_for_previous();
-  if constexpr (clustered) arrive_in_cluster();
+  if constexpr (clustered) cute::cluster_arrive();
   const int token = static_cast<int>(blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, r = lane / 4, c = lane % 4;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -343,7 +85,7 @@ __global__ void __launch_bounds__(warps* kWarp, clustered ? 1 : kBlocks)
   const int last = op.last_seen(token);
   if (last < 0) {  // padding
     if (early) wait_for_previous();
-    if constexpr (clustered) wait_for_cluster();
+    if constexpr (clustered) cute::cluster_wait();
     if (to.sums || blockIdx.z > 0) return;
     for (int i = static_cast<int>(threadIdx.x); i < count * op.width; i += kThreads)
       to.out.write(first_row * op.width + i, 0);
