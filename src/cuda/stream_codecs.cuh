@@ -40,8 +40,9 @@ struct StreamTraits {
   static constexpr int kXSums = !kMinimum ? 0 : kQ4k ? 2 : 1;  // in 64 columns
   /// Words of scales of a row and step (of each of scales and minima), at most.
   static constexpr int kScaleWords = kTable || kQ4 ? 4 : kInt4 || kQ8 ? 2 : 1;
+  static constexpr int kScaleArrays = kMinima ? 2 : 1;
   /// Lanes that copy them: one a row, or one a row for the scales and one for the minima.
-  static constexpr int kScaleLanes = kMinima ? kWarp : 16;
+  static constexpr int kScaleLanes = 16 * kScaleArrays;
   static constexpr bool kHalfScales = codec == StreamCodec::int4_half ||
                                       codec == StreamCodec::int8_half ||
                                       codec == StreamCodec::q4_0 || kQ8;

@@ -130,15 +130,28 @@ class StreamCodes {
   /// A step's scales and minima in a chunk.
   __device__ static Scales read_chunk(uint32_t from) {
     Scales scales = {};
-    read_words<0>(from, scales.of[0]);
-    read_words<far_scales>(from, scales.of[1]);
-    read_words<Shape::kMinimaAt>(from, scales.minima[0]);
-    read_words<Shape::kMinimaAt + far_scales>(from, scales.minima[1]);
+    if constexpr (Traits::kQ4k) {
+      unpack_scales(shared_words4(from), 0, scales);
+      unpack_scales(shared_words4<far_scales>(from), 1, scales);
+    } else {
+      read_words<0>(from, scales.of[0]);
+      read_words<far_scales>(from, scales.of[1]);
+    }
+    if constexpr (Traits::kMinima) {
+      read_words<Shape::kMinimaAt>(from, scales.minima[0]);
+      read_words<Shape::kMinimaAt + far_scales>(from, scales.minima[1]);
+    }
     return scales;
   }
   template <int offset>
   __device__ static void read_words(uint32_t from, uint32_t (&words)[Traits::kScaleWords]) {
-    if constexpr (Traits::kScaleWords == 2) {
+    if constexpr (Traits::kScaleWords == 4) {
+      const uint4 four = shared_words4<offset>(from);
+      words[0] = four.x;
+      words[1] = four.y;
+      words[2] = four.z;
+      words[3] = four.w;
+    } else if constexpr (Traits::kScaleWords == 2) {
       const uint2 two = shared_words2<offset>(from);
       words[0] = two.x;
       words[1] = two.y;

@@ -27,7 +27,7 @@
 /// At an item's end each warp leaves its sums, and one of them, another for each item, adds all of
 /// them in a fixed order; the others are not held up. The order of a sum depends on the inner index
 /// and the team's warps alone: a row's bits do not depend on the rows beside it, except that in fp8
-/// they do on how many tiles of rows there are (StreamShape::kWarps).
+/// and integers they do on whether there are more than eight (StreamShape::kWarps).
 namespace mixtral::cuda {
 
 // Barriers in shared memory (mbarrier). A phase ends when as many have arrived as were given;
@@ -100,7 +100,8 @@ class Stream {
   using X = typename Multiplier::X;
 
  public:
-  using Task = std::conditional_t<Shape::kChunks, ChunkedStreamTask<Y>, StreamTask<Y>>;
+  using Task =
+      std::conditional_t<Shape::kChunks, ChunkedStreamTask<Y, Traits::kScaleArrays>, StreamTask<Y>>;
 
   /// `shared`: the team's; `offsets`: in shared memory, as `shares`: the team's room for what the
   /// rows of h are multiplied by.
@@ -275,13 +276,13 @@ class Stream {
     const int column = meeting_.chunk * Shape::kChunkBytes;
     const int row = ahead.group * (gated ? 2 : 1) * op_.outputs + ahead.tile() * kOutputs;
     expect_bytes(full, Shape::kChunk);
-    const auto copy = [&](const CUtensorMap& map, uint32_t place_of_kind) {
-      copy_box(map, column, row, place_of_kind, full);
+#pragma unroll
+    for (int i = 0; i < Traits::kScaleArrays; ++i) {
+      const uint32_t to_array = to + static_cast<uint32_t>(i * Shape::kMinimaAt);
+      copy_box(op_.chunks[i], column, row, to_array, full);
       if constexpr (gated)
-        copy_box(map, column, row + op_.outputs, place_of_kind + kFarScales, full);
-    };
-    copy(op_.scale_chunks, to);
-    copy(op_.minimum_chunks, to + Shape::kMinimaAt);
+        copy_box(op_.chunks[i], column, row + op_.outputs, to_array + kFarScales, full);
+    }
     meeting_.place = (place + 1) % Shape::kChunkPlaces;
     if (meeting_.place == 0) meeting_.phase ^= 1;
     if (++meeting_.chunk < chunks_of_item()) return;
@@ -420,30 +421,36 @@ class Stream {
   }
 
   // A part's results: lane (g, q) of a fragment has two rows of x, 2q and 2q + 1 or of fixed-point
-  // rows q and q + 4, at outputs g and g + 8 of a tile (with SwiGLU, at gate and up of output g).
-  // One warp writes them, in as many rounds.
-  static constexpr int kEach = gated ? 2 : 4;  // results of a fragment's lane
+  // rows q and q + 4 (or q alone), at outputs g and g + 8 of a tile (with SwiGLU, at gate and up of
+  // output g). One warp writes them, in as many rounds.
+  static constexpr int kRowsOfLane = Shape::kRowsOfLane;
+  static constexpr int kEach = (gated ? 1 : 2) * kRowsOfLane;  // results of a fragment's lane
 
   /// The row of x that a lane writes, of a tile of rows: the same in every round.
   __device__ int result_row() const {
-    const int quarter = lane_ / kEach % 4, second = lane_ % 2;
+    const int quarter = lane_ / kEach % 4, second = lane_ % kRowsOfLane;
     return Traits::kInteger ? quarter + second * 4 : quarter * 2 + second;
   }
 
   __device__ float* sums_of(int turn) const {
-    return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kParts * kWarp * 4);
+    return sums_ + turn % kStreamTurns * (Shape::kWarps * Shape::kSumsOfWarp);
   }
 
   /// Leaves this warp's sums of an item, once there is room for them.
   __device__ void leave(const float (&sums)[tiles][kRowTiles][4], int turn) {
     await(&meeting_.free[turn % kStreamTurns], (turn / kStreamTurns & 1) ^ 1);
-    auto* all = reinterpret_cast<float4*>(sums_of(turn));
+    float* const all = sums_of(turn) + warp_ * Shape::kSumsOfWarp;
 #pragma unroll
     for (int i = 0; i < tiles; ++i)
 #pragma unroll
-      for (int r = 0; r < kRowTiles; ++r)
-        all[(warp_ * Shape::kParts + i * kRowTiles + r) * kWarp + lane_] = {
-            sums[i][r][0], sums[i][r][1], sums[i][r][2], sums[i][r][3]};
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int at = (i * kRowTiles + r) * kWarp + lane_;
+        const float(&of)[4] = sums[i][r];
+        if constexpr (kRowsOfLane == 1)
+          reinterpret_cast<float2*>(all)[at] = {of[0], of[2]};
+        else
+          reinterpret_cast<float4*>(all)[at] = {of[0], of[1], of[2], of[3]};
+      }
     arrive(&meeting_.full[turn % kStreamTurns]);
   }
 
@@ -454,7 +461,7 @@ class Stream {
     const auto total = [&](int index) {
       float sum = values[index];
 #pragma unroll
-      for (int w = 1; w < Shape::kWarps; ++w) sum += values[w * Shape::kParts * kWarp * 4 + index];
+      for (int w = 1; w < Shape::kWarps; ++w) sum += values[w * Shape::kSumsOfWarp + index];
       return sum;
     };
 #pragma unroll
@@ -466,12 +473,14 @@ class Stream {
           const int at = round * kWarp + lane_, j = at % kEach, lane = at / kEach;
           const int row = r * 8 + result_row(), tile = here_.tile() * tiles + i;
           const int of_eight = Multiplier::row_at(lane / 4);
-          const int output = gated ? tile * 8 + of_eight : tile * 16 + j / 2 * 8 + of_eight;
+          const int output =
+              gated ? tile * 8 + of_eight : tile * 16 + j / kRowsOfLane * 8 + of_eight;
           if (row >= count || output >= op_.outputs) continue;
-          const int index = ((i * kRowTiles + r) * kWarp + lane) * 4 + j;
+          const int index = ((i * kRowTiles + r) * kWarp + lane) * Shape::kSumsOfLane + j;
           Y* to = op_.y + int64_t{first_row + row} * op_.y_stride + output;
           if constexpr (gated) {
-            *to = narrow<Y>(swiglu<Y>(total(index), total(index + 2), shares_[first_row + row]));
+            *to = narrow<Y>(
+                swiglu<Y>(total(index), total(index + kRowsOfLane), shares_[first_row + row]));
           } else {
             const float before = op_.accumulate ? widen<float>(*to) : 0.0f;
             *to = narrow<Y>(fmaf(op_.scale, total(index), before));
@@ -519,8 +528,8 @@ __global__ void __launch_bounds__(StreamShape<codec, tiles, rows, wide>::kThread
       asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
     };
     if constexpr (Shape::kBoxes) prefetch(op.codes);
-    if constexpr (Shape::kChunks) prefetch(op.scale_chunks);
-    if constexpr (Shape::kChunks) prefetch(op.minimum_chunks);
+    if constexpr (Shape::kChunks)
+      for (const CUtensorMap& map : op.chunks) prefetch(map);
     for (StreamMeeting<Shape>& meeting : meetings) {
       for (int i = 0; i < kStreamTurns; ++i) {
         make_barrier(&meeting.full[i], Shape::kWarps * kWarp);

@@ -48,11 +48,17 @@ void start_stream(StreamTask<Y>& task, const StreamRun& run) {
           whole);
   };
   if constexpr (Shape::kChunks) {
+    using Traits = StreamTraits<codec>;
+    // In planes, scales are behind the codes of their row.
+    const int64_t bytes = task.scale_stride - (Traits::kPlanes ? task.code_bytes : 0);
     const auto chunks_of = [&](const char* scales) {
-      return map_of(scales, Dtype::u8, {task.scale_stride, run.weight.rows()}, {task.scale_stride},
+      return map_of(scales, Dtype::u8, {bytes, run.weight.rows()}, {task.scale_stride},
                     {Shape::kChunkBytes, kTileRows * tiles});
     };
-    launch(ChunkedStreamTask<Y>{task, chunks_of(task.scales), chunks_of(task.minima)});
+    if constexpr (Traits::kMinima)
+      launch(ChunkedStreamTask<Y, 2>{task, {chunks_of(task.scales), chunks_of(task.minima)}});
+    else
+      launch(ChunkedStreamTask<Y, 1>{task, {chunks_of(task.scales)}});
   } else {
     launch(task);
   }

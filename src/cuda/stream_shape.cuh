@@ -18,10 +18,10 @@ struct StreamShape {
   using Traits = StreamTraits<codec>;
   static constexpr int kRows = rows;
   static constexpr int kRowTiles = rows <= 8 ? 1 : rows / 8;
-  /// Warps of a team, which share an item's columns. Where codes are unpacked, few warps with many
-  /// registers are faster than more with few: they wait less for each other at an item's end. fp8
-  /// is unpacked in so few instructions that more warps are faster.
-  static constexpr int kWarps = !Traits::kScaled || (Traits::kFp8 && kRowTiles == 1) ? 8 : 4;
+  /// Warps of a team, which share an item's columns. Where codes are unpacked for many rows, or by
+  /// a table, few warps with many registers are faster than more with few: they wait less for each
+  /// other at an item's end.
+  static constexpr int kWarps = !Traits::kScaled || (kRowTiles == 1 && !Traits::kTable) ? 8 : 4;
   static constexpr int kTeamThreads = kWarps * kWarp;
   /// Teams of a multiprocessor, 8 or 16 warps in all. A team is a block, or all are one where they
   /// share a table. With what a block has beside, they come to the 196 KB that `chain` asks for.
@@ -40,9 +40,10 @@ struct StreamShape {
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
-  /// TMA copies scales and minima in chunks of several steps, for all warps of a team. Where rows
-  /// of x are fewer, or scales stand together, what the warps then wait for each other is more.
-  static constexpr bool kChunks = wide && Traits::kMinima && rows >= 8;
+  /// TMA copies scales and minima in chunks of several steps, for all warps of a team: each copy by
+  /// a lane would take a line of the first-level cache, where x is. With more rows, where scales
+  /// stand alone, what the warps then wait for each other is more.
+  static constexpr bool kChunks = wide && (rows == 4 || Traits::kMinima);
   static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
   static constexpr int kScales =
       Traits::kScaled && !kChunks ? Traits::kScaleLanes * Traits::kScaleWords * 4 : 0;
@@ -50,10 +51,14 @@ struct StreamShape {
   static constexpr int kChunkBytes = 128;
   static constexpr int kChunkSteps = kChunkBytes / (4 * Traits::kScaleWords);
   static constexpr int kMinimaAt = 16 * tiles * kChunkBytes;
-  static constexpr int kChunk = kChunks ? 2 * kMinimaAt : 0;
+  static constexpr int kChunk = kChunks ? Traits::kScaleArrays * kMinimaAt : 0;
   static constexpr int kChunkPlaces = 2;
-  static constexpr int kParts = tiles * kRowTiles;  // of sums: four of each lane
-  static constexpr int kSums = kStreamTurns * kWarps * kParts * kWarp * 16;  // of a team
+  // Sums: a lane has one row of x or two, of two rows of weights, in each part.
+  static constexpr int kParts = tiles * kRowTiles;
+  static constexpr int kRowsOfLane = rows == 4 ? 1 : 2;
+  static constexpr int kSumsOfLane = 2 * kRowsOfLane;
+  static constexpr int kSumsOfWarp = kParts * kWarp * kSumsOfLane;
+  static constexpr int kSums = kStreamTurns * kWarps * kSumsOfWarp * 4;  // of a team
   static constexpr int kTable = Traits::kTable ? kLevelTableBytes : 0;
   static constexpr int kRoom = ((196 - 3 * kBlocks) << 10) / kBlocks / 128 * 128;
   static constexpr bool kBoxes = Traits::kScaled;  // codes are copied by TMA

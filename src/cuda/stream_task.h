@@ -40,11 +40,12 @@ struct StreamTask {
   bool early;  // offsets and weights are read before the kernel in front has ended
 };
 
-/// The same where scales are copied in StreamShape's chunks. Others are spared the maps: with one
-/// sequence these would cost a hundredth of a step.
-template <class Y>
+/// The same where scales are copied in StreamShape's chunks, and minima in others, if there are
+/// any. Tasks without them are spared the maps: with one sequence these would cost a hundredth of a
+/// step.
+template <class Y, int arrays>
 struct ChunkedStreamTask : StreamTask<Y> {
-  CUtensorMap scale_chunks, minimum_chunks;  // [rows of all groups, bytes], in boxes of an item
+  CUtensorMap chunks[arrays];  // [rows of all groups, bytes], in boxes of an item
 };
 
 }  // namespace mixtral::cuda
