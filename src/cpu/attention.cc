@@ -72,7 +72,7 @@ void attend(const AttentionTile& t, const TileState& s) {
 }
 
 template <class T>
-void compute_tile(const AttentionTile& t, RowsAhead<T>* ahead) {
+void compute_tile(const AttentionTile& t, RowsAhead* ahead) {
   const int64_t rows = t.positions * t.heads, width = t.width, stride = padded(width);
   TileState s;
   s.query = t.scratch;
@@ -114,8 +114,8 @@ void attention_tile(const AttentionTile& t) {
 
 /// A single position in each of some tiles, one after another.
 void attention_positions(const AttentionTile* tiles, int64_t count) {
+  RowsAhead ahead(tiles, count);
   with_element(tiles->type, [&]<class T>(T) HWY_ATTR {
-    RowsAhead<T> ahead(tiles, count);
     for (int64_t i = 0; i < count; ++i) compute_tile<T>(tiles[i], &ahead);
   });
 }

@@ -99,7 +99,7 @@ void product_rows(const Product& p, int64_t row, int64_t columns) {
 }
 
 /// Rows [0, rows) and columns [0, columns) of a product; columns is a multiple of 16.
-void multiply(const Product& p, int64_t rows, int64_t columns) {
+HWY_NOINLINE void multiply(const Product& p, int64_t rows, int64_t columns) {
   int64_t i = 0;
   for (; i + kTileRows <= rows; i += kTileRows) product_rows<kTileRows>(p, i, columns);
   for (; i + 4 <= rows; i += 4) product_rows<4>(p, i, columns);
@@ -266,8 +266,8 @@ struct TileState {
 
 /// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
 /// relative to the new maximum, and gives each row's factor for what was summed before.
-HWY_INLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
-                               int64_t rows, int64_t block, int64_t groups, float* factor) {
+HWY_NOINLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
+                                 int64_t rows, int64_t block, int64_t groups, float* factor) {
   float newest[kLanes];
   std::copy(s.largest + row, s.largest + row + kLanes, newest);
   for (int64_t i = 0; i < rows; ++i) {

@@ -11,6 +11,7 @@
 #endif
 
 #include <algorithm>
+#include <cstddef>
 #include <type_traits>
 
 #include "cpu/attention_blocks.h"
@@ -27,8 +28,8 @@ int64_t first_key(const AttentionTile& t) {
 }
 
 /// Asks for the rows that are needed soon, in the order in which single positions use them: a
-/// block's keys, its values, the next block's, and those of the next tile.
-template <class T>
+/// block's keys, its values, the next block's, and those of the next tile. Of bytes, so that what
+/// uses it is compiled once for all types of elements.
 class RowsAhead {
  public:
   RowsAhead(const AttentionTile* tiles, int64_t count) : tile_(tiles), end_(tiles + count) {
@@ -48,9 +49,8 @@ class RowsAhead {
   /// Into the L2 cache: requests for the L1 cache are soon too many, and then dropped.
   HWY_INLINE void fetch() {
     if (tile_ == end_) return;
-    constexpr int64_t kLine = 64 / int64_t{sizeof(T)};
-    const T* row = (values_ ? value_rows_ : key_rows_)[position_];
-    for (int64_t i = 0; i < tile_->width; i += kLine) __builtin_prefetch(row + i, 0, 2);
+    const std::byte* row = (values_ ? value_rows_ : key_rows_)[position_];
+    for (int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(row + i, 0, 2);
     if (++position_ < block_end_) return;
     values_ = !values_;
     if (!values_) {
@@ -68,15 +68,22 @@ class RowsAhead {
 
   void begin_tile() {
     if (tile_ == end_) return;
-    key_rows_ = key_rows<T>(*tile_);
-    value_rows_ = value_rows<T>(*tile_, 0);
+    const int64_t size = size_of(stored_dtype(tile_->type));
+    const auto rows_of = [&](const void* first) -> Rows<std::byte> {
+      return {static_cast<const std::byte*>(first), tile_->stride * size, tile_->pages,
+              tile_->page_shift, tile_->page_rest * size};
+    };
+    key_rows_ = rows_of(tile_->keys);
+    value_rows_ = rows_of(tile_->values);
+    row_bytes_ = tile_->width * size;
     position_ = block_ = first_key(*tile_);
     block_end_ = std::min(block_ / kKeys * kKeys + kKeys, tile_->first + 1);
   }
 
   const AttentionTile *tile_, *end_;
   int64_t distance_ = 0;
-  Rows<T> key_rows_{}, value_rows_{};
+  Rows<std::byte> key_rows_{}, value_rows_{};
+  int64_t row_bytes_ = 0;
   bool values_ = false;
   int64_t block_ = 0, block_end_ = 0, position_ = 0;
 };
@@ -140,9 +147,9 @@ HWY_INLINE void load_columns(const float* const* row, int64_t i, Floats (&column
 
 /// scores[h · kKeys + j] = Σ_i query[h · stride + i] · key[j][i] of 16 keys, one chain in order of
 /// i.
-template <int kHeads, class Ahead>
+template <int kHeads>
 HWY_INLINE void score_keys(const float* query, int64_t stride, const float* const* key,
-                           int64_t width, float* scores, Ahead* ahead) {
+                           int64_t width, float* scores, RowsAhead* ahead) {
   // Spread over the loop: of many requests at once the processor drops some.
   const int64_t each = (4 * kLanes + width - 1) / width;
   int64_t rows = ahead ? kLanes : 0;
@@ -174,10 +181,10 @@ HWY_INLINE void score_keys(const float* query, int64_t stride, const float* cons
 
 /// out[h · stride + i] = factor[h] · out + Σ_j weights[h · kKeys + j] · value[j][i], one chain in
 /// order of j, for kVectors vectors of columns.
-template <int kHeads, int kVectors, class Ahead>
+template <int kHeads, int kVectors>
 HWY_INLINE void add_values(const float* weights, const float* const* value, int64_t count,
                            const float* factor, int64_t column, float* out, int64_t stride,
-                           Ahead* ahead) {
+                           RowsAhead* ahead) {
   const FloatTag tag;
   hn::Vec<FloatTag> sum[kHeads][kVectors];
   out += column;
@@ -219,16 +226,16 @@ struct BlockOfKeys {
   int64_t visible = 0;  // keys up to the last
 };
 
-template <int kHeads, class Ahead>
+template <int kHeads>
 void score_block(const BlockOfKeys& b, const float* query, int64_t width, float* scores,
-                 Ahead* ahead) {
+                 RowsAhead* ahead) {
   for (int64_t g = 0; g < b.groups; ++g)
     score_keys<kHeads>(query, padded(width), b.key + g * kLanes, width, scores + g * kLanes, ahead);
 }
 
-template <int kHeads, class Ahead>
+template <int kHeads>
 void sum_block(const BlockOfKeys& b, const float* weights, const float* factor, int64_t width,
-               float* out, Ahead* ahead) {
+               float* out, RowsAhead* ahead) {
   const int64_t stride = padded(width), count = b.visible - b.skipped;
   const float* const* value = b.value + b.skipped;
   weights += b.skipped;
@@ -246,9 +253,8 @@ void sum_block(const BlockOfKeys& b, const float* weights, const float* factor, 
 
 /// Scores of all heads. Where there are 16 registers, fewer heads at once leave room for columns.
 /// The first ones ask for rows ahead.
-template <class Ahead>
 void score_heads(const BlockOfKeys& b, const float* query, int64_t heads, int64_t width,
-                 float* scores, Ahead* ahead) {
+                 float* scores, RowsAhead* ahead) {
   constexpr int kMost = kPartLanes == 8 ? 2 : 4;
   const int64_t stride = padded(width);
   int64_t h = 0;
@@ -261,9 +267,8 @@ void score_heads(const BlockOfKeys& b, const float* query, int64_t heads, int64_
   take(std::integral_constant<int, 1>());
 }
 
-template <class Ahead>
 void sum_heads(const BlockOfKeys& b, const float* weights, const float* factor, int64_t heads,
-               int64_t width, float* out, Ahead* ahead) {
+               int64_t width, float* out, RowsAhead* ahead) {
   const int64_t stride = padded(width);
   int64_t h = 0;
   const auto take = [&]<int kHeads>(std::integral_constant<int, kHeads>) HWY_ATTR {
@@ -278,7 +283,7 @@ void sum_heads(const BlockOfKeys& b, const float* weights, const float* factor, 
 /// As `attend`, of a single position, but keys and values are read where they are, because so few
 /// rows do not repay packing them.
 template <class T>
-void attend_position(const AttentionTile& t, const TileState& s, RowsAhead<T>& ahead) {
+void attend_position(const AttentionTile& t, const TileState& s, RowsAhead& ahead) {
   const int64_t heads = t.heads, width = t.width, stride = padded(width), last = t.first;
   const int64_t first = first_key(t);
   const Rows<T> keys = key_rows<T>(t), values = value_rows<T>(t, 0);
@@ -296,7 +301,7 @@ void attend_position(const AttentionTile& t, const TileState& s, RowsAhead<T>& a
     std::fill(key + b.visible, key + b.groups * kLanes, key[b.skipped]);
     for (int64_t head = 0; head < heads; head += kTileRows) {
       const int64_t count = std::min<int64_t>(kTileRows, heads - head);
-      RowsAhead<T>* const follows = head == 0 ? &ahead : nullptr;
+      RowsAhead* const follows = head == 0 ? &ahead : nullptr;
       score_heads(b, s.query + head * stride, count, width, s.scores, follows);
       float factor[kLanes];
       online_softmax(t, s, head, count, block, b.groups, factor);
