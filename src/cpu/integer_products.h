@@ -179,7 +179,7 @@ struct Fours {
       for (int i = 0; i < kTogether; ++i) {
         const X& row = x[first + i];
         Ints sum = products[i];
-        if constexpr (!kMinimum) sum = subtract(sum, broadcast(row.sum << (kBits - 1)));
+        if constexpr (!kMinimum) sum = subtract(sum, shift_left<kBits - 1>(broadcast(row.sum)));
         const Reals step = broadcast(row.scale);
         Reals to = multiply_add(to_reals(sum), multiply(scale, step), sums[first + i]);
         if constexpr (kMinimum)

@@ -40,6 +40,20 @@ struct Place {
   return word;
 }
 
+#if defined(__AVX2__)
+/// A sum that is computed here. g++ else moves the additions behind all products, which it then has
+/// to keep in memory.
+template <class V>
+[[gnu::always_inline]] inline V in_order(V sum) {
+#if defined(__AVX512VL__)
+  asm("" : "+v"(sum));
+#else
+  asm("" : "+x"(sum));
+#endif
+  return sum;
+}
+#endif
+
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
     !defined(MIXTRAL_ONE_BUNDLE)
 
@@ -128,7 +142,7 @@ constexpr int kChain(int largest) { return 32767 / (2 * 127 * largest); }
 using Sums = Ints;  // of pairs, in 16 bits
 [[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
 [[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
-  return _mm512_add_epi16(sums, _mm512_maddubs_epi16(codes, x));
+  return in_order(_mm512_add_epi16(sums, _mm512_maddubs_epi16(codes, x)));
 }
 [[gnu::always_inline]] inline Ints finish(Sums sums) {
   return _mm512_madd_epi16(sums, _mm512_set1_epi16(1));
@@ -151,7 +165,7 @@ struct SignedBytes {
 [[gnu::always_inline]] inline Ints begin_signed(int32_t) { return zero_ints(); }
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
   const Ints with_signs = _mm512_mask_sub_epi8(x, a.negative, zero_ints(), x);
-  return add(sums, finish(_mm512_maddubs_epi16(a.magnitudes, with_signs)));
+  return in_order(add(sums, finish(_mm512_maddubs_epi16(a.magnitudes, with_signs))));
 }
 
 #endif
@@ -244,7 +258,7 @@ constexpr int kChain(int largest) { return 32767 / (2 * 127 * largest); }
 using Sums = Ints;  // of pairs, in 16 bits
 [[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
 [[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
-  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
+  return in_order(_mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x)));
 }
 [[gnu::always_inline]] inline Ints finish(Sums sums) {
   return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
@@ -265,7 +279,8 @@ struct SignedBytes {
 }
 [[gnu::always_inline]] inline Ints begin_signed(int32_t) { return zero_ints(); }
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
-  return add(sums, finish(_mm256_maddubs_epi16(a.magnitudes, _mm256_sign_epi8(x, a.codes))));
+  return in_order(
+      add(sums, finish(_mm256_maddubs_epi16(a.magnitudes, _mm256_sign_epi8(x, a.codes)))));
 }
 
 #endif
