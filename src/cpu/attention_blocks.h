@@ -266,8 +266,9 @@ struct TileState {
 
 /// The online softmax of `rows` rows of scores from row `row` of the tile: turns them into weights
 /// relative to the new maximum, and gives each row's factor for what was summed before.
-HWY_NOINLINE void online_softmax(const AttentionTile& t, const TileState& s, int64_t row,
-                                 int64_t rows, int64_t block, int64_t groups, float* factor) {
+[[maybe_unused]] HWY_NOINLINE void online_softmax(const AttentionTile& t, const TileState& s,
+                                                  int64_t row, int64_t rows, int64_t block,
+                                                  int64_t groups, float* factor) {
   float newest[kLanes];
   std::copy(s.largest + row, s.largest + row + kLanes, newest);
   for (int64_t i = 0; i < rows; ++i) {
