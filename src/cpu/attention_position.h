@@ -28,8 +28,8 @@ int64_t first_key(const AttentionTile& t) {
 }
 
 /// Asks for the rows that are needed soon, in the order in which single positions use them: a
-/// block's keys, its values, the next block's, and those of the next tile. Of bytes, so that what
-/// uses it is compiled once for all types of elements.
+/// block's keys, its values, the next block's, and those of the next tile. It counts in bytes, so
+/// that its users are compiled once for all types of elements.
 class RowsAhead {
  public:
   RowsAhead(const AttentionTile* tiles, int64_t count) : tile_(tiles), end_(tiles + count) {

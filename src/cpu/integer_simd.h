@@ -41,8 +41,8 @@ struct Place {
 }
 
 #if defined(__AVX2__)
-/// A sum that is computed here. g++ else moves the additions behind all products, which it then has
-/// to keep in memory.
+/// Returns `sum`, and has it computed at this point. g++ would move all additions behind the last
+/// product, and keep the products in memory until then.
 template <class V>
 [[gnu::always_inline]] inline V in_order(V sum) {
 #if defined(__AVX512VL__)

@@ -40,9 +40,9 @@ struct StreamShape {
   static constexpr bool kAhead =  // x is loaded a piece ahead
       kXRegisters <= (kAllTeams * kWarps == 16 ? 16 : 32);
 
-  /// TMA copies scales and minima in chunks of several steps, for all warps of a team: each copy by
-  /// a lane would take a line of the first-level cache, where x is. With more rows, where scales
-  /// stand alone, what the warps then wait for each other is more.
+  /// TMA copies scales and minima in chunks of several steps, for all warps of a team. A copy by a
+  /// lane would take a line of the first-level cache from x. But the warps of a team wait for each
+  /// other's chunks, which costs more than it saves where rows are many and there are no minima.
   static constexpr bool kChunks = wide && (rows == 4 || Traits::kMinima);
   static constexpr int kWeights = 16 * kStreamStepBytes;  // of a tile's step
   static constexpr int kScales =
