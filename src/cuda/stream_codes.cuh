@@ -100,19 +100,21 @@ class StreamCodes {
     return codes_ ^ static_cast<uint32_t>(half * 64);
   }
 
-  /// A lane's words of codes of a group, of the row that is `offset` bytes on.
-  template <int offset>
-  __device__ static void read_codes(uint32_t from, uint32_t (&words)[Traits::kWords]) {
-    if constexpr (Traits::kBits == 4) {
-      const uint2 two = shared_words2<offset>(from);
-      words[0] = two.x;
-      words[1] = two.y;
-    } else {
+  /// Consecutive words of codes or scales, of the row that is `offset` bytes on.
+  template <int offset, int n>
+  __device__ static void read_words(uint32_t from, uint32_t (&words)[n]) {
+    if constexpr (n == 4) {
       const uint4 four = shared_words4<offset>(from);
       words[0] = four.x;
       words[1] = four.y;
       words[2] = four.z;
       words[3] = four.w;
+    } else if constexpr (n == 2) {
+      const uint2 two = shared_words2<offset>(from);
+      words[0] = two.x;
+      words[1] = two.y;
+    } else {
+      words[0] = shared_word<offset>(from);
     }
   }
 
@@ -142,22 +144,6 @@ class StreamCodes {
       read_words<Shape::kMinimaAt + far_scales>(from, scales.minima[1]);
     }
     return scales;
-  }
-  template <int offset>
-  __device__ static void read_words(uint32_t from, uint32_t (&words)[Traits::kScaleWords]) {
-    if constexpr (Traits::kScaleWords == 4) {
-      const uint4 four = shared_words4<offset>(from);
-      words[0] = four.x;
-      words[1] = four.y;
-      words[2] = four.z;
-      words[3] = four.w;
-    } else if constexpr (Traits::kScaleWords == 2) {
-      const uint2 two = shared_words2<offset>(from);
-      words[0] = two.x;
-      words[1] = two.y;
-    } else {
-      words[0] = shared_word<offset>(from);
-    }
   }
 
   /// The header of a super-block of q4_k: eight scales and eight minima of 6 bits, as bytes.

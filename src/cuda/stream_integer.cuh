@@ -142,8 +142,8 @@ class StreamIntegers : StreamCodes<codec, Shape, far, far_scales, wide> {
       const int group = (piece * kPieceGroups + i) % kGroups;
       uint32_t low[Traits::kWords], high[Traits::kWords];
       const uint32_t from = codes + this->codes_at(half, group);
-      Base::template read_codes<0>(from, low);
-      Base::template read_codes<far>(from, high);
+      Base::template read_words<0>(from, low);
+      Base::template read_words<far>(from, high);
       float factors[kScaleGroups][2];
 #pragma unroll
       for (int unit = 0; unit < kScaleGroups; ++unit)

@@ -139,8 +139,8 @@ class StreamNumbers : StreamCodes<codec, Shape, far, far_scales, wide> {
         for (int g = 0; g < kGroups; ++g) {
           uint32_t low[Traits::kWords], high[Traits::kWords];
           const uint32_t from = codes + this->codes_at(half, g);
-          Base::template read_codes<0>(from, low);
-          Base::template read_codes<far>(from, high);
+          Base::template read_words<0>(from, low);
+          Base::template read_words<far>(from, high);
           float raw[kRowTiles][4];
           multiply_codes<active>(low, high, x.words[h][g], raw);
 #pragma unroll
