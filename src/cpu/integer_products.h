@@ -52,6 +52,7 @@ template <int kLargest, int kRows, class X, int kCodes, class... OneScales>
       }
       if (i % kStep < kChains) sum = begin_sums();
       sum = add_products(sum, codes[i], broadcast(load_word(x[r].codes + at + 4 * i)));
+      if constexpr (kRows > 1) sum = in_order(sum);
     }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
@@ -218,6 +219,7 @@ struct Eights {
         for (int r = 0; r < kTogether; ++r) {
           Ints& sum = products[r * kChains + i % kChains];
           sum = add_signed(sum, codes[i], broadcast(load_word(x[first + r].codes + 4 * i)));
+          if constexpr (kTogether > 1) sum = in_order(sum);
         }
 #pragma GCC unroll 4
       for (int r = 0; r < kTogether; ++r) {

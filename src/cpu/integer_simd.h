@@ -40,19 +40,19 @@ struct Place {
   return word;
 }
 
-#if defined(__AVX2__)
-/// Returns `sum`, and has it computed at this point. g++ would move all additions behind the last
-/// product, and keep the products in memory until then.
+/// Returns `sum`, and has it computed at this point. Where products are added by instructions of
+/// their own, g++ would move all additions behind the last product, and keep the products of some
+/// rows in memory until then.
 template <class V>
 [[gnu::always_inline]] inline V in_order(V sum) {
-#if defined(__AVX512VL__)
+#if defined(__AVX512VNNI__)
+#elif defined(__AVX512VL__)
   asm("" : "+v"(sum));
-#else
+#elif defined(__AVX2__)
   asm("" : "+x"(sum));
 #endif
   return sum;
 }
-#endif
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
     !defined(MIXTRAL_ONE_BUNDLE)
@@ -142,7 +142,7 @@ constexpr int kChain(int largest) { return 32767 / (2 * 127 * largest); }
 using Sums = Ints;  // of pairs, in 16 bits
 [[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
 [[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
-  return in_order(_mm512_add_epi16(sums, _mm512_maddubs_epi16(codes, x)));
+  return _mm512_add_epi16(sums, _mm512_maddubs_epi16(codes, x));
 }
 [[gnu::always_inline]] inline Ints finish(Sums sums) {
   return _mm512_madd_epi16(sums, _mm512_set1_epi16(1));
@@ -165,7 +165,7 @@ struct SignedBytes {
 [[gnu::always_inline]] inline Ints begin_signed(int32_t) { return zero_ints(); }
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
   const Ints with_signs = _mm512_mask_sub_epi8(x, a.negative, zero_ints(), x);
-  return in_order(add(sums, finish(_mm512_maddubs_epi16(a.magnitudes, with_signs))));
+  return add(sums, finish(_mm512_maddubs_epi16(a.magnitudes, with_signs)));
 }
 
 #endif
@@ -258,7 +258,7 @@ constexpr int kChain(int largest) { return 32767 / (2 * 127 * largest); }
 using Sums = Ints;  // of pairs, in 16 bits
 [[gnu::always_inline]] inline Sums begin_sums() { return zero_ints(); }
 [[gnu::always_inline]] inline Sums add_products(Sums sums, Bytes codes, Ints x) {
-  return in_order(_mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x)));
+  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
 }
 [[gnu::always_inline]] inline Ints finish(Sums sums) {
   return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
@@ -279,8 +279,7 @@ struct SignedBytes {
 }
 [[gnu::always_inline]] inline Ints begin_signed(int32_t) { return zero_ints(); }
 [[gnu::always_inline]] inline Ints add_signed(Ints sums, SignedBytes a, Ints x) {
-  return in_order(
-      add(sums, finish(_mm256_maddubs_epi16(a.magnitudes, _mm256_sign_epi8(x, a.codes)))));
+  return add(sums, finish(_mm256_maddubs_epi16(a.magnitudes, _mm256_sign_epi8(x, a.codes))));
 }
 
 #endif
