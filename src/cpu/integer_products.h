@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kRowsAtOnce = 32;  // whose sums stay in the L1 cache
 // Bytes of the weight that are fetched before they are used; the most is a part of the L2 cache.
 constexpr int64_t kLeastAhead = 16 << 10, kMostAhead = 128 << 10;
+// Rows whose products take so long that the processor does not prefetch the next bundle in time.
+constexpr int64_t kManyRows = 16;
 constexpr int64_t kGranule = 32;  // bytes: four of each of a bundle's outputs
 
 template <int index>
@@ -430,6 +432,9 @@ template <class Format, int kRows>
           ahead.begin(w, Format::kBytes);
           if (!Format::kLarge) ahead.fetch(kBundles * Format::kBytes);
         }
+        if (kRows == 0 && !kFetches<Format> && row == 0 && t.rows >= kManyRows)
+          for (int64_t i = 0; i < Format::kBytes; i += 64)
+            __builtin_prefetch(w.at + t.bundle_bytes + i, 0, 2);
         Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums, ahead);
       }
       float* y = t.y + row * t.y_stride + 8 * bundle;
