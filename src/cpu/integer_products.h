@@ -121,6 +121,10 @@ class Ahead {
       if (kBundles == 2 && other_ != 0) prefetch(from_ + other_);
     }
   }
+  /// Fetches `bytes` from `from` on.
+  [[gnu::always_inline]] static void fetch(const uint8_t* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) prefetch(from + i);
+  }
 
  private:
   [[gnu::always_inline]] static void prefetch(const uint8_t* from) {
@@ -433,8 +437,7 @@ template <class Format, int kRows>
           if (!Format::kLarge) ahead.fetch(kBundles * Format::kBytes);
         }
         if (kRows == 0 && !kFetches<Format> && row == 0 && t.rows >= kManyRows)
-          for (int64_t i = 0; i < Format::kBytes; i += 64)
-            __builtin_prefetch(w.at + t.bundle_bytes + i, 0, 2);
+          Ahead::fetch(w.at + t.bundle_bytes, Format::kBytes);  // of the next bundle
         Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums, ahead);
       }
       float* y = t.y + row * t.y_stride + 8 * bundle;
