@@ -55,13 +55,14 @@ __device__ inline void await(uint64_t* barrier, int parity) {
   await(shared_address(barrier), parity);
 }
 
-/// Starts copying a box to shared memory; `arrived` counts its bytes.
-__device__ inline void copy_box(const CUtensorMap& map, int column, int row, uint32_t to,
-                                uint32_t arrived) {
+/// Starts copying a box to shared memory; `arrived` counts its bytes. `policy`: of the second-level
+/// cache.
+__device__ inline void copy_box(const CUtensorMap& map, uint64_t policy, int column, int row,
+                                uint32_t to, uint32_t arrived) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%3, %4}], [%2];" ::"r"(to),
-      "l"(&map), "r"(arrived), "r"(column), "r"(row)
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+      "l"(&map), "r"(arrived), "r"(column), "r"(row), "l"(policy)
       : "memory");
 }
 /// Lets a phase of a barrier of one arrival end when so many bytes have come.
@@ -279,9 +280,9 @@ class Stream {
 #pragma unroll
     for (int i = 0; i < Traits::kScaleArrays; ++i) {
       const uint32_t to_array = to + static_cast<uint32_t>(i * Shape::kMinimaAt);
-      copy_box(op_.chunks[i], column, row, to_array, full);
+      copy_box(op_.chunks[i], op_.policy, column, row, to_array, full);
       if constexpr (gated)
-        copy_box(op_.chunks[i], column, row + op_.outputs, to_array + kFarScales, full);
+        copy_box(op_.chunks[i], op_.policy, column, row + op_.outputs, to_array + kFarScales, full);
     }
     meeting_.place = (place + 1) % Shape::kChunkPlaces;
     if (meeting_.place == 0) meeting_.phase ^= 1;
@@ -355,8 +356,9 @@ class Stream {
         const int column = step_ * kStreamStepBytes;
         const int row = row_ + load * Shape::kTogether * (gated ? 8 : 16);
         expect_bytes(arrived, Shape::kCodesOfLoad);
-        copy_box(op_.codes, column, row, to, arrived);
-        if constexpr (gated) copy_box(op_.codes, column, row + op_.outputs, to + kFar, arrived);
+        copy_box(op_.codes, op_.policy, column, row, to, arrived);
+        if constexpr (gated)
+          copy_box(op_.codes, op_.policy, column, row + op_.outputs, to + kFar, arrived);
       }
     } else {
       // Behind the end of a row its beginning is copied: x is 0 there.
@@ -369,7 +371,7 @@ class Stream {
           const int row = c % 2 * 4 + lane_ / 8;  // of eight
           copy16(to + static_cast<uint32_t>(i * kTileBytes + c / 2 * kFar + row * kStreamStepBytes +
                                             (lane_ % 8 ^ row) * 16),
-                 rows_[load * Shape::kTogether + i][c] + byte);
+                 rows_[load * Shape::kTogether + i][c] + byte, op_.policy);
         }
     }
     if constexpr (kOwnScales)
@@ -386,12 +388,15 @@ class Stream {
     find_item();
   }
 
-  __device__ static void copy16(uint32_t to, const char* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  __device__ static void copy16(uint32_t to, const char* from, uint64_t policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(from), "l"(policy)
+                 : "memory");
   }
   template <int bytes>
-  __device__ static void copy_scales(uint32_t to, const char* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(bytes)
+  __device__ static void copy_scales(uint32_t to, const char* from, uint64_t policy) {
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %2, %3;" ::"r"(to),
+                 "l"(from), "n"(bytes), "l"(policy)
                  : "memory");
   }
 
@@ -401,7 +406,8 @@ class Stream {
     const int which = lane_ % Traits::kScaleLanes;
     if constexpr (wide) {
       if (Traits::kScaleLanes == kWarp || lane_ < Traits::kScaleLanes)
-        copy_scales<kBytes>(to + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes);
+        copy_scales<kBytes>(to + static_cast<uint32_t>(which * kBytes), scales + step_ * kBytes,
+                            op_.policy);
       return;
     }
     constexpr int kLanes = kWarp / Traits::kScaleLanes;  // of a row
@@ -416,7 +422,8 @@ class Stream {
           op_.block_shift;
       if constexpr (Traits::kMinima) word /= 2;
       word = min(word, static_cast<uint32_t>(op_.scale_words - 1));
-      copy_scales<4>(to + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4);
+      copy_scales<4>(to + static_cast<uint32_t>(which * kBytes + at * 4), scales + word * 4,
+                     op_.policy);
     }
   }
 

@@ -35,6 +35,7 @@ struct StreamTask {
   int scale_words;           // 4 bytes each, of a row
   int block_shift;           // log2 of the columns that share a scale
   int64_t y_stride;
+  uint64_t policy;  // of the second-level cache, for weights
   float scale;
   bool accumulate;
   bool early;  // offsets and weights are read before the kernel in front has ended
