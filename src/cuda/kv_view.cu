@@ -115,6 +115,105 @@ __global__ void __launch_bounds__(kRotateThreads) rotate_append(const RotateAppe
   }
 }
 
+/// Writes a head of a token to the cache as codes: as ops::pack_head, to the bit. A warp has the
+/// head, and lanes its columns in packs; what begins behind the head's end is not read.
+template <class K, int packs, int n>
+__device__ void append_head(float (&x)[packs][n], const int (&columns)[packs], int width,
+                            uint8_t* row, uint8_t* scale_place) {
+  float largest = 0;
+  bool finite = true;
+#pragma unroll
+  for (int p = 0; p < packs; ++p)
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      if (columns[p] >= width) x[p][j] = 0;
+      largest = fmaxf(largest, fabsf(x[p][j]));
+      finite = finite && isfinite(x[p][j]);
+    }
+  largest = warp_reduce(largest, Max{});
+  finite = __all_sync(kAllLanes, finite);
+  float scale = __uint_as_float(0x7fc00000u), factor = 0;  // NaN
+  if (finite && __is_same(K, Fp8Code)) {
+    factor = __uint_as_float(ops::fp8_scale_bits(__float_as_uint(largest)));
+    scale = largest > 0 ? factor : 0;
+  } else if (finite) {
+    factor = largest < ops::kLeastRounded ? 0 : __fdiv_rn(127, largest);
+    scale = __fdiv_rn(largest, 127);
+  }
+#pragma unroll
+  for (int p = 0; p < packs; ++p) {
+    if (columns[p] >= width) continue;
+    Pack<uint8_t, n> codes;
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      if (!finite)
+        codes.at[j] = 0;
+      else if constexpr (__is_same(K, Fp8Code))
+        codes.at[j] = __nv_cvt_float_to_fp8(__fdiv_rn(x[p][j], factor), __NV_SATFINITE, __NV_E4M3);
+      else
+        codes.at[j] = static_cast<uint8_t>(__float2int_rn(__fmul_rn(x[p][j], factor)));
+    }
+    *reinterpret_cast<Pack<uint8_t, n>*>(row + columns[p]) = codes;
+  }
+  if (threadIdx.x % kWarp == 0) store_float(scale_place, scale);
+}
+
+/// The same with a cache of codes. A warp a head: of queries, keys or values, in this order.
+template <class K>
+__global__ void __launch_bounds__(kRotateThreads)
+    rotate_append_codes(const RotateAppend op, const CacheRows places) {
+  constexpr int n = 2, kPairs = kMostHeadWidth / 2 / (kWarp * n);
+  allow_next();
+  if (!op.early) wait_for_previous();
+  const int64_t token = blockIdx.x;
+  const int position = op.positions[token];
+  if (position == ops::kPadding) return wait_for_previous();  // as in rotate_append
+  const int entry = op.table.entry(op.rows[token], position);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int head = static_cast<int>(blockIdx.y * kRotateThreads + threadIdx.x) / kWarp;
+  const bool rotated = head < op.heads;
+  const float* cosines = op.rotations + int64_t{position} * 2 * op.half;
+  float cosine[kPairs][n], sine[kPairs][n];
+#pragma unroll
+  for (int p = 0; p < kPairs; ++p) {
+    const int column = (p * kWarp + lane) * n;
+    if (!rotated || column >= op.half) continue;
+    load(cosines + column, cosine[p]);
+    load(cosines + op.half + column, sine[p]);
+  }
+  if (op.early) wait_for_previous();
+  if (head >= 2 * op.heads - op.query_heads) return;
+
+  Bf16* const row = op.qkv + token * op.columns + int64_t{head} * 2 * op.half;
+  float x[2 * kPairs][n];
+  int columns[2 * kPairs];
+#pragma unroll
+  for (int p = 0; p < kPairs; ++p) {
+    const int column = (p * kWarp + lane) * n;
+    const bool inside = column < op.half;
+    columns[2 * p] = inside ? column : 2 * op.half;
+    columns[2 * p + 1] = op.half + column;
+    if (!inside) continue;
+    auto &a = x[2 * p], &b = x[2 * p + 1];
+    load(row + column, a);
+    load(row + op.half + column, b);
+    if (!rotated) continue;
+    rotate_pairs(a, b, cosine[p], sine[p]);
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      a[j] = widen<float>(narrow<Bf16>(a[j]));
+      b[j] = widen<float>(narrow<Bf16>(b[j]));
+    }
+    store(row + column, a);
+    store(row + op.half + column, b);
+  }
+  if (head < op.query_heads) return;
+  const int of_cache = head - (rotated ? op.query_heads : op.heads);
+  auto* const to = static_cast<uint8_t*>(rotated ? op.keys : op.values);
+  append_head<K>(x, columns, 2 * op.half, to + places.row(entry, of_cache),
+                 to + places.scale(entry, of_cache));
+}
+
 template <class T>
 struct AppendCodes {
   const T* qkv;
@@ -125,7 +224,7 @@ struct AppendCodes {
   int columns, query_columns;
 };
 
-/// A block a token, a warp a head of its keys and values. As ops::pack_head, to the bit.
+/// A block a token, a warp a head of its keys and values.
 template <int n, class T, class K>
 __global__ void __launch_bounds__(kThreads) cache_append_codes(AppendCodes<T> op) {
   constexpr int kPacks = kMostHeadWidth / (kWarp * n);
@@ -142,47 +241,14 @@ __global__ void __launch_bounds__(kThreads) cache_append_codes(AppendCodes<T> op
     uint8_t* to = i < op.places.heads ? op.keys : op.values;
     const T* from = op.qkv + token * op.columns + op.query_columns + int64_t{i} * width;
     float x[kPacks][n];
-    float largest = 0;
-    bool finite = true;
+    int columns[kPacks];
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int column = (p * kWarp + lane) * n;
-      if (column < width) load(from + column, x[p]);
-#pragma unroll
-      for (int j = 0; j < n; ++j) {
-        if (column >= width) x[p][j] = 0;
-        largest = fmaxf(largest, fabsf(x[p][j]));
-        finite = finite && isfinite(x[p][j]);
-      }
+      columns[p] = (p * kWarp + lane) * n;
+      if (columns[p] < width) load(from + columns[p], x[p]);
     }
-    largest = warp_reduce(largest, Max{});
-    finite = __all_sync(kAllLanes, finite);
-    float scale = __uint_as_float(0x7fc00000u), factor = 0;  // NaN
-    if (finite && __is_same(K, Fp8Code)) {
-      factor = __uint_as_float(ops::fp8_scale_bits(__float_as_uint(largest)));
-      scale = largest > 0 ? factor : 0;
-    } else if (finite) {
-      factor = largest < ops::kLeastRounded ? 0 : __fdiv_rn(127, largest);
-      scale = __fdiv_rn(largest, 127);
-    }
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int column = (p * kWarp + lane) * n;
-      if (column >= width) continue;
-      Pack<uint8_t, n> codes;
-#pragma unroll
-      for (int j = 0; j < n; ++j) {
-        if (!finite)
-          codes.at[j] = 0;
-        else if constexpr (__is_same(K, Fp8Code))
-          codes.at[j] =
-              __nv_cvt_float_to_fp8(__fdiv_rn(x[p][j], factor), __NV_SATFINITE, __NV_E4M3);
-        else
-          codes.at[j] = static_cast<uint8_t>(__float2int_rn(__fmul_rn(x[p][j], factor)));
-      }
-      *reinterpret_cast<Pack<uint8_t, n>*>(to + op.places.row(entry, head) + column) = codes;
-    }
-    if (lane == 0) store_float(to + op.places.scale(entry, head), scale);
+    append_head<K>(x, columns, width, to + op.places.row(entry, head),
+                   to + op.places.scale(entry, head));
   }
 }
 
@@ -230,9 +296,9 @@ bool may_append(const ops::Rope& op) {
 
 bool joins(const ops::Rope& rope, const ops::CacheAppend& append) {
   return append.qkv.data() == rope.qkv.data() && append.qkv.shape() == rope.qkv.shape() &&
-         append.positions.data() == rope.positions.data() && !append.cache.coded() &&
+         append.positions.data() == rope.positions.data() &&
          append.heads.query == rope.heads.query && append.heads.kv == rope.heads.kv &&
-         append.heads.width == rope.heads.width &&
+         append.heads.width == rope.heads.width && append.heads.width <= kMostHeadWidth &&
          packs(8, rope.heads.width / 2, {append.cache.keys, append.cache.values});
 }
 
@@ -250,10 +316,22 @@ void rotate_and_append(const ops::Rope& rope, const ops::CacheAppend& append, bo
                           rope.heads.query,
                           rope.heads.width / 2,
                           early};
-  with_weight(append.cache.keys.dtype(), [&](auto k) {
-    chain(rotate_append<type_of<decltype(k)>>, dim3(blocks(rope.qkv.dim(0))), kRotateThreads, 0,
-          stream, both);
-  });
+  const unsigned tokens = blocks(rope.qkv.dim(0));
+  if (append.cache.coded()) {
+    const auto start = [&](auto kernel) {
+      const int64_t heads = rope.heads.query + 2 * int64_t{rope.heads.kv};
+      chain(kernel, dim3(tokens, blocks(divide_up(heads, kRotateThreads / kWarp))), kRotateThreads,
+            0, stream, both, cache_rows(append.cache, append.heads));
+    };
+    if (append.cache.type == ops::CacheType::fp8)
+      start(rotate_append_codes<Fp8Code>);
+    else
+      start(rotate_append_codes<Int8Code>);
+  } else {
+    with_weight(append.cache.keys.dtype(), [&](auto k) {
+      chain(rotate_append<type_of<decltype(k)>>, dim3(tokens), kRotateThreads, 0, stream, both);
+    });
+  }
   check_launch("cache_append");
 }
 

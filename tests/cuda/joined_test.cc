@@ -2,6 +2,7 @@
 // Skipped without a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -187,19 +188,23 @@ TEST_P(CudaJoined, RotatedKeysAreAppended) {
                qkv = room({tokens, columns}, Dtype::bf16), positions = integers({tokens}, places),
                rows = integers({tokens}, row_of),
                rotations = floats({2 * page, heads.width}, Dtype::f32);
-  for (const Dtype type : {Dtype::bf16, Dtype::f16, Dtype::f32}) {
-    const Shape shape{pages, page, heads.kv, heads.width};
-    const Tensor keys = room(shape, type), values = room(shape, type);
-    const ops::KvView cache{.keys = keys,
-                            .values = values,
-                            .table = integers({tokens, 2}, table),
-                            .type = type == Dtype::bf16  ? ops::CacheType::bf16
-                                    : type == Dtype::f16 ? ops::CacheType::f16
-                                                         : ops::CacheType::f32};
+  for (const auto type : {ops::CacheType::bf16, ops::CacheType::f16, ops::CacheType::f32,
+                          ops::CacheType::int8, ops::CacheType::fp8}) {
+    const Shape shape{pages, page, heads.kv, ops::cached_width(type, heads.width)};
+    const Tensor keys = room(shape, stored_dtype(type)), values = room(shape, stored_dtype(type));
+    const ops::KvView cache{
+        .keys = keys, .values = values, .table = integers({tokens, 2}, table), .type = type};
+    std::vector<uint8_t> bytes(static_cast<size_t>(keys.bytes()));
+    const Tensor on_host(bytes.data(), shape, keys.dtype());
+    const auto bytes_of = [&](const Tensor& of) {
+      backend_->download(of, on_host);
+      return bytes;
+    };
     const auto [joined, apart] = both(
         {[&] {
-           backend_->run(ops::Fill{.x = keys});
-           backend_->run(ops::Fill{.x = values});
+           std::ranges::fill(bytes, uint8_t{0});
+           backend_->upload(on_host, keys);
+           backend_->upload(on_host, values);
            backend_->run(ops::Convert{.x = first, .y = qkv});
          },
          [&] {
@@ -210,7 +215,7 @@ TEST_P(CudaJoined, RotatedKeysAreAppended) {
            backend_->run(ops::CacheAppend{
                .qkv = qkv, .positions = positions, .rows = rows, .cache = cache, .heads = heads});
          }},
-        [&] { return std::vector{floats_of(qkv), floats_of(keys), floats_of(values)}; });
+        [&] { return std::tuple(floats_of(qkv), bytes_of(keys), bytes_of(values)); });
     EXPECT_EQ(joined, apart) << to_string(type);
   }
 }
