@@ -304,8 +304,8 @@ class Onednn {
     int64_t m, n, k;
   };
 
-  dnnl::memory::desc describe(const Tensor& t, Dims dims, Dims strides) {
-    return {std::move(dims), t.dtype() == Dtype::f32 ? Type::f32 : Type::bf16, std::move(strides)};
+  dnnl::memory::desc describe(const Tensor& t, const Dims& dims, const Dims& strides) {
+    return {dims, t.dtype() == Dtype::f32 ? Type::f32 : Type::bf16, strides};
   }
   dnnl::memory wrap(const Tensor& t, const dnnl::memory::desc& desc) {
     return {desc, engine_, t.data()};

@@ -22,6 +22,7 @@ const CommandRow& find_command(const CommandRow& root, std::span<const std::stri
     const auto next = std::ranges::find(command->commands, word, &CommandRow::name);
     if (next == command->commands.end()) {
       std::vector<std::string> names;
+      names.reserve(command->commands.size());
       for (const CommandRow& row : command->commands) names.push_back(row.name());
       const std::string close = nearest(word, names);
       throw UsageError(fmt::format(

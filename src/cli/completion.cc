@@ -32,6 +32,7 @@ std::string shell_quoted(std::string_view text) {
 
 std::string inner_names(const CommandRow& command) {
   std::vector<std::string> names;
+  names.reserve(command.commands.size());
   for (const CommandRow& inner : command.commands) names.push_back(inner.name());
   return fmt::format("{}", fmt::join(names, " "));
 }
@@ -39,7 +40,9 @@ std::string inner_names(const CommandRow& command) {
 /// "'mixtral chat --dtype'|'mixtral chat -d'"
 std::string patterns(const std::string& path, const std::vector<std::string>& names) {
   std::vector<std::string> each;
-  for (const std::string& name : names) each.push_back(shell_quoted(path + " " + name));
+  each.reserve(names.size());
+  for (const std::string& name : names)
+    each.push_back(shell_quoted(fmt::format("{} {}", path, name)));
   return fmt::format("{}", fmt::join(each, "|"));
 }
 
