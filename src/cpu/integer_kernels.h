@@ -13,10 +13,26 @@ namespace mixtral::cpu {
 // become a function that is shared with others.
 
 /// Formats that have kernels; an index of IntegerKernels::multiply.
-enum class IntegerFormat : uint8_t { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
-inline constexpr int kIntegerFormats = 8;
+enum class IntegerFormat : uint8_t {
+  // GGUF's.
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q4_k,
+  q5_k,
+  q6_k,
+  // MLX's groups of 32, 64 or 128, whose scales and minima stand apart.
+  int4_f16,
+  int4_bf16,
+  int8_f16,
+  int8_bf16,
+};
+inline constexpr int kIntegerFormats = 12;
 
-/// 32 rounded elements of x, for formats with blocks of 32.
+/// 32 rounded elements of x, for formats with blocks of 32. Beside groups of 4 bits, whose bytes
+/// hold neighbours, the elements at even places come first.
 struct RoundedBlock {
   int8_t codes[32];
   float scale;
@@ -35,8 +51,13 @@ struct IntegerTask {
   int64_t bundles = 0;
   int64_t bundle_bytes = 0;
   const uint8_t* next = nullptr;  // the weight that the thread probably needs after this
-  int64_t blocks = 0;             // of k
-  const void* x = nullptr;        // rounded: block b of row r is x[b * x_rows + r]
+  int64_t blocks = 0;             // of k; groups, of a format in groups
+  // Of a format in groups: those of the first bundle, bytes from one bundle to the next, and how
+  // many blocks of x a group has.
+  const uint8_t *scales = nullptr, *minima = nullptr;
+  int64_t scale_bytes = 0;
+  int64_t group_blocks = 1;
+  const void* x = nullptr;  // rounded: block b of row r is x[b * x_rows + r]
   int64_t x_rows = 0;
   int64_t rows = 0;
   float* y = nullptr;  // y[r, o] = scale · sum (+ y if accumulate)
@@ -52,6 +73,8 @@ struct IntegerKernels {
   /// Rounds `blocks` blocks of a row of x (see ops/rounding.h) to to[0], to[step], to[2 · step],
   /// ...
   void (*round)(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) = nullptr;
+  /// The same with elements at even places first.
+  void (*round_halves)(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) = nullptr;
   void (*round_super)(const float* x, int64_t blocks, RoundedSuperBlock* to,
                       int64_t step) = nullptr;
   void (*multiply[kIntegerFormats])(const IntegerTask& task) = {};

@@ -1,6 +1,6 @@
-// Products of weights in blocks of whole numbers. x is rounded once a product; then each thread
-// takes some bundles of outputs of one group at a time and streams their weights past all of the
-// group's rows. Decoding is bound by reading the weights, once a step whatever the rows.
+// Products of weights in blocks or groups of whole numbers. x is rounded once a product; then each
+// thread takes some bundles of outputs of one group at a time and streams their weights past all of
+// the group's rows. Decoding is bound by reading the weights, once a step whatever the rows.
 
 #include "cpu/integer_matmul.h"
 
@@ -80,20 +80,51 @@ const IntegerKernels* narrow_integer_kernels() {
 }
 
 std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
-  static constexpr std::array<std::string_view, kIntegerFormats> kNames{
-      "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"};
+  const ops::FormatRow& row = format.row();
+  if (row.kind == ops::FormatKind::separate) {
+    const bool halves = row.scale_type == Dtype::f16, brains = row.scale_type == Dtype::bf16;
+    if (row.offset != ops::BlockOffset::minimum || row.block % kBlock != 0 || !(halves || brains) ||
+        row.minimum_type != row.scale_type || !(row.bits == 4 || row.bits == 8))
+      return std::nullopt;
+    if (row.bits == 4) return halves ? IntegerFormat::int4_f16 : IntegerFormat::int4_bf16;
+    return halves ? IntegerFormat::int8_f16 : IntegerFormat::int8_bf16;
+  }
+  static constexpr std::array<std::string_view, 8> kNames{"q4_0", "q4_1", "q5_0", "q5_1",
+                                                          "q8_0", "q4_k", "q5_k", "q6_k"};
   const auto* const found = std::ranges::find(kNames, format.name());
   if (found == kNames.end()) return std::nullopt;
   return static_cast<IntegerFormat>(found - kNames.begin());
 }
+
+namespace {
+
+/// Whether there are kernels for rows of so many numbers. They take whole groups.
+bool has_kernels(ops::WeightFormat format, int64_t inputs) {
+  const ops::FormatRow& row = format.row();
+  return integer_format(format) &&
+         (row.kind != ops::FormatKind::separate || inputs % row.block == 0);
+}
+
+/// The order and the blocks in which x is rounded beside a format.
+enum class Rounding : uint8_t { plain, halves, super };
+constexpr size_t kRoundings = 3;
+
+Rounding rounding_of(ops::WeightFormat format) {
+  const ops::FormatRow& row = format.row();
+  if (row.super_block > 0) return Rounding::super;
+  const bool pairs = row.kind == ops::FormatKind::separate && row.bits == 4;
+  return pairs ? Rounding::halves : Rounding::plain;
+}
+
+}  // namespace
 
 bool CpuBackend::computes_directly(const ops::GroupedMatmul& op) const {
   if (op.weight.dense())
     return op.weight.layout == ops::WeightLayout::rows ||
            op.weight.format == ops::WeightFormat::bf16 || op.operands != ops::Operands::bf16;
   return op.operands == ops::Operands::as_weight && op.x.dtype() == Dtype::f32 &&
-         op.weight.layout == ops::WeightLayout::interleaved8 && integer_format(op.weight.format) &&
-         integer_kernels_;
+         op.weight.layout == ops::WeightLayout::interleaved8 &&
+         has_kernels(op.weight.format, op.weight.inputs()) && integer_kernels_;
 }
 
 ops::WeightLayout CpuBackend::preferred_layout(ops::WeightFormat format, const Shape& shape) const {
@@ -101,8 +132,8 @@ ops::WeightLayout CpuBackend::preferred_layout(ops::WeightFormat format, const S
   constexpr auto kDense = ops::WeightLayout::interleaved16;
   if (format.dense() && float_kernels() && ops::has_layout(format, shape, kDense)) return kDense;
   constexpr auto kInterleaved = ops::WeightLayout::interleaved8;
-  const bool has =
-      integer_format(format) && integer_kernels_ && ops::has_layout(format, shape, kInterleaved);
+  const bool has = has_kernels(format, shape[2]) && integer_kernels_ &&
+                   ops::has_layout(format, shape, kInterleaved);
   return has ? kInterleaved : ops::WeightLayout::rows;
 }
 
@@ -120,28 +151,41 @@ void CpuBackend::multiply_integers(std::span<const ops::GroupedMatmul> products)
   const Tensor& offsets = products.front().offsets;
   const int64_t rows = x.dim(0), inputs = x.dim(1);
   if (rows == 0) return;
-  bool plain = false, super = false;
+  std::array<bool, kRoundings> used{};
   double left = 0;  // multiply-adds
   for (const ops::GroupedMatmul& op : products) {
     expect_f32(op.kName, {op.x, op.y});
     CHECK(computes_directly(op), "a weight that has no integer kernels");
     CHECK(op.x.data() == x.data() && op.x.dim(0) == rows);
-    (op.weight.format.row().super_block > 0 ? super : plain) = true;
+    used[static_cast<size_t>(rounding_of(op.weight.format))] = true;
     left += static_cast<double>(rows * inputs) * static_cast<double>(op.weight.outputs());
   }
 
   const int64_t blocks = inputs / kBlock, super_blocks = inputs / kSuperBlock;
-  const int64_t plain_bytes = plain ? rows * blocks * int64_t{sizeof(RoundedBlock)} : 0;
-  const int64_t super_bytes = super ? rows * super_blocks * int64_t{sizeof(RoundedSuperBlock)} : 0;
-  auto* const rounded = static_cast<std::byte*>(shared_.get(0, plain_bytes + super_bytes));
+  const int64_t block_bytes = rows * blocks * int64_t{sizeof(RoundedBlock)};
+  const auto bytes_of = [&](Rounding rounding, int64_t bytes) {
+    return used[static_cast<size_t>(rounding)] ? bytes : 0;
+  };
+  const int64_t plain_bytes = bytes_of(Rounding::plain, block_bytes);
+  const int64_t halves_bytes = bytes_of(Rounding::halves, block_bytes);
+  const int64_t super_bytes =
+      bytes_of(Rounding::super, rows * super_blocks * int64_t{sizeof(RoundedSuperBlock)});
+  auto* const rounded =
+      static_cast<std::byte*>(shared_.get(0, plain_bytes + halves_bytes + super_bytes));
   auto* const plain_x = reinterpret_cast<RoundedBlock*>(rounded);
-  auto* const super_x = reinterpret_cast<RoundedSuperBlock*>(rounded + plain_bytes);
+  auto* const halves_x = reinterpret_cast<RoundedBlock*>(rounded + plain_bytes);
+  auto* const super_x = reinterpret_cast<RoundedSuperBlock*>(rounded + plain_bytes + halves_bytes);
   const auto round = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const float* row = x.as<float>() + r * inputs;
-      if (plain) kernels.round(row, blocks, plain_x + r, rows);
-      if (super) kernels.round_super(row, super_blocks, super_x + r, rows);
+      if (plain_bytes > 0) kernels.round(row, blocks, plain_x + r, rows);
+      if (halves_bytes > 0) kernels.round_halves(row, blocks, halves_x + r, rows);
+      if (super_bytes > 0) kernels.round_super(row, super_blocks, super_x + r, rows);
     }
+  };
+  const auto x_of = [&](Rounding rounding, int64_t row) -> const void* {
+    if (rounding == Rounding::super) return super_x + row;
+    return (rounding == Rounding::halves ? halves_x : plain_x) + row;
   };
   if (rows * inputs <= kRoundAlone)
     round(0, rows);
@@ -178,12 +222,13 @@ void CpuBackend::multiply_integers(std::span<const ops::GroupedMatmul> products)
   }
 
   const auto bundle_bytes = [&](const IntegerItem& item) {
-    return kBundle * products[item.product].weight.format.row_bytes(inputs);
+    return kBundle * products[item.product].weight.format.codes(inputs);
+  };
+  const auto bundle_of = [&](const IntegerItem& item) {
+    return item.group * products[item.product].weight.outputs() / kBundle + item.begin;
   };
   const auto weight_of = [&](const IntegerItem& item) {
-    const ops::Weight& weight = products[item.product].weight;
-    return weight.codes.as<uint8_t>() +
-           (item.group * weight.outputs() / kBundle + item.begin) * bundle_bytes(item);
+    return products[item.product].weight.codes.as<uint8_t>() + bundle_of(item) * bundle_bytes(item);
   };
   const auto compute = [&](size_t at) {
     const IntegerItem& item = integer_items_[at];
@@ -192,26 +237,34 @@ void CpuBackend::multiply_integers(std::span<const ops::GroupedMatmul> products)
     const auto index = static_cast<int>(*integer_format(format));
     // Threads of equal speed take items in turn.
     const size_t next = at + static_cast<size_t>(pool_.size());
-    const bool is_super = format.row().super_block > 0;
-    const IntegerKernels& used = item.rows <= kNarrowRows ? *narrow_integer_kernels_ : kernels;
-    used.multiply[index](
-        {.weight = weight_of(item),
-         .bundles = item.end - item.begin,
-         .bundle_bytes = bundle_bytes(item),
-         .next = next < integer_items_.size() ? weight_of(integer_items_[next]) : nullptr,
-         .blocks = is_super ? super_blocks : blocks,
-         .x = is_super ? static_cast<const void*>(super_x + item.row) : plain_x + item.row,
-         .x_rows = rows,
-         .rows = item.rows,
-         .y = op.y.as<float>() + item.row * op.y.dim(1) + op.y_begin + item.begin * kBundle,
-         .y_stride = op.y.dim(1),
-         .scale = static_cast<float>(op.scale),
-         .accumulate = op.accumulate});
+    const Rounding rounding = rounding_of(format);
+    IntegerTask task{
+        .weight = weight_of(item),
+        .bundles = item.end - item.begin,
+        .bundle_bytes = bundle_bytes(item),
+        .next = next < integer_items_.size() ? weight_of(integer_items_[next]) : nullptr,
+        .blocks = rounding == Rounding::super ? super_blocks : blocks,
+        .x = x_of(rounding, item.row),
+        .x_rows = rows,
+        .rows = item.rows,
+        .y = op.y.as<float>() + item.row * op.y.dim(1) + op.y_begin + item.begin * kBundle,
+        .y_stride = op.y.dim(1),
+        .scale = static_cast<float>(op.scale),
+        .accumulate = op.accumulate};
+    if (format.kind() == ops::FormatKind::separate) {
+      task.group_blocks = format.row().block / kBlock;
+      task.blocks = blocks / task.group_blocks;
+      task.scale_bytes = kBundle * op.weight.scales.dim(1) * size_of(op.weight.scales.dtype());
+      const int64_t skipped = bundle_of(item) * task.scale_bytes;
+      task.scales = static_cast<const uint8_t*>(op.weight.scales.data()) + skipped;
+      task.minima = static_cast<const uint8_t*>(op.weight.minima.data()) + skipped;
+    }
+    (item.rows <= kNarrowRows ? *narrow_integer_kernels_ : kernels).multiply[index](task);
   };
   if (rows <= ExpectedWeights::kMostRows) {
     const ops::Weight& first = products.front().weight;
     const auto* data = first.codes.as<uint8_t>();
-    const int64_t group_bytes = first.outputs() * first.format.row_bytes(inputs);
+    const int64_t group_bytes = first.outputs() * first.format.codes(inputs);
     places_.clear();
     int64_t group = 0;
     for (size_t i = 0; i < integer_items_.size() && i < static_cast<size_t>(pool_.size()); ++i) {

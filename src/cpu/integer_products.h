@@ -197,6 +197,30 @@ struct Fours {
   }
 };
 
+/// to[r] = Σ codes · x[r].codes over 32 elements.
+template <int kRows>
+[[gnu::always_inline]] inline void dot_signed(const SignedBytes (&codes)[8], const RoundedBlock* x,
+                                              Ints (&to)[kRows]) {
+  constexpr int kChains = kRows == 1 ? 2 : 1;
+  Ints products[kRows * kChains];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    products[r * kChains] = begin_signed(x[r].sum);
+    if constexpr (kChains == 2) products[1] = zero_ints();
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      Ints& sum = products[r * kChains + i % kChains];
+      sum = add_signed(sum, codes[i], broadcast(load_word(x[r].codes + 4 * i)));
+      if constexpr (kRows > 1) sum = in_order(sum);
+    }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+    to[r] = kChains == 2 ? add(products[0], products[1]) : products[r];
+}
+
 /// Blocks of 32: a scale and codes of eight bits with a sign.
 struct Eights {
   using X = RoundedBlock;
@@ -212,30 +236,91 @@ struct Eights {
     for (int i = 0; i < 8; ++i) codes[i] = make_signed(load_ints(w + (16 + i * kGranule)));
     for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
-      constexpr int kChains = kTogether == 1 ? 2 : 1;
-      Ints products[kTogether * kChains];
+      Ints products[kTogether];
+      dot_signed(codes, x + first, products);
 #pragma GCC unroll 4
-      for (int r = 0; r < kTogether; ++r) {
-        products[r * kChains] = begin_signed(x[first + r].sum);
-        if constexpr (kChains == 2) products[1] = zero_ints();
-      }
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i)
-#pragma GCC unroll 4
-        for (int r = 0; r < kTogether; ++r) {
-          Ints& sum = products[r * kChains + i % kChains];
-          sum = add_signed(sum, codes[i], broadcast(load_word(x[first + r].codes + 4 * i)));
-          if constexpr (kTogether > 1) sum = in_order(sum);
-        }
-#pragma GCC unroll 4
-      for (int r = 0; r < kTogether; ++r) {
-        const Ints sum = kChains == 2 ? add(products[0], products[1]) : products[r];
+      for (int r = 0; r < kTogether; ++r)
         sums[first + r] = multiply_add(
-            to_reals(sum), multiply(scale, broadcast(x[first + r].scale)), sums[first + r]);
-      }
+            to_reals(products[r]), multiply(scale, broadcast(x[first + r].scale)), sums[first + r]);
     });
   }
 };
+
+/// Groups of codes without a sign, of four bits or eight; their scales and minima stand apart, in
+/// f16 or bf16. A byte of codes of four bits holds neighbours, and x has its even places first.
+template <int kBits, bool kBf16>
+struct Groups {
+  using X = RoundedBlock;
+  static constexpr bool kInOrder = true, kLarge = false;
+  static constexpr int64_t kBytes = kBits * kGranule;  // of 32 elements
+
+  [[gnu::always_inline]] static Reals load_numbers(Place p) {
+    if constexpr (kBf16) return load_bf16(p);
+    return load_halves(p);
+  }
+
+  template <int kRows>
+  [[gnu::always_inline]] static void add_to_sums(const Ints (&products)[kRows], Reals scale,
+                                                 Reals minimum, const X* x, Reals* sums) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Reals step = broadcast(x[r].scale);
+      const Reals to = multiply_add(to_reals(products[r]), multiply(scale, step), sums[r]);
+      sums[r] = multiply_add(broadcast(static_cast<float>(x[r].sum)), multiply(minimum, step), to);
+    }
+  }
+
+  /// The products of 32 elements.
+  template <int kRows>
+  [[gnu::always_inline]] static void add_products_of(Place w, Reals scale, Reals minimum,
+                                                     const X* x, int64_t rows, Reals* sums) {
+    if constexpr (kBits == 4) {
+      Bytes codes[8];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const Bytes pairs = load_ints(w + i * kGranule);
+        codes[i] = low_codes(pairs);
+        codes[4 + i] = high_codes(pairs);
+      }
+      for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
+        Ints products[decltype(together)::value];
+        dot<15>(codes, x + first, 0, products);
+        add_to_sums(products, scale, minimum, x + first, sums + first);
+      });
+    } else {
+      SignedBytes codes[8];  // less 128
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) codes[i] = make_signed(flip_signs(load_ints(w + i * kGranule)));
+      for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
+        constexpr int kTogether = decltype(together)::value;
+        Ints products[kTogether];
+        dot_signed(codes, x + first, products);
+#pragma GCC unroll 4
+        for (int r = 0; r < kTogether; ++r)
+          products[r] = add(products[r], broadcast(128 * x[first + r].sum));
+        add_to_sums(products, scale, minimum, x + first, sums + first);
+      });
+    }
+  }
+
+  /// The products of group `group` of a bundle.
+  template <int kRows>
+  [[gnu::always_inline]] static void add_group(const IntegerTask& t, Place w, int64_t bundle,
+                                               bool two, int64_t group, const X* x, int64_t rows,
+                                               Reals* sums) {
+    constexpr int64_t kNumbers = 16;  // bytes of a bundle's scales
+    const int64_t at = bundle * t.scale_bytes + group * kNumbers, next = two ? t.scale_bytes : 0;
+    const Reals scale = load_numbers({t.scales + at, next});
+    const Reals minimum = load_numbers({t.minima + at, next});
+    for (int64_t block = 0; block < t.group_blocks; ++block)
+      add_products_of<kRows>(w + block * kBytes, scale, minimum, x + block * t.x_rows, rows, sums);
+  }
+};
+
+template <class Format>
+constexpr bool kInGroups = false;
+template <int kBits, bool kBf16>
+constexpr bool kInGroups<Groups<kBits, kBf16>> = true;
 
 /// Super-blocks of 256: scales and minima of 6 bits for each 32 elements, fifth bits or none, and
 /// codes of four bits: chunk c of 32 bytes holds elements 64 c to 64 c + 31 in its low halves and
@@ -421,6 +506,8 @@ constexpr bool kFetches = kBundles > 1 || !Format::kInOrder;
 template <class Format, int kRows>
 [[gnu::always_inline]] inline void multiply_rows(const IntegerTask& t) {
   const auto* x = static_cast<const typename Format::X*>(t.x);
+  const int64_t x_blocks = kInGroups<Format> ? t.group_blocks : 1;  // of a block of the weight
+  const int64_t bytes = x_blocks * Format::kBytes;
   Ahead ahead(t);
   for (int64_t bundle = 0; bundle < t.bundles; bundle += kBundles) {
     const bool two = kBundles == 2 && bundle + 1 < t.bundles;
@@ -431,14 +518,18 @@ template <class Format, int kRows>
       Reals sums[kRows > 0 ? kRows : kRowsAtOnce];
       for (int64_t r = 0; r < rows; ++r) sums[r] = zero_reals();
       for (int64_t block = 0; block < t.blocks; ++block) {
-        const Place w = first + block * Format::kBytes;
+        const Place w = first + block * bytes;
         if (kFetches<Format> && row == 0) {
-          ahead.begin(w, Format::kBytes);
-          if (!Format::kLarge) ahead.fetch(kBundles * Format::kBytes);
+          ahead.begin(w, bytes);
+          if (!Format::kLarge) ahead.fetch(kBundles * bytes);
         }
         if (kRows == 0 && !kFetches<Format> && row == 0 && t.rows >= kManyRows)
-          Ahead::fetch(w.at + t.bundle_bytes, Format::kBytes);  // of the next bundle
-        Format::template add_block<kRows>(w, x + block * t.x_rows + row, rows, sums, ahead);
+          Ahead::fetch(w.at + t.bundle_bytes, bytes);  // of the next bundle
+        const auto* block_x = x + block * x_blocks * t.x_rows + row;
+        if constexpr (kInGroups<Format>)
+          Format::template add_group<kRows>(t, w, bundle, two, block, block_x, rows, sums);
+        else
+          Format::template add_block<kRows>(w, block_x, rows, sums, ahead);
       }
       float* y = t.y + row * t.y_stride + 8 * bundle;
       const Reals scale = broadcast(t.scale);
@@ -490,6 +581,18 @@ void round(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) {
     to->sum = sum;
   }
 }
+void round_halves(const float* x, int64_t blocks, RoundedBlock* to, int64_t step) {
+  for (int64_t b = 0; b < blocks; ++b, x += 32, to += step) {
+    RoundedBlock block;
+    round(x, 1, &block, 1);
+    for (int i = 0; i < 16; ++i) {
+      to->codes[i] = block.codes[2 * i];
+      to->codes[16 + i] = block.codes[2 * i + 1];
+    }
+    to->scale = block.scale;
+    to->sum = block.sum;
+  }
+}
 void round_super(const float* x, int64_t blocks, RoundedSuperBlock* to, int64_t step) {
   for (int64_t b = 0; b < blocks; ++b, x += 256, to += step) {
     to->scale = round_block<256>(x, to->codes);
@@ -529,10 +632,12 @@ constexpr IntegerKernels make_kernels(const char* name) {
   return {name,
           kBundles,
           round,
+          round_halves,
           round_super,
           {multiply<Fours<4, false>>, multiply<Fours<4, true>>, multiply<Fours<5, false>>,
            multiply<Fours<5, true>>, multiply<Eights>, multiply<SuperFours<4>>,
-           multiply<SuperFours<5>>, multiply<SuperSixes>},
+           multiply<SuperFours<5>>, multiply<SuperSixes>, multiply<Groups<4, false>>,
+           multiply<Groups<4, true>>, multiply<Groups<8, false>>, multiply<Groups<8, true>>},
           spin};
 }
 

@@ -73,6 +73,13 @@ using Reals = __m512;
   const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at + p.next));
   return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
 }
+/// The same of numbers in bf16.
+[[gnu::always_inline]] inline Reals load_bf16(Place p) {
+  const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at));
+  const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at + p.next));
+  const __m256i both_halves = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(both_halves), 16));
+}
 [[gnu::always_inline]] inline Reals low_halves(Ints a) {
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
 }
@@ -182,6 +189,10 @@ using Reals = __m256;
 }
 [[gnu::always_inline]] inline Reals load_halves(Place p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at)));
+}
+[[gnu::always_inline]] inline Reals load_bf16(Place p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.at));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 [[gnu::always_inline]] inline Reals low_halves(Ints a) {
 #if defined(__AVX512VL__)
@@ -307,6 +318,11 @@ struct Reals {
 [[gnu::always_inline]] inline Reals load_halves(Place p) {
   return from_halves(vreinterpretq_u16_u8(vld1q_u8(p.at)));
 }
+[[gnu::always_inline]] inline Reals load_bf16(Place p) {
+  const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(p.at));
+  return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(halves), 16)),
+          vreinterpretq_f32_u32(vshll_high_n_u16(halves, 16))};
+}
 [[gnu::always_inline]] inline Reals low_halves(Ints a) {
   return from_halves(vuzp1q_u16(vreinterpretq_u16_s32(a.low), vreinterpretq_u16_s32(a.high)));
 }
@@ -329,6 +345,10 @@ struct Reals {
 }
 [[gnu::always_inline]] inline Ints add_bits(Ints a, Ints b, Ints mask) {
   return either(a, both(b, mask));
+}
+[[gnu::always_inline]] inline Bytes flip_signs(Bytes a) {
+  const int32x4_t top = vreinterpretq_s32_s8(vdupq_n_s8(-128));
+  return {veorq_s32(a.low, top), veorq_s32(a.high, top)};
 }
 template <int bits>
 [[gnu::always_inline]] inline Ints shift_left(Ints a) {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <set>
 #include <vector>
 
 #include "backends/registry.h"
@@ -33,9 +34,15 @@ std::vector<WeightFormat> formats() {
   return all;
 }
 
+/// Numbers of a row that are packed together.
+int64_t unit_of(WeightFormat format) {
+  return format.kind() == ops::FormatKind::separate ? format.row().block : format.unit();
+}
+
 /// Bytes of a block in which a half stands: scales and minima.
 std::vector<int64_t> halves_of(WeightFormat format) {
   const ops::FormatRow& row = format.row();
+  if (row.kind == ops::FormatKind::separate) return {};
   if (row.block_bytes % 4 == 2) return {row.super_block > 0 ? row.block_bytes - 2 : 0};
   return {0, 2};
 }
@@ -75,9 +82,17 @@ class IntegerMatmul : public testing::Test {
     auto* bytes = weight.codes.as<uint8_t>();
     for (int64_t i = 0; i < weight.codes.bytes(); ++i)
       bytes[i] = static_cast<uint8_t>(random_.next() >> 20);
+    const auto number = [&] { return static_cast<float>(0.02 * random_.normal()); };
+    for (const Tensor& piece : {weight.scales, weight.minima}) {
+      if (piece && piece.dtype() == Dtype::f16)
+        for (f16& each : piece.span<f16>()) each = f16(number());
+      if (piece && piece.dtype() == Dtype::bf16)
+        for (bf16& each : piece.span<bf16>()) each = bf16(number());
+    }
+    if (format.kind() == ops::FormatKind::separate) return weight;
     for (int64_t block = 0; block < weight.codes.bytes(); block += format.row().block_bytes)
       for (const int64_t at : halves_of(format)) {
-        const f16 half(static_cast<float>(0.02 * random_.normal()));
+        const f16 half(number());
         std::memcpy(bytes + block + at, &half, sizeof half);
       }
     return weight;
@@ -116,12 +131,14 @@ TEST_F(IntegerMatmul, EqualsTheReferenceInEveryFormat) {
        .scale = -0.5,
        .accumulate = true},
   };
-  EXPECT_EQ(formats().size(), static_cast<size_t>(cpu::kIntegerFormats));
+  std::set<cpu::IntegerFormat> kernels;
+  for (const WeightFormat format : formats()) kernels.insert(*cpu::integer_format(format));
+  EXPECT_EQ(kernels.size(), static_cast<size_t>(cpu::kIntegerFormats));
   for (const WeightFormat format : formats()) {
     for (const Case& c : cases) {
       const ArenaScope scope(arena_);
       const int64_t total = std::accumulate(c.rows.begin(), c.rows.end(), int64_t{0});
-      const int64_t inputs = c.units * format.unit(), columns = c.begin + c.outputs + c.spare;
+      const int64_t inputs = c.units * unit_of(format), columns = c.begin + c.outputs + c.spare;
       const auto groups = static_cast<int64_t>(c.rows.size());
       const ops::Weight weight = random_weight({groups, c.outputs, inputs}, format);
       const Tensor y = normal({total, columns}), expected = room({total, columns});
@@ -156,12 +173,12 @@ TEST_F(IntegerMatmul, HoldsTheLargestCodes) {
   for (const WeightFormat format : formats()) {
     for (const int byte : {0x00, 0xff, 0x80, 0x7f}) {
       const ArenaScope scope(arena_);
-      const int64_t inputs = 2 * format.unit();
+      const int64_t inputs = 2 * unit_of(format);
       const ops::Weight weight = random_weight({1, 8, inputs}, format);
       auto* bytes = weight.codes.as<uint8_t>();
       const auto halves = halves_of(format);
       for (int64_t i = 0; i < weight.codes.bytes(); ++i) {
-        const int64_t at = i % format.row().block_bytes;
+        const int64_t at = i % std::max(1, format.row().block_bytes);
         const bool half = std::ranges::any_of(halves, [&](int64_t h) { return at / 2 == h / 2; });
         if (!half) bytes[i] = static_cast<uint8_t>(byte);
       }
@@ -195,7 +212,11 @@ TEST_F(IntegerMatmul, HoldsTheLargestCodes) {
 /// Products of one x, whose formats round it in blocks of both sizes; some are dense.
 TEST_F(IntegerMatmul, TogetherEqualsOneAfterAnother) {
   const std::vector<std::vector<std::string_view>> lists{
-      {"q4_0", "q8_0", "q5_1"}, {"q4_k", "q6_k"}, {"q8_0", "q6_k", "q4_0", "q4_k"}, {"q4_0", ""}};
+      {"q4_0", "q8_0", "q5_1"},
+      {"q4_k", "q6_k"},
+      {"q8_0", "q6_k", "q4_0", "q4_k"},
+      {"q4_0", ""},
+      {"int4_g64_bf16", "int8_g32_f16", "q4_0", "q6_k"}};
   for (const auto& names : lists)
     for (const int64_t rows : {1, 2, 19, 140}) {
       const ArenaScope scope(arena_);
@@ -231,21 +252,24 @@ TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
   const auto sets = cpu::integer_kernel_sets();
   for (const WeightFormat format : formats()) {
     const ArenaScope scope(arena_);
-    const int64_t rows = 37, outputs = 40, blocks = 3, inputs = blocks * format.unit();
+    const int64_t rows = 37, outputs = 40, units = 3, inputs = units * unit_of(format);
     const ops::Weight weight = interleaved(random_weight({1, outputs, inputs}, format));
     const Tensor x = normal({rows, inputs});
     const bool super = format.row().super_block > 0;
+    const bool apart = format.kind() == ops::FormatKind::separate;
     std::vector<std::vector<float>> results;
     std::vector<std::string> names;
     for (const cpu::IntegerKernels* kernels : sets) {
-      std::vector<cpu::RoundedBlock> small(static_cast<size_t>(super ? 0 : rows * blocks));
-      std::vector<cpu::RoundedSuperBlock> large(static_cast<size_t>(super ? rows * blocks : 0));
+      std::vector<cpu::RoundedBlock> small(static_cast<size_t>(super ? 0 : rows * inputs / 32));
+      std::vector<cpu::RoundedSuperBlock> large(static_cast<size_t>(super ? rows * units : 0));
       for (int64_t r = 0; r < rows; ++r) {
         const float* from = x.as<float>() + r * inputs;
         if (super)
-          kernels->round_super(from, blocks, large.data() + r, rows);
+          kernels->round_super(from, units, large.data() + r, rows);
+        else if (apart && format.row().bits == 4)
+          kernels->round_halves(from, inputs / 32, small.data() + r, rows);
         else
-          kernels->round(from, blocks, small.data() + r, rows);
+          kernels->round(from, inputs / 32, small.data() + r, rows);
       }
       const auto x_of = [&](int64_t r) {
         return super ? static_cast<const void*>(large.data() + r) : small.data() + r;
@@ -256,8 +280,12 @@ TEST_F(IntegerMatmul, GivesTheSameBitsOnEveryInstructionSet) {
           kernels->multiply[static_cast<int>(*cpu::integer_format(format))](
               {.weight = weight.codes.as<uint8_t>(),
                .bundles = outputs / 8,
-               .bundle_bytes = 8 * format.row_bytes(inputs),
-               .blocks = blocks,
+               .bundle_bytes = 8 * format.codes(inputs),
+               .blocks = units,
+               .scales = apart ? static_cast<const uint8_t*>(weight.scales.data()) : nullptr,
+               .minima = apart ? static_cast<const uint8_t*>(weight.minima.data()) : nullptr,
+               .scale_bytes = 8 * 2 * format.scales(inputs),
+               .group_blocks = apart ? format.row().block / 32 : 1,
                .x = x_of(r),
                .x_rows = rows,
                .rows = together,
@@ -322,7 +350,7 @@ TEST_F(IntegerMatmul, RoundsXAsTheReferenceDoes) {
 TEST_F(IntegerMatmul, GivesARowTheSameBitsInEveryBatchAndWithAnyThreads) {
   for (const WeightFormat format : formats()) {
     const ArenaScope scope(arena_);
-    const int64_t rows = 140, outputs = 88, inputs = 2 * format.unit();
+    const int64_t rows = 140, outputs = 88, inputs = 2 * unit_of(format);
     const ops::Weight weight = interleaved(random_weight({1, outputs, inputs}, format));
     const Tensor x = normal({rows, inputs}), whole = room({rows, outputs});
     const auto multiply = [&](Backend& backend, const Tensor& some, const Tensor& y) {
@@ -347,7 +375,7 @@ TEST_F(IntegerMatmul, GivesARowTheSameBitsInEveryBatchAndWithAnyThreads) {
 TEST_F(IntegerMatmul, MakesWhatIsNotFiniteNotANumberOnItsRowAlone) {
   for (const WeightFormat format : formats()) {
     const ArenaScope scope(arena_);
-    const int64_t inputs = 2 * format.unit();
+    const int64_t inputs = 2 * unit_of(format);
     const Tensor x = normal({3, inputs}), y = room({3, 8});
     x.as<float>()[inputs + 7] = std::numeric_limits<float>::infinity();
     cpu_->run(ops::GroupedMatmul{.x = x,
