@@ -2,6 +2,7 @@
 // or that of the codes, near it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -59,7 +60,7 @@ TEST(IntegerLinear, IsChosenByTheOperandsAndTheLayout) {
   for (const ops::FormatRow& row : ops::kWeightFormats) {
     const WeightFormat format(row);
     if (!cpu::integer_format(format) || !row.pack) continue;
-    const Shape shape{2, 24, 2 * format.unit()};
+    const Shape shape{2, 24, 2 * std::max<int64_t>(format.unit(), row.block)};
     EXPECT_EQ(backend->preferred_layout(format, shape), WeightLayout::interleaved8);
     EXPECT_EQ(backend->preferred_layout(format, {2, 20, shape[2]}), WeightLayout::rows);
     const Tensor x = normal(arena, random, {5, shape[2]});
