@@ -118,10 +118,11 @@ class DirectPieces {
   };
   struct Piece {
     std::string name;
-    int64_t first = 0;  // of the file's tensor: element, or of codes that stay in rows, row
+    int64_t first = 0;  // of the file's tensor: element, or of codes that the source gives, row
     Tensor to;          // numbers; or, where it is empty,
     ops::Weight dense;  // the place of numbers in another layout than rows; or, where it is empty,
-    // Codes in plain rows in the file, and their place; `from` is empty where they stay in rows.
+    // Codes in plain rows in the file, and their place; `from` is empty where the source gives
+    // them.
     ops::Weight from, codes;
     // Of rows that stand in another order in the file: `from` is all of the part, and these are the
     // rows of `codes` in it.
@@ -136,21 +137,25 @@ class DirectPieces {
     return part.offset / columns % bundle == 0 && part.shape.numel() / columns % bundle == 0;
   }
 
+  /// Whether the source gives the rows of a packed parameter: they stay in rows, or consist of
+  /// several pieces. Others are mapped from the file.
+  bool reads_codes(const nn::Parameter& p) const {
+    return layout_(p) == ops::WeightLayout::rows ||
+           p.packed.format.kind() == ops::FormatKind::separate;
+  }
+
   std::optional<Source> source_of(const nn::Parameter& p, const Part& part) const {
     const TensorId id = *parse_tensor_name(part.name);
     TensorPlace place = *find_place(tensors_, config_, id);
     const bool same_order = place.naming.row_order == TensorNaming::RowOrder::same;
     const bool codes = p.packed && !p.packed.dense();
-    const bool stays = codes && layout_(p) == ops::WeightLayout::rows;
-    if (place.naming.transposed || (!same_order && (!codes || stays)) ||
-        (!stays && !tensors_.file_place(place.name)))
+    const bool in_blocks = codes && !reads_codes(p);
+    if (place.naming.transposed || (!same_order && !in_blocks) ||
+        ((!codes || in_blocks) && !tensors_.file_place(place.name)))
       return std::nullopt;
-    if (stays && !keeps_format(p, tensors_, place)) return std::nullopt;
-    if (codes && !stays) {
-      const ops::WeightFormat format = p.packed.format;
+    if (codes) {
       const Shape shape{1, part.shape[0], part.shape[1]};
-      if (format.kind() != ops::FormatKind::blocks || !keeps_format(p, tensors_, place) ||
-          !ops::has_layout(format, shape, layout_(p)))
+      if (!keeps_format(p, tensors_, place) || !ops::has_layout(p.packed.format, shape, layout_(p)))
         return std::nullopt;
     }
     const int64_t group = place.naming.all_experts ? id.expert * place.naming.parts : 0;
@@ -185,14 +190,17 @@ class DirectPieces {
       return;
     }
     const ops::WeightFormat format = p.packed.format;
-    if (layout_(p) == ops::WeightLayout::rows) {
-      const int64_t place = part.offset / columns;
-      const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / format.row_bytes(columns));
+    if (reads_codes(p)) {
+      ops::Weight codes = p.packed;
+      codes.layout = layout_(p);
+      const int64_t place = part.offset / columns, bundle = ops::bundle_rows(codes.layout);
+      const int64_t bundle_bytes = bundle * format.row_bytes(columns);
+      const int64_t step = bundle * std::max<int64_t>(1, kLoadedAtOnce / bundle_bytes);
       for (int64_t row = 0; row < rows; row += step) {
         const int64_t end = std::min(row + step, rows);
         pieces_.push_back({.name = source.name,
                            .first = source.first / columns + row,
-                           .codes = p.packed.slice_rows(place + row, place + end)});
+                           .codes = codes.slice_rows(place + row, place + end)});
       }
       return;
     }
@@ -236,10 +244,24 @@ class DirectPieces {
       return find_non_finite(room.data(), rows.codes.dtype(), rows.codes.numel()) < 0;
     }
     if (!piece.from) {
+      const bool stays = piece.codes.layout == ops::WeightLayout::rows;
+      thread_local std::vector<std::byte> room;
+      if (!stays) room.resize(static_cast<size_t>(piece.codes.bytes()));
+      std::byte* free = room.data();
+      ops::Weight rows = piece.codes;
+      rows.layout = ops::WeightLayout::rows;
       std::vector<Tensor> pieces;
-      for (const auto each : ops::kWeightPieces) pieces.push_back(piece.codes.*each);
+      for (const auto each : ops::kWeightPieces) {
+        const Tensor& kept = piece.codes.*each;
+        if (!stays && kept) {
+          rows.*each = Tensor(free, kept.shape(), kept.dtype());
+          free += kept.bytes();
+        }
+        pieces.push_back(rows.*each);
+      }
       tensors_.read_codes(piece.name, piece.first, pieces);
-      return ops::has_finite_scales(piece.codes);
+      if (!stays) ops::change_layout(rows, piece.codes);
+      return ops::has_finite_scales(rows);
     }
     ops::Weight from = piece.from;
     std::vector<std::byte> ordered;

@@ -163,6 +163,26 @@ void interleave_blocks(const Weight& from, const Weight& to) {
   }
 }
 
+/// A piece of a separate format from plain rows to interleaved8: words of codes, or numbers of 16
+/// bits.
+void interleave_piece(const Tensor& from, const Tensor& to, bool codes) {
+  const int64_t row_bytes = from.dim(1) * size_of(from.dtype());
+  const char* plain = static_cast<const char*>(from.data());
+  char* mixed = static_cast<char*>(to.data());
+  for (int64_t row = 0; row < from.dim(0); row += kInterleaved, plain += kInterleaved * row_bytes) {
+    int64_t at = 0;
+    if (codes) {
+      for (; at + 2 * kInterleavedBytes <= row_bytes; at += 2 * kInterleavedBytes)
+        mixed = interleave_words<2>(plain + at, row_bytes, mixed);
+      if (at < row_bytes) mixed = interleave_words<1>(plain + at, row_bytes, mixed);
+      continue;
+    }
+    for (; at < row_bytes; at += 2)
+      for (int64_t r = 0; r < kInterleaved; ++r, mixed += 2)
+        store(mixed, load<uint16_t>(plain + r * row_bytes + at));
+  }
+}
+
 /// Copies the values of a dense weight from plain rows to interleaved16, or back.
 template <bool kInterleave>
 void transpose_words(char* rows, char* mixed, int64_t row_count, int64_t row_bytes) {
@@ -359,6 +379,11 @@ void change_layout(const Weight& from, const Weight& to) {
       continue;
     }
     const bool codes = which == &Weight::codes, interleave = from.layout == WeightLayout::rows;
+    const bool separate = from.format.kind() == FormatKind::separate;
+    if (interleave && separate && (codes || size_of(source.dtype()) == 2)) {
+      interleave_piece(source, target, codes);
+      continue;
+    }
     const Tensor &plain = interleave ? source : target, &mixed = interleave ? target : source;
     for (int64_t row = 0; row < from.rows(); ++row) {
       char* const line = row_of(plain, row);
