@@ -68,10 +68,13 @@ void unpack_group(const RowPieces& from, std::span<float> values) {
   const auto* codes = static_cast<const uint8_t*>(from.codes);
   const auto* scales = static_cast<const Half*>(from.scales);
   const auto* minima = static_cast<const Half*>(from.minima);
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] =
-        static_cast<float>(read_code<bits>(codes, i)) * static_cast<float>(scales[i / kBlock]) +
-        static_cast<float>(minima[i / kBlock]);
+  for (size_t first = 0; first < values.size(); first += kBlock) {
+    const auto scale = static_cast<float>(scales[first / kBlock]);
+    const auto minimum = static_cast<float>(minima[first / kBlock]);
+    const size_t end = std::min(first + kBlock, values.size());
+    for (size_t i = first; i < end; ++i)
+      values[i] = static_cast<float>(read_code<bits>(codes, i)) * scale + minimum;
+  }
 }
 
 // One pair for each row of kWeightFormats.
