@@ -16,6 +16,7 @@ using nlohmann::ordered_json;
 /// The experts of the first source that each one is made of: "0+3".
 std::string members(const ExpertRecipe& recipe) {
   std::vector<int64_t> experts;
+  experts.reserve(recipe.shares.size());
   for (const ExpertShare& share : recipe.shares) experts.push_back(share.expert);
   return fmt::format("{}", fmt::join(experts, "+"));
 }

@@ -59,6 +59,7 @@ std::string preferences(const ExpertReport& report, int64_t layer, int64_t exper
   }
   std::ranges::sort(liked, std::greater());
   std::vector<std::string> texts;
+  texts.reserve(liked.size());
   for (const auto& [lift, text] : liked) texts.push_back(text);
   return fmt::format("{}", fmt::join(texts, ", "));
 }

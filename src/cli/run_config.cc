@@ -140,6 +140,7 @@ std::map<std::string, RunConfig::Value> RunConfig::read(const fs::path& file) co
     const auto entry = std::ranges::find(entries_, key, &Entry::key);
     if (entry == entries_.end()) {
       std::vector<std::string> known;
+      known.reserve(entries_.size());
       for (const Entry& e : entries_) known.push_back(e.key);
       const std::string close = nearest(key, known);
       throw UsageError(fmt::format("{}:{}: unknown key \"{}\"{}", file.string(), line,

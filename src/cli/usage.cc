@@ -135,6 +135,7 @@ std::string usage_error(const cli::App& app, const cli::ParseError& error) {
       command->get_subcommands([](const cli::App*) { return true; });
   if (!inner.empty()) {  // a command that consists of others, and none of them was named
     std::vector<std::string> names;
+    names.reserve(inner.size());
     for (const cli::App* each : inner) names.push_back(each->get_name());
     const auto word = std::ranges::find_if(rest, [](const auto& w) { return !w.starts_with("-"); });
     if (word != rest.end())

@@ -30,10 +30,12 @@ std::vector<CharSet> cut_alphabet(const std::vector<CharSet>& sets) {
     const int32_t last = i + 1 < cuts.size() ? cuts[i + 1] - 1 : 0x10FFFF;
     if (cuts[i] > last) continue;
     std::vector<bool> in;
+    in.reserve(sets.size());
     for (const CharSet& set : sets) in.push_back(set.contains(cuts[i]));
     alike[in].push_back({cuts[i], last});
   }
   std::vector<CharSet> atoms;
+  atoms.reserve(alike.size());
   for (auto& [in, ranges] : alike) atoms.emplace_back(std::move(ranges));
   std::erase_if(atoms, [](const CharSet& atom) { return atom.empty(); });
   return atoms;
@@ -108,6 +110,7 @@ class Product {
     const std::vector<bool> useful = find_useful();
     if (!useful[0]) return expression.never();
     std::vector<Expression::Rule> rules;
+    rules.reserve(states_.size());
     for (size_t i = 0; i < states_.size(); ++i) rules.push_back(expression.add_rule(what_));
     for (size_t i = 0; i < states_.size(); ++i) {
       std::vector<Expression::Part> choices;

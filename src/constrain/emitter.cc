@@ -117,6 +117,7 @@ uint32_t Emitter::emit(Part part, uint32_t next) {
       return next;
     case Expression::Kind::choice: {
       std::vector<uint32_t> targets;
+      targets.reserve(node.parts.size());
       for (const Part alternative : node.parts) targets.push_back(emit(alternative, next));
       return add_split(targets);
     }

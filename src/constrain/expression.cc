@@ -52,6 +52,7 @@ Expression::Part Expression::text(std::string_view text) {
 
 Expression::Part Expression::words(std::vector<std::string> texts) {
   std::vector<std::u32string> sorted;
+  sorted.reserve(texts.size());
   for (const std::string& text : texts) sorted.push_back(characters(text));
   std::ranges::sort(sorted);
   sorted.erase(std::ranges::unique(sorted).begin(), sorted.end());

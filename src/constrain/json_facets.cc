@@ -288,6 +288,7 @@ void check_keywords(const Json& schema, bool is_root) {
     if (kept || std::ranges::any_of(kAnnotations, is) || name.starts_with("x-")) continue;
     if (is_root && (name == "$id" || name == "id")) continue;
     std::vector<std::string_view> names;
+    names.reserve(kKeywords.size());
     for (const Keyword& keyword : kKeywords) names.push_back(keyword.name);
     const std::string near = nearest(name, names);
     throw Error(fmt::format("{}: the keyword {} cannot be kept{}", schema.where(), printable(name),

@@ -87,6 +87,7 @@ std::optional<Part> JsonSchema::extra_members(const Schemas& schemas,
     throw Error(fmt::format("{}: {} patternProperties together; at most {} can be kept",
                             schemas[0]->where(), patterns.size(), kMostPatterns));
   std::vector<std::shared_ptr<const Network>> networks;
+  networks.reserve(patterns.size());
   for (const Pattern& pattern : patterns)
     networks.push_back(
         language(*pattern.schema, *pattern.expression, RegexMatch::part).shared_network());

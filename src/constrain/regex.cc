@@ -24,6 +24,7 @@ class Writer {
   Part at_edges(const Regex& regex, Edges anchored) {
     if (regex.kind == Regex::Kind::choice) {
       std::vector<Part> parts;
+      parts.reserve(regex.parts.size());
       for (const Regex& alternative : regex.parts) parts.push_back(at_edges(alternative, anchored));
       return expression_.choice(std::move(parts));
     }
@@ -55,6 +56,7 @@ class Writer {
 
   Part inner(const Regex& regex) {
     std::vector<Part> parts;
+    parts.reserve(regex.parts.size());
     for (const Regex& part : regex.parts) parts.push_back(inner(part));
     switch (regex.kind) {
       case Regex::Kind::set:

@@ -43,6 +43,7 @@ std::vector<float> logits_of(Backend& backend, const ModelWeights& model,
 std::vector<int32_t> probe_tokens(const ModelConfig& config) {
   std::vector<int32_t> ids;
   const int64_t count = std::min<int64_t>(16, config.max_positions);
+  ids.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i)
     ids.push_back(static_cast<int32_t>((i * 7919 + 13) % config.vocab_size));
   return ids;

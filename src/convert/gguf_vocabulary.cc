@@ -238,6 +238,7 @@ void add_vocabulary(const GgufVocabulary& v, GgufKeys& keys) {
   keys.add_texts("tokenizer.ggml.tokens", v.tokens);
   if (v.model == "llama") keys.add_f32s("tokenizer.ggml.scores", v.scores);
   std::vector<int32_t> types;
+  types.reserve(v.types.size());
   for (const Type type : v.types) types.push_back(static_cast<int32_t>(type));
   keys.add_i32s("tokenizer.ggml.token_type", types);
   if (v.model == "gpt2") keys.add_texts("tokenizer.ggml.merges", v.merges);

@@ -26,6 +26,7 @@ std::string named(const ModelEdit& edit, const ExpertShare& share) {
 std::string in_words(const ModelEdit& edit, const ExpertRecipe& recipe) {
   if (recipe.shares.size() == 1) return named(edit, recipe.shares.front());
   std::vector<std::string> names;
+  names.reserve(recipe.shares.size());
   for (const ExpertShare& share : recipe.shares)
     names.push_back(fmt::format("{:.4g} of {}", share.weight, named(edit, share)));
   return fmt::format("{}", fmt::join(names, " + "));
@@ -71,6 +72,7 @@ std::string ModelEdit::words(const TensorId& id) const {
   }
   if (!layer.router.empty()) return router_words;
   std::vector<std::string> rows;
+  rows.reserve(layer.experts.size());
   for (const ExpertRecipe& recipe : layer.experts) rows.push_back(in_words(*this, recipe));
   const bool noisy = std::ranges::any_of(layer.experts, &ExpertRecipe::noisy);
   return fmt::format("rows of {}{}", fmt::join(rows, ", "),

@@ -213,6 +213,7 @@ int64_t write_gguf(const AdapterFile& adapter, const ModelConfig& config, const 
   std::vector<PlannedGgufTensor> plan;
   for (const auto& [name, tensor] : tensors) {
     std::vector<int64_t> dims;
+    dims.reserve(Shape::kMaxRank);
     for (int i = 0; i < tensor.shape.rank(); ++i) dims.push_back(tensor.shape[i]);
     plan.push_back({.name = name,
                     .dims = std::move(dims),

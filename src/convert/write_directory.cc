@@ -54,6 +54,7 @@ class Assembler {
  private:
   static std::vector<int64_t> dims_of(const Shape& shape) {
     std::vector<int64_t> dims;
+    dims.reserve(Shape::kMaxRank);
     for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
     return dims;
   }

@@ -111,6 +111,7 @@ ExactMatch exact_match(Engine& engine, const Tokenizer& tokenizer,
     ++done;
     if (progress) progress(done);
   };
+  ids.reserve(questions.size());
   for (size_t i = 0; i < questions.size(); ++i)
     ids.push_back(submit_text(engine, &tokenizer, questions[i].prompt, how, texts[i], {}, count));
   run_requests(engine, ids);

@@ -208,6 +208,7 @@ void add_routes(Context& ctx, const Mixtral& model, const HostBatch& host,
     const auto count =
         static_cast<size_t>(host.sequence_starts[static_cast<size_t>(s) + 1]) - begin;
     std::vector<LayerRoute> routes;
+    routes.reserve(static_cast<size_t>(config.num_layers));
     for (size_t l = 0; l < static_cast<size_t>(config.num_layers); ++l)
       routes.push_back({.logits = std::span(logits).subspan((l * tokens + begin) * e, count * e),
                         .expert = std::span<const int32_t>(expert).subspan((l * tokens + begin) * k,

@@ -277,6 +277,7 @@ int64_t merge_adapters(const fs::path& base, const std::vector<WeightedAdapter>&
             "of lm_head cannot be merged; use it as an adapter",
             base.string()));
   std::vector<Updates> updates;
+  updates.reserve(adapters.size());
   for (const WeightedAdapter& adapter : adapters)
     updates.emplace_back(adapter.file, adapter.weight, config);
   std::vector<PlannedTensor> plan;

@@ -33,6 +33,7 @@ ParameterFormats stored_formats(const TensorSource& tensors, const ModelConfig& 
       add({{kind, layer}});
     for (const TensorKind kind : {TensorKind::w1, TensorKind::w2, TensorKind::w3}) {
       std::vector<TensorId> experts;
+      experts.reserve(static_cast<size_t>(config.num_experts));
       for (int64_t expert = 0; expert < config.num_experts; ++expert)
         experts.push_back({kind, layer, expert});
       add(experts);

@@ -136,6 +136,7 @@ void RefBackend::run(const ops::Sample& op) {
     ops::SamplingSettings settings;
     std::memcpy(&settings, op.settings[s].data(), sizeof settings);
     std::vector<double> z;
+    z.reserve(static_cast<size_t>(vocabulary));
     for (int64_t v = 0; v < vocabulary; ++v)
       z.push_back(logits(s, v) + (op.bias ? bias(s, v) : 0.0));
     if (op.history) {

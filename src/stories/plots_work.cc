@@ -31,6 +31,7 @@ void tell_cooking(Stage& s) {
     kinds[1] = s.thing_kind_of(kFood);
   }
   std::vector<std::string> phrases;
+  phrases.reserve(kinds.size());
   for (int kind : kinds)
     phrases.push_back(with_article(thing_kinds()[static_cast<size_t>(kind)].noun));
   s.teller.bind_text('n', join_list(phrases));

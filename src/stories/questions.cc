@@ -243,6 +243,7 @@ class Asker {
 /// no answer is common only because it is often true.
 const Candidate& choose(const std::vector<Candidate>& found, Stage& stage) {
   std::vector<std::string> answers;
+  answers.reserve(found.size());
   for (const Candidate& c : found) answers.push_back(c.answer);
   std::sort(answers.begin(), answers.end());
   answers.erase(std::unique(answers.begin(), answers.end()), answers.end());

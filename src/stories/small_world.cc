@@ -173,6 +173,7 @@ class SmallDay {
     const std::vector<Choice> found = choices(kind);
     if (found.empty()) return std::nullopt;
     std::vector<std::string> answers;
+    answers.reserve(found.size());
     for (const Choice& choice : found) answers.push_back(choice.answer.text);
     std::ranges::sort(answers);
     answers.erase(std::unique(answers.begin(), answers.end()), answers.end());

@@ -30,6 +30,7 @@ std::vector<std::vector<size_t>> cluster(const std::vector<std::vector<double>>&
     return sum / static_cast<double>(a.size() * b.size());
   };
   std::vector<std::vector<size_t>> groups;
+  groups.reserve(points.size());
   for (size_t i = 0; i < points.size(); ++i) groups.push_back({i});
   while (groups.size() > count) {
     size_t first = 0, second = 1;

@@ -117,6 +117,7 @@ std::vector<Value> sorted(Interpreter& run, const Value& value, const std::optio
     return false;
   });
   std::vector<Value> items;
+  items.reserve(keyed.size());
   for (auto& [keys, item] : keyed) items.push_back(std::move(item));
   return items;
 }

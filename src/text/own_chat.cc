@@ -113,6 +113,7 @@ std::optional<ChatTemplate> OwnChatTemplate::builtin() const {
   std::string own;
   try {
     std::vector<Value> values;
+    values.reserve(probe.size());
     for (const Message& message : probe) values.push_back(message_value(message, message.content));
     own = render(Value::list(std::move(values)), false);
   } catch (const Error&) {

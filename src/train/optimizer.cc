@@ -182,6 +182,7 @@ void Optimizer::load(Backend& backend, const nn::ParameterSource& parameters,
                       path.string()));
     const SafetensorsEntry& entry = file.at(name);
     std::vector<int64_t> dims;
+    dims.reserve(Shape::kMaxRank);
     for (int i = 0; i < state.rank(); ++i) dims.push_back(state.dim(i));
     if (entry.dims != dims || entry.dtype != state.dtype())
       throw Error(fmt::format(
