@@ -50,7 +50,7 @@ Expression::Part Expression::text(std::string_view text) {
   return sequence(std::move(parts));
 }
 
-Expression::Part Expression::words(std::vector<std::string> texts) {
+Expression::Part Expression::words(const std::vector<std::string>& texts) {
   std::vector<std::u32string> sorted;
   sorted.reserve(texts.size());
   for (const std::string& text : texts) sorted.push_back(characters(text));

@@ -28,7 +28,7 @@ class Expression {
   /// The text itself, valid UTF-8.
   Part text(std::string_view text);
   /// Any of the texts, which share their beginnings.
-  Part words(std::vector<std::string> texts);
+  Part words(const std::vector<std::string>& texts);
   Part sequence(std::vector<Part> parts);
   Part choice(std::vector<Part> parts);
   /// `part` from `least` to `most` times; without `most`, any number of times from `least` on.

@@ -234,7 +234,7 @@ JsonSchema::Part JsonSchema::values(const JsonFacets& facets, const Schemas& sch
     else
       scalars.push_back(scalar_text(*value));
   }
-  choices.push_back(expression_.words(std::move(scalars)));
+  choices.push_back(expression_.words(scalars));
   return expression_.choice(std::move(choices));
 }
 

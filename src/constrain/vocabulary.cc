@@ -32,7 +32,7 @@ bool at_character_end(std::string_view text) {
 }
 
 // `ids` are in the order of their tokens' bytes.
-Vocabulary::Trie make_trie(const std::vector<std::string>& tokens, std::vector<int32_t> ids,
+Vocabulary::Trie make_trie(const std::vector<std::string>& tokens, const std::vector<int32_t>& ids,
                            bool plain) {
   using Node = Vocabulary::Node;
   Vocabulary::Trie trie;
@@ -110,8 +110,8 @@ void Vocabulary::build() {
   const auto text = [&](int32_t id) -> const std::string& { return bytes(id); };
   std::ranges::stable_sort(plain, {}, text);
   std::ranges::stable_sort(rest, {}, text);
-  plain_ = make_trie(tokens_, std::move(plain), true);
-  rest_ = make_trie(tokens_, std::move(rest), false);
+  plain_ = make_trie(tokens_, plain, true);
+  rest_ = make_trie(tokens_, rest, false);
 }
 
 }  // namespace mixtral::constrain

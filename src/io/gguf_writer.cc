@@ -114,7 +114,7 @@ void GgufKeys::add_copy(std::string_view key, const GgufValue& value) {
   encoded_.append(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
 }
 
-GgufWriter::GgufWriter(std::filesystem::path path, const GgufKeys& keys,
+GgufWriter::GgufWriter(const std::filesystem::path& path, const GgufKeys& keys,
                        std::vector<PlannedGgufTensor> plan)
     : plan_(std::move(plan)), file_(path) {
   const std::string header = header_of(keys, plan_);

@@ -56,7 +56,8 @@ inline constexpr uint64_t kGgufAlignment = 32;
 class GgufWriter {
  public:
   /// Throws Error if the disk lacks the space, or the file cannot be created.
-  GgufWriter(std::filesystem::path path, const GgufKeys& keys, std::vector<PlannedGgufTensor> plan);
+  GgufWriter(const std::filesystem::path& path, const GgufKeys& keys,
+             std::vector<PlannedGgufTensor> plan);
 
   /// The next bytes of the tensor that is being written. They may not pass its end.
   void write(std::span<const std::byte> bytes);

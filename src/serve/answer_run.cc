@@ -6,7 +6,7 @@
 
 namespace mixtral::serve {
 
-void GenerationListener::on_prompt(size_t, std::vector<TokenInfo>) {}
+void GenerationListener::on_prompt(size_t, std::vector<TokenInfo>&&) {}
 void GenerationListener::on_prompt_routes(size_t, const std::vector<TokenRoutes>&) {}
 
 std::string token_bytes(const Tokenizer& tokenizer, int32_t id) {

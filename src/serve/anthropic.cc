@@ -116,7 +116,7 @@ class MessageStream : public ChatAnswer {
       : ChatAnswer(reply), model_(std::move(model)), events_(std::move(reply)) {}
 
  private:
-  void send(std::string_view type, ordered_json fields) {
+  void send(std::string_view type, const ordered_json& fields) {
     ordered_json event = {{"type", type}};
     event.update(fields);
     events_.send(to_line(event), type);

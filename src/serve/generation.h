@@ -77,7 +77,7 @@ class GenerationListener {
  public:
   virtual ~GenerationListener() = default;
   /// The prompt's tokens, where prompt_logprobs is set; before all text of that choice.
-  virtual void on_prompt(size_t choice, std::vector<TokenInfo> tokens);
+  virtual void on_prompt(size_t choice, std::vector<TokenInfo>&& tokens);
   /// The experts of the prompt's next tokens, where prompt_experts is set; before all text of that
   /// choice.
   virtual void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes);

@@ -164,9 +164,9 @@ void Session::on_head() {
   const std::string_view expect = head_.header("Expect");
   std::optional<HttpResponse> refusal = host_.handler->refuse(head_);
   if (refusal) {
-    if (!has_body) return refuse(std::move(*refusal), false);
+    if (!has_body) return refuse(*refusal, false);
     if (!expect.empty() || head_.chunked || *head_.body_length > kSkippedBody)
-      return refuse(std::move(*refusal), true);
+      return refuse(*refusal, true);
     refusal_ = std::move(refusal);
   }
   const uint64_t limit = host_.handler->most_body(head_);
@@ -206,7 +206,7 @@ void Session::answer_begins() {
   largest_ = 0;
 }
 
-void Session::refuse(HttpResponse response, bool close) {
+void Session::refuse(const HttpResponse& response, bool close) {
   if (phase_ == Phase::answering || phase_ == Phase::closing || phase_ == Phase::closed) return;
   if (close) keep_alive_ = false;
   answer_begins();

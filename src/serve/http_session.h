@@ -109,7 +109,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool parse(bool eager);
   void on_head();
   void on_request();
-  void refuse(HttpResponse response, bool close);
+  void refuse(const HttpResponse& response, bool close);
   void broken(int status, std::string_view reason) {
     refuse(host_.handler->broken(status, reason), true);
   }

@@ -201,11 +201,11 @@ void Models::load_now(const std::string& id) {
   }
   if (note_)
     note_(fmt::format("{} {}", printable(id), service ? "is loaded" : "could not be loaded"));
-  tell_waiting(std::move(waiting), service, error ? &*error : nullptr);
+  tell_waiting(waiting, service, error ? &*error : nullptr);
 }
 
-void Models::tell_waiting(std::vector<Waiting> waiting, const std::shared_ptr<Service>& service,
-                          const ApiError* error) {
+void Models::tell_waiting(const std::vector<Waiting>& waiting,
+                          const std::shared_ptr<Service>& service, const ApiError* error) {
   for (const Waiting& each : waiting) try {
       if (error != nullptr)
         each.fail(ApiError(503, fmt::format("the model could not be loaded: {}", error->what())));

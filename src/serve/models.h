@@ -116,7 +116,7 @@ class Models {
   void load_now(const std::string& id);
   void unload_now(const std::string& id, bool for_idling);
   void unload_idle();
-  void tell_waiting(std::vector<Waiting> waiting, const std::shared_ptr<Service>& service,
+  void tell_waiting(const std::vector<Waiting>& waiting, const std::shared_ptr<Service>& service,
                     const ApiError* error);
   bool is_in_use(const Entry& entry) const {
     return Clock::now() - entry.last_used < options_.idle;

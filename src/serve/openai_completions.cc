@@ -169,7 +169,7 @@ class WholeCompletion : public CompletionAnswer {
     for (size_t i = 0; i < parts_.size(); ++i) parts_[i].text = request_.prompts[prompt_of(i)].text;
   }
 
-  void on_prompt(size_t choice, std::vector<TokenInfo> tokens) override {
+  void on_prompt(size_t choice, std::vector<TokenInfo>&& tokens) override {
     parts_[choice].tokens = std::move(tokens);
   }
   void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
@@ -216,7 +216,7 @@ class StreamedCompletion : public CompletionAnswer {
         events_(std::move(reply)),
         echoed_(answers(), !request_.echo) {}
 
-  void on_prompt(size_t choice, std::vector<TokenInfo> tokens) override { echo(choice, tokens); }
+  void on_prompt(size_t choice, std::vector<TokenInfo>&& tokens) override { echo(choice, tokens); }
   void on_prompt_routes(size_t choice, const std::vector<TokenRoutes>& routes) override {
     ordered_json json = choice_json(choice, "", {}, nullptr);
     json["prompt_experts"] = ordered_json::array();

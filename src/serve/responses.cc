@@ -33,7 +33,7 @@ class ResponseAnswer : public ChatAnswer {
   }
 
  private:
-  void send(std::string_view type, ordered_json fields) {
+  void send(std::string_view type, const ordered_json& fields) {
     if (!stream_) return;
     ordered_json event = {{"type", type}, {"sequence_number", events_sent_++}};
     event.update(fields);
@@ -45,7 +45,7 @@ class ResponseAnswer : public ChatAnswer {
     return {{"item_id", response_["output"].back()["id"]},
             {"output_index", response_["output"].size() - 1}};
   }
-  ordered_json place_with(ordered_json fields) const {
+  ordered_json place_with(const ordered_json& fields) const {
     ordered_json all = place();
     all.update(fields);
     return all;

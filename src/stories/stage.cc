@@ -396,7 +396,7 @@ void Stage::go_silently(std::string_view keys, int place) {
   }
 }
 
-void Stage::go(std::string_view keys, int to, std::string why) {
+void Stage::go(std::string_view keys, int to, const std::string& why) {
   if (world.being(being(keys[0])).place == to) return go_silently(keys, to);
   const Teller::Scope scope(teller);
   for (char key : keys) world.go(being(key), to, why);

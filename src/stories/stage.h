@@ -119,7 +119,7 @@ class Stage {
   void feel(char who, Mood mood);
   /// The beings of `keys` go to the place; the text says so, with the goal `why` ("to look for
   /// help", may be empty). Nothing is said when the first of them is there already.
-  void go(std::string_view keys, int place, std::string why = {});
+  void go(std::string_view keys, int place, const std::string& why = {});
   /// The same without words (the text has said it in another way).
   void go_silently(std::string_view keys, int place);
   void give(char from, char to, char thing);
