@@ -111,13 +111,11 @@ void require_key(const HttpHead& head, const std::vector<std::string>& keys) {
   bool right = false;
   for (const std::string& key : keys) right |= equal_in_constant_time(key, given);
   if (right && !given.empty()) return;
-  ApiError error(401,
+  throw ApiError(401,
                  given.empty() ? "this server asks for a key; send it as `Authorization: Bearer "
                                  "KEY` or `x-api-key: KEY`"
                                : "the key is not one of this server's",
-                 {}, "invalid_api_key");
-  error.headers.emplace_back("WWW-Authenticate", "Bearer");
-  throw error;
+                 {}, "invalid_api_key", {{"WWW-Authenticate", "Bearer"}});
 }
 
 }  // namespace

@@ -52,8 +52,10 @@ ordered_json text_or_null(const std::string& text) {
 
 }  // namespace
 
-ApiError::ApiError(int status, const std::string& message, std::string param, std::string code)
+ApiError::ApiError(int status, const std::string& message, std::string param, std::string code,
+                   HttpHeaders more)
     : Error(bounded(message, kMostMessage)),
+      headers(std::move(more)),
       status_(status),
       param_(std::move(param)),
       code_(std::move(code)) {}
@@ -78,16 +80,15 @@ ApiError too_long(int64_t prompt_tokens, int64_t context, const std::string& fie
 }
 
 ApiError too_many(int64_t waiting) {
-  ApiError error(429, fmt::format("{} requests wait already, as many as may; try again", waiting),
-                 {}, "queue_full");
-  error.headers.emplace_back("Retry-After", "1");
-  return error;
+  return {429,
+          fmt::format("{} requests wait already, as many as may; try again", waiting),
+          {},
+          "queue_full",
+          {{"Retry-After", "1"}}};
 }
 
 ApiError unavailable(const std::string& message) {
-  ApiError error(503, message, {}, "unavailable");
-  error.headers.emplace_back("Retry-After", "5");
-  return error;
+  return {503, message, {}, "unavailable", {{"Retry-After", "5"}}};
 }
 
 std::string openai_error_json(const ApiError& error) {

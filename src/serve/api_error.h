@@ -12,7 +12,8 @@ namespace mixtral::serve {
 class ApiError : public Error {
  public:
   /// The `type` follows from the status.
-  ApiError(int status, const std::string& message, std::string param = {}, std::string code = {});
+  ApiError(int status, const std::string& message, std::string param = {}, std::string code = {},
+           HttpHeaders more = {});
 
   int status() const { return status_; }
   const std::string& param() const { return param_; }  // the field; empty: none

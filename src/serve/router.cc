@@ -97,12 +97,11 @@ std::optional<HttpResponse> Router::check(const HttpHead& head, const Found& fou
   if (access == Access::administrator) check_administrator(head, options_);
   if (found.allow.empty())
     throw ApiError(404, fmt::format("there is nothing at {}", printable(head.path())));
-  if (found.route == nullptr) {
-    ApiError error(405, fmt::format("{} is not possible at {}; use {}", printable(head.method),
-                                    printable(head.path()), found.allow));
-    error.headers.emplace_back("Allow", found.allow);
-    throw error;
-  }
+  if (found.route == nullptr)
+    throw ApiError(405,
+                   fmt::format("{} is not possible at {}; use {}", printable(head.method),
+                               printable(head.path()), found.allow),
+                   {}, {}, {{"Allow", found.allow}});
   check_content(head);
   return std::nullopt;
 }
