@@ -7,6 +7,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -56,7 +57,7 @@ net::awaitable<std::unique_ptr<HttpClient::Connection>> HttpClient::connect() {
   if (error == beast::error::timeout) throw failure(error);
   if (error) throw Error("no connection");
   error_code ignored;
-  connection->stream.socket().set_option(tcp::no_delay(true), ignored);
+  std::ignore = connection->stream.socket().set_option(tcp::no_delay(true), ignored);
   co_return connection;
 }
 

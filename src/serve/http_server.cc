@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -68,13 +69,15 @@ void Server::bind() {
     throw Error(
         fmt::format("cannot serve at {}: the host is unknown ({})", name(), error.message()));
   const tcp::endpoint wanted = found.begin()->endpoint();
-  if (!error) acceptor_.open(wanted.protocol(), error);
-  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) acceptor_.bind(wanted, error);
-  if (!error) acceptor_.listen(net::socket_base::max_listen_connections, error);
-  if (error)
+  try {
+    acceptor_.open(wanted.protocol());
+    acceptor_.set_option(tcp::acceptor::reuse_address(true));
+    acceptor_.bind(wanted);
+    acceptor_.listen();
+  } catch (const boost::system::system_error& failure) {
     throw Error(fmt::format("cannot serve at {}: {}; choose another port, or end what uses it",
-                            name(), error.message()));
+                            name(), failure.code().message()));
+  }
   endpoint_ = acceptor_.local_endpoint();
 }
 
@@ -123,7 +126,7 @@ void Server::finish() {
   finishing = true;
   net::post(acceptor_.get_executor(), [this] {
     error_code ignored;
-    acceptor_.close(ignored);
+    std::ignore = acceptor_.close(ignored);
     pause_.cancel();
   });
   std::vector<std::shared_ptr<Session>> all;

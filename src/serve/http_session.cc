@@ -337,7 +337,7 @@ void Session::next_request() {
 void Session::linger() {
   phase_ = Phase::closing;
   error_code ignored;
-  socket_.shutdown(tcp::socket::shutdown_send, ignored);
+  std::ignore = socket_.shutdown(tcp::socket::shutdown_send, ignored);
   buffer_.consume(buffer_.size());
   arm(kLinger);
   read();
@@ -352,7 +352,7 @@ void Session::drop() {
   ++timer_round_;
   timer_.cancel();
   error_code ignored;
-  socket_.close(ignored);
+  std::ignore = socket_.close(ignored);
   std::function<void()> gone;
   {
     const std::lock_guard lock(mutex_);

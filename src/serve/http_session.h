@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "serve/http.h"
@@ -62,7 +63,7 @@ class Session : public std::enable_shared_from_this<Session> {
         timer_(socket_.get_executor()),
         buffer_(kBufferBytes) {
     error_code ignored;
-    socket_.set_option(tcp::no_delay(true), ignored);
+    std::ignore = socket_.set_option(tcp::no_delay(true), ignored);
     const tcp::endpoint peer = socket_.remote_endpoint(ignored);
     if (!ignored) peer_ = peer.address().to_string();
     waiting_since_ = Clock::now();
