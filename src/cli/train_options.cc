@@ -223,7 +223,7 @@ void TrainOptions::resolve(double default_lr, int64_t rows_per_epoch) {
   if (!min_lr) min_lr = schedule == "cosine" ? *lr * defaults::kMinLrShare : 0;
   if (!warmup) warmup = defaults::warmup(*iterations);
   if (!eval_every) eval_every = defaults::eval_every(*iterations);
-  if (!save_every) save_every = *eval_every;
+  if (!save_every) save_every = eval_every;
 }
 
 BatchOptions TrainOptions::batch_options(Split split) const {

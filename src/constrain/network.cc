@@ -47,7 +47,7 @@ uint16_t CharClasses::tail(const CharSet& set, int32_t base, int bytes) {
     const CharSet wanted = range_of(first, first + width - 1);
     const CharSet part = set & wanted;
     if (part.empty()) continue;
-    uint16_t& place = row[static_cast<size_t>(0x80 + i)];
+    uint16_t& place = row[0x80 + static_cast<size_t>(i)];
     if (bytes == 1) {
       place = kComplete;
     } else if (part.ranges().size() == 1 && part == wanted &&

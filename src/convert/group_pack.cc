@@ -28,8 +28,9 @@ struct Affine {
 /// Kept as a float while codes are looked for.
 float nearest_code(float x, Affine as, int levels) {
   const float inverse = as.scale != 0 ? 1 / as.scale : 0;
-  const float at = std::min(std::max((x - as.bias) * inverse, 0.f), static_cast<float>(levels));
-  return static_cast<float>(static_cast<int>(at + 0.5f));
+  const float at =
+      std::min(std::max((x - as.bias) * inverse, 0.f), static_cast<float>(levels)) + 0.5f;
+  return static_cast<float>(static_cast<int>(at));
 }
 
 /// The nearest codes under `as`, and their weighted squared error. `weights` has one for each

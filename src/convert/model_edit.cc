@@ -16,9 +16,9 @@ bool is_of_expert(TensorKind kind) {
 
 /// "expert 3", "the dense layer"; of several models, which.
 std::string named(const ModelEdit& edit, const ExpertShare& share) {
-  const std::string expert = edit.sources[share.source]->is_dense()
-                                 ? "the dense layer"
-                                 : fmt::format("expert {}", share.expert);
+  std::string expert = edit.sources[share.source]->is_dense()
+                           ? "the dense layer"
+                           : fmt::format("expert {}", share.expert);
   if (edit.sources.size() == 1) return expert;
   return fmt::format("{} of {}", expert, edit.sources[share.source]->name());
 }

@@ -107,7 +107,7 @@ void each_parquet_row(std::string_view bytes, const std::string& name,
     for (const auto& [key, named] : columns)
       if (named == column) return key;
     // A column whose key another one takes is none of the form.
-    const std::string key(column);
+    std::string key(column);
     if (columns.contains(key) || !is_published_key(column)) return std::nullopt;
     return key;
   };

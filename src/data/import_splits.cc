@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/advice.h"
@@ -27,7 +28,8 @@ std::vector<Split> deal_out(size_t units, const SplitShares& shares, std::string
   for (size_t i = units; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
   const auto count_of = [&](double share) -> size_t {
     if (share == 0 || units < 3) return 0;
-    return std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(units) + 0.5));
+    return std::max<size_t>(
+        1, static_cast<size_t>(std::floor(share * static_cast<double>(units) + 0.5)));
   };
   const size_t val = count_of(shares.val), test = count_of(shares.test);
   if (val + test >= units)

@@ -66,10 +66,11 @@ std::optional<FileChecksum> listed_checksum(const fs::path& file) {
   try {
     const Manifest manifest = Manifest::load(file.parent_path());
     const auto listed = manifest.files().find(file.filename().string());
-    if (listed != manifest.files().end()) return listed->second;
+    if (listed == manifest.files().end()) return std::nullopt;
+    return listed->second;
   } catch (const Error&) {
+    return std::nullopt;
   }
-  return std::nullopt;
 }
 
 }  // namespace

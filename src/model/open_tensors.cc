@@ -78,7 +78,7 @@ std::unique_ptr<TensorSource> open_hugging_face(const fs::path& directory) {
   if (auto settings = MlxQuantizations::read(config))
     return std::make_unique<MlxTensors>(directory, std::move(*settings));
   if (auto settings = PackedQuantization::read(config))
-    return std::make_unique<PackedTensors>(directory, std::move(*settings));
+    return std::make_unique<PackedTensors>(directory, *settings);
   return std::make_unique<ModelTensors>(directory);
 }
 

@@ -97,8 +97,9 @@ int64_t checked_rank(const Json& value, int64_t least) {
 /// Whether "0.18.1" is before 0.19; nothing for what is no version.
 std::optional<bool> before_0_19(std::string_view version) {
   int major = 0, minor = 0;
-  const char* end = version.data() + version.size();
-  const auto first = std::from_chars(version.data(), end, major);
+  const char* begin = version.data();
+  const char* end = begin + version.size();
+  const auto first = std::from_chars(begin, end, major);
   if (first.ec != std::errc() || first.ptr == end || *first.ptr != '.') return std::nullopt;
   const auto second = std::from_chars(first.ptr + 1, end, minor);
   if (second.ec != std::errc()) return std::nullopt;

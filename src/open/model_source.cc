@@ -59,7 +59,7 @@ fs::path folder_of(const std::string& name) {
 /// The adapter that a folder stands for, where it stands for one.
 std::optional<fs::path> find_adapter(const fs::path& path) {
   if (holds_adapter(path)) return path;
-  const auto checkpoint = find_checkpoint(path);
+  auto checkpoint = find_checkpoint(path);
   if (checkpoint && holds_adapter(*checkpoint)) return checkpoint;
   return std::nullopt;
 }

@@ -210,7 +210,8 @@ void add_load_panel(std::vector<Panel>& panels, const PlottedRun& run, const std
   for (size_t c = 0; c < columns; ++c) {
     // The mean of the lines that fall into this column.
     const size_t begin = c * lines.size() / columns, end = (c + 1) * lines.size() / columns;
-    map.x.push_back(static_cast<double>(lines[(begin + end) / 2]->step));
+    const size_t middle = (begin + end) / 2;
+    map.x.push_back(static_cast<double>(lines[middle]->step));
     for (size_t row = 0; row < map.values.size(); ++row) {
       double sum = 0;
       for (size_t i = begin; i < end; ++i) {

@@ -239,7 +239,7 @@ MessagesRequest read_messages_request(const Json& body) {
   Fields fields(body);
   AnswerOptions& answer = request.chat.answer;
   fields.need("max_tokens");
-  answer.max_tokens = *fields.integer("max_tokens", 1, kMostTokens);
+  answer.max_tokens = fields.integer("max_tokens", 1, kMostTokens);
   read_common_fields(fields, request.chat);
   read_stops(fields, answer.stop);
   answer.temperature = static_cast<float>(fields.number("temperature", 0, 2).value_or(1));

@@ -34,7 +34,7 @@ ordered_json plain_turns(const ordered_json& messages, bool with_system) {
       system += text + "\n\n";
       continue;
     }
-    if (role == "user") text = std::exchange(system, {}) + text;
+    if (role == "user") text.insert(0, std::exchange(system, {}));
     if (!turns.empty() && turns.back().at("role") == role)
       turns.back()["content"] = text_of(turns.back()) + "\n\n" + text;
     else

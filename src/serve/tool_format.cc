@@ -1,5 +1,7 @@
 #include "serve/tool_format.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 namespace mixtral::serve {
@@ -90,7 +92,8 @@ ordered_json messages_with_tools(ToolFormat format, const ChatRequest& request) 
     const bool is_system = message.at("role") == "system";
     if (!is_system && message.at("role") != "user") continue;
     const std::string text = text_of(message), tools = explanation(request);
-    message["content"] = is_system ? text + "\n\n" + tools : tools + "\n\n" + text;
+    message["content"] =
+        is_system ? fmt::format("{}\n\n{}", text, tools) : fmt::format("{}\n\n{}", tools, text);
     break;
   }
   return messages;

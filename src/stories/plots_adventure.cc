@@ -229,8 +229,8 @@ void tell_shelter(Stage& s) {
              "With {x}, they made a little game to pass the time."});
     }
     s.say(
-        {"`What is your favourite soup?` asked {h.n}, and soon they were talking about everything "
-         "under the sun.",
+        {("`What is your favourite soup?` asked {h.n}, and soon they were talking about everything "
+          "under the sun."),
          "They made shadows on the wall: a dog, a goose, a dragon.",
          "They told each other riddles until it was quiet outside.",
          "They sang every song they knew, and some of them twice.",

@@ -13,8 +13,8 @@ void tell_lost_thing(Stage& s) {
          "Of all {h.his} things, {h} liked {x.full} best.",
          "Nobody else in the street had {x.a}, and {h} was proud of {x.them}.",
          "{h.s} dearest treasure was {x.a}. {h} even [slept with|talked to] {x.them}.",
-         "{h} owned {x.a}, a present from {h.his} [grandmother|godfather], and took good care of "
-         "{x.them}."});
+         ("{h} owned {x.a}, a present from {h.his} [grandmother|godfather], and took good care of "
+          "{x.them}.")});
   s.paragraph();
 
   const bool main_first = s.chance(0.5);

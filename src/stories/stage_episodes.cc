@@ -61,8 +61,8 @@ void Stage::end(Theme theme) {
           {"Since then, there are always two of them, in sun and in rain.",
            "When people ask {h.o} what {h.he} likes best, {h.he} does not say a thing, but a name.",
            "And if they have not quarrelled, they are playing still.",
-           "That evening, two lights burned a little longer than usual, for both of them had a lot "
-           "to tell.",
+           ("That evening, two lights burned a little longer than usual, for both of them had a "
+            "lot to tell."),
            "A friend, thought {h.n}, is better than any [treasure|toy].",
            "They played until the stars came out, and the next day they played again.",
            "After that, nobody ever saw the one without the other.",
@@ -113,8 +113,8 @@ void Stage::end(Theme theme) {
           {"And the kettle sang as if nothing had happened.",
            "{h} told the whole story twice, and then {h.he} fell asleep in the middle of a word.",
            "Outside it grew dark, but inside it was light and warm.",
-           "{h} looked out of the window once more, and then {h.he} pulled the blanket up to "
-           "{h.his} nose.",
+           ("{h} looked out of the window once more, and then {h.he} pulled the blanket up to "
+            "{h.his} nose."),
            "It was good to be home.",
            "That night {h} lay in bed and listened to the wind, warm and safe.",
            "There was soup on the stove and a light in the window, and {h} was very glad.",

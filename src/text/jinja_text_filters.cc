@@ -129,7 +129,7 @@ Value wordcount(Interpreter&, const Value& value, Arguments&) {
 
 Value to_int(Interpreter&, const Value& value, Arguments& given) {
   const auto a = bind(given, {"default", "base"}, "int");
-  const Value otherwise = a[0].value_or(Value::of(0));
+  Value otherwise = a[0].value_or(Value::of(0));
   const Integer base = a[1] ? whole_number(*a[1]) : 10;
   if (value.is(Value::Kind::undefined)) throw RenderError(value.undefined_message());
   const auto of_real = [&](double real) {
@@ -162,7 +162,7 @@ Value to_float(Interpreter&, const Value& value, Arguments& given) {
   const auto a = bind(given, {"default"}, "float");
   if (value.is(Value::Kind::undefined)) throw RenderError(value.undefined_message());
   if (value.is_number()) return Value::of(value.real());
-  const Value otherwise = a[0].value_or(Value::of(0.0));
+  Value otherwise = a[0].value_or(Value::of(0.0));
   if (!value.is(Value::Kind::string)) return otherwise;
   std::string digits = value.text();
   std::erase(digits, '_');
