@@ -8,11 +8,14 @@
 
 namespace {
 
+/// Whether there is an answer; otherwise it is refused.
 template <class Ask>
-void ask(const Ask& what) {
+bool ask(const Ask& what) {
   try {
     what();
+    return true;
   } catch (const mixtral::Error&) {
+    return false;
   }
 }
 

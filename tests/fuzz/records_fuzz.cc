@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view line(reinterpret_cast<const char*>(data), size);
   const RecordRules rules{.vocab_size = 300};
   const auto tokenizer = load_tokenizer("bytes");
+  if (const auto fixed = fix_record(line, rules)) parse_record(*fixed, "fixed:1", rules);
   try {
     const Record record = parse_record(line, "fuzz:1", rules);
     for (const bool mask : {false, true}) {
@@ -26,11 +27,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         }
         CHECK(corpus.documents() == (is_preference(record.kind) ? 2 : 1));
       } catch (const Error&) {
-        // A text without the response marker.
+        continue;  // a text without the response marker
       }
     }
   } catch (const Error&) {
+    return 0;  // refused
   }
-  if (const auto fixed = fix_record(line, rules)) parse_record(*fixed, "fixed:1", rules);
   return 0;
 }

@@ -53,6 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
     }
   } catch (const mixtral::Error&) {
+    return 0;  // refused
   }
   return 0;
 }
