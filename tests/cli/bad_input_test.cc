@@ -24,7 +24,6 @@ namespace mixtral {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Arguments = std::vector<std::string>;

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "io/json.h"
 #include "tests/support/command.h"
 #include "tests/support/files.h"
@@ -100,7 +102,7 @@ TEST_F(ExpertsCommand, GraftsByPrompts) {
 
 TEST_F(ExpertsCommand, WhatCannotBeIsRefusedWithTheWayOut) {
   const auto refused = [&](std::vector<std::string> more) {
-    const Outcome outcome = fail(more);
+    const Outcome outcome = fail(std::move(more));
     EXPECT_FALSE(fs::exists(path("out")));
     return std::pair(outcome.code, outcome.err);
   };

@@ -85,7 +85,8 @@ TEST(StoredType, RowsThatAreNotWholeBlocksFallBack) {
 TEST(StoredType, WithoutAChoiceTypesStayAndWhatDiffersWithinAStackIsWidened) {
   const ModelConfig config = builtin_config("8x7b");
   using ops::WeightFormat;
-  const auto kept = [&](ModelFormat target, std::vector<std::optional<WeightFormat>> sources) {
+  const auto kept = [&](ModelFormat target,
+                        const std::vector<std::optional<WeightFormat>>& sources) {
     return TypeChoice().of(w1, 0, config, target, sources).name();
   };
   EXPECT_EQ(kept(ModelFormat::gguf, {WeightFormat::bf16, WeightFormat::bf16}), "bf16");

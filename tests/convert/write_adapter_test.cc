@@ -14,7 +14,7 @@ namespace {
 using ::testing::HasSubstr;
 
 /// An adapter with values that tell every place apart.
-AdapterFile filled(AdapterSpec spec, const ModelConfig& config) {
+AdapterFile filled(const AdapterSpec& spec, const ModelConfig& config) {
   AdapterFile adapter = new_adapter(spec, config);
   float next = 0.25f;
   for (AdapterModule& module : adapter.modules) {

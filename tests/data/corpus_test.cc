@@ -1,5 +1,6 @@
 #include "data/corpus.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -253,9 +254,9 @@ TEST_F(Files, RowsOfIdsNeedNoTokenizerAndPairsStayTogether) {
 
   std::string pairs;
   for (int i = 0; i < 20; ++i) {
-    const std::string n = std::to_string(i);
-    pairs += "{\"prompt_ids\":[" + n + "],\"chosen_ids\":[100," + n + "],\"rejected_ids\":[200," +
-             n + "]}\n";
+    pairs += fmt::format(
+                 R"({{"prompt_ids":[{0}],"chosen_ids":[100,{0}],"rejected_ids":[200,{0}]}})", i) +
+             "\n";
   }
   write_file(root_ / "pairs.jsonl", pairs);
   const Corpus paired = load_corpus(root_ / "pairs.jsonl", nullptr, {}, pool_);

@@ -1,5 +1,6 @@
 #include "data/import.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -110,8 +111,8 @@ TEST_F(Files, ImportWritesNothingUnlessItCanWriteEverything) {
 TEST_F(Files, ImportDealsDocumentsOutBySeedWithoutRepeats) {
   fs::create_directories(root_ / "in");
   for (int i = 0; i < 40; ++i) {
-    const std::string n = std::to_string(i);
-    write_file(root_ / "in" / (n + ".txt"), "first part of " + n + "\n\nsecond part of " + n);
+    write_file(root_ / "in" / fmt::format("{}.txt", i),
+               fmt::format("first part of {0}\n\nsecond part of {0}", i));
   }
   ImportOptions options;
   options.inputs = {root_ / "in"};

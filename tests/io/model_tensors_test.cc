@@ -29,9 +29,9 @@ struct Model {
   std::vector<PlannedTensor> plan;
 
   Model() {
-    for (int i = 0; i < 10; ++i) {
+    for (size_t i = 0; i < 10; ++i) {
       auto& tensor = values[fmt::format("t{}", i)];
-      tensor.resize(static_cast<size_t>(i + 1));
+      tensor.resize(i + 1);
       std::iota(tensor.begin(), tensor.end(), static_cast<float>(10 * i));
     }
     for (const auto& [name, tensor] : values)

@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -46,7 +47,7 @@ std::string with(const std::string& key, const std::string& value) {
   if (!found) members.emplace_back(key, value);
   std::string text;
   for (const auto& [name, member] : members)
-    if (!member.empty()) text += (text.empty() ? "" : ",") + ("\"" + name + "\":" + member);
+    if (!member.empty()) text += fmt::format(R"({}"{}":{})", text.empty() ? "" : ",", name, member);
   return "{" + text + "}";
 }
 

@@ -142,8 +142,11 @@ int code_of(int o, int i) { return (o + 3 * i) % 16; }
 std::vector<float> expected_values() {
   std::vector<float> values;
   for (int o = 0; o < kOutputs; ++o)
-    for (int i = 0; i < kInputs; ++i)
-      values.push_back(static_cast<float>(code_of(o, i) - (o + i / 8)) / (i < 8 ? 1.0f : 2.0f));
+    for (int i = 0; i < kInputs; ++i) {
+      const int group = i / 8;
+      values.push_back(static_cast<float>(code_of(o, i) - (o + group)) /
+                       (group == 0 ? 1.0f : 2.0f));
+    }
   return values;
 }
 const std::vector<uint16_t> kTwoScales = [] {

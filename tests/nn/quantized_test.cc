@@ -301,8 +301,7 @@ TEST_P(QuantizedWeights, MultiplyAsTheDenseWeightThatTheyStandFor) {
     EXPECT_EQ(download(dx), result.back());
     projection.backward_weight(*ctx_, dy, x, groups_of_rows);
     // SwiGLU after the product: of the base, which may do both at once, and of the whole.
-    for (const Projection* each :
-         {static_cast<const Projection*>(&projection), &(is_dense ? dense : rounded).base()}) {
+    for (const Projection* each : {&projection, &(is_dense ? dense : rounded).base()}) {
       const ArenaScope scope(*arena_);
       const ops::GroupedMatmulSwiGlu op{.x = x,
                                         .weight = {},

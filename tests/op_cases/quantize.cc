@@ -12,7 +12,6 @@
 namespace mixtral::test {
 namespace {
 
-using ops::FormatKind;
 using ops::FormatRow;
 using ops::Weight;
 using ops::WeightFormat;

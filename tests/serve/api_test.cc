@@ -1,5 +1,6 @@
 // A whole server with a small random model, asked as clients ask it. What the model says means
 // nothing, but it has to be what the engine says without a server, whoever else asks.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -462,7 +463,7 @@ TEST_F(ApiTest, TheOpenApiDocumentNamesEveryRouteAndNoOther) {
     for (const auto& [method, operation] : methods.members()) {
       std::string name = method;
       std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
-      documented.insert(name + " " + path);
+      documented.insert(fmt::format("{} {}", name, path));
     }
   for (const Route& route : application_->routes())
     if (!route.path.starts_with("/page/")) routed.insert(route.method + " " + route.path);

@@ -1,5 +1,6 @@
 #include "stories/stories.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -87,7 +88,7 @@ std::string form_fault(const std::string& text) {
       const std::string after = found + std::string(match.suffix()).substr(0, 30);
       rest = match.suffix();
       if (found == "had had" || after.starts_with("a one")) continue;
-      return std::string(fault) + ": …" + around + after;
+      return fmt::format("{}: …{}{}", fault, around, after);
     }
   }
   if (std::count(text.begin(), text.end(), '"') % 2 != 0) return "an open quotation mark";

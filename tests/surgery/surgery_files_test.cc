@@ -45,9 +45,9 @@ TEST_F(Surgery, GraftTakesExpertsFromTheModelsAndTheRestFromTheBase) {
   const char* attention = "model.layers.0.self_attn.q_proj.weight";
   EXPECT_EQ(values_of(path("out"), attention), values_of(path("d12"), attention));
   const auto router = values_of(path("out"), router_name(1));
-  for (int e = 0; e < 2; ++e) {
+  for (size_t e = 0; e < 2; ++e) {
     double square = 0;
-    for (int i = 0; i < 16; ++i) square += std::pow(router[static_cast<size_t>(e * 16 + i)], 2);
+    for (size_t i = 0; i < 16; ++i) square += std::pow(router[e * 16 + i], 2);
     EXPECT_NEAR(square, 1, 1e-5);
   }
   // The base's attention sends a prompt's tokens, on average, to the expert that it is for.

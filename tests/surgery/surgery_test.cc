@@ -7,7 +7,6 @@
 namespace mixtral {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::Gt;

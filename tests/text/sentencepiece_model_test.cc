@@ -78,7 +78,7 @@ TEST(SentencePieceModel, TruncatedFilesAreRefused) {
 
 TEST(SentencePieceModel, FlippedBitsNeverCrash) {
   RandomStream random(31);
-  const std::string whole = own_model();
+  const std::string& whole = own_model();
   for (int i = 0; i < 3000; ++i) {
     SCOPED_TRACE("seed 31, case " + std::to_string(i));
     std::string bytes = whole;

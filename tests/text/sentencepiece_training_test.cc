@@ -1,5 +1,6 @@
 #include "text/sentencepiece_training.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -59,18 +60,19 @@ TEST(SentencePieceTraining, ReadsEveryRecordKindAndPlainText) {
     const std::string a = line.substr(0, 8), b = line.substr(8);
     switch (i % 4) {
       case 0:
-        rows += R"({"text": ")" + line + "\"}\n";
+        rows += fmt::format(R"({{"text": "{}"}})", line);
         break;
       case 1:
-        rows += R"({"messages": [{"role": "user", "content": ")" + line + "\"}]}\n";
+        rows += fmt::format(R"({{"messages": [{{"role": "user", "content": "{}"}}]}})", line);
         break;
       case 2:
-        rows += R"({"prompt": ")" + a + R"(", "completion": ")" + b + "\"}\n";
+        rows += fmt::format(R"({{"prompt": "{}", "completion": "{}"}})", a, b);
         break;
       default:
-        rows += R"({"prompt": ")" + a + R"(", "chosen": ")" + b + R"(", "rejected": ""})" + "\n";
+        rows += fmt::format(R"({{"prompt": "{}", "chosen": "{}", "rejected": ""}})", a, b);
         break;
     }
+    rows += '\n';
   }
   write_file(directory.path() / "train.jsonl", rows);
   const auto plain = train_sentencepiece({directory.path() / "plain.txt"}, small());

@@ -184,7 +184,7 @@ TEST(Trainer, StopsWhenValidationNoLongerImproves) {
 }
 
 TEST(Trainer, RefusesSettingsThatMakeNoSense) {
-  for (auto spoil : std::vector<std::function<void(TrainSettings&)>>{
+  for (const auto& spoil : std::vector<std::function<void(TrainSettings&)>>{
            [](auto& s) { s.accumulation = 0; }, [](auto& s) { s.log_every = 0; },
            [](auto& s) { s.keep_last = 0; }, [](auto& s) { s.max_skipped = 0; },
            [](auto& s) { s.optimizer.beta2 = 1; }, [](auto& s) { s.optimizer.eps = 0; },
