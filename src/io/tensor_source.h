@@ -51,6 +51,9 @@ class TensorSource {
     uint64_t begin = 0, bytes = 0;
   };
   virtual std::optional<FilePlace> file_place(std::string_view) const { return std::nullopt; }
+  /// Whether read() gives rows of a tensor without computing others, so that threads can share its
+  /// rows.
+  virtual bool reads_rows(std::string_view name) const { return file_place(name).has_value(); }
   /// Copies `to.numel()` elements, row-major from element `first` on, into host memory, decoded or
   /// converted between floating-point types. `first` and the count are whole blocks of a coded
   /// tensor. Throws Error when the types do not convert.

@@ -151,7 +151,8 @@ class DirectPieces {
     const bool codes = p.packed && !p.packed.dense();
     const bool in_blocks = codes && !reads_codes(p);
     if (place.naming.transposed || (!same_order && !in_blocks) ||
-        ((!codes || in_blocks) && !tensors_.file_place(place.name)))
+        (in_blocks && !tensors_.file_place(place.name)) ||
+        (!codes && !tensors_.reads_rows(place.name)))
       return std::nullopt;
     if (codes) {
       const Shape shape{1, part.shape[0], part.shape[1]};
