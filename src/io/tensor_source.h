@@ -51,6 +51,12 @@ class TensorSource {
     uint64_t begin = 0, bytes = 0;
   };
   virtual std::optional<FilePlace> file_place(std::string_view) const { return std::nullopt; }
+  /// Where the pieces stand that read_codes() gives of a coded tensor, in its order, as rows; of
+  /// another tensor, its place. Empty where they do not stand in a file like that.
+  virtual std::vector<FilePlace> piece_places(std::string_view name) const {
+    const auto place = file_place(name);
+    return place ? std::vector{*place} : std::vector<FilePlace>();
+  }
   /// Whether read() gives rows of a tensor without computing others, so that threads can share its
   /// rows.
   virtual bool reads_rows(std::string_view name) const { return file_place(name).has_value(); }

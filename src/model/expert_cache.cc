@@ -33,9 +33,34 @@ int64_t rows_at_once(int64_t row_bytes) {
   return std::max(kBundleRows, rows / kBundleRows * kBundleRows);
 }
 
-/// Whether codes are all of finite numbers.
+/// A piece of a weight, as a file has it for some columns.
+struct PieceRow {
+  Tensor ops::Weight::* piece;
+  int64_t bytes;
+};
+
+/// The pieces of a format that is not dense, in the order of ops::kWeightPieces.
+std::vector<PieceRow> piece_rows(ops::WeightFormat format, int64_t columns) {
+  const ops::FormatRow& row = format.row();
+  const int64_t bytes[] = {format.codes(columns) * size_of(row.type),
+                           format.scales(columns) * size_of(row.scale_type),
+                           format.minima(columns) * size_of(row.minimum_type),
+                           format.super_scales(columns) * size_of(row.super_type)};
+  std::vector<PieceRow> rows;
+  for (size_t i = 0; i < std::size(bytes); ++i)
+    if (bytes[i] > 0) rows.push_back({ops::kWeightPieces[i], bytes[i]});
+  return rows;
+}
+
+/// Whether piece by piece can be looked through for NaNs: codes alone are no numbers.
+bool has_plain_codes(ops::WeightFormat format) {
+  return format.kind() == ops::FormatKind::blocks || format.row().offset != ops::BlockOffset::none;
+}
+
+/// Whether a piece, or all of a weight in blocks, is of finite numbers.
 bool are_finite(const ops::Weight& codes) {
-  if (codes.format.row().halves > 0) return ops::has_finite_scales(codes);
+  if (codes.format.kind() == ops::FormatKind::separate || codes.format.row().halves > 0)
+    return ops::has_finite_scales(codes);
   std::vector<float> values(static_cast<size_t>(codes.inputs()));
   for (int64_t row = 0; row < codes.rows(); ++row) {
     ops::unpack_row(codes, row, values);
@@ -61,14 +86,13 @@ std::string why_not_streamed(Mixtral& model, const TensorSource& tensors) {
         const auto place = find_place(tensors, model.config(), *parse_tensor_name(part.name));
         CHECK(place.has_value(), part.name);
         const TensorEntry& entry = tensors.at(place->name);
-        const bool as_kept =
-            p.format->dense()
-                ? entry.dtype && convertible(*entry.dtype, p.format->row().type)
-                : p.format->kind() == ops::FormatKind::blocks && entry.format == p.format->name();
+        const bool as_kept = p.format->dense()
+                                 ? entry.dtype && convertible(*entry.dtype, p.format->row().type)
+                                 : entry.format == p.format->name() && has_plain_codes(*p.format);
         if (!as_kept)
           reason = fmt::format("tensor {} is kept as {} and would have to be converted to {}",
                                printable(place->name), entry.type, p.format->name());
-        else if (!tensors.file_place(place->name) || place->naming.transposed ||
+        else if (tensors.piece_places(place->name).empty() || place->naming.transposed ||
                  place->naming.row_order != TensorNaming::RowOrder::same)
           reason = fmt::format("tensor {} does not stand in the file as rows of the model's weight",
                                printable(place->name));
@@ -81,7 +105,7 @@ std::string why_not_streamed(Mixtral& model, const TensorSource& tensors) {
 void drop_cached_files(const TensorSource& tensors) {
   std::set<std::filesystem::path> files;
   for (const std::string& name : tensors.names())
-    if (const auto place = tensors.file_place(name)) files.insert(place->file);
+    for (const auto& place : tensors.piece_places(name)) files.insert(place.file);
   for (const auto& file : files) DirectFile(file).drop_cached();
 }
 
@@ -124,10 +148,12 @@ class ExpertCache::FileReader : public Reader {
       convert_elements(bytes.data(), rows.type, static_cast<std::byte*>(part.codes.data()),
                        part.codes.dtype(), count);
     } else {
-      auto* const codes = const_cast<std::byte*>(bytes.data());
-      const ops::Weight from =
-          ops::make_weight({1, rows.count, to.inputs()}, to.format,
-                           [&](Shape shape, Dtype dtype) { return Tensor(codes, shape, dtype); });
+      // The other pieces come by themselves.
+      ops::Weight from;
+      from.shape = part.shape;
+      from.format = part.format;
+      const Tensor& kept = part.*rows.piece;
+      from.*rows.piece = Tensor(const_cast<std::byte*>(bytes.data()), kept.shape(), kept.dtype());
       finite = are_finite(from);
       ops::change_layout(from, part);
     }
@@ -248,29 +274,37 @@ void ExpertCache::describe(Mixtral& model, const TensorSource& tensors) {
         const TensorId id = *parse_tensor_name(part.name);
         const TensorPlace place = *find_place(tensors, model.config(), id);
         const TensorEntry& entry = tensors.at(place.name);
-        const auto stored = *tensors.file_place(place.name);
-        const auto [file, is_new] = opened.emplace(stored.file, files_.size());
-        if (is_new) files_.emplace_back(stored.file);
-        const int64_t row_bytes =
-            entry.dtype ? columns * size_of(*entry.dtype) : p.format->row_bytes(columns);
         const int64_t rows = part.shape[0];
         const int64_t group = place.naming.all_experts ? id.expert * place.naming.parts : 0;
         const int64_t expert = part.offset / of_expert;
         const int64_t first = (part.offset - expert * of_expert) / columns;
-        const uint64_t begin =
-            stored.begin + static_cast<uint64_t>((group + place.naming.part) * rows * row_bytes);
-        const int64_t step = std::min(rows, rows_at_once(row_bytes));
-        room_ = std::max(room_, DirectFile::room(static_cast<uint64_t>(step * row_bytes)));
-        for (int64_t row = 0; row < rows; row += step)
-          to.experts[static_cast<size_t>(expert)].push_back(
-              {.file = file->second,
-               .begin = begin + static_cast<uint64_t>(row * row_bytes),
-               .row_bytes = row_bytes,
-               .type = entry.dtype.value_or(Dtype::u8),
-               .weight = i,
-               .first = first + row,
-               .count = std::min(step, rows - row),
-               .name = place.name});
+        const std::vector<PieceRow> pieces =
+            entry.dtype
+                ? std::vector<PieceRow>{{&ops::Weight::codes, columns * size_of(*entry.dtype)}}
+                : piece_rows(*p.format, columns);
+        const auto stored = tensors.piece_places(place.name);
+        CHECK(stored.size() == pieces.size(), place.name);
+        for (size_t k = 0; k < pieces.size(); ++k) {
+          const auto [piece, row_bytes] = pieces[k];
+          const auto [file, is_new] = opened.emplace(stored[k].file, files_.size());
+          if (is_new) files_.emplace_back(stored[k].file);
+          const uint64_t begin =
+              stored[k].begin +
+              static_cast<uint64_t>((group + place.naming.part) * rows * row_bytes);
+          const int64_t step = std::min(rows, rows_at_once(row_bytes));
+          room_ = std::max(room_, DirectFile::room(static_cast<uint64_t>(step * row_bytes)));
+          for (int64_t row = 0; row < rows; row += step)
+            to.experts[static_cast<size_t>(expert)].push_back(
+                {.file = file->second,
+                 .begin = begin + static_cast<uint64_t>(row * row_bytes),
+                 .row_bytes = row_bytes,
+                 .type = entry.dtype.value_or(Dtype::u8),
+                 .weight = i,
+                 .piece = piece,
+                 .first = first + row,
+                 .count = std::min(step, rows - row),
+                 .name = place.name});
+        }
       }
     }
   });

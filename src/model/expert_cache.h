@@ -95,14 +95,15 @@ class ExpertCache : public nn::ExpertStore {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// Rows of a tensor that stand one after another in a file and in a weight; or, in the host's
-  /// memory, `count` bytes from `begin` on of an expert's product, which are one row each.
+  /// Rows of a weight's piece that stand one after another in a file and in the weight; or, in the
+  /// host's memory, `count` bytes from `begin` on of an expert's product, which are one row each.
   struct Rows {
     size_t file = 0;  // of files_
     uint64_t begin = 0;
-    int64_t row_bytes = 0;             // in the file
-    Dtype type = Dtype::u8;            // of numbers; else codes
-    size_t weight = 0;                 // which of the product's parameters
+    int64_t row_bytes = 0;   // in the file
+    Dtype type = Dtype::u8;  // of numbers; else codes
+    size_t weight = 0;       // which of the product's parameters
+    Tensor ops::Weight::* piece = &ops::Weight::codes;
     int64_t first = 0, count = 0;      // rows there
     std::string name;                  // of the file's tensor
     const std::byte* bytes = nullptr;  // in the host's memory

@@ -149,6 +149,14 @@ const TensorEntry* MlxTensors::find(std::string_view name) const {
   return files_.find(name);
 }
 
+std::vector<TensorSource::FilePlace> MlxTensors::piece_places(std::string_view name) const {
+  const auto found = quantized_.find(std::string(name));
+  if (found == quantized_.end()) return files_.piece_places(name);
+  const Quantized& tensor = found->second;
+  return {*files_.file_place(name), *files_.file_place(tensor.scales),
+          *files_.file_place(tensor.biases)};
+}
+
 void MlxTensors::read(std::string_view name, int64_t first, const Tensor& to) const {
   const auto found = quantized_.find(std::string(name));
   if (found == quantized_.end()) return files_.read(name, first, to);

@@ -20,6 +20,7 @@
 #include "tests/support/files.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/greedy.h"
+#include "tests/support/safetensors_builder.h"
 #include "tests/support/small_models.h"
 
 namespace mixtral {
@@ -46,8 +47,20 @@ ModelConfig streamed_config(int64_t width) {
   return config;
 }
 
+/// All of a tensor's numbers, of experts one after another.
+std::vector<float> values_of(const ModelConfig& c, const testing::Weights& weights,
+                             const TensorId& id) {
+  if (id.expert < 0) return weights.at(tensor_name(id));
+  std::vector<float> values;
+  for (int64_t e = 0; e < c.num_experts; ++e) {
+    const auto& one = weights.at(tensor_name({id.kind, id.layer, e}));
+    values.insert(values.end(), one.begin(), one.end());
+  }
+  return values;
+}
+
 /// The model's numbers as a GGUF file, its matrices in `format`, its down projections in `down`.
-void write_gguf(const fs::path& path, const ModelConfig& c, testing::Weights weights,
+void write_gguf(const fs::path& path, const ModelConfig& c, const testing::Weights& weights,
                 std::string_view format, std::string_view down) {
   testing::GgufBuilder b;
   const auto number = [](int64_t value) { return static_cast<uint32_t>(value); };
@@ -67,13 +80,9 @@ void write_gguf(const fs::path& path, const ModelConfig& c, testing::Weights wei
     if (id.expert > 0) return;  // all experts are one tensor
     const Shape shape = tensor_shape(c, id.kind);
     std::vector<uint64_t> dims;
-    std::vector<float> values;
     if (id.expert == 0) dims.push_back(static_cast<uint64_t>(c.num_experts));
     for (int i = 0; i < shape.rank(); ++i) dims.push_back(static_cast<uint64_t>(shape[i]));
-    for (int64_t e = 0; e < (id.expert == 0 ? c.num_experts : 1); ++e) {
-      const auto& one = weights.at(tensor_name({id.kind, id.layer, id.expert == 0 ? e : -1}));
-      values.insert(values.end(), one.begin(), one.end());
-    }
+    const std::vector<float> values = values_of(c, weights, id);
     const std::string name = tensor_name(names, id);
     const bool plain = shape.rank() == 1 || id.kind == TensorKind::router || format == "f32";
     if (plain) {
@@ -92,14 +101,60 @@ void write_gguf(const fs::path& path, const ModelConfig& c, testing::Weights wei
   b.write(path);
 }
 
+/// The model's numbers as an MLX directory, its matrices in a format with groups of 32.
+void write_mlx(const fs::path& path, const ModelConfig& c, const testing::Weights& weights,
+               std::string_view format) {
+  const ops::WeightFormat groups = *ops::find_weight_format(format);
+  const NamingScheme& names = *find_naming_scheme("mlx-lm");
+  testing::SafetensorsBuilder builder;
+  for_each_tensor(c, [&](const TensorId& id) {
+    if (id.expert > 0) return;  // all experts are one tensor
+    const Shape shape = tensor_shape(c, id.kind);
+    const std::string name = id.expert < 0 ? tensor_name(id) : tensor_name(names, id);
+    const std::vector<float> values = values_of(c, weights, id);
+    std::vector<int64_t> dims;
+    if (id.expert == 0) dims.push_back(c.num_experts);
+    for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+    if (shape.rank() == 1) {
+      builder.add(name, "F32", dims, values);
+      return;
+    }
+    const int64_t columns = dims.back();
+    const auto rows = values.size() / static_cast<size_t>(columns);
+    const auto of_row = [&](int64_t count) { return static_cast<size_t>(count); };
+    const size_t width = of_row(groups.codes(columns)), count = of_row(groups.scales(columns));
+    std::vector<uint8_t> codes(rows * width);
+    std::vector<uint16_t> scales(rows * count), biases(scales.size());
+    for (size_t row = 0; row < rows; ++row)
+      groups.row().pack(std::span(values).subspan(row * of_row(columns), of_row(columns)),
+                        {.codes = codes.data() + row * width,
+                         .scales = scales.data() + row * count,
+                         .minima = biases.data() + row * count});
+    const std::string module = name.substr(0, name.size() - std::string_view(".weight").size());
+    dims.back() = static_cast<int64_t>(width / 4);
+    builder.add(name, "U32", dims, codes);
+    dims.back() = static_cast<int64_t>(count);
+    builder.add(module + ".scales", "F16", dims, scales);
+    builder.add(module + ".biases", "F16", dims, biases);
+  });
+  fs::create_directories(path);
+  builder.write(path / "model.safetensors");
+  std::string config = c.to_json();
+  config.insert(config.find('{') + 1, R"("quantization": {"group_size": 32, "bits": )" +
+                                          std::to_string(groups.row().bits) + "},");
+  write_file(path / "config.json", config);
+}
+
 /// What a model's files are kept as, and how they are opened.
 struct Case {
   std::string name;
-  std::string format = "off";  // of a GGUF file; off: safetensors in f32
+  // Of a GGUF file; "int...": of an MLX directory; off: safetensors in f32.
+  std::string format = "off";
   std::string down = format;
   Dtype weights = Dtype::f32;
 
   int64_t width() const { return format.ends_with("_k") ? 256 : 64; }
+  bool in_groups() const { return format.starts_with("int"); }
   friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 
@@ -110,6 +165,8 @@ class ExpertCacheTest : public ::testing::Test {
     const auto weights = testing::draw_model(config, 7);
     if (c.format == "off")
       testing::write_mixtral(scratch_.path(), config, weights);
+    else if (c.in_groups())
+      write_mlx(file(c), config, weights, c.format);
     else
       write_gguf(file(c), config, weights, c.format, c.down);
     tensors_ = open_tensors(*find_model_files(c.format == "off" ? scratch_.path() : file(c)));
@@ -118,6 +175,7 @@ class ExpertCacheTest : public ::testing::Test {
       options_.formats = stored_formats(*tensors_, config, [](ops::WeightFormat) { return true; });
   }
   fs::path file(const Case& c) const {
+    if (c.in_groups()) return scratch_.path() / "mlx";
     return scratch_.path() / (c.format == "off" ? "model.safetensors" : "model.gguf");
   }
 
@@ -188,6 +246,8 @@ TEST_P(StreamedExpertsTest, GiveTheBitsOfAModelInMemory) {
 INSTANTIATE_TEST_SUITE_P(Files, StreamedExpertsTest,
                          ::testing::Values(Case{"f32"}, Case{"bf16", "off", "off", Dtype::bf16},
                                            Case{"q4_0", "q4_0"}, Case{"q8_0", "q8_0"},
+                                           Case{"int4", "int4_g32_f16"},
+                                           Case{"int8", "int8_g32_f16"},
                                            Case{"q4_k_with_q6_k", "q4_k", "q6_k"}),
                          [](const auto& one) { return one.param.name; });
 
