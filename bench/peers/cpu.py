@@ -12,13 +12,15 @@ import statistics
 import subprocess
 import sys
 
-from seed_models import seed_gguf
+from seed_models import seed_model
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = {
     "model_type": "mixtral", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
     "num_attention_heads": 8, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2,
     "max_position_embeddings": 2048, "rope_theta": 1e6}
+# Types of weights, and llama.cpp's nearest, where it lacks them.
+KINDS = {"bf16": "bf16", "q8_0": "q8_0", "int8": "q8_0", "q4_0": "q4_0", "int4": "q4_0", "q4_k_m": "q4_k_m"}
 LORA = ["--rank", "8", "--targets", "q_proj,v_proj,gate"]
 
 
@@ -46,7 +48,7 @@ class Bench:
         return call([self.python, HERE / script, *arguments, "--threads", self.threads])
 
     def model(self, kind):
-        return seed_gguf(self.program, self.folder, kind, self.python)
+        return seed_model(self.program, self.folder, kind, self.python)
 
     def works(self):
         """Name, how to measure this program, and the peers."""
@@ -57,19 +59,21 @@ class Bench:
         yield "train", "training, f32", lambda: train("pretrain"), {
             "PyTorch compiled": lambda: hf("pretrain", "--compile"), "PyTorch eager": lambda: hf("pretrain")}
         yield "lora", "LoRA, f32", lambda: train("finetune", *LORA), {"PEFT": lambda: hf("lora")}
-        for kind in ("bf16", "q8_0", "q4_0", "q4_k_m"):
+        for kind, theirs in KINDS.items():
+            name = kind if theirs == kind else f"{kind} (llama.cpp: {theirs})"
             def decode(kind=kind, batch=1):
                 return self.ours("decode", "--model", self.model(kind), "--context", 64, "--tokens", 32, "--batch", batch,
                                  "--steps", 1, "--warmup", 1)
-            def decode_peer(kind=kind, batch=1):
+            def decode_peer(kind=theirs, batch=1):
                 return self.peer("llama_cpu.py", self.model(kind), "decode", "--batch", batch)
-            yield "decode", f"decode, {kind}", decode, {"llama.cpp": decode_peer}
-            yield ("batch", f"decode, 8 sequences, {kind}", lambda decode=decode: decode(batch=8),
+            yield "decode", f"decode, {name}", decode, {"llama.cpp": decode_peer}
+            yield ("batch", f"decode, 8 sequences, {name}", lambda decode=decode: decode(batch=8),
                    {"llama.cpp": lambda peer=decode_peer: peer(batch=8)})
-            yield ("prefill", f"prefill of 512, {kind}",
+            yield ("prefill", f"prefill of 512, {name}",
                    lambda kind=kind: self.ours("prefill", "--model", self.model(kind), "--context", 512, "--steps", 1,
                                                "--warmup", 1),
-                   {"llama.cpp": lambda kind=kind: self.peer("llama_cpu.py", self.model(kind), "prefill", "--context", 512)})
+                   {"llama.cpp": lambda kind=theirs: self.peer("llama_cpu.py", self.model(kind), "prefill", "--context",
+                                                               512)})
 
 
 def median(results):

@@ -1,4 +1,4 @@
-"""GGUF files of the `seed` configuration with random weights, which the scripts beside this file measure."""
+"""Models of the `seed` configuration with random weights, which the scripts beside this file measure."""
 import pathlib
 import subprocess
 import sys
@@ -6,17 +6,19 @@ import sys
 HERE = pathlib.Path(__file__).parent
 
 
-def seed_gguf(program, folder, kind, python=sys.executable):
-    """The file of this type ("bf16", "q8_0", ...) in `folder`; made at the first call."""
-    path = folder / f"seed-{kind}.gguf"
+def seed_model(program, folder, kind, python=sys.executable):
+    """The model of this type in `folder`, made at the first call: a GGUF file ("bf16", "q8_0", ...), or a directory in
+    MLX's groups ("int8", "int4")."""
+    ending = "" if kind in ("int8", "int4") else ".gguf"
+    path = folder / f"seed-{kind}{ending}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"part-{kind}.gguf"
-        part.unlink(missing_ok=True)
+        part = folder / f"part-{kind}{ending}"
         if kind == "bf16":
+            part.unlink(missing_ok=True)
             subprocess.run([python, HERE / "random_gguf.py", part], check=True)
         else:
-            subprocess.run([program, "quantize", "--model", seed_gguf(program, folder, "bf16", python), "--type", kind,
-                            "--out", part, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([program, "quantize", "--model", seed_model(program, folder, "bf16", python), "--type", kind,
+                            "--out", part, "--overwrite", "--quiet"], check=True, stdout=subprocess.DEVNULL)
         part.rename(path)
     return path

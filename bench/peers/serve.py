@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.request
 
-from seed_models import seed_gguf
+from seed_models import seed_model
 
 CONTEXT = 512  # tokens of a request
 
@@ -81,7 +81,7 @@ def main():
 
     print("| type | clients | server | tok/s | first token p50, p99 ms | a token p50, p99 ms | ratio |\n|---|---|---|---|---|---|---|")
     for kind in options.types:
-        model = seed_gguf(options.program, options.folder, kind)
+        model = seed_model(options.program, options.folder, kind)
         for clients in options.clients:
             results = {}
             for round_ in range(options.rounds):
