@@ -4,10 +4,10 @@
 
 namespace mixtral::cpu {
 
-// Products of weights in blocks of whole numbers, in interleaved8: x is rounded to 8 bits, and dot
-// products within a block are sums of integers, which are exact. Each output then is one chain of
-// fused multiply-adds over the blocks of k, in order. So the bits depend neither on the rows beside
-// a row nor on the instruction set.
+// Products of weights in blocks or groups of whole numbers, in interleaved8: x is rounded to 8
+// bits, and dot products within a block of x are sums of integers, which are exact. Each output
+// then is one chain of fused multiply-adds over the blocks of k, in order. So the bits depend
+// neither on the rows beside a row nor on the instruction set.
 //
 // This header is included by files that are compiled for one instruction set: nothing in it may
 // become a function that is shared with others.

@@ -82,12 +82,13 @@ const IntegerKernels* narrow_integer_kernels() {
 std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
   const ops::FormatRow& row = format.row();
   if (row.kind == ops::FormatKind::separate) {
-    const bool halves = row.scale_type == Dtype::f16, brains = row.scale_type == Dtype::bf16;
-    if (row.offset != ops::BlockOffset::minimum || row.block % kBlock != 0 || !(halves || brains) ||
-        row.minimum_type != row.scale_type || !(row.bits == 4 || row.bits == 8))
+    const bool is_f16 = row.scale_type == Dtype::f16, is_bf16 = row.scale_type == Dtype::bf16;
+    if (row.offset != ops::BlockOffset::minimum || row.block % kBlock != 0 ||
+        !(is_f16 || is_bf16) || row.minimum_type != row.scale_type ||
+        !(row.bits == 4 || row.bits == 8))
       return std::nullopt;
-    if (row.bits == 4) return halves ? IntegerFormat::int4_f16 : IntegerFormat::int4_bf16;
-    return halves ? IntegerFormat::int8_f16 : IntegerFormat::int8_bf16;
+    if (row.bits == 4) return is_f16 ? IntegerFormat::int4_f16 : IntegerFormat::int4_bf16;
+    return is_f16 ? IntegerFormat::int8_f16 : IntegerFormat::int8_bf16;
   }
   static constexpr std::array<std::string_view, 8> kNames{"q4_0", "q4_1", "q5_0", "q5_1",
                                                           "q8_0", "q4_k", "q5_k", "q6_k"};
