@@ -319,10 +319,10 @@ class Onednn {
     reorders_.emplace_back(dnnl::reorder(from, to), from, to);
     return rounded;
   }
-  void add(Sizes s, const Tensor& a, Dims a_strides, const Tensor& b, Dims b_strides,
+  void add(Sizes s, const Tensor& a, const Dims& a_strides, const Tensor& b, const Dims& b_strides,
            const Tensor& c, bool accumulate) {
-    const auto a_desc = describe(a, {s.m, s.k}, std::move(a_strides));
-    const auto b_desc = describe(b, {s.k, s.n}, std::move(b_strides));
+    const auto a_desc = describe(a, {s.m, s.k}, a_strides);
+    const auto b_desc = describe(b, {s.k, s.n}, b_strides);
     const auto c_desc = describe(c, {s.m, s.n}, {s.n, 1});
     dnnl::primitive_attr attributes;
     if (accumulate) {
