@@ -1,0 +1,186 @@
+// The kernels' formats in super-blocks of 256 elements, whose blocks have scales in whole numbers. As
+// integer_blocks.h.
+#pragma once
+
+#include "cpu/integer_dot.h"
+
+namespace mixtral::cpu {
+namespace {
+
+/// Super-blocks of 256: scales and minima of 6 bits for each 32 elements, fifth bits or none, and
+/// codes of four bits: chunk c of 32 bytes holds elements 64 c to 64 c + 31 in its low halves and
+/// the next 32 in its high ones.
+template <int kBits>
+struct SuperFours {
+  using X = RoundedSuperBlock;
+  static constexpr bool kInOrder = true, kLarge = kBundles > 1;
+  static constexpr int64_t kFifths = 4 * kGranule;
+  static constexpr int64_t kCodesAt = kFifths + (kBits == 5 ? 8 * kGranule : 0);
+  static constexpr int64_t kBytes = kCodesAt + 32 * kGranule;
+
+  template <int kRows, int kIndex>
+  [[gnu::always_inline]] static void add_part(Place w, Ints scales, const X* x, int64_t rows,
+                                              Ints* totals) {
+    constexpr bool kHigh = kIndex % 2 != 0;
+    const Scales scale = make_scales(byte_of<kIndex % 4>(scales));
+    const Place packed = w + (kCodesAt + kIndex / 2 * 8 * kGranule);
+    Bytes codes[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const Bytes four = load_ints(packed + i * kGranule);
+      codes[i] = kHigh ? high_codes(four) : low_codes(four);
+      if constexpr (kBits == 5) {
+        const Bytes fifths = shift_right<kIndex>(load_ints(w + (kFifths + i * kGranule)));
+        codes[i] = either(codes[i], shift_left<4>(both(fifths, broadcast(0x01010101))));
+      }
+    }
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
+      constexpr int kTogether = decltype(together)::value;
+      Ints parts[kTogether];
+      dot<(1 << kBits) - 1>(codes, x + first, 32 * kIndex, parts, scale);
+#pragma GCC unroll 4
+      for (int i = 0; i < kTogether; ++i)
+        totals[first + i] = kIndex == 0 ? parts[i] : add(totals[first + i], parts[i]);
+    });
+  }
+
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead& ahead) {
+    const Ints first = load_ints(w + kGranule), second = load_ints(w + 2 * kGranule),
+               third = load_ints(w + 3 * kGranule);
+    const Ints six = broadcast(0x3f3f3f3f), four = broadcast(0x0f0f0f0f),
+               top = broadcast(0x30303030);
+    const Ints scales[2] = {both(first, six),
+                            either(both(third, four), both(shift_right<2>(first), top))};
+    const Ints minima[2] = {both(second, six), either(both(shift_right<4>(third), four),
+                                                      both(shift_right<2>(second), top))};
+    Ints totals[kRowsAtOnce];
+    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 0>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 1>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 2>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 3>(w, scales[0], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 4>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 5>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 6>(w, scales[1], x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 7>(w, scales[1], x, rows, totals);
+    Ints minimum[8];  // each twice, in 16 bits
+    const auto twice = [](Ints a) { return either(a, shift_left<16>(a)); };
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      minimum[4 * i] = twice(byte_of<0>(minima[i]));
+      minimum[4 * i + 1] = twice(byte_of<1>(minima[i]));
+      minimum[4 * i + 2] = twice(byte_of<2>(minima[i]));
+      minimum[4 * i + 3] = twice(byte_of<3>(minima[i]));
+    }
+    const Ints pair = load_ints(w);
+    const Reals scale = low_halves(pair), step = high_halves(pair);
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints below = zero_ints();
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        below = add(below, multiply_pairs(minimum[i], broadcast(load_word(x[r].sums + 2 * i))));
+      const Reals of_x = broadcast(x[r].scale);
+      sums[r] = multiply_add(to_reals(totals[r]), multiply(scale, of_x), sums[r]);
+      sums[r] = subtract_product(sums[r], to_reals(below), multiply(step, of_x));
+    }
+  }
+};
+
+/// Super-blocks of 256: codes of six bits, less 32, with a scale of 8 bits for each 16 elements. Of
+/// each half of 128 elements, 64 bytes hold the low four bits, and 32 bytes the high two, of
+/// elements 32 apart.
+struct SuperSixes {
+  using X = RoundedSuperBlock;
+  static constexpr bool kInOrder = false, kLarge = kBundles > 1;
+  static constexpr int64_t kBytes = 16 + 52 * kGranule;
+
+  /// Products of 16 elements, the kPart-th of each quarter, of the quarters kQuarter and
+  /// kQuarter + 2 of a half, which share the bytes of their low bits.
+  template <int kRows, int kHalf, int kPart, int kQuarter>
+  [[gnu::always_inline]] static void add_part(Place w, const Ints* scales, const X* x, int64_t rows,
+                                              Ints* totals) {
+    constexpr int kByte = 2 * kQuarter + kPart;  // which of the four scales in a word
+    const Scales scale_low = make_scales(signed_byte_of<kByte>(scales[2 * kHalf])),
+                 scale_high = make_scales(signed_byte_of<kByte>(scales[2 * kHalf + 1]));
+    const Ints top = broadcast(0x30303030);
+    Bytes low[4], high[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int at = 4 * kPart + i;
+      const Bytes four = load_ints(w + (16 + (16 * kHalf + 8 * kQuarter + at) * kGranule));
+      const Bytes two = load_ints(w + (16 + (32 + 8 * kHalf + at) * kGranule));
+      low[i] = add_bits(low_codes(four), shift_left<4 - 2 * kQuarter>(two), top);
+      high[i] =
+          add_bits(high_codes(four), kQuarter == 0 ? two : shift_right<2 * kQuarter>(two), top);
+    }
+    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
+      constexpr int kTogether = decltype(together)::value;
+      constexpr int kAt = 128 * kHalf + 32 * kQuarter + 16 * kPart;
+      Ints parts[2][kTogether];
+      dot<63>(low, x + first, kAt, parts[0], scale_low);
+      dot<63>(high, x + first, kAt + 64, parts[1], scale_high);
+#pragma GCC unroll 4
+      for (int i = 0; i < kTogether; ++i) {
+        const Ints part = add(parts[0][i], parts[1][i]);
+        totals[first + i] = kHalf + kPart + kQuarter == 0 ? part : add(totals[first + i], part);
+      }
+    });
+  }
+
+  template <int kRows>
+  [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
+                                               Ahead& ahead) {
+    Ints scales[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) scales[i] = load_ints(w + (16 + (48 + i) * kGranule));
+    Ints totals[kRowsAtOnce];
+    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 0, 0, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 0, 0, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 0, 1, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 0, 1, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 1, 0, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 1, 0, 1>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 1, 1, 0>(w, scales, x, rows, totals);
+    if constexpr (kLarge) ahead.fetch(kPart);
+    add_part<kRows, 1, 1, 1>(w, scales, x, rows, totals);
+    Ints pairs[8];  // two scales of 16 elements, in 16 bits each
+    const auto pair = [](Ints low, Ints high) {
+      return either(both(low, broadcast(0xffff)), shift_left<16>(high));
+    };
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      pairs[2 * i] = pair(signed_byte_of<0>(scales[i]), signed_byte_of<1>(scales[i]));
+      pairs[2 * i + 1] = pair(signed_byte_of<2>(scales[i]), signed_byte_of<3>(scales[i]));
+    }
+    const Reals scale = load_halves(w);
+    for (int64_t r = 0; r < rows; ++r) {
+      Ints offset = zero_ints();
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        offset = add(offset, multiply_pairs(pairs[i], broadcast(load_word(x[r].sums + 2 * i))));
+      const Ints total = subtract(totals[r], shift_left<5>(offset));
+      sums[r] = multiply_add(to_reals(total), multiply(scale, broadcast(x[r].scale)), sums[r]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace mixtral::cpu
