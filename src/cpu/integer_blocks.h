@@ -1,6 +1,7 @@
-// The kernels' formats with a scale for each block or group, in f16 or bf16. Each has a struct, which
-// adds one block's products to the sums of `rows` rows; x[r] is row r's block. kInOrder: a block is
-// read from front to back, more or less. kLarge: what lies ahead is fetched in eight parts.
+// The kernels' formats with a scale for each block or group, in f16 or bf16. Each has a struct,
+// which adds one block's products to the sums of `rows` rows; x[r] is row r's block. kInOrder: a
+// block is read from front to back, more or less. kLarge: what lies ahead is fetched in eight
+// parts.
 #pragma once
 
 #include "cpu/integer_dot.h"
@@ -63,23 +64,29 @@ struct Fours {
     });
   }
 };
-/// Blocks of 32: a scale and codes of eight bits with a sign.
+/// Blocks of 32: a scale, and codes of eight bits with a sign, or of four bits that stand for such
+/// codes.
+template <bool kLevels>
 struct Eights {
   using X = RoundedBlock;
   static constexpr bool kInOrder = true, kLarge = false;
-  static constexpr int64_t kBytes = 16 + 8 * kGranule;
+  static constexpr int64_t kBytes = 16 + (kLevels ? 4 : 8) * kGranule;
 
   template <int kRows>
   [[gnu::always_inline]] static void add_block(Place w, const X* x, int64_t rows, Reals* sums,
                                                Ahead&) {
     const Reals scale = load_halves(w);
     SignedBytes codes[8];
+    if constexpr (kLevels) {
+      load_levels(w + 16, codes);
+    } else {
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) codes[i] = make_signed(load_ints(w + (16 + i * kGranule)));
+      for (int i = 0; i < 8; ++i) codes[i] = make_signed(load_ints(w + (16 + i * kGranule)));
+    }
     for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
       constexpr int kTogether = decltype(together)::value;
       Ints products[kTogether];
-      dot_signed(codes, x + first, products);
+      dot_signed(codes, x + first, 0, products);
 #pragma GCC unroll 4
       for (int r = 0; r < kTogether; ++r)
         sums[first + r] = multiply_add(
@@ -136,7 +143,7 @@ struct Groups {
       for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
         constexpr int kTogether = decltype(together)::value;
         Ints products[kTogether];
-        dot_signed(codes, x + first, products);
+        dot_signed(codes, x + first, 0, products);
 #pragma GCC unroll 4
         for (int r = 0; r < kTogether; ++r)
           products[r] = add(products[r], broadcast(128 * x[first + r].sum));

@@ -1,9 +1,11 @@
-// What the kernels of all formats share: dot products of a block's codes, turns of rows, and fetching
-// ahead. For files that are compiled for one instruction set; nothing here is shared between them.
+// What the kernels of all formats share: dot products of a block's codes, turns of rows, and
+// fetching ahead. For files that are compiled for one instruction set; nothing here is shared
+// between them.
 #pragma once
 
 #include "cpu/integer_kernels.h"
 #include "cpu/integer_simd.h"
+#include "ops/format_levels.h"
 
 namespace mixtral::cpu {
 namespace {
@@ -133,15 +135,21 @@ class Ahead {
   int64_t other_ = 0;                                // bytes from there to the second stream
 };
 
-/// to[r] = Σ codes · x[r].codes over 32 elements.
-template <int kRows>
-[[gnu::always_inline]] inline void dot_signed(const SignedBytes (&codes)[8], const RoundedBlock* x,
+/// The sum of x's codes in 32 elements from `at` on.
+[[gnu::always_inline]] inline int32_t sum_of(const RoundedBlock& x, int) { return x.sum; }
+[[gnu::always_inline]] inline int32_t sum_of(const RoundedSuperBlock& x, int at) {
+  return x.sums[at / 16] + x.sums[at / 16 + 1];
+}
+
+/// to[r] = Σ codes · x[r].codes over 32 elements from `at` on.
+template <int kRows, class X>
+[[gnu::always_inline]] inline void dot_signed(const SignedBytes (&codes)[8], const X* x, int at,
                                               Ints (&to)[kRows]) {
   constexpr int kChains = kRows == 1 ? 2 : 1;
   Ints products[kRows * kChains];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    products[r * kChains] = begin_signed(x[r].sum);
+    products[r * kChains] = begin_signed(sum_of(x[r], at));
     if constexpr (kChains == 2) products[1] = zero_ints();
   }
 #pragma GCC unroll 8
@@ -149,12 +157,23 @@ template <int kRows>
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       Ints& sum = products[r * kChains + i % kChains];
-      sum = add_signed(sum, codes[i], broadcast(load_word(x[r].codes + 4 * i)));
+      sum = add_signed(sum, codes[i], broadcast(load_word(x[r].codes + at + 4 * i)));
       if constexpr (kRows > 1) sum = in_order(sum);
     }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
     to[r] = kChains == 2 ? add(products[0], products[1]) : products[r];
+}
+
+/// Codes of 32 elements that are places in the list of levels; `packed` holds elements j and j + 16
+/// in a byte.
+[[gnu::always_inline]] inline void load_levels(Place packed, SignedBytes (&codes)[8]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Bytes both_halves = load_ints(packed + i * kGranule);
+    codes[i] = make_signed(look_up(ops::kIq4Levels, low_codes(both_halves)));
+    codes[4 + i] = make_signed(look_up(ops::kIq4Levels, high_codes(both_halves)));
+  }
 }
 
 }  // namespace

@@ -23,13 +23,17 @@ enum class IntegerFormat : uint8_t {
   q4_k,
   q5_k,
   q6_k,
+  q2_k,
+  q3_k,
+  iq4_nl,
+  iq4_xs,
   // MLX's groups of 32, 64 or 128, whose scales and minima stand apart.
   int4_f16,
   int4_bf16,
   int8_f16,
   int8_bf16,
 };
-inline constexpr int kIntegerFormats = 12;
+inline constexpr int kIntegerFormats = 16;
 
 /// 32 rounded elements of x, for formats with blocks of 32. Beside groups of 4 bits, whose bytes
 /// hold neighbours, the elements at even places come first.

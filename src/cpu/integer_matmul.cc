@@ -90,8 +90,9 @@ std::optional<IntegerFormat> integer_format(ops::WeightFormat format) {
     if (row.bits == 4) return is_f16 ? IntegerFormat::int4_f16 : IntegerFormat::int4_bf16;
     return is_f16 ? IntegerFormat::int8_f16 : IntegerFormat::int8_bf16;
   }
-  static constexpr std::array<std::string_view, 8> kNames{"q4_0", "q4_1", "q5_0", "q5_1",
-                                                          "q8_0", "q4_k", "q5_k", "q6_k"};
+  static constexpr std::array<std::string_view, 12> kNames{"q4_0", "q4_1", "q5_0",   "q5_1",
+                                                           "q8_0", "q4_k", "q5_k",   "q6_k",
+                                                           "q2_k", "q3_k", "iq4_nl", "iq4_xs"};
   const auto* const found = std::ranges::find(kNames, format.name());
   if (found == kNames.end()) return std::nullopt;
   return static_cast<IntegerFormat>(found - kNames.begin());

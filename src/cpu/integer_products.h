@@ -150,9 +150,11 @@ constexpr IntegerKernels make_kernels(const char* name) {
           round_halves,
           round_super,
           {multiply<Fours<4, false>>, multiply<Fours<4, true>>, multiply<Fours<5, false>>,
-           multiply<Fours<5, true>>, multiply<Eights>, multiply<SuperFours<4>>,
-           multiply<SuperFours<5>>, multiply<SuperSixes>, multiply<Groups<4, false>>,
-           multiply<Groups<4, true>>, multiply<Groups<8, false>>, multiply<Groups<8, true>>},
+           multiply<Fours<5, true>>, multiply<Eights<false>>, multiply<SuperFours<4>>,
+           multiply<SuperFours<5>>, multiply<SuperSixes>, multiply<SuperTwos<2>>,
+           multiply<SuperTwos<3>>, multiply<Eights<true>>, multiply<SuperLevels>,
+           multiply<Groups<4, false>>, multiply<Groups<4, true>>, multiply<Groups<8, false>>,
+           multiply<Groups<8, true>>},
           spin};
 }
 

@@ -136,6 +136,11 @@ template <int bits>
 [[gnu::always_inline]] inline Ints add_bits(Ints a, Ints b, Ints mask) {
   return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
 }
+/// The table's byte for each code, which is below 16.
+[[gnu::always_inline]] inline Bytes look_up(const int8_t (&table)[16], Bytes codes) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), codes);
+}
 
 #if defined(__AVX512VNNI__)
 /// sums + Σ of four products of codes without a sign and x with one
@@ -257,6 +262,10 @@ template <int bits>
   return either(a, both(b, mask));
 #endif
 }
+[[gnu::always_inline]] inline Bytes look_up(const int8_t (&table)[16], Bytes codes) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), codes);
+}
 
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
 [[gnu::always_inline]] inline Ints add_dot(Ints sums, Bytes codes, Ints x) {
@@ -349,6 +358,13 @@ struct Reals {
 [[gnu::always_inline]] inline Bytes flip_signs(Bytes a) {
   const int32x4_t top = vreinterpretq_s32_s8(vdupq_n_s8(-128));
   return {veorq_s32(a.low, top), veorq_s32(a.high, top)};
+}
+[[gnu::always_inline]] inline Bytes look_up(const int8_t (&table)[16], Bytes codes) {
+  const int8x16_t bytes = vld1q_s8(table);
+  const auto half = [&](int32x4_t a) {
+    return vreinterpretq_s32_s8(vqtbl1q_s8(bytes, vreinterpretq_u8_s32(a)));
+  };
+  return {half(codes.low), half(codes.high)};
 }
 template <int bits>
 [[gnu::always_inline]] inline Ints shift_left(Ints a) {

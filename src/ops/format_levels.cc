@@ -1,3 +1,5 @@
+#include "ops/format_levels.h"
+
 #include <bit>
 
 #include "ops/half_bytes.h"
@@ -11,17 +13,13 @@ namespace {
 
 constexpr size_t kLevelsBlock = 32;
 
-/// Levels of iq4_nl and iq4_xs (ggml-common.h, kvalues_iq4nl).
-constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                               1,    13,   25,  38,  53,  69,  89,  113};
-
 /// Twice the values of a 4-bit float e2m1 (OCP Microscaling Formats 1.0).
-constexpr float kTwiceE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr int8_t kTwiceE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-void unpack_levels(const uint8_t* codes, const float (&levels)[16], float scale, float* block) {
+void unpack_levels(const uint8_t* codes, const int8_t (&levels)[16], float scale, float* block) {
   for (size_t j = 0; j < kLevelsBlock / 2; ++j) {
-    block[j] = scale * levels[codes[j] & 15];
-    block[j + kLevelsBlock / 2] = scale * levels[codes[j] >> 4];
+    block[j] = scale * static_cast<float>(levels[codes[j] & 15]);
+    block[j + kLevelsBlock / 2] = scale * static_cast<float>(levels[codes[j] >> 4]);
   }
 }
 
@@ -37,7 +35,7 @@ float half_e8m0(uint8_t code) {
 void unpack_iq4_nl(const RowPieces& from, std::span<float> values) {
   const auto* bytes = static_cast<const uint8_t*>(from.codes);
   for (size_t first = 0; first < values.size(); first += kLevelsBlock, bytes += 18)
-    unpack_levels(bytes + 2, kLevels, read_half(bytes), values.data() + first);
+    unpack_levels(bytes + 2, kIq4Levels, read_half(bytes), values.data() + first);
 }
 
 // Super-blocks of 256: the scale in f16, eight blocks' scales of 6 bits less 32 (two bytes of their
@@ -49,7 +47,8 @@ void unpack_iq4_xs(const RowPieces& from, std::span<float> values) {
     for (size_t j = 0; j < 8; ++j) {
       const int low = bytes[4 + j / 2] >> (j % 2 * 4) & 15;
       const int high = bytes[2 + j / 4] >> (j % 4 * 2) & 3;
-      unpack_levels(bytes + 8 + 16 * j, kLevels, scale * static_cast<float>((low | high << 4) - 32),
+      unpack_levels(bytes + 8 + 16 * j, kIq4Levels,
+                    scale * static_cast<float>((low | high << 4) - 32),
                     values.data() + first + kLevelsBlock * j);
     }
   }

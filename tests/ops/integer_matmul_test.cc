@@ -43,8 +43,9 @@ int64_t unit_of(WeightFormat format) {
 std::vector<int64_t> halves_of(WeightFormat format) {
   const ops::FormatRow& row = format.row();
   if (row.kind == ops::FormatKind::separate) return {};
-  if (row.block_bytes % 4 == 2) return {row.super_block > 0 ? row.block_bytes - 2 : 0};
-  return {0, 2};
+  std::vector<int64_t> places;
+  for (int i = 0; i < row.halves; ++i) places.push_back(row.halves_at + 2 * i);
+  return places;
 }
 
 class IntegerMatmul : public testing::Test {
