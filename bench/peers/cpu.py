@@ -1,7 +1,7 @@
 """Speeds on this CPU of `mixtral bench` and of peers, in turn, as a table. scripts/bench_cpu calls it.
 
-Usage: cpu.py PROGRAM DIR WORK... [--rounds N] [--threads N] [--svg FILE]
-DIR keeps the models. Each work is measured N times, this program and its peers one after the other, and the medians
+Usage: cpu.py PROGRAM DIR WORK... [--types T...] [--rounds N] [--threads N] [--svg FILE]
+DIR keeps the models. Types: those of TYPES below, and q2_k, q3_k_m, iq4_nl and iq4_xs, which llama.cpp writes. Each work is measured N times, this program and its peers one after the other, and the medians
 count. A peer that is not installed or fails is named.
 """
 import argparse
@@ -19,8 +19,8 @@ CONFIG = {
     "model_type": "mixtral", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
     "num_attention_heads": 8, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2,
     "max_position_embeddings": 2048, "rope_theta": 1e6}
-# Types of weights, and llama.cpp's nearest, where it lacks them.
-KINDS = {"bf16": "bf16", "q8_0": "q8_0", "int8": "q8_0", "q4_0": "q4_0", "int4": "q4_0", "q4_k_m": "q4_k_m"}
+TYPES = ["bf16", "q8_0", "int8", "q4_0", "int4", "q4_k_m"]
+NEAREST = {"int8": "q8_0", "int4": "q4_0"}  # llama.cpp's, of types that it lacks
 LORA = ["--rank", "8", "--targets", "q_proj,v_proj,gate"]
 
 
@@ -50,7 +50,7 @@ class Bench:
     def model(self, kind):
         return seed_model(self.program, self.folder, kind, self.python)
 
-    def works(self):
+    def works(self, types):
         """Name, how to measure this program, and the peers."""
         config = self.folder / "config"
         shape = ["--batch-size", 4, "--context", 256, "--steps", 3]
@@ -59,7 +59,8 @@ class Bench:
         yield "train", "training, f32", lambda: train("pretrain"), {
             "PyTorch compiled": lambda: hf("pretrain", "--compile"), "PyTorch eager": lambda: hf("pretrain")}
         yield "lora", "LoRA, f32", lambda: train("finetune", *LORA), {"PEFT": lambda: hf("lora")}
-        for kind, theirs in KINDS.items():
+        for kind in types:
+            theirs = NEAREST.get(kind, kind)
             name = kind if theirs == kind else f"{kind} (llama.cpp: {theirs})"
             def decode(kind=kind, batch=1):
                 return self.ours("decode", "--model", self.model(kind), "--context", 64, "--tokens", 32, "--batch", batch,
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("works", nargs="*")
+    parser.add_argument("--types", nargs="+", default=TYPES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--svg")
@@ -109,7 +111,7 @@ def main():
     bench = Bench(options.program, options.folder, options.threads)
     rows = []
     print("| work | mixtral, tok/s | read rate used | peers, tok/s | ratio |\n|---|---|---|---|---|")
-    for kind, name, ours, peers in bench.works():
+    for kind, name, ours, peers in bench.works(options.types):
         if options.works and kind not in options.works and name not in options.works:
             continue
         own, others = [], {peer: [] for peer in peers}

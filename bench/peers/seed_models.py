@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).parent
+# Types that this program only reads: llama.cpp writes them.
+READ_ONLY = ("q2_k", "q3_k_m", "iq4_nl", "iq4_xs")
 
 
 def seed_model(program, folder, kind, python=sys.executable):
@@ -17,6 +19,9 @@ def seed_model(program, folder, kind, python=sys.executable):
         if kind == "bf16":
             part.unlink(missing_ok=True)
             subprocess.run([python, HERE / "random_gguf.py", part], check=True)
+        elif kind in READ_ONLY:
+            subprocess.run([python, HERE / "llama_quantize.py", seed_model(program, folder, "bf16", python), part, kind],
+                           check=True, capture_output=True)
         else:
             subprocess.run([program, "quantize", "--model", seed_model(program, folder, "bf16", python), "--type", kind,
                             "--out", part, "--overwrite", "--quiet"], check=True, stdout=subprocess.DEVNULL)
