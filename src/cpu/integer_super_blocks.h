@@ -1,5 +1,5 @@
 // The kernels' formats in super-blocks of 256 elements, whose blocks have scales in whole numbers.
-// As integer_blocks.h.
+// Each has a struct, as those of integer_blocks.h.
 #pragma once
 
 #include "cpu/integer_dot.h"
@@ -184,8 +184,8 @@ struct SuperSixes {
 
 /// Super-blocks of 256: codes of two bits, with third bits or without, and a scale for each 16
 /// elements: of four bits, beside a minimum of four; or, with third bits, of six, less 32, and the
-/// codes less 4. Of each half of 128 elements, 32 bytes hold two bits of elements 32 apart. A byte
-/// of third bits is of all elements that are 32 apart.
+/// codes less 4. Of each half of 128 elements, 32 bytes hold two bits of elements 32 apart. Byte l
+/// of the third bits has those of elements l, l + 32, l + 64 and so on.
 template <int kBits>
 struct SuperTwos {
   using X = RoundedSuperBlock;
