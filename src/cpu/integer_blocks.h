@@ -28,14 +28,8 @@ struct Fours {
     } else {
       scale = load_halves(w);
     }
-    const Place packed = w + (kBytes - 4 * kGranule);
     Bytes codes[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const Bytes both_halves = load_ints(packed + i * kGranule);
-      codes[i] = low_codes(both_halves);
-      codes[4 + i] = high_codes(both_halves);
-    }
+    load_fours(w + (kBytes - 4 * kGranule), codes);
     if constexpr (kBits == 5) {
       // Bit i of a word is element i's: four of them are spread over the bytes by a product.
       Ints bits = load_ints(w + kHeader);
@@ -125,12 +119,7 @@ struct Groups {
                                                      const X* x, int64_t rows, Reals* sums) {
     if constexpr (kBits == 4) {
       Bytes codes[8];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const Bytes pairs = load_ints(w + i * kGranule);
-        codes[i] = low_codes(pairs);
-        codes[4 + i] = high_codes(pairs);
-      }
+      load_fours(w, codes);
       for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
         Ints products[decltype(together)::value];
         dot<15>(codes, x + first, 0, products);

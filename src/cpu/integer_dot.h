@@ -135,6 +135,10 @@ class Ahead {
   int64_t other_ = 0;                                // bytes from there to the second stream
 };
 
+/// Bytes that a format in large blocks has fetched at each of eight places in a block.
+template <class Format>
+constexpr int64_t kFetched = (kBundles * Format::kBytes / 8 + 63) / 64 * 64;
+
 /// The sum of x's codes in 32 elements from `at` on.
 [[gnu::always_inline]] inline int32_t sum_of(const RoundedBlock& x, int) { return x.sum; }
 [[gnu::always_inline]] inline int32_t sum_of(const RoundedSuperBlock& x, int at) {
@@ -165,15 +169,21 @@ template <int kRows, class X>
     to[r] = kChains == 2 ? add(products[0], products[1]) : products[r];
 }
 
-/// Codes of 32 elements that are places in the list of levels; `packed` holds elements j and j + 16
-/// in a byte.
-[[gnu::always_inline]] inline void load_levels(Place packed, SignedBytes (&codes)[8]) {
+/// Codes of four bits of 32 elements: those in the low halves of the bytes, then the others.
+[[gnu::always_inline]] inline void load_fours(Place packed, Bytes (&codes)[8]) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const Bytes both_halves = load_ints(packed + i * kGranule);
-    codes[i] = make_signed(look_up(ops::kIq4Levels, low_codes(both_halves)));
-    codes[4 + i] = make_signed(look_up(ops::kIq4Levels, high_codes(both_halves)));
+    codes[i] = low_codes(both_halves);
+    codes[4 + i] = high_codes(both_halves);
   }
+}
+/// The levels that such codes are places of in their list.
+[[gnu::always_inline]] inline void load_levels(Place packed, SignedBytes (&levels)[8]) {
+  Bytes codes[8];
+  load_fours(packed, codes);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) levels[i] = make_signed(look_up(ops::kIq4Levels, codes[i]));
 }
 
 }  // namespace

@@ -7,6 +7,22 @@
 namespace mixtral::cpu {
 namespace {
 
+/// totals[r] += scale · Σ codes · x[r].codes over kCodes · 4 elements from `at` on, of all rows.
+/// The totals are nothing yet where kFirst.
+template <int kBits, int kRows, bool kFirst, int kCodes>
+[[gnu::always_inline]] inline void add_scaled(const Bytes (&codes)[kCodes], const Scales& scale,
+                                              const RoundedSuperBlock* x, int at, int64_t rows,
+                                              Ints* totals) {
+  for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
+    constexpr int kTogether = decltype(together)::value;
+    Ints parts[kTogether];
+    dot<(1 << kBits) - 1>(codes, x + first, at, parts, scale);
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i)
+      totals[first + i] = kFirst ? parts[i] : add(totals[first + i], parts[i]);
+  });
+}
+
 /// Super-blocks of 256: scales and minima of 6 bits for each 32 elements, fifth bits or none, and
 /// codes of four bits: chunk c of 32 bytes holds elements 64 c to 64 c + 31 in its low halves and
 /// the next 32 in its high ones.
@@ -20,7 +36,8 @@ struct SuperFours {
 
   template <int kRows, int kIndex>
   [[gnu::always_inline]] static void add_part(Place w, Ints scales, const X* x, int64_t rows,
-                                              Ints* totals) {
+                                              Ints* totals, Ahead& ahead) {
+    if constexpr (kLarge) ahead.fetch(kFetched<SuperFours>);
     constexpr bool kHigh = kIndex % 2 != 0;
     const Scales scale = make_scales(byte_of<kIndex % 4>(scales));
     const Place packed = w + (kCodesAt + kIndex / 2 * 8 * kGranule);
@@ -34,14 +51,7 @@ struct SuperFours {
         codes[i] = either(codes[i], shift_left<4>(both(fifths, broadcast(0x01010101))));
       }
     }
-    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
-      constexpr int kTogether = decltype(together)::value;
-      Ints parts[kTogether];
-      dot<(1 << kBits) - 1>(codes, x + first, 32 * kIndex, parts, scale);
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i)
-        totals[first + i] = kIndex == 0 ? parts[i] : add(totals[first + i], parts[i]);
-    });
+    add_scaled<kBits, kRows, kIndex == 0>(codes, scale, x, 32 * kIndex, rows, totals);
   }
 
   template <int kRows>
@@ -56,23 +66,14 @@ struct SuperFours {
     const Ints minima[2] = {both(second, six), either(both(shift_right<4>(third), four),
                                                       both(shift_right<2>(second), top))};
     Ints totals[kRowsAtOnce];
-    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 0>(w, scales[0], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 1>(w, scales[0], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 2>(w, scales[0], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 3>(w, scales[0], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 4>(w, scales[1], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 5>(w, scales[1], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 6>(w, scales[1], x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 7>(w, scales[1], x, rows, totals);
+    add_part<kRows, 0>(w, scales[0], x, rows, totals, ahead);
+    add_part<kRows, 1>(w, scales[0], x, rows, totals, ahead);
+    add_part<kRows, 2>(w, scales[0], x, rows, totals, ahead);
+    add_part<kRows, 3>(w, scales[0], x, rows, totals, ahead);
+    add_part<kRows, 4>(w, scales[1], x, rows, totals, ahead);
+    add_part<kRows, 5>(w, scales[1], x, rows, totals, ahead);
+    add_part<kRows, 6>(w, scales[1], x, rows, totals, ahead);
+    add_part<kRows, 7>(w, scales[1], x, rows, totals, ahead);
     Ints minimum[8];  // each twice, in 16 bits
     const auto twice = [](Ints a) { return either(a, shift_left<16>(a)); };
 #pragma GCC unroll 2
@@ -108,7 +109,8 @@ struct SuperSixes {
   /// kQuarter + 2 of a half, which share the bytes of their low bits.
   template <int kRows, int kHalf, int kPart, int kQuarter>
   [[gnu::always_inline]] static void add_part(Place w, const Ints* scales, const X* x, int64_t rows,
-                                              Ints* totals) {
+                                              Ints* totals, Ahead& ahead) {
+    if constexpr (kLarge) ahead.fetch(kFetched<SuperSixes>);
     constexpr int kByte = 2 * kQuarter + kPart;  // which of the four scales in a word
     const Scales scale_low = make_scales(signed_byte_of<kByte>(scales[2 * kHalf])),
                  scale_high = make_scales(signed_byte_of<kByte>(scales[2 * kHalf + 1]));
@@ -144,23 +146,14 @@ struct SuperSixes {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) scales[i] = load_ints(w + (16 + (48 + i) * kGranule));
     Ints totals[kRowsAtOnce];
-    constexpr int64_t kPart = (kBundles * kBytes / 8 + 63) / 64 * 64;
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 0, 0, 0>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 0, 0, 1>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 0, 1, 0>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 0, 1, 1>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 1, 0, 0>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 1, 0, 1>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 1, 1, 0>(w, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kPart);
-    add_part<kRows, 1, 1, 1>(w, scales, x, rows, totals);
+    add_part<kRows, 0, 0, 0>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 0, 0, 1>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 0, 1, 0>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 0, 1, 1>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 1, 0, 0>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 1, 0, 1>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 1, 1, 0>(w, scales, x, rows, totals, ahead);
+    add_part<kRows, 1, 1, 1>(w, scales, x, rows, totals, ahead);
     Ints pairs[8];  // two scales of 16 elements, in 16 bits each
     const auto pair = [](Ints low, Ints high) {
       return either(both(low, broadcast(0xffff)), shift_left<16>(high));
@@ -230,31 +223,23 @@ struct SuperTwos {
         codes[i] = add_bits(codes[i], third, broadcast(0x04040404));
       }
     }
-    for_rows<kRows>(rows, [&](auto together, int64_t first) __attribute__((always_inline)) {
-      constexpr int kTogether = decltype(together)::value;
-      Ints parts[kTogether];
-      dot<(1 << kBits) - 1>(codes, x + first, 16 * kIndex, parts, scale);
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i)
-        totals[first + i] = kIndex == 0 ? parts[i] : add(totals[first + i], parts[i]);
-    });
+    add_scaled<kBits, kRows, kIndex == 0>(codes, scale, x, 16 * kIndex, rows, totals);
   }
 
   /// The products of every second 16 elements of a half.
   template <int kRows, int kHalf, int kPart>
   [[gnu::always_inline]] static void add_part(Place w, const Ints* scales, const X* x, int64_t rows,
                                               Ints* totals, Ahead& ahead) {
-    constexpr int64_t kFetched = (kBundles * kBytes / 8 + 63) / 64 * 64;
     Bytes twos[4], thirds[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       twos[i] = load_ints(w + (kCodesAt + (8 * kHalf + 4 * kPart + i) * kGranule));
       thirds[i] = kThirds ? load_ints(w + (kThirdsAt + (4 * kPart + i) * kGranule)) : twos[i];
     }
-    if constexpr (kLarge) ahead.fetch(kFetched);
+    if constexpr (kLarge) ahead.fetch(kFetched<SuperTwos>);
     add_quarter<kRows, kHalf, kPart, 0>(twos, thirds, scales, x, rows, totals);
     add_quarter<kRows, kHalf, kPart, 1>(twos, thirds, scales, x, rows, totals);
-    if constexpr (kLarge) ahead.fetch(kFetched);
+    if constexpr (kLarge) ahead.fetch(kFetched<SuperTwos>);
     add_quarter<kRows, kHalf, kPart, 2>(twos, thirds, scales, x, rows, totals);
     add_quarter<kRows, kHalf, kPart, 3>(twos, thirds, scales, x, rows, totals);
   }
@@ -324,7 +309,7 @@ struct SuperLevels {
   template <int kRows, int kIndex>
   [[gnu::always_inline]] static void add_part(Place w, Ints low, Ints high, const X* x,
                                               int64_t rows, Ints* totals, Ahead& ahead) {
-    if constexpr (kLarge) ahead.fetch((kBundles * kBytes / 8 + 63) / 64 * 64);
+    if constexpr (kLarge) ahead.fetch(kFetched<SuperLevels>);
     const Ints four = both(shift_right<4 * kIndex>(low), broadcast(15)),
                two = both(shift_right<16 + 2 * kIndex>(high), broadcast(3));
     const Ints scale = subtract(either(four, shift_left<4>(two)), broadcast(32));
