@@ -57,9 +57,9 @@ class TensorSource {
     const auto place = file_place(name);
     return place ? std::vector{*place} : std::vector<FilePlace>();
   }
-  /// Whether read() gives rows of a tensor without computing others, so that threads can share its
-  /// rows.
-  virtual bool reads_rows(std::string_view name) const { return file_place(name).has_value(); }
+  /// How many rows of a tensor read() should give at once, where threads share them, so that they
+  /// do the same work seldom; 0: all.
+  virtual int64_t rows_at_once(std::string_view name) const { return file_place(name) ? 1 : 0; }
   /// Copies `to.numel()` elements, row-major from element `first` on, into host memory, decoded or
   /// converted between floating-point types. `first` and the count are whole blocks of a coded
   /// tensor. Throws Error when the types do not convert.

@@ -152,7 +152,7 @@ class DirectPieces {
     const bool in_blocks = codes && !reads_codes(p);
     if (place.naming.transposed || (!same_order && !in_blocks) ||
         (in_blocks && !tensors_.file_place(place.name)) ||
-        (!codes && !tensors_.reads_rows(place.name)))
+        (!codes && tensors_.rows_at_once(place.name) == 0))
       return std::nullopt;
     if (codes) {
       const Shape shape{1, part.shape[0], part.shape[1]};
@@ -172,7 +172,8 @@ class DirectPieces {
       dense.layout = layout_(p);
       const int64_t place = part.offset / columns, bundle = ops::bundle_rows(dense.layout);
       const int64_t bundle_bytes = bundle * columns * size_of(dense.codes.dtype());
-      const int64_t step = bundle * std::max<int64_t>(1, kLoadedAtOnce / bundle_bytes);
+      const int64_t least = (tensors_.rows_at_once(source.name) + bundle - 1) / bundle;
+      const int64_t step = bundle * std::max(least, kLoadedAtOnce / bundle_bytes);
       for (int64_t row = 0; row < rows; row += step)
         pieces_.push_back(
             {.name = source.name,
@@ -183,7 +184,8 @@ class DirectPieces {
     if (!p.packed) {
       // Whole rows: whole blocks, where the file's tensor is in blocks.
       const Tensor to = p.value_of(part).reshape({rows, columns});
-      const int64_t step = std::max<int64_t>(1, kLoadedAtOnce / (columns * size_of(to.dtype())));
+      const int64_t step = std::max(tensors_.rows_at_once(source.name),
+                                    kLoadedAtOnce / (columns * size_of(to.dtype())));
       for (int64_t row = 0; row < rows; row += step)
         pieces_.push_back({.name = source.name,
                            .first = source.first + row * columns,

@@ -46,7 +46,7 @@ class MlxTensors : public TensorSource {
     return files_.file_of(name);
   }
   std::span<const std::byte> raw(std::string_view name) const override { return files_.raw(name); }
-  bool reads_rows(std::string_view) const override { return true; }
+  int64_t rows_at_once(std::string_view) const override { return 1; }
   std::vector<FilePlace> piece_places(std::string_view name) const override;
   void read(std::string_view name, int64_t first, const Tensor& to) const override;
   void read_codes(std::string_view name, int64_t first_row,

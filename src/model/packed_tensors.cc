@@ -16,6 +16,8 @@ using Method = PackedQuantization::Method;
 constexpr std::string_view kCodes = ".qweight", kZeros = ".qzeros", kScales = ".scales",
                            kGroups = ".g_idx", kBias = ".bias", kWeight = ".weight";
 
+constexpr int64_t kColumnsAtOnce = 256;
+
 const Json* named_value(const Json& json, const char* key) {
   const Json* value = json.find(key);
   return value && !value->is_null() ? value : nullptr;
@@ -170,36 +172,73 @@ void PackedTensors::read(std::string_view name, int64_t first, const Tensor& to)
   const auto found = packed_.find(std::string(name));
   if (found == packed_.end()) return files_.read(name, first, to);
   const Packed& tensor = found->second;
-  const int64_t outputs = tensor.entry.dims[0], inputs = tensor.entry.dims[1];
-  const int64_t count = to.numel(), bits = how_.bits, in_word = 32 / bits;
+  const int64_t inputs = tensor.entry.dims[1], count = to.numel(), size = size_of(to.dtype());
   CHECK(0 <= first && count <= tensor.entry.numel() - first, std::string(name));
-  const std::byte* codes = files_.raw(tensor.codes).data();
-  const std::byte* zeros = files_.raw(tensor.zeros).data();
-  std::vector<float> scales(static_cast<size_t>(files_.find(tensor.scales)->numel()));
-  files_.read(tensor.scales, 0, Tensor(std::span(scales)));
+  auto* const out = static_cast<std::byte*>(to.data());
+  for (int64_t done = 0; done < count;) {
+    const int64_t row = (first + done) / inputs, column = (first + done) % inputs;
+    const int64_t width = std::min(inputs - column, count - done);
+    const int64_t rows =
+        width < inputs ? 1 : std::min((count - done) / inputs, kRowsAtOnce - row % kRowsAtOnce);
+    const Tensor part(out + done * size, {rows, width}, to.dtype());
+    read_part(tensor, row, column, part);
+    done += rows * width;
+  }
+}
+
+/// Rows from `row` and columns from `column` on.
+void PackedTensors::read_part(const Packed& tensor, int64_t row, int64_t column,
+                              const Tensor& to) const {
+  const int64_t rows = to.dim(0), width = to.dim(1), outputs = tensor.entry.dims[0];
+  const int64_t bits = how_.bits, in_word = 32 / bits, groups = files_.at(tensor.scales).dims[0];
   const bool awq = how_.method == Method::awq;
   const uint32_t mask = (1u << bits) - 1;
-  const int more = !awq && how_.stores_less_one ? 1 : 0;
-  const auto value = [&](int64_t output, int64_t input) {
-    const int64_t in_groups = tensor.group_of[static_cast<size_t>(input)] * outputs + output;
-    const int64_t place = output % in_word, zero_shift = (awq ? awq_place(place) : place) * bits;
-    const uint32_t zero = word_at(zeros, in_groups / in_word) >> zero_shift & mask;
-    const uint32_t code =
-        awq ? word_at(codes, (input * outputs + output) / in_word) >> zero_shift & mask
-            : word_at(codes, input / in_word * outputs + output) >> (input % in_word * bits) & mask;
-    return static_cast<float>(static_cast<int>(code) - static_cast<int>(zero) - more) *
-           scales[static_cast<size_t>(in_groups)];
+  const auto place = [&](int64_t output) {
+    return (awq ? awq_place(output % in_word) : output % in_word) * bits;
   };
-  std::vector<float> values(static_cast<size_t>(std::min(inputs, count)));
-  auto* out = static_cast<std::byte*>(to.data());
-  for (int64_t done = 0; done < count;) {
-    const int64_t piece = std::min(inputs, count - done);
-    for (int64_t i = 0; i < piece; ++i)
-      values[static_cast<size_t>(i)] =
-          value((first + done + i) / inputs, (first + done + i) % inputs);
-    convert_elements(reinterpret_cast<const std::byte*>(values.data()), Dtype::f32,
-                     out + done * size_of(to.dtype()), to.dtype(), piece);
-    done += piece;
+  // Of each group, for each row.
+  std::vector<float> scales(static_cast<size_t>(groups * rows));
+  std::vector<int> zeros(scales.size());
+  const std::byte* const zero_words = files_.raw(tensor.zeros).data();
+  for (int64_t group = 0; group < groups; ++group) {
+    const auto at = static_cast<size_t>(group * rows), n = static_cast<size_t>(rows);
+    files_.read(tensor.scales, group * outputs + row, Tensor(std::span(scales).subspan(at, n)));
+    for (size_t r = 0; r < n; ++r) {
+      const int64_t output = row + static_cast<int64_t>(r);
+      const uint32_t word = word_at(zero_words, (group * outputs + output) / in_word);
+      zeros[at + r] = static_cast<int>(word >> place(output) & mask);
+      if (!awq && how_.stores_less_one) ++zeros[at + r];
+    }
+  }
+  // Of each row: the word of its code behind an input's first word, and the shift there.
+  std::vector<int64_t> words, shifts;
+  words.reserve(static_cast<size_t>(rows));
+  shifts.reserve(words.capacity());
+  for (int64_t output = row; output < row + rows; ++output) {
+    words.push_back(awq ? output / in_word : output);
+    shifts.push_back(awq ? place(output) : 0);
+  }
+  const std::byte* const codes = files_.raw(tensor.codes).data();
+  std::vector<float> values(static_cast<size_t>(rows * kColumnsAtOnce));
+  for (int64_t begin = 0; begin < width; begin += kColumnsAtOnce) {
+    const int64_t n = std::min(kColumnsAtOnce, width - begin);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t input = column + begin + i;
+      const int64_t group = tensor.group_of[static_cast<size_t>(input)];
+      const int64_t first_word = awq ? input * (outputs / in_word) : input / in_word * outputs;
+      const int64_t shift = awq ? 0 : input % in_word * bits;
+      for (size_t r = 0; r < words.size(); ++r) {
+        const size_t of_group = static_cast<size_t>(group) * words.size() + r;
+        const uint32_t code = word_at(codes, first_word + words[r]) >> (shift + shifts[r]) & mask;
+        values[r * kColumnsAtOnce + static_cast<size_t>(i)] =
+            static_cast<float>(static_cast<int>(code) - zeros[of_group]) * scales[of_group];
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      convert_elements(
+          reinterpret_cast<const std::byte*>(values.data() + r * kColumnsAtOnce), Dtype::f32,
+          static_cast<std::byte*>(to.data()) + (r * width + begin) * size_of(to.dtype()),
+          to.dtype(), n);
   }
 }
 

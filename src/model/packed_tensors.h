@@ -50,6 +50,7 @@ class PackedTensors : public TensorSource {
   std::span<const std::byte> raw(std::string_view name) const override {
     return files_.raw(stored_name(name));
   }
+  int64_t rows_at_once(std::string_view) const override { return kRowsAtOnce; }
   void read(std::string_view name, int64_t first, const Tensor& to) const override;
 
  private:
@@ -58,7 +59,9 @@ class PackedTensors : public TensorSource {
     std::string codes, zeros, scales;
     std::vector<int32_t> group_of;  // by input
   };
+  static constexpr int64_t kRowsAtOnce = 64;  // eight words of AWQ's with 4 bits
   void add(const std::string& module);
+  void read_part(const Packed& tensor, int64_t row, int64_t column, const Tensor& to) const;
   std::vector<int32_t> read_groups(const std::string& module, int64_t inputs, int64_t groups) const;
   std::string stored_name(std::string_view name) const;
 

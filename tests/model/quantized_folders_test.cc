@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 
+#include "base/random.h"
 #include "model/mistral_config.h"
 #include "model/mlx_tensors.h"
 #include "model/packed_tensors.h"
@@ -220,6 +222,66 @@ TEST(GptqTensors, HaveNeighbouringInputsAWord) {
     if (less_one)
       for (int i = 0; i < 8; ++i) expected[static_cast<size_t>(i)] -= 16;
     EXPECT_EQ(read_all(tensors, "a.weight"), expected) << less_one;
+  }
+}
+
+/// Matrices of several blocks of rows and columns, as a whole and in parts that begin anywhere.
+TEST(PackedTensors, GiveAnyPart) {
+  constexpr int64_t kRows = 136, kColumns = 528, kGroup = 16, kGroups = kColumns / kGroup;
+  RandomStream random(9);
+  const auto words = [&](int64_t count) {
+    std::vector<int32_t> some(static_cast<size_t>(count));
+    for (int32_t& word : some) word = static_cast<int32_t>(random.next() >> 32);
+    return some;
+  };
+  const auto at = [](const auto& values, int64_t index) {
+    return values[static_cast<size_t>(index)];
+  };
+  for (const bool awq : {true, false}) {
+    const TemporaryDirectory directory;
+    const std::vector<int32_t> codes = words(kRows * kColumns / 8),
+                               zeros = words(kGroups * kRows / 8);
+    std::vector<float> scales(kGroups * kRows);
+    for (float& scale : scales) scale = static_cast<float>(random.normal());
+    std::vector<int32_t> groups;  // in no order
+    for (int64_t i = 0; i < kColumns; ++i) groups.push_back(static_cast<int32_t>(i * 7 % kGroups));
+    SafetensorsBuilder builder;
+    const std::vector<int64_t> dims =
+        awq ? std::vector<int64_t>{kColumns, kRows / 8} : std::vector<int64_t>{kColumns / 8, kRows};
+    builder.add("a.qweight", "I32", dims, codes)
+        .add("a.qzeros", "I32", {kGroups, kRows / 8}, zeros)
+        .add("a.scales", "F32", {kGroups, kRows}, scales);
+    if (!awq) builder.add("a.g_idx", "I32", {kColumns}, groups);
+    builder.write(directory.path() / "model.safetensors");
+    const PackedTensors tensors(
+        directory.path(),
+        quantization(awq ? R"({"quant_method":"awq","bits":4,"group_size":16,"version":"gemm"})"
+                         : R"({"quant_method":"gptq","bits":4,"group_size":16})"));
+    const auto four = [](int32_t word, int64_t place) {
+      return static_cast<int>(static_cast<uint32_t>(word) >> (4 * place) & 15u);
+    };
+    constexpr std::array<int64_t, 8> kPlaces{0, 4, 1, 5, 2, 6, 3, 7};
+    std::vector<float> expected;
+    for (int64_t o = 0; o < kRows; ++o)
+      for (int64_t i = 0; i < kColumns; ++i) {
+        const int64_t group = awq ? i / kGroup : at(groups, i), in_word = o % 8;
+        const int64_t place = awq ? kPlaces[static_cast<size_t>(in_word)] : in_word;
+        const int code = awq ? four(at(codes, i * (kRows / 8) + o / 8), place)
+                             : four(at(codes, i / 8 * kRows + o), i % 8);
+        const int zero = four(at(zeros, group * (kRows / 8) + o / 8), place) + (awq ? 0 : 1);
+        expected.push_back(static_cast<float>(code - zero) * at(scales, group * kRows + o));
+      }
+    EXPECT_EQ(read_all(tensors, "a.weight"), expected) << awq;
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1},
+                                       {kColumns - 1, 2},
+                                       {3 * kColumns, 70 * kColumns},
+                                       {60 * kColumns + 300, 9 * kColumns + 5}}) {
+      std::vector<float> part(static_cast<size_t>(count));
+      tensors.read("a.weight", first, Tensor(std::span(part)));
+      EXPECT_TRUE(std::ranges::equal(
+          part, std::span(expected).subspan(static_cast<size_t>(first), part.size())))
+          << awq << " from " << first;
+    }
   }
 }
 
