@@ -328,9 +328,12 @@ bool has_finite_scales(const Weight& weight) {
   constexpr float kLargest = 0x1p100f;
   bool finite = true;
   for (const Tensor& piece : {weight.scales, weight.minima, weight.super_scales}) {
+    const char* const bytes = static_cast<const char*>(piece.data());  // of a file, at any address
     const auto look = [&]<class T>(T) {
-      for (const T number : piece.span<T>())
+      for (int64_t i = 0; i < piece.numel(); ++i) {
+        const T number = load<T>(bytes + i * int64_t{sizeof(T)});
         finite &= std::abs(static_cast<float>(number)) < kLargest;
+      }
     };
     if (!piece) continue;
     if (piece.dtype() == Dtype::f32)
